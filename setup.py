@@ -1,0 +1,51 @@
+"""Builds the native modules with CMake; everything else about the package is in pyproject.toml."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+
+ROOT = Path(__file__).resolve().parent
+
+
+class CMakeBuild(build_ext):
+    """Configures and builds CMakeLists.txt, with the modules put where setuptools wants them."""
+
+    def build_extension(self, ext: Extension) -> None:
+        target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        build = Path(self.build_temp).resolve() / ext.name
+        build.mkdir(parents=True, exist_ok=True)
+        try:
+            self.run_cmake(target.parent, build)
+        except (OSError, subprocess.CalledProcessError, ImportError) as error:
+            # An optional extension that fails to build is left out: the package then works on its reference backend.
+            raise CompileError(f"the native kernels were not built: {error}") from error
+
+    def run_cmake(self, output: Path, build: Path) -> None:
+        import pybind11
+
+        configure = [
+            "cmake",
+            f"-S{ROOT}",
+            f"-B{build}",
+            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={output}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DCMAKE_BUILD_TYPE={'Debug' if self.debug else 'Release'}",
+        ]
+        if shutil.which("ninja"):
+            configure.append("-GNinja")
+        subprocess.run(configure, check=True)
+        jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))
+        subprocess.run(["cmake", "--build", str(build), "--parallel", jobs], check=True)
+
+
+setup(
+    ext_modules=[Extension("snnkern._cpu", sources=[], optional=True)],
+    cmdclass={"build_ext": CMakeBuild},
+)

@@ -1,0 +1,57 @@
+"""Training-free conversion of continuous-control policies to spiking networks, run by fused kernels.
+
+actor = snnkern.load_actor("td3-halfcheetah")
+observations = snnkern.collect(actor, "HalfCheetah-v5")
+snn = snnkern.convert(actor, observations, neuron="mt", timesteps=4, alpha=0.2)
+action = snn.act(observation)
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("snnkern")
+except PackageNotFoundError:  # run from a source tree that was never installed
+    __version__ = "0+unknown"
+
+from snnkern import nn, ops, reference, zoo
+from snnkern._backends import BackendStatus, backends
+from snnkern.actors import Actor, Interface
+from snnkern.calibration import Max, Percentile, calibrate, collect
+from snnkern.checkpoints import actor_from_module, actor_from_state_dict, load_actor
+from snnkern.conversion import convert, load, save
+from snnkern.errors import CheckpointError, Error, InputError, MissingDependencyError
+from snnkern.neurons import DC, IF, MT, SNM, Dynamics, Neuron
+from snnkern.nn import SpikingActivation, SpikingActor
+
+__all__ = [
+    "DC",
+    "IF",
+    "MT",
+    "SNM",
+    "Actor",
+    "BackendStatus",
+    "CheckpointError",
+    "Dynamics",
+    "Error",
+    "InputError",
+    "Interface",
+    "Max",
+    "MissingDependencyError",
+    "Neuron",
+    "Percentile",
+    "SpikingActivation",
+    "SpikingActor",
+    "actor_from_module",
+    "actor_from_state_dict",
+    "backends",
+    "calibrate",
+    "collect",
+    "convert",
+    "load",
+    "load_actor",
+    "nn",
+    "ops",
+    "reference",
+    "save",
+    "zoo",
+]

@@ -1,0 +1,86 @@
+"""Native CPU kernels (`csrc/cpu`), for float32 and float64."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from snnkern._backends import Problem, Result
+
+try:
+    import snnkern._cpu as _cpu
+except ImportError as error:
+    _cpu = None
+    _reason = f"the native CPU kernels were not built or do not load ({error})"
+
+NAME = "cpu"
+DETAIL = "native kernels, float32 and float64"
+
+_DTYPES = (torch.float32, torch.float64)
+
+
+def unavailable() -> str:
+    return "" if _cpu is not None else _reason
+
+
+def serves(device: torch.device, dtype: torch.dtype) -> bool:
+    return device.type == "cpu" and dtype in _DTYPES
+
+
+def neuron(problem: Problem) -> Result:
+    current = problem.current
+    if current.stride(-1) != 1 and current.shape[-1] > 1:  # rows must be contiguous; T and B may be strided
+        current = current.contiguous()
+    threshold, carry = problem.threshold.contiguous(), problem.carry.contiguous()
+    bias = None if problem.bias is None else problem.bias.contiguous()
+    batch, neurons = carry.shape
+    timesteps = problem.dynamics.timesteps
+    constant = current.dim() == 2
+
+    next_carry = torch.empty_like(carry)
+    output = carry.new_empty((timesteps, batch, neurons) if problem.wants_spikes else (batch, neurons))
+    counts = torch.empty(batch, dtype=torch.int64)
+    spec = problem.dynamics.neuron
+    run = _cpu.neuron_float32 if carry.dtype == torch.float32 else _cpu.neuron_float64
+    run(
+        kind=int(spec.kind),
+        levels=spec.levels,
+        initial_fraction=spec.initial_fraction,
+        negative_fraction=spec.negative_fraction,
+        alpha=problem.dynamics.alpha,
+        memory=problem.dynamics.memory,
+        clip=problem.dynamics.clip,
+        timesteps=timesteps,
+        batch=batch,
+        neurons=neurons,
+        current=current.data_ptr(),
+        constant=constant,
+        current_stride_t=0 if constant else current.stride(0),
+        current_stride_b=current.stride(-2),
+        threshold=threshold.data_ptr(),
+        bias=0 if bias is None else bias.data_ptr(),
+        carry=carry.data_ptr(),
+        spikes=output.data_ptr() if problem.wants_spikes else 0,
+        mean=0 if problem.wants_spikes else output.data_ptr(),
+        next_carry=next_carry.data_ptr(),
+        counts=counts.data_ptr(),
+    )
+    return Result(output, next_carry, counts)
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    input, weight = input.contiguous(), weight.contiguous()
+    bias = None if bias is None else bias.contiguous()
+    inputs, outputs = weight.shape
+    output = input.new_empty((*input.shape[:-1], outputs))
+    run = _cpu.linear_float32 if input.dtype == torch.float32 else _cpu.linear_float64
+    run(
+        rows=output.numel() // outputs if outputs else 0,
+        inputs=inputs,
+        outputs=outputs,
+        input=input.data_ptr(),
+        weight=weight.data_ptr(),
+        bias=0 if bias is None else bias.data_ptr(),
+        output=output.data_ptr(),
+    )
+    return output

@@ -1,0 +1,252 @@
+"""What a trained actor is: hidden Linear + ReLU layers of any number and width, an output layer, an interface.
+
+The interface lies between the network and its environment: observation normalisation, tanh, action scale and bias.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from snnkern.errors import InputError
+
+
+class Interface(nn.Module):
+    """What lies between a network and its environment; the same for a dense actor and for its spiking version.
+
+        action = action_scale · tanh(z) + action_bias        (tanh only where `squash`)
+        network input = clamp((observation − mean) / std, ±clip)        (only where a normalisation is given)
+
+    Args:
+        observation_dim: width of an observation.
+        action_dim: width of an action.
+        action_scale: a number or `[action_dim]`; TD3's and DDPG's max_action.
+        action_bias: a number or `[action_dim]`.
+        squash: whether tanh is applied to the output layer.
+        observation_mean: `[observation_dim]`, or None for no normalisation.
+        observation_std: `[observation_dim]`, positive; goes with `observation_mean`.
+        observation_clip: bound on the normalised observation.
+
+    Raises:
+        InputError: a shape does not fit, or a value is not finite.
+    """
+
+    action_scale: Tensor
+    action_bias: Tensor
+    observation_mean: Tensor | None
+    observation_std: Tensor | None
+
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        *,
+        action_scale: ArrayLike | Tensor = 1.0,
+        action_bias: ArrayLike | Tensor = 0.0,
+        squash: bool = True,
+        observation_mean: ArrayLike | Tensor | None = None,
+        observation_std: ArrayLike | Tensor | None = None,
+        observation_clip: float = math.inf,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        if (observation_mean is None) != (observation_std is None):
+            raise InputError("observation_mean and observation_std go together: got only one of them")
+        if not observation_clip > 0:
+            raise InputError(f"observation_clip must be positive, got {observation_clip!r}")
+        self.observation_dim = observation_dim
+        self.action_dim = action_dim
+        self.squash = squash
+        self.observation_clip = float(observation_clip)
+        for name, value, width in (
+            ("action_scale", action_scale, action_dim),
+            ("action_bias", action_bias, action_dim),
+            ("observation_mean", observation_mean, observation_dim),
+            ("observation_std", observation_std, observation_dim),
+        ):
+            self.register_buffer(name, None if value is None else _vector(name, value, width, dtype))
+        if self.observation_std is not None and not bool((self.observation_std > 0).all()):
+            raise InputError("observation_std must be positive everywhere")
+
+    def prepare(self, observation: Tensor, check_finite: bool) -> Tensor:
+        """Checks an observation `[B, observation_dim]` and normalises it.
+
+        Raises:
+            InputError: wrong width, dtype or device, or (where `check_finite`) a NaN or infinity.
+        """
+        width, own = self.observation_dim, self.action_scale
+        if observation.dim() != 2 or observation.shape[1] != width:
+            raise InputError(f"observation must be [B, {width}], got shape {list(observation.shape)}")
+        if observation.dtype != own.dtype:
+            raise InputError(
+                f"observation is {observation.dtype}, but the actor is {own.dtype}: convert one with .to(dtype)"
+            )
+        if observation.device != own.device:
+            raise InputError(f"observation is on {observation.device}, but the actor is on {own.device}")
+        if check_finite and not bool(torch.isfinite(observation).all()):
+            rows = (~torch.isfinite(observation).all(dim=1)).nonzero().flatten().tolist()
+            raise InputError(
+                f"observation holds NaN or infinity in {len(rows)} of {len(observation)} rows (first: row {rows[0]}); "
+                "set check_finite = False to let such values through"
+            )
+        if self.observation_mean is None or self.observation_std is None:
+            return observation
+        normalized = (observation - self.observation_mean) / self.observation_std
+        return normalized.clamp(-self.observation_clip, self.observation_clip)
+
+    def action(self, z: Tensor) -> Tensor:
+        """The action `[B, action_dim]` for the output layer's result z."""
+        squashed = torch.tanh(z) if self.squash else z
+        return self.action_scale * squashed + self.action_bias
+
+    def description(self) -> dict[str, object]:
+        """What a file needs beside the buffers to restore this interface."""
+        return {
+            "observation_dim": self.observation_dim,
+            "action_dim": self.action_dim,
+            "squash": self.squash,
+            "normalized": self.observation_mean is not None,
+            "observation_clip": None if math.isinf(self.observation_clip) else self.observation_clip,
+        }
+
+    def extra_repr(self) -> str:
+        normalized = ", normalised" if self.observation_mean is not None else ""
+        return f"{self.observation_dim} -> {self.action_dim}, squash={self.squash}{normalized}"
+
+
+class Policy(nn.Module):
+    """A network that maps observations `[B, observation_dim]` to actions `[B, action_dim]` through an `Interface`.
+
+    Attributes:
+        interface: normalisation, tanh, action scale and bias.
+        check_finite: whether an observation with a NaN or an infinity is refused.
+        metadata: where the actor comes from: "algorithm", "environment", …; all strings.
+    """
+
+    def __init__(self, interface: Interface, metadata: Mapping[str, str] | None, check_finite: bool) -> None:
+        super().__init__()
+        self.interface = interface
+        self.check_finite = check_finite
+        self.metadata = {str(key): str(value) for key, value in (metadata or {}).items()}
+
+    @torch.no_grad()
+    def act(self, observation: NDArray[np.floating]) -> NDArray[np.floating]:
+        """The action for a NumPy observation, `[observation_dim]` or `[B, observation_dim]`, in the policy's dtype.
+
+        Raises:
+            InputError: wrong shape, not a floating-point array, or (where `check_finite`) a NaN or infinity.
+        """
+        array = np.asarray(observation)
+        if array.dtype.kind != "f":
+            raise InputError(f"observation must be a floating-point array, got {array.dtype}")
+        if array.ndim not in (1, 2) or array.shape[-1] != self.interface.observation_dim:
+            width = self.interface.observation_dim
+            raise InputError(f"observation must be [{width}] or [B, {width}], got shape {list(array.shape)}")
+        own = self.interface.action_scale
+        batch = torch.from_numpy(np.ascontiguousarray(np.atleast_2d(array))).to(own)
+        action: NDArray[np.floating] = self(batch).cpu().numpy()
+        return action[0] if array.ndim == 1 else action
+
+
+class Actor(Policy):
+    """A trained dense actor: hidden Linear + ReLU layers and a linear output layer.
+
+    Args:
+        hidden: weight `[out, in]` and bias `[out]` of every hidden layer, input side first; at least one.
+        output: weight and bias of the output layer.
+        interface: normalisation, tanh, action scale and bias; by default tanh with scale 1 and bias 0.
+        metadata: where the actor comes from: "algorithm", "environment", …
+
+    Raises:
+        InputError: layers do not fit each other, or a value is not finite.
+    """
+
+    hidden: Sequence[nn.Linear]
+    output: nn.Linear
+
+    def __init__(
+        self,
+        hidden: Sequence[tuple[Tensor, Tensor]],
+        output: tuple[Tensor, Tensor],
+        interface: Interface | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        if not hidden:
+            raise InputError("an actor needs at least one hidden layer: nothing would spike")
+        layers = [*hidden, output]
+        for index, (weight, bias) in enumerate(layers):
+            inputs = layers[index - 1][0].shape[0] if index else None
+            check_layer(f"layer {index + 1}", weight, bias, inputs)
+        if interface is None:
+            interface = Interface(hidden[0][0].shape[1], output[0].shape[0], dtype=output[0].dtype)
+        super().__init__(interface, metadata, check_finite=True)
+        if interface.observation_dim != hidden[0][0].shape[1] or interface.action_dim != output[0].shape[0]:
+            raise InputError(
+                f"the interface is {interface.observation_dim} -> {interface.action_dim}, "
+                f"but the layers are {hidden[0][0].shape[1]} -> {output[0].shape[0]}"
+            )
+        self.hidden = cast("Sequence[nn.Linear]", nn.ModuleList(_linear(*layer) for layer in hidden))
+        self.output = _linear(*output)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """The action `[B, action_dim]` for an observation `[B, observation_dim]`."""
+        signal = self.interface.prepare(observation, self.check_finite)
+        for layer in self.hidden:
+            signal = torch.relu(layer(signal))
+        return self.interface.action(self.output(signal))
+
+    def hidden_activations(self, observation: Tensor) -> list[Tensor]:
+        """ReLU activations of every hidden layer, `[B, N]` each, for an observation `[B, observation_dim]`."""
+        signal = self.interface.prepare(observation, self.check_finite)
+        activations = []
+        for layer in self.hidden:
+            signal = torch.relu(layer(signal))
+            activations.append(signal)
+        return activations
+
+    def fingerprint(self) -> str:
+        """A hash of everything that determines the actions: equal for equal actors."""
+        digest = hashlib.sha256(repr(sorted(self.interface.description().items())).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def check_layer(name: str, weight: Tensor, bias: Tensor, inputs: int | None) -> None:
+    """Refuses a layer that does not fit the one before, whose width is `inputs`."""
+    if weight.dim() != 2 or (inputs is not None and weight.shape[1] != inputs):
+        raise InputError(f"{name}'s weight must be [out, {inputs or 'in'}], got shape {list(weight.shape)}")
+    if tuple(bias.shape) != (weight.shape[0],):
+        raise InputError(f"{name}'s bias must be [{weight.shape[0]}], got shape {list(bias.shape)}")
+    for part, tensor in (("weight", weight), ("bias", bias)):
+        if not tensor.dtype.is_floating_point:
+            raise InputError(f"{name}'s {part} must be floating-point, got {tensor.dtype}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"{name}'s {part} holds NaN or infinity")
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    layer = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], dtype=weight.dtype)
+    layer.weight.data.copy_(weight.detach())
+    layer.bias.data.copy_(bias.detach())
+    return layer.requires_grad_(False)
+
+
+def _vector(name: str, value: ArrayLike | Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    try:
+        vector = torch.as_tensor(value, dtype=dtype).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} must be a number or [{width}] numbers, got {value!r}") from error
+    if tuple(vector.shape) not in ((), (1,), (width,)):
+        raise InputError(f"{name} must be a number or [{width}], got shape {list(vector.shape)}")
+    if not bool(torch.isfinite(vector).all()):
+        raise InputError(f"{name} holds NaN or infinity")
+    return vector.expand(width).clone()

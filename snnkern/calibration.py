@@ -1,0 +1,260 @@
+"""Thresholds from recorded activations of the dense actor.
+
+A threshold θ bounds the mean output of IF, SNM and MT neurons, and T divides it into levels: too small clips
+activations, too large wastes resolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from snnkern import environments
+from snnkern.actors import Actor
+from snnkern.errors import InputError
+
+if TYPE_CHECKING:
+    import gymnasium
+
+# Rows that pass through the actor at once while recording: bounds the memory that recording takes.
+_CHUNK = 4096
+_BINS = 4096
+
+
+class ActivationRecorder:
+    """Statistics of the hidden activations of a dense actor, gathered batch by batch in memory that does not grow.
+
+    Keeps, per neuron, the maximum and a histogram of the positive activations whose range is a power of two and doubles
+    when it is exceeded. The result depends on the observations alone, not on their order or on how they were split.
+
+    Args:
+        actor: the dense actor.
+    """
+
+    def __init__(self, actor: Actor) -> None:
+        self.actor = actor
+        self.observations = 0
+        self._maximum = [torch.zeros_like(layer.bias) for layer in actor.hidden]
+        self._histograms = [_Histogram(layer.out_features) for layer in actor.hidden]
+
+    @torch.no_grad()
+    def update(self, observations: NDArray[np.floating] | Tensor) -> None:
+        """Records the activations on observations `[N, observation_dim]`.
+
+        Raises:
+            InputError: wrong shape or dtype, or a NaN or infinity.
+        """
+        tensor = torch.as_tensor(observations)
+        width = self.actor.interface.observation_dim
+        if tensor.dim() != 2 or tensor.shape[1] != width or not tensor.dtype.is_floating_point:
+            raise InputError(
+                f"calibration observations must be floating-point [N, {width}], "
+                f"got {tensor.dtype} of shape {list(tensor.shape)}"
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError("calibration observations hold NaN or infinity")
+        for chunk in torch.split(tensor, _CHUNK):
+            activations = self.actor.hidden_activations(chunk.to(self._maximum[0]))
+            for index, activation in enumerate(activations):
+                self._maximum[index] = torch.maximum(self._maximum[index], activation.amax(dim=0))
+                self._histograms[index].update(activation.double().cpu())
+            self.observations += len(chunk)
+
+    def maximum(self) -> list[Tensor]:
+        """The largest activation of every neuron, `[N]` per hidden layer; 0 for a neuron that was never active.
+
+        Raises:
+            InputError: nothing has been recorded.
+        """
+        self._check_recorded()
+        return [maximum.clone() for maximum in self._maximum]
+
+    def percentile(self, percentile: float) -> list[Tensor]:
+        """A percentile of the positive activations of every neuron, `[N]` per hidden layer; at most the maximum.
+
+        Taken over positive activations alone, so that a neuron that is rarely active is not silenced. Exact to 1/2048
+        of the maximum. 0 for a neuron that was never active.
+
+        Raises:
+            InputError: nothing has been recorded.
+        """
+        self._check_recorded()
+        return [
+            torch.minimum(histogram.percentile(percentile).to(maximum), maximum)
+            for histogram, maximum in zip(self._histograms, self._maximum, strict=True)
+        ]
+
+    def _check_recorded(self) -> None:
+        if not self.observations:
+            raise InputError("calibration data is empty: give at least one observation")
+
+
+class _Histogram:
+    """Counts of positive values per neuron, in `_BINS` bins over [0, 2^exponent) with an exponent for each neuron."""
+
+    def __init__(self, neurons: int) -> None:
+        self.counts = torch.zeros(neurons, _BINS, dtype=torch.float64)
+        self.exponent = torch.full((neurons,), -1100, dtype=torch.int64)  # below every double's
+
+    def update(self, values: Tensor) -> None:
+        """Counts values `[B, N]`."""
+        _, exponent = torch.frexp(values.amax(dim=0))  # value < 2^exponent
+        exponent = torch.where(values.amax(dim=0) > 0, exponent.long(), self.exponent)
+        self._widen(torch.maximum(exponent, self.exponent))
+        bins = torch.ldexp(values, -self.exponent) * _BINS
+        bins = bins.clamp(0, _BINS - 1).long()
+        self.counts.scatter_add_(1, bins.T, (values > 0).double().T.contiguous())
+
+    def _widen(self, exponent: Tensor) -> None:
+        shift = (exponent - self.exponent).clamp(max=63)
+        self.exponent = exponent
+        if bool((shift == 0).all()):
+            return
+        merged = torch.arange(_BINS) >> shift[:, None]
+        self.counts = torch.zeros_like(self.counts).scatter_add_(1, merged, self.counts)
+
+    def percentile(self, percentile: float) -> Tensor:
+        total = self.counts.sum(dim=1)
+        cumulative = self.counts.cumsum(dim=1)
+        wanted = (total * (percentile / 100.0))[:, None]
+        index = torch.searchsorted(cumulative, wanted).clamp(max=_BINS - 1)
+        inside = self.counts.gather(1, index)
+        below = cumulative.gather(1, index) - inside
+        fraction = torch.where(inside > 0, (wanted - below) / inside, 0.0).clamp(0, 1)
+        value = torch.ldexp((index + fraction)[:, 0] / _BINS, self.exponent)
+        return torch.where(total > 0, value, 0.0)
+
+
+@dataclass(frozen=True)
+class Max:
+    """θ is the largest activation that was recorded: nothing is clipped on the calibration data."""
+
+    name: ClassVar[str] = "max"
+
+    def thresholds(self, recorder: ActivationRecorder) -> list[Tensor]:
+        """θ `[N]` of every hidden layer."""
+        return recorder.maximum()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Percentile:
+    """θ is a percentile of the positive activations: robust to outliers, finer for the rest.
+
+    Source: Rueckauer et al., "Conversion of Continuous-Valued Deep Networks to Efficient Event-Driven Networks for
+    Image Classification", Frontiers in Neuroscience 2017; there per layer and over all activations.
+    """
+
+    name: ClassVar[str] = "percentile"
+    percentile: float = 99.9
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.percentile, (int, float)) or not 0 < self.percentile <= 100:
+            raise InputError(f"the percentile must be a number above 0 and up to 100, got {self.percentile!r}")
+
+    def thresholds(self, recorder: ActivationRecorder) -> list[Tensor]:
+        """θ `[N]` of every hidden layer."""
+        return recorder.percentile(self.percentile)
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.percentile:g}"
+
+
+Calibration = Max | Percentile
+
+
+def parse_calibration(calibration: str | Calibration) -> Calibration:
+    """Turns "max", "percentile" (99.9) or "percentile:99" into a calibration; a calibration passes through.
+
+    Raises:
+        InputError: the name is unknown, or the percentile is not one.
+    """
+    if isinstance(calibration, Max | Percentile):
+        return calibration
+    name, _, value = str(calibration).partition(":")
+    try:
+        if name == Max.name and not value:
+            return Max()
+        if name == Percentile.name:
+            return Percentile(float(value)) if value else Percentile()
+    except ValueError as error:
+        raise InputError(f"not a percentile from 0 to 100: {value!r}") from error
+    raise InputError(f"unknown calibration {calibration!r}: choose max, percentile or percentile:P")
+
+
+def calibrate(
+    actor: Actor,
+    observations: NDArray[np.floating] | Tensor | Iterable[NDArray[np.floating] | Tensor],
+    calibration: str | Calibration = "max",
+) -> list[Tensor]:
+    """Thresholds for every hidden layer, `[N]` each.
+
+    Args:
+        actor: the dense actor.
+        observations: `[N, observation_dim]`, or an iterable of such batches, which are read one at a time.
+        calibration: "max", "percentile", "percentile:P", `Max()` or `Percentile(p)`.
+
+    Raises:
+        InputError: there are no observations, or they do not fit the actor.
+    """
+    rule = parse_calibration(calibration)
+    recorder = ActivationRecorder(actor)
+    for batch in _batches(observations):
+        recorder.update(batch)
+    return rule.thresholds(recorder)
+
+
+def collect(
+    actor: Actor,
+    env: str | Callable[[], gymnasium.Env[Any, Any]],
+    steps: int = 10_000,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Observations that the dense actor visits in `steps` steps of one environment, `[steps, observation_dim]`.
+
+    Args:
+        actor: the dense actor.
+        env: a registered name, or a function that makes the environment.
+        steps: how many observations.
+        seed: seed of the first reset; later episodes go on with the environment's generator.
+        progress: called with the number of observations gathered so far, now and then.
+
+    Raises:
+        InputError: the environment does not exist or does not fit the actor; `steps` is below 1.
+    """
+    if steps < 1:
+        raise InputError(f"steps must be at least 1, got {steps}")
+    environment = environments.make(env)
+    try:
+        environments.check_spaces(actor.interface, environment.observation_space, environment.action_space)
+        observations = np.empty((steps, actor.interface.observation_dim), dtype=np.float32)
+        observation, _ = environment.reset(seed=seed)
+        for step in range(steps):
+            observations[step] = observation
+            action = actor.act(np.asarray(observation, dtype=np.float32))
+            observation, _, terminated, truncated, _ = environment.step(action)
+            if terminated or truncated:
+                observation, _ = environment.reset()
+            if progress and (step + 1) % 500 == 0:
+                progress(step + 1)
+    finally:
+        environment.close()
+    return observations
+
+
+def _batches(
+    observations: NDArray[np.floating] | Tensor | Iterable[NDArray[np.floating] | Tensor],
+) -> Iterator[NDArray[np.floating] | Tensor]:
+    if isinstance(observations, np.ndarray | Tensor):
+        yield observations
+    else:
+        yield from observations

@@ -1,0 +1,294 @@
+"""Readers for the forms in which people have a trained actor, and our own file of one."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from snnkern import zoo
+from snnkern.actors import Actor, Interface, Policy, check_layer
+from snnkern.errors import CheckpointError, InputError
+from snnkern.files import read_tensors, write_tensors
+
+FORMAT_VERSION = 1
+
+
+def load_actor(
+    source: str | os.PathLike[str],
+    *,
+    action_scale: ArrayLike | None = None,
+    action_bias: ArrayLike | None = None,
+) -> Actor:
+    """Loads a trained actor by zoo name or from a checkpoint file.
+
+    Reads files that `snnkern.save` wrote, and state dicts, as safetensors or as `torch.save` wrote them, with the layer
+    names of TD3 and DDPG (`l1`, `l2`, …), SAC (`fc1`, …, `fc_mu`) and Flax (`Dense_0`, …).
+
+    Args:
+        source: a name in `snnkern.zoo.names()`, or a path.
+        action_scale: max_action of the environment, a number or `[action_dim]`; published state dicts do not hold it.
+            1 where neither this nor the file says.
+        action_bias: the middle of the action range; 0 where neither this nor the file says.
+
+    Raises:
+        InputError: there is no such zoo actor or file.
+        CheckpointError: the file is truncated, not a checkpoint, holds code, or its tensors are not an actor's.
+    """
+    path = Path(source)
+    if str(source) in zoo.names():
+        path = zoo.path(str(source))
+    elif not path.exists():
+        raise InputError(f"no actor {str(source)!r}: neither a file nor one of {', '.join(zoo.names())}")
+    tensors, metadata = read_tensors(path)
+    given = {"action_scale": action_scale, "action_bias": action_bias}
+    overrides = {name: value for name, value in given.items() if value is not None}
+    try:
+        if "snnkern" in metadata:
+            return _from_description(tensors, metadata["snnkern"], overrides)
+        return actor_from_state_dict(tensors, metadata=metadata, **overrides)
+    except InputError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def save_actor(actor: Actor, path: str | os.PathLike[str]) -> None:
+    """Writes an actor as safetensors; `load_actor` reads it back bit for bit."""
+    description = {"format": "actor", **describe_policy(actor, len(actor.hidden))}
+    write_tensors(path, actor.state_dict(), description)
+
+
+def actor_from_module(
+    module: nn.Sequential,
+    *,
+    action_scale: ArrayLike = 1.0,
+    action_bias: ArrayLike = 0.0,
+    metadata: Mapping[str, str] | None = None,
+) -> Actor:
+    """An actor from a plain `nn.Sequential` of Linear and ReLU, with or without a Tanh at its end.
+
+    Raises:
+        InputError: names the module that does not fit the pattern Linear, ReLU, …, Linear[, Tanh].
+    """
+    modules = list(module.children())
+    squash = bool(modules) and isinstance(modules[-1], nn.Tanh)
+    if squash:
+        modules.pop()
+    layers = []
+    for index, child in enumerate(modules):
+        wanted = nn.ReLU if index % 2 else nn.Linear
+        if not isinstance(child, wanted):
+            raise InputError(
+                f"module {index} of the Sequential is {child}, where {wanted.__name__} was wanted: "
+                "an actor is Linear, ReLU, …, Linear and an optional Tanh"
+            )
+        if isinstance(child, nn.Linear):
+            bias = child.bias if child.bias is not None else child.weight.new_zeros(child.out_features)
+            layers.append((child.weight, bias))
+    if len(modules) % 2 == 0 or len(layers) < 2:
+        raise InputError("an actor is Linear, ReLU, …, Linear and an optional Tanh, with at least one ReLU")
+    interface = Interface(
+        layers[0][0].shape[1],
+        layers[-1][0].shape[0],
+        action_scale=action_scale,
+        action_bias=action_bias,
+        squash=squash,
+        dtype=layers[0][0].dtype,
+    )
+    return Actor(layers[:-1], layers[-1], interface, metadata).to(layers[0][0].device)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a kind of checkpoint names its tensors.
+
+    Attributes:
+        algorithm: whose actor it is.
+        example: the names, as an error shows them.
+        numbered: a numbered layer; its group is the number.
+        head: the output layer, or None where it is the last numbered one.
+        ignored: tensors that the deterministic action does not use.
+        weight: the name of a weight; "kernel" is Flax's, which is [in, out].
+    """
+
+    algorithm: str
+    example: str
+    numbered: re.Pattern[str]
+    head: str | None
+    ignored: re.Pattern[str]
+    weight: str = "weight"
+
+
+# Published CRPI checkpoints carry empty neuron buffers.
+_BUFFERS = r"neuron\d+\..*"
+_LAYOUTS = (
+    _Layout("TD3", "TD3 and DDPG: l1, l2, …", re.compile(r"l(\d+)"), None, re.compile(_BUFFERS)),
+    _Layout(
+        "SAC", "SAC: fc1, …, fc_mu", re.compile(r"fc(\d+)"), "fc_mu", re.compile(_BUFFERS + r"|fc_(?:log_?)?std\..*")
+    ),
+    _Layout("Flax", "Flax: Dense_0, …", re.compile(r"Dense_(\d+)"), None, re.compile(_BUFFERS), weight="kernel"),
+)
+
+
+def actor_from_state_dict(
+    tensors: Mapping[str, Tensor],
+    *,
+    action_scale: ArrayLike = 1.0,
+    action_bias: ArrayLike = 0.0,
+    metadata: Mapping[str, str] | None = None,
+) -> Actor:
+    """An actor from named tensors, in one of the layouts that `load_actor` lists.
+
+    A SAC actor in Flax naming ends with two heads on the last hidden layer; the second, the log standard deviation,
+    is not used by the deterministic action.
+
+    Raises:
+        CheckpointError: names the missing, unexpected and misshapen tensors.
+    """
+    layout, numbers = _recognize(tensors)
+    names = [_layer_name(layout, number) for number in numbers]
+    if layout.head:
+        names.append(layout.head)
+    what = f"a {layout.algorithm} actor"
+    wanted = [f"{name}.{part}" for name in names for part in (layout.weight, "bias")]
+    check_names(what, tensors, wanted, filter(layout.ignored.fullmatch, tensors))
+
+    layers = []
+    for name in names:
+        weight, bias = tensors[f"{name}.{layout.weight}"], tensors[f"{name}.bias"]
+        if layout.weight == "kernel" and weight.dim() == 2:
+            weight = weight.T
+        layers.append((name, _as_float(weight), _as_float(bias)))
+    if layout.weight == "kernel" and _has_two_heads(layers):
+        layers.pop()
+    problems = []
+    inputs = None
+    for name, weight, bias in layers:
+        try:
+            check_layer(name, weight, bias, inputs)
+        except InputError as error:
+            problems.append(str(error))
+        inputs = weight.shape[0] if weight.dim() else None
+    if problems:
+        raise CheckpointError(f"not {what}: {'; '.join(problems)}")
+    if len(layers) < 2:
+        raise CheckpointError(f"not {what}: it has no hidden layer, only {layers[0][0]}")
+
+    pairs = [(weight, bias) for _, weight, bias in layers]
+    interface = Interface(
+        pairs[0][0].shape[1],
+        pairs[-1][0].shape[0],
+        action_scale=action_scale,
+        action_bias=action_bias,
+        dtype=pairs[0][0].dtype,
+    )
+    return Actor(pairs[:-1], pairs[-1], interface, metadata)
+
+
+def _recognize(tensors: Mapping[str, Tensor]) -> tuple[_Layout, list[int]]:
+    for layout in _LAYOUTS:
+        matches = (layout.numbered.fullmatch(name.rpartition(".")[0]) for name in tensors)
+        found = sorted({int(match[1]) for match in matches if match})
+        if found:  # a gap in the numbers is a missing layer
+            first = min(found[0], 0 if layout.weight == "kernel" else 1)
+            return layout, list(range(first, found[-1] + 1))
+    known = "; ".join(layout.example for layout in _LAYOUTS)
+    some = ", ".join(list(tensors)[:8]) or "none"
+    raise CheckpointError(f"not an actor's tensors. Known: {known}. Found: {some}")
+
+
+def _layer_name(layout: _Layout, number: int) -> str:
+    return layout.numbered.pattern.replace(r"(\d+)", str(number))
+
+
+def _has_two_heads(layers: Sequence[tuple[str, Tensor, Tensor]]) -> bool:
+    """Whether the last layer stands beside the one before it rather than behind it."""
+    if len(layers) < 3:
+        return False
+    (_, before, _), (_, last, _) = layers[-2:]
+    return last.shape == before.shape and last.shape[-1] != before.shape[0]
+
+
+def check_names(what: str, tensors: Mapping[str, Tensor], wanted: Iterable[str], ignored: Iterable[str] = ()) -> None:
+    """Refuses tensors whose names are not the wanted ones.
+
+    Raises:
+        CheckpointError: names what is missing and what is unexpected.
+    """
+    wanted = set(wanted)
+    problems = []
+    if missing := sorted(wanted - set(tensors)):
+        problems.append(f"missing {', '.join(missing)}")
+    if unexpected := sorted(set(tensors) - wanted - set(ignored)):
+        problems.append(f"unexpected {', '.join(unexpected)}")
+    if problems:
+        raise CheckpointError(f"not {what}: {'; '.join(problems)}")
+
+
+def check_format(description: object, wanted: str) -> dict[str, Any]:
+    """Refuses the description of a file of another kind, or from a newer version of `snnkern`."""
+    if not isinstance(description, dict) or description.get("format") != wanted:
+        found = description.get("format") if isinstance(description, dict) else description
+        raise CheckpointError(f"this is a file of format {found!r}, where {wanted!r} was wanted")
+    if description.get("version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"format version {description.get('version')!r} is not {FORMAT_VERSION}: a newer snnkern wrote this file"
+        )
+    return description
+
+
+def describe_policy(policy: Policy, hidden_layers: int) -> dict[str, Any]:
+    """What a file of a policy says beside its tensors."""
+    return {
+        "version": FORMAT_VERSION,
+        "hidden_layers": hidden_layers,
+        "metadata": policy.metadata,
+        **policy.interface.description(),
+    }
+
+
+def interface_from(tensors: Mapping[str, Tensor], description: Mapping[str, Any], **overrides: ArrayLike) -> Interface:
+    """The interface that a file's tensors and description say."""
+    buffers: dict[str, Any] = {name.removeprefix("interface."): tensors[name] for name in interface_names(description)}
+    clip = description["observation_clip"]
+    return Interface(
+        description["observation_dim"],
+        description["action_dim"],
+        squash=description["squash"],
+        observation_clip=math.inf if clip is None else clip,
+        dtype=buffers["action_scale"].dtype,
+        **(buffers | overrides),
+    )
+
+
+def interface_names(description: Mapping[str, Any]) -> list[str]:
+    """Names of the buffers of the interface that a description speaks of."""
+    names = ["action_scale", "action_bias"]
+    if description["normalized"]:
+        names += ["observation_mean", "observation_std"]
+    return [f"interface.{name}" for name in names]
+
+
+def _from_description(tensors: dict[str, Tensor], description: object, overrides: dict[str, ArrayLike]) -> Actor:
+    try:
+        description = check_format(description, "actor")
+        layers = [*(f"hidden.{index}" for index in range(description["hidden_layers"])), "output"]
+        wanted = [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
+        check_names("an actor", tensors, wanted + interface_names(description))
+        interface = interface_from(tensors, description, **overrides)
+        pairs = [(tensors[f"{layer}.weight"], tensors[f"{layer}.bias"]) for layer in layers]
+        return Actor(pairs[:-1], pairs[-1], interface, description["metadata"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"its description is incomplete: {error}") from error
+
+
+def _as_float(tensor: Tensor) -> Tensor:
+    """float64 stays, everything else becomes float32, the precision that actors run in."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()

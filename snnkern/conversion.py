@@ -1,0 +1,144 @@
+"""Actor + thresholds + neuron → `SpikingActor`, and its file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from snnkern import checkpoints
+from snnkern.actors import Actor
+from snnkern.calibration import Calibration, calibrate
+from snnkern.errors import CheckpointError, InputError
+from snnkern.files import read_tensors, write_tensors
+from snnkern.neurons import Dynamics, Neuron, parse_neuron
+from snnkern.nn import SpikingActor
+
+_FORMAT = "spiking-actor"
+
+
+def convert(
+    actor: Actor | nn.Sequential,
+    observations: NDArray[np.floating] | Tensor | Iterable[NDArray[np.floating] | Tensor] | None = None,
+    *,
+    neuron: str | Neuron = "mt",
+    timesteps: int = 4,
+    alpha: float = 0.2,
+    memory: float = 0.0,
+    clip: float = 0.5,
+    calibration: str | Calibration = "max",
+    thresholds: Sequence[Tensor] | None = None,
+    backend: str = "auto",
+    check_finite: bool = True,
+) -> SpikingActor:
+    """Turns a trained actor into a spiking one, without training.
+
+    Args:
+        actor: from `load_actor`, or a plain `nn.Sequential` of Linear and ReLU with or without a Tanh at its end.
+        observations: what the thresholds are calibrated on, `[N, observation_dim]` or an iterable of such batches; see
+            `snnkern.collect`.
+        neuron: "if", "snm", "mt", "dc", or a neuron with parameters of your own, such as `snnkern.MT(levels=6)`.
+        timesteps: T, simulation steps per decision.
+        alpha: α, the part of the residual that is carried into the next decision (CRPI); 0 is plain conversion.
+        memory: μ, how much of the old carry stays in the new one; 0 is the published CRPI.
+        clip: κ, bound on the carry as a fraction of the threshold.
+        calibration: "max", "percentile", "percentile:P", `Max()` or `Percentile(p)`.
+        thresholds: θ of every hidden layer, `[N]` each, instead of observations.
+        backend: a name from `snnkern.backends()`, or "auto".
+        check_finite: whether the spiking actor refuses observations with a NaN or an infinity.
+
+    Raises:
+        InputError: a parameter is out of range, observations are missing, empty or do not fit, a threshold is negative
+            or NaN.
+
+    Source: Xu et al., "Error Amplification Limits ANN-to-SNN Conversion in Continuous Control", ICML 2026.
+    """
+    dynamics = Dynamics(parse_neuron(neuron), timesteps, alpha, memory, clip)
+    if isinstance(actor, nn.Sequential):
+        actor = checkpoints.actor_from_module(actor)
+    if not isinstance(actor, Actor):
+        raise InputError(f"actor must be an Actor (see load_actor) or an nn.Sequential, got {type(actor).__name__}")
+    if (observations is None) == (thresholds is None):
+        raise InputError("give either observations to calibrate on or thresholds, and not both")
+    if thresholds is None:
+        assert observations is not None
+        thresholds = calibrate(actor, observations, calibration)
+    return SpikingActor(actor, thresholds, dynamics, backend=backend, check_finite=check_finite)
+
+
+def save(policy: Actor | SpikingActor, path: str | os.PathLike[str], *, include_carry: bool = False) -> None:
+    """Writes an actor or a spiking actor as safetensors; what was at `path` stays until the new file is whole.
+
+    Args:
+        policy: what to write.
+        path: the file.
+        include_carry: whether a spiking actor's carry goes with it, to resume in the middle of an episode.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    if isinstance(policy, Actor):
+        checkpoints.save_actor(policy, path)
+        return
+    tensors = dict(policy.state_dict())
+    carries = [layer.carry.value for layer in policy.hidden]
+    has_carry = include_carry and carries[0] is not None
+    if has_carry:
+        tensors |= {f"hidden.{index}.carry": carry for index, carry in enumerate(carries)}
+    description = {
+        "format": _FORMAT,
+        **checkpoints.describe_policy(policy, len(policy.hidden)),
+        "dynamics": policy.dynamics.to_dict(),
+        "check_finite": policy.check_finite,
+        "carry": has_carry,
+    }
+    write_tensors(path, tensors, description)
+
+
+def load(path: str | os.PathLike[str], *, backend: str = "auto") -> SpikingActor:
+    """Reads a spiking actor that `save` wrote, bit for bit.
+
+    Args:
+        path: the file.
+        backend: a name from `snnkern.backends()`, or "auto".
+
+    Raises:
+        InputError: the file does not exist.
+        CheckpointError: it is truncated, or not a spiking actor's.
+    """
+    tensors, metadata = read_tensors(path)
+    try:
+        return _restore(tensors, metadata.get("snnkern"), backend)
+    except InputError as error:
+        raise CheckpointError(f"{Path(path)}: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{Path(path)}: its description is incomplete: {error}") from error
+
+
+def _restore(tensors: dict[str, Tensor], description: object, backend: str) -> SpikingActor:
+    found = checkpoints.check_format(description, _FORMAT)
+    hidden = [f"hidden.{index}" for index in range(found["hidden_layers"])]
+    parts = ["weight", "bias", "threshold", *(["carry"] if found["carry"] else [])]
+    wanted = [f"{layer}.{part}" for layer in hidden for part in parts]
+    wanted += ["output.weight", "output.bias", *checkpoints.interface_names(found)]
+    checkpoints.check_names("a spiking actor", tensors, wanted)
+    pairs = [(tensors[f"{layer}.weight"].T, tensors[f"{layer}.bias"]) for layer in [*hidden, "output"]]
+    actor = Actor(pairs[:-1], pairs[-1], checkpoints.interface_from(tensors, found), found["metadata"])
+    policy = SpikingActor(
+        actor,
+        [tensors[f"{layer}.threshold"] for layer in hidden],
+        Dynamics.from_dict(found["dynamics"]),
+        backend=backend,
+        check_finite=found["check_finite"],
+    )
+    if found["carry"]:
+        for layer, name in zip(policy.hidden, hidden, strict=True):
+            carry = tensors[f"{name}.carry"]
+            if carry.dim() != 2 or carry.shape[1] != len(layer.threshold):
+                raise InputError(f"{name}.carry must be [B, {len(layer.threshold)}], got {list(carry.shape)}")
+            layer.carry.value = carry
+    return policy

@@ -1,0 +1,37 @@
+"""The errors that `snnkern` raises on purpose: each message names what was given and what was wanted."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class Error(Exception):
+    """Base of every error that `snnkern` raises on purpose."""
+
+
+class InputError(Error, ValueError):
+    """An argument, a tensor, a file or an environment does not fit what was asked for."""
+
+
+class CheckpointError(InputError):
+    """A file is not a checkpoint that can be read: truncated, of another kind, or holding code."""
+
+
+class MissingDependencyError(Error, ImportError):
+    """An optional package is needed for this call and is not installed."""
+
+
+def require(module: str, extra: str, purpose: str) -> ModuleType:
+    """Imports an optional `module`, or says in one line which extra of `snnkern` brings it.
+
+    Raises:
+        MissingDependencyError: the module is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise MissingDependencyError(
+            f"{purpose} needs {package}, which is not installed: pip install 'snnkern[{extra}]'"
+        ) from error

@@ -1,0 +1,113 @@
+"""Files: safetensors with metadata, state dicts that `torch.save` wrote, and writing that never leaves half a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import secrets
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as _serialize
+from torch import Tensor
+
+from snnkern.errors import CheckpointError, InputError
+
+_METADATA_KEY = "snnkern"
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+
+
+def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes beside `path` and renames, so that readers see the old file or the new one, never a part.
+
+    Raises:
+        InputError: the folder does not exist or cannot be written to.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        try:
+            beside.write_bytes(content)
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def write_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
+    """Writes tensors and a JSON description to a safetensors file, atomically."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {_METADATA_KEY: json.dumps(description, sort_keys=True)}
+    write_atomically(path, _serialize(plain, metadata))
+
+
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads a checkpoint file of tensors: safetensors, or a state dict that `torch.save` wrote.
+
+    Returns:
+        the tensors by name, and the metadata: what `write_tensors` was given under "snnkern", the rest as it stands.
+
+    Raises:
+        CheckpointError: the file is truncated, is not a checkpoint, or holds code or objects other than tensors.
+        InputError: the file does not exist or cannot be read.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    if head.startswith((_ZIP, _PICKLE)):
+        return _read_torch(path), {}
+    if len(head) >= 9 and head[8:9] == b"{":
+        return _read_safetensors(path)
+    raise CheckpointError(f"{path} is not a checkpoint: neither safetensors nor a file that torch.save wrote")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            metadata: dict[str, Any] = dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
+    if _METADATA_KEY in metadata:
+        try:
+            metadata[_METADATA_KEY] = json.loads(metadata[_METADATA_KEY])
+        except json.JSONDecodeError as error:
+            raise CheckpointError(f"{path}: its snnkern metadata is not JSON: {error}") from error
+    return tensors, metadata
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"(?:GLOBAL|Unsupported (?:class|global|operand)[^:]*:?) ([\w.]+)", str(error))
+        what = f" ({wanted[1]})" if wanted else ""
+        raise CheckpointError(
+            f"{path} asks to run code or build objects{what}, which is refused: save the actor's state_dict() instead"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError) as error:
+        reason = str(error).strip().splitlines()
+        raise CheckpointError(
+            f"{path} is truncated or not a checkpoint: {reason[0] if reason else type(error).__name__}"
+        ) from error
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
+    ):
+        raise CheckpointError(f"{path} is not a state dict of tensors: it holds {_describe(state)}")
+    return dict(state)
+
+
+def _describe(state: object) -> str:
+    if isinstance(state, dict):
+        return (
+            f"a dict with {', '.join(f'{name!r}: {type(value).__name__}' for name, value in list(state.items())[:5])}"
+        )
+    return f"a {type(state).__name__}"

@@ -1,0 +1,220 @@
+"""The neuron kinds and their parameters, and the dynamics of one decision step.
+
+Everything here is a frozen dataclass: hashable, comparable, checked when it is made.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+from snnkern.errors import InputError
+
+MAX_LEVELS = 24
+_MAX_COUNT = 2**31 - 1
+
+
+class Kind(IntEnum):
+    """Names a neuron kind in operators and native code; `Kind` in `csrc/neuron.h` has the same values."""
+
+    IF = 0
+    SNM = 1
+    MT = 2
+    DC = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neuron:
+    """What every neuron kind has; use one of `IF`, `SNM`, `MT`, `DC`.
+
+    Attributes:
+        initial_fraction: β, the potential at the start of a decision step as a fraction of the threshold, 0 … 1.
+        negative_fraction: η, below which fraction of the threshold a negative spike is sent (SNM only).
+        levels: L, the number of thresholds per sign, λ_j = θ / 2^j (MT and DC only).
+    """
+
+    kind: ClassVar[Kind]
+
+    initial_fraction: float = 0.5
+    negative_fraction: float = field(default=0.0, init=False, repr=False)
+    levels: int = field(default=1, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _check_fraction(f"{self.label}'s initial_fraction", self.initial_fraction)
+        if not _is_real(self.negative_fraction) or not -math.inf < self.negative_fraction < 1:
+            raise InputError(
+                f"{self.label}'s negative_fraction must be a number below 1, got {self.negative_fraction!r}"
+            )
+        if not _is_integer(self.levels) or not 1 <= self.levels <= MAX_LEVELS:
+            raise InputError(
+                f"{self.label}'s levels must be a whole number from 1 to {MAX_LEVELS}, got {self.levels!r}"
+            )
+
+    @property
+    def name(self) -> str:
+        """The name that `parse_neuron` knows this kind by: "if", "snm", "mt" or "dc"."""
+        return self.kind.name.lower()
+
+    @property
+    def label(self) -> str:
+        """The name as papers print it: "IF", "SNM", "MT" or "DC"."""
+        return self.kind.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class IF(Neuron):
+    """Integrate-and-fire with reset by subtraction: sends θ whenever the potential exceeds θ.
+
+    Source: Xu et al., "Error Amplification Limits ANN-to-SNN Conversion in Continuous Control", ICML 2026.
+    """
+
+    kind: ClassVar[Kind] = Kind.IF
+
+
+@dataclass(frozen=True, kw_only=True)
+class SNM(Neuron):
+    """Signed neuron with memory: IF that may also take back what it has sent.
+
+    Source: Wang et al., "Signed Neuron with Memory", IJCAI 2022; the parametrisation of that paper is `SNM.original()`.
+    """
+
+    kind: ClassVar[Kind] = Kind.SNM
+    negative_fraction: float = 0.0
+
+    @classmethod
+    def original(cls) -> SNM:
+        """The neuron as the IJCAI 2022 paper states it: β = 0, η = −1."""
+        return cls(initial_fraction=0.0, negative_fraction=-1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MT(Neuron):
+    """Multi-threshold neuron: sends ±θ / 2^j, the largest of L levels that the potential reaches.
+
+    Source: Huang et al., "Towards High-performance Spiking Transformers from ANN to SNN Conversion", ACM MM 2024.
+    """
+
+    kind: ClassVar[Kind] = Kind.MT
+    initial_fraction: float = 0.0
+    levels: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class DC(Neuron):
+    """Differential coding on MT thresholds: spikes carry changes of a rate that the receiver integrates.
+
+    Source: Huang et al., "Differential Coding for Training-Free ANN-to-SNN Conversion", ICML 2025.
+    """
+
+    kind: ClassVar[Kind] = Kind.DC
+    initial_fraction: float = 0.0
+    levels: int = 4
+
+
+NEURONS: dict[Kind, type[Neuron]] = {cls.kind: cls for cls in (IF, SNM, MT, DC)}
+NEURON_NAMES = tuple(kind.name.lower() for kind in NEURONS)
+
+
+def parse_neuron(neuron: str | Neuron, levels: int | None = None) -> Neuron:
+    """Turns "if", "snm", "mt" or "dc" into a neuron with default parameters; a `Neuron` passes through.
+
+    Args:
+        neuron: a name, in any case, or a neuron.
+        levels: L for MT and DC named by string; others ignore it, so that one value serves a list of names.
+
+    Raises:
+        InputError: the name is not one of the four.
+    """
+    if isinstance(neuron, Neuron):
+        return neuron
+    if not isinstance(neuron, str) or neuron.lower() not in NEURON_NAMES:
+        raise InputError(f"unknown neuron {neuron!r}: choose one of {', '.join(NEURON_NAMES)}")
+    cls = NEURONS[Kind[neuron.upper()]]
+    if levels is not None and cls in (MT, DC):
+        return neuron_from(cls.kind, {"levels": levels})
+    return cls()
+
+
+def neuron_from(kind: Kind, parameters: dict[str, Any]) -> Neuron:
+    """A neuron of a kind from named parameters; those that the kind does not have are left out."""
+    cls = NEURONS[kind]
+    known = {name for name, spec in cls.__dataclass_fields__.items() if spec.init}
+    return cls(**{name: value for name, value in parameters.items() if name in known})
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """How a spiking layer runs through one decision step: neuron, number of steps, residual carry.
+
+    Attributes:
+        neuron: the neuron kind and its parameters.
+        timesteps: T, simulation steps per decision step, ≥ 1.
+        alpha: α, the part of the residual that is carried into the next decision (CRPI), 0 … 1; 0 is plain conversion.
+        memory: μ, how much of the old carry stays in the new one, 0 … 1; 0 is the published CRPI.
+        clip: κ, bound on the carry as a fraction of the threshold, ≥ 0.
+
+    Source: Xu et al., ICML 2026; μ is ours (`docs/semantics.md`, "Residual carry").
+    """
+
+    neuron: Neuron
+    timesteps: int
+    alpha: float = 0.0
+    memory: float = 0.0
+    clip: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.neuron, Neuron):
+            raise InputError(f"neuron must be IF(), SNM(), MT() or DC(), got {self.neuron!r}")
+        if not _is_integer(self.timesteps) or self.timesteps < 1:
+            raise InputError(f"timesteps (T) must be a whole number of at least 1, got {self.timesteps!r}")
+        largest = _MAX_COUNT >> (self.neuron.levels - 1)
+        if self.timesteps > largest:
+            raise InputError(
+                f"timesteps (T) may be at most {largest} with {self.neuron.levels} levels, got {self.timesteps}"
+            )
+        _check_fraction("alpha (α)", self.alpha)
+        _check_fraction("memory (μ)", self.memory)
+        if not _is_real(self.clip) or not 0 <= self.clip < math.inf:
+            raise InputError(f"clip (κ) must be a finite number of at least 0, got {self.clip!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready description that `from_dict` reads back."""
+        neuron = {"name": self.neuron.name, **asdict(self.neuron)}
+        return {
+            "neuron": neuron,
+            "timesteps": int(self.timesteps),
+            "alpha": float(self.alpha),
+            "memory": float(self.memory),
+            "clip": float(self.clip),
+        }
+
+    @classmethod
+    def from_dict(cls, description: dict[str, Any]) -> Dynamics:
+        """Reads what `to_dict` wrote.
+
+        Raises:
+            InputError: something is missing or out of range.
+        """
+        try:
+            rest = dict(description)
+            neuron = dict(rest.pop("neuron"))
+            kind = parse_neuron(neuron.pop("name")).kind
+            return cls(neuron=neuron_from(kind, neuron), **rest)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"not a description of neuron dynamics: {description!r} ({error})") from error
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _check_fraction(name: str, value: float) -> None:
+    if not _is_real(value) or not 0 <= value <= 1:
+        raise InputError(f"{name} must be a number from 0 to 1, got {value!r}")

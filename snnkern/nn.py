@@ -1,0 +1,318 @@
+"""Spiking modules: `SpikingActivation` in place of `nn.ReLU`, and `SpikingActor`, the spiking version of an actor.
+
+A module holds thresholds and the carry and calls one operator of `snnkern.ops` per layer.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from snnkern import _backends, ops
+from snnkern.actors import Actor, Policy
+from snnkern.errors import InputError
+from snnkern.neurons import Dynamics, Kind, Neuron, parse_neuron
+
+
+class Carry(nn.Module):
+    """What each row of a batch carries into the next decision step. It is state, and not part of `state_dict`.
+
+    Attributes:
+        value: c, `[B, N]`, or None where every row starts afresh.
+    """
+
+    value: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("value", None, persistent=False)
+
+    def start(self, batch: int, like: Tensor) -> Tensor:
+        """The carry `[batch, N]` for a decision of this many rows, with N, dtype and device those of `like` `[N]`.
+
+        Raises:
+            InputError: the carry belongs to another number of rows.
+        """
+        if self.value is None:
+            return like.new_zeros(batch, like.shape[0])
+        if self.value.shape != (batch, like.shape[0]):
+            raise InputError(
+                f"the carry belongs to a batch of shape {list(self.value.shape)}, this call's is "
+                f"{[batch, like.shape[0]]}: call reset() before another batch size"
+            )
+        return self.value
+
+    def reset(self, mask: Tensor | None) -> None:
+        """Forgets every row's carry, or that of the rows where `mask` `[B]` is True."""
+        if mask is None:
+            self.value = None
+        elif self.value is not None:
+            self.value = self.value.masked_fill(mask.to(self.value.device)[:, None], 0.0)
+
+
+def check_threshold(threshold: Tensor, name: str = "threshold") -> Tensor:
+    """Refuses thresholds that are not finite floating-point numbers ≥ 0."""
+    if not isinstance(threshold, Tensor) or not threshold.dtype.is_floating_point:
+        raise InputError(f"{name} must be a floating-point tensor, got {getattr(threshold, 'dtype', type(threshold))}")
+    bad = ~(torch.isfinite(threshold) & (threshold >= 0))
+    if bool(bad.any()):
+        first = threshold[bad].flatten()[0].item()
+        raise InputError(
+            f"{name} must be finite and at least 0: {int(bad.sum())} of {threshold.numel()} are not (first: {first})"
+        )
+    return threshold.detach().clone()
+
+
+class SpikingActivation(nn.Module):
+    """Takes the place of `nn.ReLU` in a module that runs time-first: current `[T, B, …]` in, spikes `[T, B, …]` out.
+
+    The mean of the spikes over T approximates the ReLU of the mean current. One call is one decision step; the carry of
+    each row stays in the module until `reset`.
+
+    Args:
+        neuron: a neuron, or its name.
+        threshold: θ ≥ 0: a scalar, one per channel `[C]` (the third dimension of the input), or of the shape `[…]`.
+        timesteps: T.
+        alpha: α, the part of the residual that is carried on; 0 is plain conversion.
+        memory: μ, how much of the old carry stays.
+        clip: κ, bound on the carry as a fraction of the threshold.
+        bias: for DC, the bias of the layer in front, shaped like `threshold`. Differential coding adds a bias once per
+            decision, so that layer must not add it itself.
+        backend: a name from `snnkern.backends()`, or "auto".
+
+    Raises:
+        InputError: a parameter is out of range.
+
+    Source: `docs/semantics.md`.
+    """
+
+    threshold: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        neuron: str | Neuron,
+        threshold: Tensor,
+        timesteps: int,
+        alpha: float = 0.0,
+        memory: float = 0.0,
+        clip: float = 0.5,
+        *,
+        bias: Tensor | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        _backends.check_name(backend)
+        self.dynamics = Dynamics(parse_neuron(neuron), timesteps, alpha, memory, clip)
+        self.backend = backend
+        self.register_buffer("threshold", check_threshold(torch.as_tensor(threshold)))
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
+        self.carry = Carry()
+        self._spikes: Tensor | None = None
+
+    @property
+    def spikes(self) -> Tensor:
+        """Spikes that each row sent in the last decision, int64 `[B]`."""
+        return _last(self._spikes)
+
+    def forward(self, current: Tensor) -> Tensor:
+        """Spikes `[T, B, …]` in activation units for a current `[T, B, …]`.
+
+        Raises:
+            InputError: the shape does not fit T, the threshold or the carry; the tensor requires grad while grad is on.
+        """
+        if current.dim() < 3 or current.shape[0] != self.dynamics.timesteps:
+            raise InputError(
+                f"current must be [T, B, ...] with T = {self.dynamics.timesteps}, got shape {list(current.shape)}"
+            )
+        features = current.shape[2:]
+        threshold = _per_neuron("threshold", self.threshold, features)
+        bias = None if self.bias is None else _per_neuron("bias", self.bias, features)
+        spikes, carry, self._spikes = ops.neuron_spikes(
+            current.flatten(2),
+            threshold,
+            self.carry.start(current.shape[1], threshold),
+            self.dynamics,
+            bias=bias,
+            backend=self.backend,
+        )
+        self.carry.value = carry
+        return spikes.reshape(current.shape)
+
+    def reset(self, mask: Tensor | NDArray[np.bool_] | None = None) -> None:
+        """Starts a new episode: in all rows, or in those where `mask` `[B]` is True."""
+        self.carry.reset(None if mask is None else _check_mask(mask, self.carry.value))
+
+    def extra_repr(self) -> str:
+        return repr(self.dynamics)
+
+
+class SpikingLayer(nn.Module):
+    """A hidden layer of a `SpikingActor`: weight `[in, out]` (a spike adds a row), bias, threshold and carry."""
+
+    weight: Tensor
+    bias: Tensor
+    threshold: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor, threshold: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+        self.register_buffer("threshold", threshold)
+        self.carry = Carry()
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]} -> {self.weight.shape[1]}"
+
+
+class Readout(nn.Module):
+    """The output layer of a `SpikingActor`, which does not spike: weight `[in, out]` and bias."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+
+class SpikingActor(Policy):
+    """The spiking version of an actor. Made by `snnkern.convert`; one call is one decision.
+
+    The carry lives in the module and belongs to a row: call `reset()` when all rows start an episode, `reset(mask)`
+    when some do.
+
+    Args:
+        actor: the dense actor.
+        thresholds: θ of every hidden layer, `[N]` each.
+        dynamics: neuron, T, α, μ, κ; the same for all layers.
+        backend: a name from `snnkern.backends()`, or "auto".
+        check_finite: whether an observation with a NaN or an infinity is refused. Where it is not, a NaN silences the
+            neurons that it reaches and stays in their carry until `reset`.
+
+    Raises:
+        InputError: thresholds do not fit the actor's layers, or a parameter is out of range.
+
+    Source: `docs/semantics.md`, "Actor".
+    """
+
+    hidden: Sequence[SpikingLayer]
+    output: Readout
+
+    def __init__(
+        self,
+        actor: Actor,
+        thresholds: Sequence[Tensor],
+        dynamics: Dynamics,
+        *,
+        backend: str = "auto",
+        check_finite: bool = True,
+    ) -> None:
+        super().__init__(copy.deepcopy(actor.interface), actor.metadata, check_finite)
+        _backends.check_name(backend)
+        self.dynamics = dynamics
+        self.backend = backend
+        if len(thresholds) != len(actor.hidden):
+            raise InputError(f"the actor has {len(actor.hidden)} hidden layers, got {len(thresholds)} thresholds")
+        layers = []
+        for index, (layer, threshold) in enumerate(zip(actor.hidden, thresholds, strict=True)):
+            name = f"the threshold of hidden layer {index + 1}"
+            threshold = check_threshold(threshold, name).to(layer.weight)
+            if tuple(threshold.shape) != (layer.out_features,):
+                raise InputError(f"{name} must be [{layer.out_features}], got shape {list(threshold.shape)}")
+            layers.append(SpikingLayer(_transposed(layer.weight), layer.bias.detach().clone(), threshold))
+        self.hidden = cast("Sequence[SpikingLayer]", nn.ModuleList(layers))
+        self.output = Readout(_transposed(actor.output.weight), actor.output.bias.detach().clone())
+        self._spikes: Tensor | None = None
+
+    @property
+    def spikes(self) -> Tensor:
+        """Spikes sent in the last decision, per hidden layer and row, int64 `[hidden layers, B]`."""
+        return _last(self._spikes)
+
+    @property
+    def thresholds(self) -> tuple[Tensor, ...]:
+        """θ of every hidden layer, `[N]` each."""
+        return tuple(layer.threshold for layer in self.hidden)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """The action `[B, action_dim]` for an observation `[B, observation_dim]`: one decision step.
+
+        Raises:
+            InputError: wrong width, dtype or device; a NaN or infinity (where `check_finite`); another batch size than
+                the carry's; the observation requires grad while grad is on. The carry is as before the call.
+        """
+        signal = self.interface.prepare(observation, self.check_finite)
+        differential = self.dynamics.neuron.kind is Kind.DC
+        carries, counts = [], []
+        for layer in self.hidden:
+            last = layer is self.hidden[-1]
+            run = ops.neuron_mean if last else ops.neuron_spikes
+            carry = layer.carry.start(len(observation), layer.threshold)
+            bias = layer.bias
+            current = ops.linear(signal, layer.weight, None if differential else bias, backend=self.backend)
+            signal, carry, count = run(
+                current,
+                layer.threshold,
+                carry,
+                self.dynamics,
+                bias=bias if differential else None,
+                backend=self.backend,
+            )
+            carries.append(carry)
+            counts.append(count)
+        z = ops.linear(signal, self.output.weight, self.output.bias, backend=self.backend)
+        for layer, carry in zip(self.hidden, carries, strict=True):
+            layer.carry.value = carry
+        self._spikes = torch.stack(counts)
+        return self.interface.action(z)
+
+    def reset(self, mask: Tensor | NDArray[np.bool_] | None = None) -> None:
+        """Starts a new episode: in all rows, or in those where `mask` `[B]` is True.
+
+        Raises:
+            InputError: the mask is not boolean, or not one entry per row of the carry.
+        """
+        checked = None if mask is None else _check_mask(mask, self.hidden[0].carry.value)
+        for layer in self.hidden:
+            layer.carry.reset(checked)
+
+    def extra_repr(self) -> str:
+        return f"{self.dynamics}, backend={self.backend!r}"
+
+
+def _transposed(weight: Tensor) -> Tensor:
+    return weight.detach().T.clone(memory_format=torch.contiguous_format)
+
+
+def _last(spikes: Tensor | None) -> Tensor:
+    if spikes is None:
+        raise InputError("no decision has been made yet, so no spikes have been counted")
+    return spikes
+
+
+def _check_mask(mask: Tensor | NDArray[np.bool_], carry: Tensor | None) -> Tensor:
+    mask = torch.as_tensor(mask)
+    if mask.dtype != torch.bool or mask.dim() != 1:
+        raise InputError(f"the reset mask must be a boolean [B], got {mask.dtype} of shape {list(mask.shape)}")
+    if carry is not None and len(mask) != len(carry):
+        raise InputError(f"the reset mask has {len(mask)} rows, but the carry belongs to {len(carry)}")
+    return mask
+
+
+def _per_neuron(name: str, value: Tensor, features: torch.Size) -> Tensor:
+    """Spreads a scalar, one value per channel, or one per neuron over all neurons `[N]` of the features' shape."""
+    if value.dim() == 0 or value.shape == features:
+        return value.expand(features).reshape(-1)
+    if value.dim() == 1 and len(features) and value.shape[0] == features[0]:
+        return value.reshape(-1, *[1] * (len(features) - 1)).expand(features).reshape(-1)
+    raise InputError(
+        f"{name} must be a scalar, [{features[0]}] or {list(features)} to fit the input, got shape {list(value.shape)}"
+    )

@@ -1,0 +1,242 @@
+"""The kernels as `torch.library` operators, each with its fake kernel, over the backends.
+
+`neuron_spikes`, `neuron_mean` and `linear` are pure: carry in, carry out. They are for inference: a tensor that
+requires grad is refused unless grad is off.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from snnkern import _backends
+from snnkern.errors import InputError
+from snnkern.neurons import Dynamics, Kind, neuron_from
+
+# The fields of `Dynamics`, in the types that operator schemas have. `_flat` and `_dynamics` convert.
+_SCHEMA = (
+    "(Tensor current, Tensor threshold, Tensor carry, Tensor? bias, int kind, int levels, "
+    "float initial_fraction, float negative_fraction, int timesteps, float alpha, float memory, "
+    "float clip, str backend) -> (Tensor, Tensor, Tensor)"
+)
+
+
+def neuron_spikes(
+    current: Tensor,
+    threshold: Tensor,
+    carry: Tensor,
+    dynamics: Dynamics,
+    *,
+    bias: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All T steps of one layer of neurons: the spikes of every step, the next carry and the spike counts.
+
+    Args:
+        current: x_t in activation units, `[T, B, N]`, or `[B, N]` where it is constant over the decision step.
+            For DC the current is W·s_t, without the bias.
+        threshold: θ ≥ 0, `[N]`. A neuron with θ = 0 never fires.
+        carry: what the last decision step left, `[B, N]`; zeros after a reset.
+        dynamics: neuron, T, α, μ, κ.
+        bias: e^x_0 of a DC layer, `[N]`; None for the other kinds.
+        backend: a name from `snnkern.backends()`, or "auto".
+
+    Returns:
+        spikes `[T, B, N]` in activation units, carry `[B, N]`, counts int64 `[B]`.
+
+    Raises:
+        InputError: a shape, dtype or device does not fit, or a tensor requires grad while grad is on.
+
+    Source: `docs/semantics.md`, "One decision step of one neuron" and "Residual carry".
+    """
+    _refuse_grad(current=current, threshold=threshold, carry=carry, bias=bias)
+    flat = _flat(dynamics)
+    return torch.ops.snnkern.neuron_spikes(current, threshold, carry, bias, *flat, backend)
+
+
+def neuron_mean(
+    current: Tensor,
+    threshold: Tensor,
+    carry: Tensor,
+    dynamics: Dynamics,
+    *,
+    bias: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `neuron_spikes`, but nothing of size T is written: what was transmitted, as a mean over the T steps.
+
+    Returns:
+        mean output Q_T / T (e_T for DC) `[B, N]`, carry `[B, N]`, counts int64 `[B]`.
+    """
+    _refuse_grad(current=current, threshold=threshold, carry=carry, bias=bias)
+    flat = _flat(dynamics)
+    return torch.ops.snnkern.neuron_mean(current, threshold, carry, bias, *flat, backend)
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str = "auto") -> Tensor:
+    """x·W + b for rows of spikes or observations. On the CPU backend a row's result depends on that row alone.
+
+    Args:
+        input: `[…, in]`.
+        weight: `[in, out]`: the transpose of `torch.nn.Linear`'s, so that a spike adds a contiguous row.
+        bias: `[out]`, or None.
+        backend: a name from `snnkern.backends()`, or "auto".
+
+    Raises:
+        InputError: a shape, dtype or device does not fit, or a tensor requires grad while grad is on.
+    """
+    _refuse_grad(input=input, weight=weight, bias=bias)
+    return torch.ops.snnkern.linear(input, weight, bias, backend)
+
+
+def _neuron(wants_spikes: bool, current, threshold, carry, bias, *rest) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
+    *flat, backend = rest
+    dynamics = _dynamics(*flat)
+    _check_neuron(current, threshold, carry, bias, dynamics)
+    module = _backends.choose(backend, current.device, current.dtype)
+    return tuple(module.neuron(_backends.Problem(current, threshold, carry, bias, dynamics, wants_spikes)))
+
+
+def _neuron_fake(wants_spikes: bool, current, threshold, carry, bias, *rest) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
+    *flat, _ = rest
+    dynamics = _dynamics(*flat)
+    _check_neuron(current, threshold, carry, bias, dynamics)
+    shape = (dynamics.timesteps, *carry.shape) if wants_spikes else carry.shape
+    counts = carry.new_empty(carry.shape[0], dtype=torch.int64)
+    return carry.new_empty(shape), carry.new_empty(carry.shape), counts
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Tensor:
+    _check_linear(input, weight, bias)
+    module = _backends.choose(backend, input.device, input.dtype)
+    return module.linear(input, weight, bias)
+
+
+def _linear_fake(input: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Tensor:
+    _check_linear(input, weight, bias)
+    return input.new_empty((*input.shape[:-1], weight.shape[1]))
+
+
+def _flat(dynamics: Dynamics) -> tuple[int, int, float, float, int, float, float, float]:
+    neuron = dynamics.neuron
+    return (
+        int(neuron.kind),
+        neuron.levels,
+        neuron.initial_fraction,
+        neuron.negative_fraction,
+        dynamics.timesteps,
+        dynamics.alpha,
+        dynamics.memory,
+        dynamics.clip,
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _dynamics(
+    kind: int,
+    levels: int,
+    initial_fraction: float,
+    negative_fraction: float,
+    timesteps: int,
+    alpha: float,
+    memory: float,
+    clip: float,
+) -> Dynamics:
+    parameters = {
+        "initial_fraction": initial_fraction,
+        "negative_fraction": negative_fraction,
+        "levels": levels,
+    }
+    return Dynamics(neuron_from(Kind(kind), parameters), timesteps, alpha, memory, clip)
+
+
+def _refuse_grad(**tensors: Tensor | None) -> None:
+    if not torch.is_grad_enabled():
+        return
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.requires_grad:
+            raise InputError(
+                f"{name} requires grad, but spiking kernels are for inference and have no gradient: "
+                "call them under torch.no_grad(), or detach the tensor"
+            )
+
+
+def _check_neuron(current: Tensor, threshold: Tensor, carry: Tensor, bias: Tensor | None, dynamics: Dynamics) -> None:
+    if carry.dim() != 2:
+        raise InputError(f"carry must be [B, N], got shape {list(carry.shape)}")
+    batch, neurons = carry.shape
+    if current.dim() == 2:
+        _check_shape("current", current, (batch, neurons), "[B, N]")
+    else:
+        _check_shape("current", current, (dynamics.timesteps, batch, neurons), "[T, B, N]")
+    _check_shape("threshold", threshold, (neurons,), "[N]")
+    if bias is not None:
+        if dynamics.neuron.kind is not Kind.DC:
+            raise InputError(f"bias is for DC neurons; the current of {dynamics.neuron.label} neurons contains it")
+        _check_shape("bias", bias, (neurons,), "[N]")
+    _check_alike(current=current, threshold=threshold, carry=carry, bias=bias)
+
+
+def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    if weight.dim() != 2:
+        raise InputError(f"weight must be [in, out], got shape {list(weight.shape)}")
+    if input.dim() < 1 or input.shape[-1] != weight.shape[0]:
+        raise InputError(
+            f"input must be [..., {weight.shape[0]}] to fit weight {list(weight.shape)}, got shape {list(input.shape)}"
+        )
+    if bias is not None:
+        _check_shape("bias", bias, (weight.shape[1],), "[out]")
+    _check_alike(input=input, weight=weight, bias=bias)
+
+
+def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], symbols: str) -> None:
+    if tuple(tensor.shape) != shape:
+        raise InputError(f"{name} must be {symbols} = {list(shape)}, got shape {list(tensor.shape)}")
+
+
+def _check_alike(**tensors: Tensor | None) -> None:
+    """Refuses tensors that are not floating-point, or not all of the first one's dtype and device."""
+    first_name, first = next((name, tensor) for name, tensor in tensors.items() if tensor is not None)
+    if not first.dtype.is_floating_point:
+        raise InputError(f"{first_name} must be a floating-point tensor, got {first.dtype}")
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if tensor.dtype != first.dtype:
+            raise InputError(f"{name} is {tensor.dtype}, but {first_name} is {first.dtype}")
+        if tensor.device != first.device:
+            raise InputError(f"{name} is on {tensor.device}, but {first_name} is on {first.device}")
+
+
+_LIBRARY = torch.library.Library("snnkern", "DEF")
+
+
+def _register() -> None:
+    # `Library` rather than `custom_op`: a third of its cost per call, which counts at batch 1.
+    operators: dict[str, tuple[str, Callable[..., object], Callable[..., object]]] = {
+        "neuron_spikes": (
+            _SCHEMA,
+            functools.partial(_neuron, True),
+            functools.partial(_neuron_fake, True),
+        ),
+        "neuron_mean": (
+            _SCHEMA,
+            functools.partial(_neuron, False),
+            functools.partial(_neuron_fake, False),
+        ),
+        "linear": (
+            "(Tensor input, Tensor weight, Tensor? bias, str backend) -> Tensor",
+            _linear,
+            _linear_fake,
+        ),
+    }
+    for name, (schema, implementation, fake) in operators.items():
+        _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+        _LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"snnkern::{name}", fake, lib=_LIBRARY)
+
+
+_register()
