@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from snnkern import checkpoints
+from snnkern import checkpoints, zoo
 from snnkern.actors import Actor
 from snnkern.calibration import Calibration, calibrate
 from snnkern.errors import CheckpointError, InputError
@@ -117,6 +117,26 @@ def load(path: str | os.PathLike[str], *, backend: str = "auto") -> SpikingActor
         raise CheckpointError(f"{Path(path)}: {error}") from error
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{Path(path)}: its description is incomplete: {error}") from error
+
+
+def load_policy(
+    source: str | os.PathLike[str], *, action_scale: float | None = None, backend: str = "auto"
+) -> Actor | SpikingActor:
+    """Reads whatever policy a zoo name or a file holds: a spiking actor that `save` wrote, or a dense actor.
+
+    Args:
+        source: a name in `snnkern.zoo.names()`, or a path.
+        action_scale: as for `load_actor`; a spiking actor's file holds its own.
+        backend: what computes a spiking actor.
+
+    Raises:
+        InputError: as `load_actor` and `load`.
+    """
+    if str(source) not in zoo.names() and Path(source).exists():
+        description = read_tensors(source)[1].get("snnkern")
+        if isinstance(description, dict) and description.get("format") == _FORMAT:
+            return load(source, backend=backend)
+    return checkpoints.load_actor(source, action_scale=action_scale)
 
 
 def _restore(tensors: dict[str, Tensor], description: object, backend: str) -> SpikingActor:

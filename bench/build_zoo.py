@@ -1,0 +1,47 @@
+"""Brings actors into the zoo: measures each over 20 episodes and writes it as safetensors with its metadata.
+
+    python bench/build_zoo.py FOLDER
+
+FOLDER holds what SBX trained: `ALGORITHM_ENVIRONMENT.safetensors` with Flax parameters and their metadata (algo, env,
+seed, steps, eval_return, trained_with).
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import snnkern
+from snnkern.checkpoints import load_actor
+from snnkern.evaluation import evaluate
+
+EPISODES, SEED = 20, 1000
+
+
+def main(folder: Annotated[Path, typer.Argument(exists=True, file_okay=False)]) -> None:
+    for source in sorted(folder.glob("*.safetensors")):
+        actor = load_actor(source)
+        given = actor.metadata
+        result = evaluate(actor, given["env"], episodes=EPISODES, seed=SEED)
+        actor.metadata = {
+            "algorithm": given["algo"],
+            "environment": given["env"],
+            "seed": given["seed"],
+            "steps": given["steps"],
+            "trained_with": given["trained_with"],
+            "eval_return": given["eval_return"],
+            "return_mean": f"{result.mean:.1f}",
+            "return_std": f"{result.std:.1f}",
+            "return_measured": f"{EPISODES} episodes, seeds {SEED} to {SEED + EPISODES - 1}, "
+            f"gymnasium {version('gymnasium')}, mujoco {version('mujoco')}",
+        }
+        name = f"{given['algo']}-{given['env'].rpartition('-')[0]}".lower()
+        snnkern.save(actor, snnkern.zoo.path(name))
+        print(f"{name}: {result.mean:,.1f} ± {result.std:,.1f} ({given['eval_return']} while training)")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,372 @@
+"""The command line: every verb is one call into the library, its result as a table or as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import snnkern
+from snnkern import conversion, zoo
+from snnkern.actors import Actor
+from snnkern.calibration import calibrate, collect, parse_calibration
+from snnkern.checkpoints import load_actor
+from snnkern.demo import run_demo
+from snnkern.errors import Error, InputError
+from snnkern.evaluation import evaluate, grid, sweep
+from snnkern.nn import SpikingActor
+from snnkern.report import performance_figure, summarize_evaluation, summarize_sweep
+
+# The base of every complaint about a command line, whether Typer brings its own Click or uses the real one.
+_CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(
+    name="snnkern",
+    no_args_is_help=True,
+    add_completion=False,
+    help="Turn a trained continuous-control policy into a spiking network, without training, and run it.",
+    epilog="Start with: snnkern demo",
+)
+
+_ACTOR = typer.Argument(
+    help="A zoo actor (snnkern info lists them), or a checkpoint: .safetensors, or a TD3, DDPG or SAC state dict."
+)
+_Env = Annotated[
+    str | None,
+    typer.Option("--env", help="Gymnasium environment, such as HalfCheetah-v5; the actor's own where its file says."),
+]
+_Scale = Annotated[
+    float | None, typer.Option("--action-scale", help="max_action, where the checkpoint does not hold it (default 1).")
+]
+_Levels = Annotated[int | None, typer.Option("--levels", help="L, thresholds per sign of MT and DC (default 4).")]
+_Calibration = Annotated[
+    str, typer.Option("--calibration", help="Thresholds: max, percentile (99.9) or percentile:P of the activations.")
+]
+_Steps = Annotated[int, typer.Option("--steps", help="Environment steps of the dense actor to calibrate on.", min=1)]
+_Seed = Annotated[int, typer.Option("--seed", help="Seed of the calibration run's first episode.")]
+_Backend = Annotated[str, typer.Option("--backend", help="What computes; snnkern info lists them.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of a table.")]
+_Workers = Annotated[
+    int | None, typer.Option("--workers", help="Processes that share the work (default: one per core).", min=1)
+]
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Runs the command line and returns its exit code: 0, 2 for a user's mistake, 130 after an interruption."""
+    try:
+        code = app(arguments, standalone_mode=False)
+        return int(code) if isinstance(code, int) else 0
+    except (Error, _CommandLineError) as error:
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        if message:
+            print(f"snnkern: {' '.join(message.split())}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        print("snnkern: interrupted; finished settings are kept where a store was given", file=sys.stderr)
+        return 130
+
+
+@app.command()
+def demo(
+    actor: Annotated[str, _ACTOR] = "td3-halfcheetah",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for demo-results.json and demo.png.")] = Path(),
+    episodes: Annotated[int, typer.Option("--episodes", help="Episodes per setting.", min=1)] = 10,
+    workers: _Workers = None,
+    as_json: _Json = False,
+) -> None:
+    """Do the main job on an actor that ships with the package.
+
+    Measures the dense actor in MuJoCo, converts it to IF, SNM, MT and DC neurons at T = 2 … 16, without and with the
+    residual carry (CRPI), runs them all, and writes demo-results.json and demo.png. Interrupted, it goes on where it
+    was.
+    """
+    with _progress() as report:
+        result = run_demo(actor, output, episodes=episodes, workers=workers or _cores(), progress=report)
+    if as_json:
+        _print_json(result.summary)
+        return
+    _print_sweep(result.summary)
+    print(f"\nWrote {result.results} and {result.figure}.")
+
+
+@app.command()
+def convert(
+    actor: Annotated[str, _ACTOR],
+    output: Annotated[Path, typer.Argument(help="Where the spiking actor goes (.safetensors).")],
+    neuron: Annotated[str, typer.Option("--neuron", help="if, snm, mt or dc.")] = "mt",
+    timesteps: Annotated[int, typer.Option("--timesteps", "-T", help="T, simulation steps per decision.")] = 4,
+    alpha: Annotated[float, typer.Option("--alpha", help="α of CRPI, 0 … 1; 0 is plain conversion.")] = 0.2,
+    memory: Annotated[float, typer.Option("--memory", help="μ, how much of the old carry stays, 0 … 1.")] = 0.0,
+    levels: _Levels = None,
+    calibration: _Calibration = "max",
+    env: _Env = None,
+    steps: _Steps = 10_000,
+    seed: _Seed = 0,
+    observations: Annotated[
+        Path | None,
+        typer.Option("--observations", help="Calibrate on a .npy array [N, observation_dim] instead of running."),
+    ] = None,
+    action_scale: _Scale = None,
+    as_json: _Json = False,
+) -> None:
+    """Convert a trained actor and save the spiking one.
+
+    Thresholds come from the dense actor's activations, on observations that it collects in its environment (--env) or
+    that you give (--observations).
+
+    Example: snnkern convert td3-halfcheetah snn.safetensors --neuron mt --timesteps 4
+    """
+    rule = parse_calibration(calibration)
+    (setting,) = grid([neuron], [timesteps], [alpha], [memory], levels)
+    dense = load_actor(actor, action_scale=action_scale)
+    data = _observations(dense, observations, env, steps, seed)
+    snn = conversion.convert(
+        dense, data, neuron=setting.neuron, timesteps=timesteps, alpha=alpha, memory=memory, calibration=rule
+    )
+    conversion.save(snn, output)
+    dead = [int((threshold == 0).sum()) for threshold in snn.thresholds]
+    if as_json:
+        _print_json({"output": str(output), **setting.to_dict(), "observations": len(data), "silent_neurons": dead})
+        return
+    widths = " + ".join(str(len(threshold)) for threshold in snn.thresholds)
+    print(f"Wrote {output}: {setting.neuron.label}, T = {timesteps}, α = {alpha:g}, {widths} neurons, ", end="")
+    print(f"{sum(dead)} of them never active on {len(data):,} observations.")
+
+
+@app.command(name="evaluate")
+def evaluate_command(
+    policy: Annotated[str, typer.Argument(help="A zoo actor, a checkpoint, or what snnkern convert wrote.")],
+    neuron: Annotated[
+        str | None, typer.Option("--neuron", help="Convert a dense actor to these and compare, such as if,mt,dc.")
+    ] = None,
+    timesteps: Annotated[str, typer.Option("--timesteps", "-T", help="T, one or several: 4,8,16.")] = "8",
+    alpha: Annotated[str, typer.Option("--alpha", help="α of CRPI, one or several: 0,0.2.")] = "0,0.2",
+    memory: Annotated[str, typer.Option("--memory", help="μ, one or several: 0,1.")] = "0",
+    levels: _Levels = None,
+    calibration: _Calibration = "max",
+    env: _Env = None,
+    steps: _Steps = 10_000,
+    seed: _Seed = 0,
+    episodes: Annotated[int, typer.Option("--episodes", help="Episodes per setting.", min=1)] = 10,
+    episode_seed: Annotated[int, typer.Option("--episode-seed", help="Seed of the first episode.")] = 1000,
+    store: Annotated[
+        Path | None, typer.Option("--store", help="Folder that keeps finished settings; they are not run again.")
+    ] = None,
+    workers: _Workers = None,
+    figure: Annotated[Path | None, typer.Option("--figure", help="Draw performance ratio against T (.png).")] = None,
+    action_scale: _Scale = None,
+    backend: _Backend = "auto",
+    as_json: _Json = False,
+) -> None:
+    """Run a policy in its environment and report returns.
+
+    A dense actor or a converted one is run as it is. With --neuron, a dense actor is converted to every combination of
+    neuron, T, α and μ, and all of them are compared with it.
+
+    Examples:
+    snnkern evaluate sac-hopper
+    snnkern evaluate td3-walker2d --neuron if,snm,mt,dc --timesteps 4,8 --alpha 0,0.2 --store results
+    """
+    loaded = conversion.load_policy(policy, action_scale=action_scale, backend=backend)
+    name = _environment(loaded, env)
+    if neuron is None:
+        for option, given in (("--store", store), ("--figure", figure)):
+            if given is not None:
+                raise InputError(f"{option} is for comparing settings: give --neuron too")
+        with _progress() as report:
+            result = evaluate(
+                loaded,
+                name,
+                episodes=episodes,
+                seed=episode_seed,
+                progress=lambda done: report(f"episodes in {name}", done, episodes),
+            )
+        summary = {"policy": policy, "environment": name, **summarize_evaluation(result)}
+        if isinstance(loaded, SpikingActor):
+            summary |= {**loaded.dynamics.to_dict(), "spikes_per_decision_per_layer": list(result.spikes)}
+        _print_json(summary) if as_json else _print_evaluation(summary)
+        return
+
+    if not isinstance(loaded, Actor):
+        raise InputError(f"{policy} is a spiking actor already: --neuron converts a dense one")
+    settings = grid(
+        _list("--neuron", neuron, str),
+        _list("--timesteps", timesteps, int),
+        _list("--alpha", alpha, float),
+        _list("--memory", memory, float),
+        levels,
+    )
+    thresholds = calibrate(loaded, _observations(loaded, None, name, steps, seed), calibration)
+    with _progress() as report:
+        measured = sweep(
+            loaded,
+            name,
+            settings,
+            thresholds=thresholds,
+            episodes=episodes,
+            seed=episode_seed,
+            store=store,
+            workers=workers or _cores(),
+            backend=backend,
+            progress=lambda done, total: report(f"{episodes} episodes per setting", done, total),
+        )
+    if figure:
+        performance_figure(measured, figure, f"{policy} in {name}: {episodes} episodes per point")
+    summary = {"actor": policy, "environment": name, "calibration": calibration, **summarize_sweep(measured)}
+    _print_json(summary) if as_json else _print_sweep(summary)
+
+
+@app.command()
+def info(as_json: _Json = False) -> None:
+    """Show versions, backends and why one is missing, and the actors that ship with the package."""
+    statuses = snnkern.backends()
+    facts = {
+        "snnkern": snnkern.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "backends": [{"name": s.name, "available": s.available, "detail": s.detail} for s in statuses],
+        "zoo": {name: load_actor(name).metadata for name in zoo.names()},
+    }
+    if as_json:
+        _print_json(facts)
+        return
+    console = _console()
+    console.print(f"snnkern {facts['snnkern']}, Python {facts['python']}, torch {facts['torch']}\n", highlight=False)
+    backends = Table("backend", "available", "", title="What computes, in order of preference", title_justify="left")
+    for status in statuses:
+        backends.add_row(status.name, "yes" if status.available else "[red]no[/red]", escape(status.detail))
+    console.print(backends)
+    actors = Table("actor", "algorithm", "environment", "return", title="\nActors in the zoo", title_justify="left")
+    for name in zoo.names():
+        metadata = load_actor(name).metadata
+        spread = f"{float(metadata['return_mean']):,.0f} ± {float(metadata['return_std']):,.0f}"
+        actors.add_row(name, metadata["algorithm"], metadata["environment"], spread)
+    console.print(actors)
+
+
+def _observations(actor: Actor, file: Path | None, env: str | None, steps: int, seed: int) -> NDArray[np.floating]:
+    if file is None:
+        name = _environment(actor, env)
+        with _progress() as report:
+            return collect(actor, name, steps, seed, lambda done: report(f"calibration in {name}", done, steps))
+    try:
+        array = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"cannot read {file} as a .npy array: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{file} holds several arrays; give a .npy file of one")
+    return array
+
+
+def _environment(policy: Actor | SpikingActor, env: str | None) -> str:
+    name = env or policy.metadata.get("environment", "")
+    if not name:
+        raise InputError("the file does not say which environment the actor is for: give --env")
+    return name
+
+
+T = TypeVar("T")
+
+
+def _list(option: str, text: str, convert: Callable[[str], T]) -> list[T]:
+    try:
+        return [convert(part.strip()) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"{option} takes one value or several with commas between, got {text!r}") from error
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars on standard error, one per description; silent where that is not a terminal that can draw them."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bars: dict[str, Any] = {}
+
+        def report(description: str, done: int, total: int) -> None:
+            if description not in bars:
+                bars[description] = progress.add_task(description)
+            progress.update(bars[description], completed=done, total=total)
+
+        yield report
+
+
+def _console() -> Console:
+    # Tables keep their width in files and pipes, where there is no terminal to ask.
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    print(json.dumps(content, indent=1))
+
+
+def _print_evaluation(summary: dict[str, Any]) -> None:
+    interval = summary["return_interval"]
+    between = f", 95 % interval {interval[0]:,.1f} … {interval[1]:,.1f}" if interval else ""
+    print(
+        f"{summary['policy']} in {summary['environment']}: return {summary['return_mean']:,.1f} "
+        f"± {summary['return_std']:,.1f} over {len(summary['returns'])} episodes{between}"
+    )
+    if "spikes_per_decision_per_layer" in summary:
+        layers = " + ".join(f"{spikes:.1f}" for spikes in summary["spikes_per_decision_per_layer"])
+        print(f"spikes per decision: {layers}")
+
+
+def _print_sweep(summary: dict[str, Any]) -> None:
+    timed = "microseconds_per_decision" in summary["dense"]
+    table = Table(
+        "neuron", title=f"{summary['actor']} in {summary['environment']}", title_justify="left", caption_justify="left"
+    )
+    headings = ["T", "α", "μ", "return", "performance ratio", "spikes/decision"]
+    for heading in [*headings, "µs/decision"] if timed else headings:
+        table.add_column(heading, justify="right")
+
+    def row(entry: dict[str, Any], *first: str) -> None:
+        ratio = entry.get("performance_ratio", 1.0)
+        ends = entry.get("performance_ratio_interval")
+        between = f" [{100 * ends[0]:.0f} … {100 * ends[1]:.0f}]" if ends else ""
+        cells = [
+            *first,
+            f"{entry['return_mean']:,.0f} ± {entry['return_std']:,.0f}",
+            escape(f"{100 * ratio:.1f} %{between}"),
+            f"{entry['spikes_per_decision']:.0f}" if "spikes_per_decision" in entry else "",
+        ]
+        if timed:
+            cells.append(f"{entry['microseconds_per_decision']:.0f}")
+        table.add_row(*cells)
+
+    row(summary["dense"], "dense", "", "", "")
+    previous = None
+    for entry in summary["results"]:
+        if entry["neuron"] != previous:
+            table.add_section()
+        previous = entry["neuron"]
+        row(
+            entry,
+            entry["neuron"]["name"].upper(),
+            str(entry["timesteps"]),
+            f"{entry['alpha']:g}",
+            f"{entry['memory']:g}",
+        )
+    table.caption = "return: mean ± standard deviation over episodes; [ … ]: 95 % bootstrap interval"
+    if timed:
+        table.caption += "; µs: one decision at batch 1, called from Python"
+    _console().print(table)

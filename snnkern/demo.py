@@ -1,0 +1,113 @@
+"""The main job from end to end, on an actor that ships with the package."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from snnkern.calibration import calibrate, collect
+from snnkern.checkpoints import load_actor
+from snnkern.conversion import convert
+from snnkern.errors import InputError
+from snnkern.evaluation import Sweep, grid, sweep
+from snnkern.files import write_atomically
+from snnkern.neurons import NEURON_NAMES
+from snnkern.report import performance_figure, summarize_sweep
+from snnkern.rollout import Acts, decision_seconds
+
+TIMESTEPS = (2, 4, 8, 16)
+ALPHAS = (0.0, 0.2)
+_CALIBRATION_STEPS = 10_000
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo measured and wrote.
+
+    Attributes:
+        sweep: returns of the dense actor and its spiking versions.
+        summary: the content of `results`.
+        results: the JSON file.
+        figure: the PNG file.
+    """
+
+    sweep: Sweep
+    summary: dict[str, Any]
+    results: Path
+    figure: Path
+
+
+def run_demo(
+    name: str = "td3-halfcheetah",
+    folder: str | Path = ".",
+    *,
+    episodes: int = 10,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> Demo:
+    """Measures a dense actor, converts it to every neuron at a few T, without and with CRPI, and runs them all.
+
+    Writes `demo-results.json` and `demo.png`. An interrupted demo goes on where it was, from
+    `demo-results.partial`, which is removed at the end.
+
+    Args:
+        name: an actor whose metadata names its environment.
+        folder: where the files go.
+        episodes: per setting.
+        workers: processes that share the work.
+        progress: called with what is being done, how much of it is done, and how much there is.
+
+    Raises:
+        InputError: the actor's environment is not known, or the folder cannot be written to.
+        MissingDependencyError: Gymnasium, MuJoCo or matplotlib is not installed.
+    """
+    report = progress or (lambda task, done, total: None)
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}")
+    actor = load_actor(name)
+    env = actor.metadata.get("environment", "")
+    if not env:
+        raise InputError(f"the metadata of {name!r} does not say its environment")
+
+    task = f"dense actor collects {_CALIBRATION_STEPS:,} observations"
+    observations = collect(
+        actor, env, _CALIBRATION_STEPS, seed=0, progress=lambda done: report(task, done, _CALIBRATION_STEPS)
+    )
+    thresholds = calibrate(actor, observations)
+    settings = grid(NEURON_NAMES, TIMESTEPS, ALPHAS)
+    store = folder / "demo-results.partial"
+    measured = sweep(
+        actor,
+        env,
+        settings,
+        thresholds=thresholds,
+        episodes=episodes,
+        store=store,
+        workers=workers,
+        progress=lambda done, total: report(f"{episodes} episodes per setting", done, total),
+    )
+
+    policies: dict[tuple[str, int] | None, Acts] = {None: actor}
+    for setting in settings:
+        key = (setting.neuron.name, setting.timesteps)
+        policies[key] = convert(actor, thresholds=thresholds, neuron=setting.neuron, timesteps=setting.timesteps)
+    seconds = decision_seconds(policies, observations, progress=lambda d, t: report("time per decision", d, t))
+
+    summary = {
+        "actor": name,
+        "environment": env,
+        "calibration": f"max over {_CALIBRATION_STEPS} steps",
+        **summarize_sweep(measured, seconds),
+    }
+    results, figure = folder / "demo-results.json", folder / "demo.png"
+    performance_figure(measured, figure, f"{name} in {env}, converted without training: {episodes} episodes per point")
+    write_atomically(results, json.dumps(summary, indent=1).encode())
+    shutil.rmtree(store)
+    return Demo(measured, summary, results, figure)

@@ -1,0 +1,320 @@
+"""Control performance: returns, performance ratios with confidence intervals, and sweeps over many settings."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snnkern import environments
+from snnkern.actors import Actor
+from snnkern.errors import InputError, require
+from snnkern.files import write_atomically
+from snnkern.neurons import Dynamics, Neuron, parse_neuron
+from snnkern.nn import SpikingActor
+from snnkern.rollout import Acts, rollout
+
+if TYPE_CHECKING:
+    import gymnasium
+
+_RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and the ends of its 95 % bootstrap confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a policy achieved over episodes with the seeds `seed`, `seed + 1`, ….
+
+    Attributes:
+        returns: undiscounted return of every episode, in the order of their seeds.
+        lengths: environment steps of every episode.
+        spikes: spikes per decision in each hidden layer; empty for a policy that does not spike.
+    """
+
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+    spikes: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(np.mean(self.returns))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the return over episodes."""
+        return float(np.std(self.returns))
+
+    def interval(self) -> Interval:
+        """Mean return with its 95 % interval."""
+        return _bootstrap(_mean, self.returns)
+
+    def ratio(self, dense: Evaluation) -> Interval:
+        """Performance ratio: mean return over the dense actor's mean return, with its 95 % interval.
+
+        Both sets of episodes are resampled. The ratio says something only where the dense actor's return is positive.
+        """
+        return _bootstrap(_ratio_of_means, self.returns, dense.returns)
+
+
+def evaluate(
+    policy: Acts,
+    env: str | Callable[[], gymnasium.Env[Any, Any]],
+    *,
+    episodes: int = 10,
+    seed: int = 1000,
+    rows: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Runs a policy for a fixed number of episodes with fixed seeds.
+
+    Args:
+        policy: an `Actor`, a `SpikingActor`, or anything with `act`.
+        env: a registered name, or a function that makes the environment.
+        episodes: how many; their seeds are seed, seed + 1, ….
+        seed: seed of the first.
+        rows: how many run side by side; must divide `episodes`. All of them unless given, up to 32.
+        progress: called after every step with the number of episodes finished so far.
+
+    Raises:
+        InputError: the environment does not exist or does not fit the policy; a number is out of range.
+        MissingDependencyError: Gymnasium or MuJoCo is not installed.
+    """
+    if episodes < 1:
+        raise InputError(f"episodes must be at least 1, got {episodes}")
+    if rows is None:
+        rows = max(divisor for divisor in range(1, 33) if episodes % divisor == 0)
+    if rows < 1 or episodes % rows:
+        raise InputError(f"rows must divide the number of episodes ({episodes}), got {rows}")
+    envs = environments.make_vector(env, rows)
+    try:
+        result = rollout(policy, envs, episodes=episodes // rows, seed=seed, progress=progress)
+    finally:
+        envs.close()
+    return Evaluation(
+        returns=tuple(float(value) for value in result.returns.T.flat),  # episode e of row r has seed + r + e · rows
+        lengths=tuple(int(value) for value in result.lengths.T.flat),
+        spikes=() if result.spikes is None else tuple(float(value) for value in result.spikes),
+    )
+
+
+def grid(
+    neurons: Iterable[str | Neuron],
+    timesteps: Iterable[int],
+    alphas: Iterable[float] = (0.0, 0.2),
+    memories: Iterable[float] = (0.0,),
+    levels: int | None = None,
+) -> list[Dynamics]:
+    """Every combination of neuron, T, α and μ, as settings for `sweep`.
+
+    Raises:
+        InputError: a parameter is out of range.
+    """
+    return [
+        Dynamics(parse_neuron(neuron, levels), steps, alpha, memory)
+        for neuron, steps, alpha, memory in itertools.product(neurons, timesteps, alphas, memories)
+    ]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The dense actor and its spiking versions in one environment.
+
+    Attributes:
+        dense: the dense actor's evaluation.
+        results: the spiking versions', in the order of the settings.
+    """
+
+    dense: Evaluation
+    results: tuple[tuple[Dynamics, Evaluation], ...]
+
+
+def sweep(
+    actor: Actor,
+    env: str,
+    settings: Sequence[Dynamics],
+    *,
+    thresholds: Sequence[Tensor],
+    episodes: int = 10,
+    seed: int = 1000,
+    store: Path | str | None = None,
+    workers: int = 1,
+    backend: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> Sweep:
+    """Evaluates the dense actor and one spiking version for every setting, all over the same episodes.
+
+    A finished setting is written to the store at once and is not run again: an interrupted sweep goes on where it was,
+    and a larger one reuses a smaller one's results. A result is reused only where actor, thresholds, environment,
+    setting, episodes, seed and the versions of snnkern, Gymnasium and MuJoCo are the same.
+
+    Args:
+        actor: the dense actor.
+        env: a registered name.
+        settings: what to evaluate; see `grid`.
+        thresholds: θ of every hidden layer, `[N]` each; see `calibrate`.
+        episodes: per setting.
+        seed: seed of the first episode.
+        store: folder for finished settings, made where it is missing; None keeps nothing.
+        workers: processes that share the work. With more than one, a script needs `if __name__ == "__main__":`.
+        backend: a name from `snnkern.backends()`, or "auto".
+        progress: called with the number of finished evaluations and of all.
+
+    Raises:
+        InputError: the environment does not exist or does not fit the actor; the store cannot be written.
+    """
+    if workers < 1:
+        raise InputError(f"workers must be at least 1, got {workers}")
+    environment = environments.make(env)
+    environments.check_spaces(actor.interface, environment.observation_space, environment.action_space)
+    environment.close()
+    tasks = [
+        _Task(actor, tuple(thresholds), env, setting, episodes, seed, backend)
+        for setting in (None, *dict.fromkeys(settings))
+    ]
+    kept = None if store is None else _Store(Path(store))
+    done: dict[Dynamics | None, Evaluation] = {}
+    for task in tasks:
+        if kept and (found := kept.read(task)):
+            done[task.setting] = found
+    report = progress or (lambda finished, total: None)
+    report(len(done), len(tasks))
+    for task, evaluation in _run([task for task in tasks if task.setting not in done], workers):
+        if kept:
+            kept.write(task, evaluation)
+        done[task.setting] = evaluation
+        report(len(done), len(tasks))
+    return Sweep(done[None], tuple((setting, done[setting]) for setting in settings))
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One evaluation of a sweep; the dense actor's where `setting` is None."""
+
+    actor: Actor
+    thresholds: tuple[Tensor, ...]
+    env: str
+    setting: Dynamics | None
+    episodes: int
+    seed: int
+    backend: str
+
+    def run(self) -> Evaluation:
+        policy: Acts = self.actor
+        if self.setting is not None:
+            policy = SpikingActor(self.actor, self.thresholds, self.setting, backend=self.backend)
+        return evaluate(policy, self.env, episodes=self.episodes, seed=self.seed)
+
+    def description(self) -> dict[str, Any]:
+        """All that the result depends on."""
+        digest = hashlib.sha256()
+        if self.setting is not None:
+            for threshold in self.thresholds:
+                digest.update(threshold.detach().cpu().double().numpy().tobytes())
+        return {
+            "actor": self.actor.fingerprint(),
+            "thresholds": digest.hexdigest(),
+            "environment": self.env,
+            "setting": None if self.setting is None else self.setting.to_dict(),
+            "episodes": self.episodes,
+            "seed": self.seed,
+            "backend": self.backend,
+            "versions": {name: _version(name) for name in ("snnkern", "gymnasium", "mujoco")},
+        }
+
+
+class _Store:
+    """Finished evaluations, one JSON file each, named by a hash of all that the result depends on."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
+        self.folder = folder
+
+    def path(self, task: _Task) -> Path:
+        text = json.dumps(task.description(), sort_keys=True)
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+
+    def read(self, task: _Task) -> Evaluation | None:
+        path = self.path(task)
+        if not path.exists():
+            return None
+        try:
+            result = json.loads(path.read_text())["result"]
+            return Evaluation(tuple(result["returns"]), tuple(result["lengths"]), tuple(result["spikes"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is not a stored result ({error}): delete it to run its setting again") from error
+
+    def write(self, task: _Task, evaluation: Evaluation) -> None:
+        record = {"task": task.description(), "result": asdict(evaluation)}
+        write_atomically(self.path(task), json.dumps(record, indent=1).encode())
+
+
+def _run(tasks: Sequence[_Task], workers: int) -> Iterator[tuple[_Task, Evaluation]]:
+    if workers == 1 or len(tasks) <= 1:
+        for task in tasks:
+            yield task, task.run()
+        return
+    # A fresh process each: a fork of one that has run torch may hang.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        futures: dict[Future[Evaluation], _Task] = {pool.submit(task.run): task for task in tasks}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _mean(sample: Any, axis: int = -1) -> Any:
+    return np.mean(sample, axis=axis)
+
+
+def _ratio_of_means(spiking: Any, dense: Any, axis: int = -1) -> Any:
+    return np.mean(spiking, axis=axis) / np.mean(dense, axis=axis)
+
+
+def _bootstrap(statistic: Callable[..., Any], *samples: Sequence[float]) -> Interval:
+    """Percentile bootstrap with a fixed generator, so that the same episodes give the same interval."""
+    stats = require("scipy.stats", "rl", "a confidence interval")
+    arrays = tuple(np.asarray(sample) for sample in samples)
+    value = float(statistic(*arrays))
+    if any(len(array) < 2 for array in arrays):
+        return Interval(value, float("nan"), float("nan"))
+    interval = stats.bootstrap(
+        arrays,
+        statistic,
+        n_resamples=_RESAMPLES,
+        vectorized=True,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return Interval(value, float(interval.low), float(interval.high))

@@ -1,0 +1,160 @@
+"""Running a policy in a Gymnasium vector environment, each row's carry reset exactly when its episode ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snnkern import environments
+from snnkern.actors import Policy
+from snnkern.errors import InputError, require
+from snnkern.nn import SpikingActor
+
+if TYPE_CHECKING:
+    import gymnasium
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+class Acts(Protocol):
+    """Anything that maps observations `[B, observation_dim]` to actions `[B, action_dim]`.
+
+    An `Actor` or a `SpikingActor` is checked against the environment; a `SpikingActor` is also reset and its spikes
+    are counted.
+    """
+
+    def act(self, observation: NDArray[Any], /) -> NDArray[Any]: ...
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Finished episodes, `[rows, episodes per row]`.
+
+    Attributes:
+        returns: undiscounted sum of rewards.
+        lengths: environment steps.
+        spikes: spikes per decision in each hidden layer, averaged over the decisions of these episodes,
+            `[hidden layers]`; None for a policy that does not spike.
+    """
+
+    returns: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    spikes: NDArray[np.float64] | None
+
+
+def rollout(
+    policy: Acts,
+    envs: gymnasium.vector.VectorEnv[Any, Any, Any],
+    *,
+    episodes: int = 1,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Episodes:
+    """Runs a policy until every row has finished `episodes` episodes.
+
+    Every row counts the same number of episodes, whatever their lengths: counting the first so many to finish would
+    favour short ones. A row that is done early goes on unrecorded. All three autoreset modes of Gymnasium work:
+
+    * disabled: ended rows are reset here, episode e of row r with seed + r + e · rows, so that the seeds of all
+      episodes are the same however many rows share them;
+    * next step: the step after an episode's last one only resets; its action and reward are not counted;
+    * same step: the observation that comes with the end is already the next episode's.
+
+    In the last two, the seed of a row's first episode is seed + r, and later ones continue the environment's generator.
+
+    Args:
+        policy: an `Actor`, a `SpikingActor`, or anything with `act`.
+        envs: a Gymnasium vector environment, such as `snnkern.environments.make_vector` makes.
+        episodes: episodes per row.
+        seed: seed of the first episode of row 0.
+        progress: called after every step with the number of episodes finished so far.
+
+    Raises:
+        InputError: the environment's spaces do not fit the policy, or `episodes` is below 1.
+    """
+    if episodes < 1:
+        raise InputError(f"episodes must be at least 1, got {episodes}")
+    if isinstance(policy, Policy):
+        environments.check_spaces(policy.interface, envs.single_observation_space, envs.single_action_space)
+    modes = require("gymnasium", "rl", "running environments").vector.AutoresetMode
+    mode = modes(envs.metadata.get("autoreset_mode", modes.NEXT_STEP))
+    spiking = policy if isinstance(policy, SpikingActor) else None
+
+    rows = envs.num_envs
+    returns = np.zeros((rows, episodes))
+    lengths = np.zeros((rows, episodes), dtype=np.int64)
+    finished = np.zeros(rows, dtype=np.int64)
+    resetting = np.zeros(rows, dtype=bool)  # rows whose next step only resets
+    spikes: NDArray[np.int64] | None = None
+    everyone = np.arange(rows)
+
+    observation, _ = envs.reset(seed=seed)
+    if spiking:
+        spiking.reset()
+    while (finished < episodes).any():
+        recorded = (finished < episodes) & ~resetting
+        action = policy.act(observation)
+        if spiking:
+            sent = spiking.spikes[:, recorded].sum(dim=1).cpu().numpy()
+            spikes = sent if spikes is None else spikes + sent
+        observation, reward, terminated, truncated, _ = envs.step(action)
+
+        returns[everyone[recorded], finished[recorded]] += reward[recorded]
+        lengths[everyone[recorded], finished[recorded]] += 1
+        ended = (terminated | truncated) & ~resetting
+        finished += ended & recorded
+
+        if mode == modes.NEXT_STEP:
+            started, resetting = resetting, ended
+        else:
+            started = ended
+        if mode == modes.DISABLED and ended.any():
+            seeds: Any = [seed + row + int(episode) * rows for row, episode in enumerate(finished)]
+            observation, _ = envs.reset(seed=seeds, options={"reset_mask": ended})
+        if spiking and started.any():
+            spiking.reset(started)
+        if progress:
+            progress(int(finished.sum()))
+    mean_spikes = None if spikes is None else spikes / lengths.sum()
+    return Episodes(returns, lengths, mean_spikes)
+
+
+def decision_seconds(
+    policies: Mapping[Name, Acts],
+    observations: NDArray[np.floating],
+    rounds: int = 5,
+    decisions: int = 100,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[Name, float]:
+    """Seconds per decision at batch 1, the policies taking turns in one run so that they meet the same noise.
+
+    Args:
+        policies: what to time, by name.
+        observations: what they decide on, `[N, observation_dim]`, taken from a real rollout.
+        rounds: turns of each policy; the median over them is reported.
+        decisions: decisions per turn.
+        progress: called after every round with the number of rounds done and of all.
+
+    Returns:
+        the median over rounds of the mean seconds per decision, by name.
+    """
+    rows = [observations[index % len(observations)] for index in range(decisions)]
+    turns: dict[Name, list[float]] = {name: [] for name in policies}
+    for policy in policies.values():
+        if isinstance(policy, SpikingActor):
+            policy.reset()
+        policy.act(rows[0])
+    for turn in range(rounds):
+        for name, policy in policies.items():
+            start = time.perf_counter()
+            for row in rows:
+                policy.act(row)
+            turns[name].append((time.perf_counter() - start) / decisions)
+        if progress:
+            progress(turn + 1, rounds)
+    return {name: float(np.median(seconds)) for name, seconds in turns.items()}
