@@ -1,9 +1,10 @@
 // One step of each neuron and the residual carry, written once for every native kernel.
 //
-// The functions are templates over V, the type of one lane or of several: `float` and `double` for scalar code and for
-// CUDA threads, a vector type for SIMD code (see cpu/lanes.h). They use only operators that both have, so one source
-// serves all of them. The order of the floating-point operations is the contract of docs/semantics.md; files that
-// include this header are compiled without contraction into fused multiply-adds.
+// The functions are templates over V, the type of one lane or of several: `float` and `double` for
+// scalar code and for CUDA threads, a vector type for SIMD code (see cpu/lanes.h). They use only
+// operators that both have, so one source serves all of them. The order of the floating-point
+// operations is the contract of docs/semantics.md; files that include this header are compiled
+// without contraction into fused multiply-adds.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +20,8 @@ namespace snnkern {
 // Same values as `Kind` in snnkern/neurons.py.
 enum class Kind : int32_t { IF = 0, SNM = 1, MT = 2, DC = 3 };
 
-// What a lane type is made of: the number in a lane, the integer that counts in it, and conversion between them.
+// What a lane type is made of: the number in a lane, the integer that counts in it, and conversion
+// between them.
 template <class V>
 struct Lanes;
 
@@ -111,12 +113,12 @@ struct Neuron<Kind::SNM, V> {
     SNNKERN_INLINE V mean(Real timesteps) const { return transmitted(timesteps) / timesteps; }
 };
 
-// The level that a multi-threshold neuron sends at a potential. `can_take_back(level, unit)` says where a negative spike
-// is allowed. Levels are visited from the smallest, so that a larger one overrules it. A level of 0 (θ = 0, or an
-// underflow) never fires.
+// The level that a multi-threshold neuron sends at a potential. `can_take_back(level, unit)` says
+// where a negative spike is allowed. Levels are visited from the smallest, so that a larger one
+// overrules it. A level of 0 (θ = 0, or an underflow) never fires.
 template <class V, class CanTakeBack>
-SNNKERN_INLINE V fire_level(V potential, V threshold, int32_t levels,
-                            typename Lanes<V>::Int* sent, CanTakeBack can_take_back) {
+SNNKERN_INLINE V fire_level(V potential, V threshold, int32_t levels, typename Lanes<V>::Int* sent,
+                            CanTakeBack can_take_back) {
     using Real = typename Lanes<V>::Real;
     using Int = typename Lanes<V>::Int;
     V spike = V{};
@@ -198,7 +200,8 @@ struct Neuron<Kind::DC, V> {
     SNNKERN_INLINE V mean(Real) const { return output_mean; }
 };
 
-// CRPI: r = max(u_T − u_0, −Q_T), then c ← clamp(μ·c + α·r, −κ·θ, κ·θ). A NaN stays visible in the carry.
+// CRPI: r = max(u_T − u_0, −Q_T), then c ← clamp(μ·c + α·r, −κ·θ, κ·θ). A NaN stays visible in the
+// carry.
 template <class V>
 SNNKERN_INLINE V residual_carry(V gained, V transmitted, V carry, V threshold,
                                 const Parameters<typename Lanes<V>::Real>& p) {

@@ -38,6 +38,7 @@ app = typer.Typer(
     name="snnkern",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode="markdown",
     help="Turn a trained continuous-control policy into a spiking network, without training, and run it.",
     epilog="Start with: snnkern demo",
 )
@@ -90,7 +91,7 @@ def demo(
 ) -> None:
     """Do the main job on an actor that ships with the package.
 
-    Measures the dense actor in MuJoCo, converts it to IF, SNM, MT and DC neurons at T = 2 … 16, without and with the
+    Measures the dense actor in MuJoCo, converts it to IF, SNM, MT and DC neurons at T = 1 … 16, without and with the
     residual carry (CRPI), runs them all, and writes demo-results.json and demo.png. Interrupted, it goes on where it
     was.
     """
@@ -153,9 +154,15 @@ def evaluate_command(
     neuron: Annotated[
         str | None, typer.Option("--neuron", help="Convert a dense actor to these and compare, such as if,mt,dc.")
     ] = None,
-    timesteps: Annotated[str, typer.Option("--timesteps", "-T", help="T, one or several: 4,8,16.")] = "8",
-    alpha: Annotated[str, typer.Option("--alpha", help="α of CRPI, one or several: 0,0.2.")] = "0,0.2",
-    memory: Annotated[str, typer.Option("--memory", help="μ, one or several: 0,1.")] = "0",
+    timesteps: Annotated[
+        str | None, typer.Option("--timesteps", "-T", help="With --neuron: T, one or several, 4,8,16 (default 8).")
+    ] = None,
+    alpha: Annotated[
+        str | None, typer.Option("--alpha", help="With --neuron: α of CRPI, one or several (default 0,0.2).")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="With --neuron: μ, one or several (default 0).")
+    ] = None,
     levels: _Levels = None,
     calibration: _Calibration = "max",
     env: _Env = None,
@@ -178,15 +185,23 @@ def evaluate_command(
     neuron, T, α and μ, and all of them are compared with it.
 
     Examples:
-    snnkern evaluate sac-hopper
-    snnkern evaluate td3-walker2d --neuron if,snm,mt,dc --timesteps 4,8 --alpha 0,0.2 --store results
+
+    * snnkern evaluate sac-hopper
+    * snnkern evaluate td3-walker2d --neuron if,snm,mt,dc --timesteps 4,8 --alpha 0,0.2 --store results
     """
     loaded = conversion.load_policy(policy, action_scale=action_scale, backend=backend)
     name = _environment(loaded, env)
     if neuron is None:
-        for option, given in (("--store", store), ("--figure", figure)):
+        for option, given in {
+            "--timesteps": timesteps,
+            "--alpha": alpha,
+            "--memory": memory,
+            "--levels": levels,
+            "--store": store,
+            "--figure": figure,
+        }.items():
             if given is not None:
-                raise InputError(f"{option} is for comparing settings: give --neuron too")
+                raise InputError(f"{option} is for converting a dense actor: give --neuron too")
         with _progress() as report:
             result = evaluate(
                 loaded,
@@ -205,9 +220,9 @@ def evaluate_command(
         raise InputError(f"{policy} is a spiking actor already: --neuron converts a dense one")
     settings = grid(
         _list("--neuron", neuron, str),
-        _list("--timesteps", timesteps, int),
-        _list("--alpha", alpha, float),
-        _list("--memory", memory, float),
+        _list("--timesteps", timesteps or "8", int),
+        _list("--alpha", alpha or "0,0.2", float),
+        _list("--memory", memory or "0", float),
         levels,
     )
     thresholds = calibrate(loaded, _observations(loaded, None, name, steps, seed), calibration)
@@ -295,17 +310,22 @@ def _cores() -> int:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Progress bars on standard error, one per description; silent where that is not a terminal that can draw them."""
+    """Progress bars on standard error, one per description, from the first report on."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bars: dict[str, Any] = {}
+    progress = Progress(*columns, console=Console(stderr=True))
+    bars: dict[str, Any] = {}
 
-        def report(description: str, done: int, total: int) -> None:
-            if description not in bars:
-                bars[description] = progress.add_task(description)
-            progress.update(bars[description], completed=done, total=total)
+    def report(description: str, done: int, total: int) -> None:
+        progress.start()
+        if description not in bars:
+            bars[description] = progress.add_task(description)
+        progress.update(bars[description], completed=done, total=total)
 
+    try:
         yield report
+    finally:
+        if bars:
+            progress.stop()
 
 
 def _console() -> Console:

@@ -126,7 +126,7 @@ def load_policy(
 
     Args:
         source: a name in `snnkern.zoo.names()`, or a path.
-        action_scale: as for `load_actor`; a spiking actor's file holds its own.
+        action_scale: as for `load_actor`; not for a spiking actor, whose file holds its own.
         backend: what computes a spiking actor.
 
     Raises:
@@ -135,6 +135,8 @@ def load_policy(
     if str(source) not in zoo.names() and Path(source).exists():
         description = read_tensors(source)[1].get("snnkern")
         if isinstance(description, dict) and description.get("format") == _FORMAT:
+            if action_scale is not None:
+                raise InputError(f"{source} is a spiking actor and holds its own action_scale; got another one")
             return load(source, backend=backend)
     return checkpoints.load_actor(source, action_scale=action_scale)
 

@@ -19,7 +19,7 @@ from snnkern.neurons import NEURON_NAMES
 from snnkern.report import performance_figure, summarize_sweep
 from snnkern.rollout import Acts, decision_seconds
 
-TIMESTEPS = (2, 4, 8, 16)
+TIMESTEPS = (1, 2, 4, 8, 16)
 ALPHAS = (0.0, 0.2)
 _CALIBRATION_STEPS = 10_000
 

@@ -1,5 +1,5 @@
-// snnkern._cpu: the CPU kernels for Python. Takes addresses, sizes and strides; the caller has checked them
-// (snnkern/ops.py), so nothing here depends on torch.
+// snnkern._cpu: the CPU kernels for Python. Takes addresses, sizes and strides; the caller has
+// checked them (snnkern/ops.py), so nothing here depends on torch.
 
 #include <pybind11/pybind11.h>
 

@@ -1,4 +1,5 @@
-// The CPU kernels and the parameters they take. No allocation, no globals: callers may run them from any thread.
+// The CPU kernels and the parameters they take. No allocation, no globals: callers may run them
+// from any thread.
 #pragma once
 
 #include "../neuron.h"
@@ -30,8 +31,9 @@ struct NeuronProblem {
 template <class Real>
 void run_neuron(const NeuronProblem<Real>& problem);
 
-// y = x·W + b, one row at a time: the sum over `inputs` runs in order from the bias on and skips zeros, so a row's result
-// depends on that row alone, however many others there are, and a silent neuron costs nothing.
+// y = x·W + b, one row at a time: the sum over `inputs` runs in order from the bias on and skips
+// zeros, so a row's result depends on that row alone, however many others there are, and a silent
+// neuron costs nothing.
 template <class Real>
 struct LinearProblem {
     int64_t rows, inputs, outputs;

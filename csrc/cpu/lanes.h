@@ -1,4 +1,5 @@
-// SIMD lanes for neuron.h: the compiler's vector types, which it lowers to whatever registers the target has.
+// SIMD lanes for neuron.h: the compiler's vector types, which it lowers to whatever registers the
+// target has.
 #pragma once
 
 #include <cstring>

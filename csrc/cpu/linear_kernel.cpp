@@ -12,8 +12,7 @@ SNNKERN_INLINE void run_outputs(const LinearProblem<typename Lanes<V>::Real>& p,
                                 int64_t n) {
     using Real = typename Lanes<V>::Real;
     V sum[kBlock];
-    for (int i = 0; i < kBlock; ++i)
-        sum[i] = p.bias ? load<V>(p.bias + n + i * kLanes<V>) : V{};
+    for (int i = 0; i < kBlock; ++i) sum[i] = p.bias ? load<V>(p.bias + n + i * kLanes<V>) : V{};
     const Real* input = p.input + row * p.inputs;
     const Real* weight = p.weight + n;
     for (int64_t k = 0; k < p.inputs; ++k, weight += p.outputs) {

@@ -1,4 +1,5 @@
-// All T steps of one layer of neurons and its carry in one pass over memory; the neurons' state stays in registers.
+// All T steps of one layer of neurons and its carry in one pass over memory; the neurons' state
+// stays in registers.
 
 #include "kernels.h"
 #include "lanes.h"
@@ -30,7 +31,8 @@ SNNKERN_INLINE int64_t run_lanes(const NeuronProblem<typename Lanes<V>::Real>& p
         neuron.reset(spike, x, step);
         fired += spike != V{} ? Int{} + 1 : Int{};
         if constexpr (kSpikes) store<V>(p.spikes + t * p.batch * p.neurons + at, spike);
-        if constexpr (kConstant && kind == Kind::DC) x = V{};  // a constant is coded as x_1, 0, 0, …
+        if constexpr (kConstant && kind == Kind::DC)
+            x = V{};  // a constant is coded as x_1, 0, 0, …
     }
 
     const Real timesteps = static_cast<Real>(p.timesteps);

@@ -1,0 +1,45 @@
+# make demo    set everything up, then do the main job
+# make test    set everything up, then pass the tests
+# make lint    check formatting, lint and types;  make format  mend what can be mended
+# make bench   microbenchmarks of the kernels
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+TORCH := torch==2.13.0
+NATIVE := CMakeLists.txt $(shell find csrc -name '*.h' -o -name '*.cpp')
+
+.PHONY: demo test lint format bench clean
+
+demo: $(READY)
+	$(BIN)/snnkern demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	find csrc -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format --dry-run --Werror
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	find csrc -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format -i
+
+bench: $(READY)
+	$(BIN)/python -m pytest bench
+
+clean:
+	rm -rf $(VENV) build *.egg-info snnkern/*.so
+
+# The pinned torch goes first, so that no other package brings a release of its own choice.
+$(READY): requirements.txt pyproject.toml setup.py $(NATIVE)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet $(TORCH) -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	$(BIN)/snnkern info
+	touch $@

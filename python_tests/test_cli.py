@@ -1,0 +1,210 @@
+"""The command line as a user meets it: output, JSON, exit codes, one line for a mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("typer", reason="Typer is not installed")
+pytest.importorskip("mujoco", reason="MuJoCo is not installed")
+
+import snnkern
+from snnkern import cli, demo
+
+
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    code = cli.run([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def run_json(capsys, *arguments: object) -> dict:
+    code, out, _ = run(capsys, *arguments, "--json")
+    assert code == 0
+    return json.loads(out)
+
+
+@pytest.fixture
+def observations(tmp_path):
+    path = tmp_path / "observations.npy"
+    np.save(path, np.random.default_rng(0).normal(size=(200, 11)).astype(np.float32))
+    return path
+
+
+def test_help_teaches_every_verb(capsys) -> None:
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    for verb in ("demo", "convert", "evaluate", "info"):
+        assert verb in out
+        code, text, _ = run(capsys, verb, "--help")
+        assert code == 0
+        assert "--json" in text
+
+
+def test_info_names_versions_backends_and_actors(capsys) -> None:
+    facts = run_json(capsys, "info")
+    assert facts["snnkern"] == snnkern.__version__
+    assert [backend["name"] for backend in facts["backends"]] == ["cpu", "reference"]
+    assert set(facts["zoo"]) == set(snnkern.zoo.names())
+    code, out, _ = run(capsys, "info")
+    assert code == 0
+    assert "td3-halfcheetah" in out
+
+
+def test_info_says_why_the_native_backend_is_missing(capsys, monkeypatch) -> None:
+    monkeypatch.setattr("snnkern._backends.cpu._cpu", None)
+    monkeypatch.setattr("snnkern._backends.cpu._reason", "the native CPU kernels were not built", raising=False)
+    code, out, _ = run(capsys, "info")
+    assert code == 0
+    assert "not built" in out
+
+
+def test_convert_then_evaluate(capsys, tmp_path, observations) -> None:
+    output = tmp_path / "snn.safetensors"
+    described = run_json(
+        capsys,
+        "convert",
+        "td3-hopper",
+        output,
+        "--neuron",
+        "dc",
+        "-T",
+        4,
+        "--levels",
+        5,
+        "--observations",
+        observations,
+    )
+    assert described["neuron"]["levels"] == 5
+    snn = snnkern.load(output)
+    assert snn.dynamics.timesteps == described["timesteps"] == 4
+    result = run_json(capsys, "evaluate", output, "--episodes", 1)
+    assert result["environment"] == "Hopper-v5"
+    assert len(result["returns"]) == 1
+    assert len(result["spikes_per_decision_per_layer"]) == 2
+
+
+def test_convert_collects_observations_itself(capsys, tmp_path) -> None:
+    code, out, _ = run(capsys, "convert", "td3-hopper", tmp_path / "snn.safetensors", "--steps", 50)
+    assert code == 0
+    assert "MT, T = 4, α = 0.2, 256 + 256 neurons" in out
+
+
+def test_evaluate_compares_settings_and_keeps_them(capsys, tmp_path) -> None:
+    arguments = ["evaluate", "sac-hopper", "--neuron", "if,mt", "-T", "1", "--alpha", "0", "--episodes", 1]
+    arguments += ["--steps", 300, "--workers", 1, "--store", tmp_path / "store", "--figure", tmp_path / "figure.png"]
+    summary = run_json(capsys, *arguments)
+    assert [entry["neuron"]["name"] for entry in summary["results"]] == ["if", "mt"]
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    assert len(list((tmp_path / "store").iterdir())) == 3
+    code, out, _ = run(capsys, *arguments)
+    assert code == 0
+    assert "performance ratio" in out
+
+
+def test_the_demo_writes_its_results_and_figure(capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(demo, "TIMESTEPS", (2,))
+    monkeypatch.setattr(demo, "_CALIBRATION_STEPS", 500)
+    code, out, _ = run(capsys, "demo", "td3-halfcheetah", "-o", tmp_path, "--episodes", 1, "--workers", 1)
+    assert code == 0
+    assert "µs/decision" in out
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["demo-results.json", "demo.png"]
+    summary = json.loads((tmp_path / "demo-results.json").read_text())
+    assert len(summary["results"]) == 4 * 2
+    assert all(entry["microseconds_per_decision"] > 0 for entry in [summary["dense"], *summary["results"]])
+
+
+MISTAKES = {
+    "no such actor": (["evaluate", "td3-nothing"], "no actor 'td3-nothing'"),
+    "no such verb": (["conver"], "No such command"),
+    "missing argument": (["convert"], "Missing argument"),
+    "unknown option": (["info", "--jsn"], "No such option"),
+    "unknown neuron": (["evaluate", "td3-hopper", "--neuron", "lif"], "unknown neuron 'lif': choose one of"),
+    "T below 1": (["convert", "td3-hopper", "x.safetensors", "-T", "0"], "timesteps (T) must be"),
+    "T not a number": (["evaluate", "td3-hopper", "--neuron", "if", "-T", "a,b"], "--timesteps takes"),
+    "alpha too large": (["convert", "td3-hopper", "x.safetensors", "--alpha", "1.5"], "alpha (α) must be"),
+    "settings without neuron": (["evaluate", "td3-hopper", "--alpha", "0"], "give --neuron too"),
+    "unknown calibration": (["convert", "td3-hopper", "x.safetensors", "--calibration", "mean"], "unknown calibration"),
+    "no such environment": (["evaluate", "td3-hopper", "--env", "Hoper-v5"], "no environment 'Hoper-v5'"),
+    "unfit environment": (["evaluate", "td3-hopper", "--env", "HalfCheetah-v5"], "observations are [11]"),
+    "no observations": (["convert", "td3-hopper", "x.safetensors", "--observations", "no.npy"], "cannot read no.npy"),
+    "zero episodes": (["evaluate", "td3-hopper", "--episodes", "0"], "--episodes"),
+    "unknown backend": (["evaluate", "td3-hopper", "--neuron", "if", "--backend", "tpu", "--steps", "10"], "'tpu'"),
+    "no folder": (["demo", "-o", "nowhere"], "no folder nowhere"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_clear_line_and_exit_code_2(capsys, tmp_path, monkeypatch, arguments, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *arguments)
+    lines = [line for line in err.splitlines() if line.startswith("snnkern: ")]
+    assert code == 2
+    assert out == ""
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_spiking_actor_cannot_be_converted_again(capsys, tmp_path, observations) -> None:
+    output = tmp_path / "snn.safetensors"
+    assert run(capsys, "convert", "td3-hopper", output, "--observations", observations)[0] == 0
+    code, _, err = run(capsys, "evaluate", output, "--neuron", "if")
+    assert code == 2
+    assert "is a spiking actor already" in err
+    code, _, err = run(capsys, "convert", output, tmp_path / "again.safetensors", "--observations", observations)
+    assert code == 2
+    assert "'spiking-actor', where 'actor' was wanted" in err
+
+
+def test_pickled_observations_are_refused(capsys, tmp_path) -> None:
+    np.save(tmp_path / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    code, _, err = run(
+        capsys, "convert", "td3-hopper", tmp_path / "x.safetensors", "--observations", tmp_path / "objects.npy"
+    )
+    assert code == 2
+    assert "as a .npy array" in err
+
+
+def test_an_interruption_ends_with_130(capsys, monkeypatch) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "evaluate", interrupted)
+    code, _, err = run(capsys, "evaluate", "td3-hopper")
+    assert code == 130
+    assert "Traceback" not in err
+
+
+def test_the_module_runs_as_a_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "snnkern", "evaluate", "nothing"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("snnkern: no actor 'nothing'")
+
+
+def test_importing_the_package_needs_torch_numpy_and_safetensors_alone() -> None:
+    """Everything optional stays out until it is used, and its absence is one line."""
+    hidden = ["gymnasium", "mujoco", "matplotlib", "scipy", "typer", "rich", "stable_baselines3"]
+    program = f"""
+import sys
+for name in {hidden!r}:
+    sys.modules[name] = None
+import snnkern, snnkern.evaluation, snnkern.report, snnkern.__main__
+actor = snnkern.load_actor("td3-hopper")
+try:
+    snnkern.collect(actor, "Hopper-v5", 10)
+except snnkern.MissingDependencyError as error:
+    print(error)
+snnkern.__main__.main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == "running environments needs gymnasium, which is not installed: pip install 'snnkern[rl]'\n"
+    assert done.stderr == "snnkern: the command line needs typer, which is not installed: pip install 'snnkern[cli]'\n"
