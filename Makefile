@@ -1,7 +1,6 @@
 # make demo    set everything up, then do the main job
 # make test    set everything up, then pass the tests
 # make lint    check formatting, lint and types;  make format  mend what can be mended
-# make bench   microbenchmarks of the kernels
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +9,7 @@ READY := $(VENV)/ready
 TORCH := torch==2.13.0
 NATIVE := CMakeLists.txt $(shell find csrc -name '*.h' -o -name '*.cpp')
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format clean
 
 demo: $(READY)
 	$(BIN)/snnkern demo
@@ -28,9 +27,6 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	find csrc -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format -i
-
-bench: $(READY)
-	$(BIN)/python -m pytest bench
 
 clean:
 	rm -rf $(VENV) build *.egg-info snnkern/*.so

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from snnkern import checkpoints, zoo
+from snnkern._backends import check_name
 from snnkern.actors import Actor
 from snnkern.calibration import Calibration, calibrate
 from snnkern.errors import CheckpointError, InputError
@@ -132,6 +133,7 @@ def load_policy(
     Raises:
         InputError: as `load_actor` and `load`.
     """
+    check_name(backend)
     if str(source) not in zoo.names() and Path(source).exists():
         description = read_tensors(source)[1].get("snnkern")
         if isinstance(description, dict) and description.get("format") == _FORMAT:

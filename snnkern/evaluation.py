@@ -73,7 +73,24 @@ class Evaluation:
 
         Both sets of episodes are resampled. The ratio says something only where the dense actor's return is positive.
         """
-        return _bootstrap(_ratio_of_means, self.returns, dense.returns)
+        return average_performance_ratio([(self, dense)])
+
+
+def average_performance_ratio(pairs: Sequence[tuple[Evaluation, Evaluation]]) -> Interval:
+    """Mean over environments of spiking return / dense return, with its 95 % interval.
+
+    Args:
+        pairs: the spiking and the dense actor's evaluation, for every environment. Each one's episodes are resampled by
+            themselves.
+
+    Raises:
+        InputError: there are no environments.
+
+    Source: Xu et al., ICML 2026 ("average performance ratio", APR).
+    """
+    if not pairs:
+        raise InputError("an average performance ratio needs at least one environment")
+    return _bootstrap(_average_ratio, *(evaluation.returns for pair in pairs for evaluation in pair))
 
 
 def evaluate(
@@ -184,6 +201,8 @@ def sweep(
     """
     if workers < 1:
         raise InputError(f"workers must be at least 1, got {workers}")
+    for setting in settings:
+        SpikingActor(actor, thresholds, setting, backend=backend)  # refuses what does not fit before anything runs
     environment = environments.make(env)
     environments.check_spaces(actor.interface, environment.observation_space, environment.action_space)
     environment.close()
@@ -298,8 +317,9 @@ def _mean(sample: Any, axis: int = -1) -> Any:
     return np.mean(sample, axis=axis)
 
 
-def _ratio_of_means(spiking: Any, dense: Any, axis: int = -1) -> Any:
-    return np.mean(spiking, axis=axis) / np.mean(dense, axis=axis)
+def _average_ratio(*samples: Any, axis: int = -1) -> Any:
+    means = [np.mean(sample, axis=axis) for sample in samples]
+    return np.mean([spiking / dense for spiking, dense in zip(means[::2], means[1::2], strict=True)], axis=0)
 
 
 def _bootstrap(statistic: Callable[..., Any], *samples: Sequence[float]) -> Interval:

@@ -1,0 +1,118 @@
+"""Control performance of converted actors over several environments: average performance ratios as data and tables.
+
+    python bench/control.py FOLDER
+
+FOLDER holds published actors, `ALGORITHM_ENVIRONMENT_actor` (the CRPI paper's naming). Thresholds are each neuron's
+maximum over 10,000 steps of the dense actor. Finished settings are kept in `--store`, so an interrupted run goes on
+where it was. Writes JSON and a table (Markdown) beside it; `--redraw` writes the table again from the JSON alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import Progress
+
+import snnkern
+from snnkern.evaluation import Evaluation, average_performance_ratio, grid, sweep
+from snnkern.files import write_atomically
+from snnkern.neurons import NEURON_NAMES
+from snnkern.report import summarize_sweep
+
+TIMESTEPS = (2, 4, 8, 16)
+ALPHAS = (0.0, 0.2)
+
+
+def measure(files: list[Path], episodes: int, store: Path) -> dict[str, Any]:
+    """Every neuron × T × α on every actor, and the averages over actors."""
+    settings = grid(NEURON_NAMES, TIMESTEPS, ALPHAS)
+    pairs: dict[int, list[tuple[Evaluation, Evaluation]]] = defaultdict(list)
+    environments = {}
+    with Progress() as progress:
+        for file in files:
+            algorithm, env, _ = file.name.split("_")
+            bar = progress.add_task(f"{algorithm} {env}", total=None)
+            actor = snnkern.load_actor(file)
+            thresholds = snnkern.calibrate(actor, snnkern.collect(actor, env, 10_000, seed=0))
+            measured = sweep(
+                actor,
+                env,
+                settings,
+                thresholds=thresholds,
+                episodes=episodes,
+                store=store,
+                workers=os.cpu_count() or 1,
+                progress=lambda done, total, bar=bar: progress.update(bar, completed=done, total=total),
+            )
+            environments[f"{algorithm} {env}"] = summarize_sweep(measured)
+            for index, (_, evaluation) in enumerate(measured.results):
+                pairs[index].append((evaluation, measured.dense))
+    averages = []
+    for index, setting in enumerate(settings):
+        ratio = average_performance_ratio(pairs[index])
+        spikes = [sum(evaluation.spikes) for evaluation, _ in pairs[index]]
+        averages.append(
+            {
+                **setting.to_dict(),
+                "average_performance_ratio": ratio.value,
+                "interval": [ratio.low, ratio.high],
+                "spikes_per_decision": sum(spikes) / len(spikes),
+            }
+        )
+    versions = {name: version(name) for name in ("snnkern", "torch", "gymnasium", "mujoco")}
+    return {"episodes": episodes, "versions": versions, "environments": environments, "averages": averages}
+
+
+def table(results: dict[str, Any]) -> str:
+    """The averages and the dense returns as Markdown."""
+    lines = [
+        "| neuron | T | α = 0 | α = 0.2 | spikes per decision |",
+        "|---|---|---|---|---|",
+    ]
+    by_setting = {(entry["neuron"]["name"], entry["timesteps"], entry["alpha"]): entry for entry in results["averages"]}
+    for neuron in NEURON_NAMES:
+        for timesteps in TIMESTEPS:
+            plain, carried = (by_setting[neuron, timesteps, alpha] for alpha in ALPHAS)
+            cells = [f"{_percent(entry)}" for entry in (plain, carried)]
+            lines.append(
+                f"| {neuron.upper()} | {timesteps} | {' | '.join(cells)} | {carried['spikes_per_decision']:.0f} |"
+            )
+    lines += ["", "| dense actor | return |", "|---|---|"]
+    for name, summary in results["environments"].items():
+        dense = summary["dense"]
+        lines.append(f"| {name} | {dense['return_mean']:,.0f} ± {dense['return_std']:,.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _percent(entry: dict[str, Any]) -> str:
+    low, high = entry["interval"]
+    return f"{100 * entry['average_performance_ratio']:.1f} % [{100 * low:.0f} … {100 * high:.0f}]"
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="Folder of published actors.")] = Path(),
+    pattern: Annotated[str, typer.Option(help="Which of them.")] = "TD3_*_actor",
+    episodes: Annotated[int, typer.Option(help="Episodes per setting.", min=2)] = 10,
+    store: Annotated[Path, typer.Option(help="Keeps finished settings.")] = Path("results/control"),
+    output: Annotated[Path, typer.Option(help="JSON; the table goes beside it.")] = Path("bench/results/control.json"),
+    redraw: Annotated[bool, typer.Option("--redraw", help="Only write the table again.")] = False,
+) -> None:
+    if not redraw:
+        files = sorted(folder.glob(pattern))
+        if not files:
+            raise typer.BadParameter(f"no file {pattern} in {folder}")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(output, json.dumps(measure(files, episodes, store), indent=1).encode())
+    text = table(json.loads(output.read_text()))
+    write_atomically(output.with_suffix(".md"), text.encode())
+    print(text)
+
+
+if __name__ == "__main__":
+    typer.run(main)
