@@ -71,7 +71,7 @@ class Interface(nn.Module):
             ("observation_mean", observation_mean, observation_dim),
             ("observation_std", observation_std, observation_dim),
         ):
-            self.register_buffer(name, None if value is None else _vector(name, value, width, dtype))
+            self.register_buffer(name, None if value is None else as_vector(name, value, width, dtype))
         if self.observation_std is not None and not bool((self.observation_std > 0).all()):
             raise InputError("observation_std must be positive everywhere")
 
@@ -134,6 +134,8 @@ class Policy(nn.Module):
         super().__init__()
         self.interface = interface
         self.check_finite = check_finite
+        if not isinstance(metadata, Mapping | None):
+            raise InputError(f"metadata must be a mapping of strings, got {metadata!r}")
         self.metadata = {str(key): str(value) for key, value in (metadata or {}).items()}
 
     @torch.no_grad()
@@ -150,8 +152,10 @@ class Policy(nn.Module):
             width = self.interface.observation_dim
             raise InputError(f"observation must be [{width}] or [B, {width}], got shape {list(array.shape)}")
         own = self.interface.action_scale
-        batch = torch.from_numpy(np.ascontiguousarray(np.atleast_2d(array))).to(own)
-        action: NDArray[np.floating] = self(batch).cpu().numpy()
+        plain = np.float64 if array.dtype.itemsize > 4 else np.float32
+        copied = np.array(np.atleast_2d(array), dtype=plain)  # the array may be read-only, or of another byte order
+        result = self(torch.from_numpy(copied).to(own)).cpu()
+        action: NDArray[np.floating] = (result.float() if result.dtype == torch.bfloat16 else result).numpy()
         return action[0] if array.ndim == 1 else action
 
 
@@ -184,6 +188,8 @@ class Actor(Policy):
         for index, (weight, bias) in enumerate(layers):
             inputs = layers[index - 1][0].shape[0] if index else None
             check_layer(f"layer {index + 1}", weight, bias, inputs)
+            if weight.dtype != layers[0][0].dtype:
+                raise InputError(f"layer {index + 1} is {weight.dtype}, but layer 1 is {layers[0][0].dtype}")
         if interface is None:
             interface = Interface(hidden[0][0].shape[1], output[0].shape[0], dtype=output[0].dtype)
         super().__init__(interface, metadata, check_finite=True)
@@ -216,19 +222,30 @@ class Actor(Policy):
         digest = hashlib.sha256(repr(sorted(self.interface.description().items())).encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
 
-def check_layer(name: str, weight: Tensor, bias: Tensor, inputs: int | None) -> None:
-    """Refuses a layer that does not fit the one before, whose width is `inputs`."""
+def check_layer(name: str, weight: Tensor, bias: Tensor, inputs: int | None, kernel: bool = False) -> None:
+    """Refuses a layer that does not fit the one before, whose width is `inputs`.
+
+    `kernel` says that the file holds the transposed weight under that name, which an error then speaks of.
+    """
+    for part, tensor in (("weight", weight), ("bias", bias)):
+        if tensor.layout != torch.strided or tensor.device.type == "meta" or not tensor.dtype.is_floating_point:
+            kind = "meta" if tensor.device.type == "meta" else f"{tensor.layout} {tensor.dtype}"
+            raise InputError(f"{name}'s {part} must be a dense floating-point tensor, got {kind}")
+    if bias.dtype != weight.dtype:
+        raise InputError(f"{name}'s bias is {bias.dtype}, but its weight is {weight.dtype}")
     if weight.dim() != 2 or (inputs is not None and weight.shape[1] != inputs):
-        raise InputError(f"{name}'s weight must be [out, {inputs or 'in'}], got shape {list(weight.shape)}")
+        if kernel:
+            wanted, shape = f"kernel must be [{inputs or 'in'}, out]", list(weight.shape)[::-1]
+        else:
+            wanted, shape = f"weight must be [out, {inputs or 'in'}]", list(weight.shape)
+        raise InputError(f"{name}'s {wanted}, got shape {shape}")
     if tuple(bias.shape) != (weight.shape[0],):
         raise InputError(f"{name}'s bias must be [{weight.shape[0]}], got shape {list(bias.shape)}")
     for part, tensor in (("weight", weight), ("bias", bias)):
-        if not tensor.dtype.is_floating_point:
-            raise InputError(f"{name}'s {part} must be floating-point, got {tensor.dtype}")
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{name}'s {part} holds NaN or infinity")
 
@@ -240,10 +257,17 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     return layer.requires_grad_(False)
 
 
-def _vector(name: str, value: ArrayLike | Tensor, width: int, dtype: torch.dtype) -> Tensor:
+def as_vector(name: str, value: ArrayLike | Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    """A number or `width` numbers as a tensor `[width]`.
+
+    Raises:
+        InputError: it is neither, or not finite.
+    """
     try:
+        if np.iscomplexobj(value):
+            raise TypeError("complex")
         vector = torch.as_tensor(value, dtype=dtype).detach().cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise InputError(f"{name} must be a number or [{width}] numbers, got {value!r}") from error
     if tuple(vector.shape) not in ((), (1,), (width,)):
         raise InputError(f"{name} must be a number or [{width}], got shape {list(vector.shape)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -50,7 +51,7 @@ class ActivationRecorder:
         Raises:
             InputError: wrong shape or dtype, or a NaN or infinity.
         """
-        tensor = torch.as_tensor(observations)
+        tensor = _as_tensor(observations)
         width = self.actor.interface.observation_dim
         if tensor.dim() != 2 or tensor.shape[1] != width or not tensor.dtype.is_floating_point:
             raise InputError(
@@ -59,11 +60,13 @@ class ActivationRecorder:
             )
         if not bool(torch.isfinite(tensor).all()):
             raise InputError("calibration observations hold NaN or infinity")
-        for chunk in torch.split(tensor, _CHUNK):
+        for chunk in torch.split(tensor, _CHUNK) if len(tensor) else ():
             activations = self.actor.hidden_activations(chunk.to(self._maximum[0]))
+            if not all(bool(torch.isfinite(activation).all()) for activation in activations):
+                raise InputError("calibration observations are so large that activations overflow")
             for index, activation in enumerate(activations):
                 self._maximum[index] = torch.maximum(self._maximum[index], activation.amax(dim=0))
-                self._histograms[index].update(activation.double().cpu())
+                self._histograms[index].update(activation.double().cpu().numpy())
             self.observations += len(chunk)
 
     def maximum(self) -> list[Tensor]:
@@ -78,15 +81,15 @@ class ActivationRecorder:
     def percentile(self, percentile: float) -> list[Tensor]:
         """A percentile of the positive activations of every neuron, `[N]` per hidden layer; at most the maximum.
 
-        Taken over positive activations alone, so that a neuron that is rarely active is not silenced. Exact to 1/2048
-        of the maximum. 0 for a neuron that was never active.
+        Taken over positive activations alone, so that a neuron that is rarely active is not silenced. Within 1/2048 of
+        the maximum of the smallest activation that so many percent do not exceed. 0 for a neuron that was never active.
 
         Raises:
             InputError: nothing has been recorded.
         """
         self._check_recorded()
         return [
-            torch.minimum(histogram.percentile(percentile).to(maximum), maximum)
+            torch.minimum(torch.from_numpy(histogram.percentile(percentile)).to(maximum), maximum)
             for histogram, maximum in zip(self._histograms, self._maximum, strict=True)
         ]
 
@@ -99,36 +102,34 @@ class _Histogram:
     """Counts of positive values per neuron, in `_BINS` bins over [0, 2^exponent) with an exponent for each neuron."""
 
     def __init__(self, neurons: int) -> None:
-        self.counts = torch.zeros(neurons, _BINS, dtype=torch.float64)
-        self.exponent = torch.full((neurons,), -1100, dtype=torch.int64)  # below every double's
+        self.counts = np.zeros((neurons, _BINS), dtype=np.int64)
+        self.exponent = np.full(neurons, -1100)  # below every double's
 
-    def update(self, values: Tensor) -> None:
+    def update(self, values: NDArray[np.float64]) -> None:
         """Counts values `[B, N]`."""
-        _, exponent = torch.frexp(values.amax(dim=0))  # value < 2^exponent
-        exponent = torch.where(values.amax(dim=0) > 0, exponent.long(), self.exponent)
-        self._widen(torch.maximum(exponent, self.exponent))
-        bins = torch.ldexp(values, -self.exponent) * _BINS
-        bins = bins.clamp(0, _BINS - 1).long()
-        self.counts.scatter_add_(1, bins.T, (values > 0).double().T.contiguous())
+        largest = values.max(axis=0)
+        _, exponent = np.frexp(largest)  # largest < 2^exponent
+        self._widen(np.where(largest > 0, np.maximum(exponent, self.exponent), self.exponent))
+        bins = (np.ldexp(values, -self.exponent) * _BINS).astype(np.int64)
+        rows, neurons = np.nonzero(values > 0)
+        counted = np.bincount(neurons * _BINS + bins[rows, neurons], minlength=self.counts.size)
+        self.counts += counted.reshape(self.counts.shape)
 
-    def _widen(self, exponent: Tensor) -> None:
-        shift = (exponent - self.exponent).clamp(max=63)
+    def _widen(self, exponent: NDArray[np.int64]) -> None:
+        for neuron in np.flatnonzero(exponent > self.exponent):
+            merged = np.arange(_BINS) >> min(exponent[neuron] - self.exponent[neuron], 63)
+            self.counts[neuron] = np.bincount(merged, self.counts[neuron], minlength=_BINS)
         self.exponent = exponent
-        if bool((shift == 0).all()):
-            return
-        merged = torch.arange(_BINS) >> shift[:, None]
-        self.counts = torch.zeros_like(self.counts).scatter_add_(1, merged, self.counts)
 
-    def percentile(self, percentile: float) -> Tensor:
-        total = self.counts.sum(dim=1)
-        cumulative = self.counts.cumsum(dim=1)
-        wanted = (total * (percentile / 100.0))[:, None]
-        index = torch.searchsorted(cumulative, wanted).clamp(max=_BINS - 1)
-        inside = self.counts.gather(1, index)
-        below = cumulative.gather(1, index) - inside
-        fraction = torch.where(inside > 0, (wanted - below) / inside, 0.0).clamp(0, 1)
-        value = torch.ldexp((index + fraction)[:, 0] / _BINS, self.exponent)
-        return torch.where(total > 0, value, 0.0)
+    def percentile(self, percentile: float) -> NDArray[np.float64]:
+        """The percentile of every neuron's values, linear inside a bin; 0 where there are none."""
+        cumulative = self.counts.cumsum(axis=1)
+        wanted = cumulative[:, -1] * (percentile / 100.0)
+        index = (cumulative < wanted[:, None]).sum(axis=1)
+        inside = np.take_along_axis(self.counts, index[:, None], axis=1)[:, 0]
+        below = np.take_along_axis(cumulative, index[:, None], axis=1)[:, 0] - inside
+        value: NDArray[np.float64] = np.ldexp((index + (wanted - below) / np.maximum(inside, 1)) / _BINS, self.exponent)
+        return value
 
 
 @dataclass(frozen=True)
@@ -231,8 +232,10 @@ def collect(
     Raises:
         InputError: the environment does not exist or does not fit the actor; `steps` is below 1.
     """
-    if steps < 1:
-        raise InputError(f"steps must be at least 1, got {steps}")
+    if not isinstance(steps, Integral) or steps < 1:
+        raise InputError(f"steps must be a whole number of at least 1, got {steps!r}")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise InputError(f"seed must be a whole number of at least 0, got {seed!r}")
     environment = environments.make(env)
     try:
         environments.check_spaces(actor.interface, environment.observation_space, environment.action_space)
@@ -256,5 +259,16 @@ def _batches(
 ) -> Iterator[NDArray[np.floating] | Tensor]:
     if isinstance(observations, np.ndarray | Tensor):
         yield observations
-    else:
+    elif isinstance(observations, Iterable) and not isinstance(observations, str | bytes):
         yield from observations
+    else:
+        raise InputError(f"calibration observations must be an array or batches, got {type(observations).__name__}")
+
+
+def _as_tensor(observations: object) -> Tensor:
+    if isinstance(observations, Tensor):
+        return observations
+    if isinstance(observations, np.ndarray) and observations.dtype.kind in "biufc":
+        return torch.from_numpy(observations if observations.flags.writeable else observations.copy())
+    kind = f"array of {observations.dtype}" if isinstance(observations, np.ndarray) else type(observations).__name__
+    raise InputError(f"calibration observations must be numeric arrays or tensors, got {kind}")

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from snnkern import zoo
-from snnkern.actors import Actor, Interface, Policy, check_layer
+from snnkern.actors import Actor, Interface, Policy, as_vector, check_layer
 from snnkern.errors import CheckpointError, InputError
 from snnkern.files import read_tensors, write_tensors
 
@@ -53,10 +53,15 @@ def load_actor(
     overrides = {name: value for name, value in given.items() if value is not None}
     try:
         if "snnkern" in metadata:
-            return _from_description(tensors, metadata["snnkern"], overrides)
-        return actor_from_state_dict(tensors, metadata=metadata, **overrides)
+            actor = _from_description(tensors, metadata["snnkern"])
+        else:
+            actor = actor_from_state_dict(tensors, metadata=metadata)
     except InputError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    for name, value in overrides.items():
+        interface = actor.interface
+        setattr(interface, name, as_vector(name, value, interface.action_dim, interface.action_scale.dtype))
+    return actor
 
 
 def save_actor(actor: Actor, path: str | os.PathLike[str]) -> None:
@@ -77,7 +82,7 @@ def actor_from_module(
     Raises:
         InputError: names the module that does not fit the pattern Linear, ReLU, …, Linear[, Tanh].
     """
-    modules = list(module.children())
+    modules = list(module)  # not children(): one ReLU may stand in several places
     squash = bool(modules) and isinstance(modules[-1], nn.Tanh)
     if squash:
         modules.pop()
@@ -126,6 +131,8 @@ class _Layout:
     weight: str = "weight"
 
 
+_MOST_LAYERS = 10_000
+
 # Published CRPI checkpoints carry empty neuron buffers.
 _BUFFERS = r"neuron\d+\..*"
 _LAYOUTS = (
@@ -166,13 +173,13 @@ def actor_from_state_dict(
         if layout.weight == "kernel" and weight.dim() == 2:
             weight = weight.T
         layers.append((name, _as_float(weight), _as_float(bias)))
-    if layout.weight == "kernel" and _has_two_heads(layers):
+    if layout.weight == "kernel" and _has_two_heads(layers, metadata or {}):
         layers.pop()
     problems = []
     inputs = None
     for name, weight, bias in layers:
         try:
-            check_layer(name, weight, bias, inputs)
+            check_layer(name, weight, bias, inputs, kernel=layout.weight == "kernel")
         except InputError as error:
             problems.append(str(error))
         inputs = weight.shape[0] if weight.dim() else None
@@ -198,6 +205,8 @@ def _recognize(tensors: Mapping[str, Tensor]) -> tuple[_Layout, list[int]]:
         found = sorted({int(match[1]) for match in matches if match})
         if found:  # a gap in the numbers is a missing layer
             first = min(found[0], 0 if layout.weight == "kernel" else 1)
+            if found[-1] - first > _MOST_LAYERS:
+                raise CheckpointError(f"not a {layout.algorithm} actor: its layer numbers go up to {found[-1]}")
             return layout, list(range(first, found[-1] + 1))
     known = "; ".join(layout.example for layout in _LAYOUTS)
     some = ", ".join(list(tensors)[:8]) or "none"
@@ -208,12 +217,18 @@ def _layer_name(layout: _Layout, number: int) -> str:
     return layout.numbered.pattern.replace(r"(\d+)", str(number))
 
 
-def _has_two_heads(layers: Sequence[tuple[str, Tensor, Tensor]]) -> bool:
-    """Whether the last layer stands beside the one before it rather than behind it."""
+def _has_two_heads(layers: Sequence[tuple[str, Tensor, Tensor]], metadata: Mapping[str, str]) -> bool:
+    """Whether the last layer stands beside the one before it rather than behind it.
+
+    The shapes tell, but for an actor with as many actions as neurons in its last hidden layer.
+    """
     if len(layers) < 3:
         return False
     (_, before, _), (_, last, _) = layers[-2:]
-    return last.shape == before.shape and last.shape[-1] != before.shape[0]
+    if last.dim() != 2 or last.shape != before.shape:
+        return False
+    algorithm = metadata.get("algorithm", metadata.get("algo", ""))
+    return last.shape[1] != before.shape[0] or algorithm.upper() == "SAC"
 
 
 def check_names(what: str, tensors: Mapping[str, Tensor], wanted: Iterable[str], ignored: Iterable[str] = ()) -> None:
@@ -222,25 +237,33 @@ def check_names(what: str, tensors: Mapping[str, Tensor], wanted: Iterable[str],
     Raises:
         CheckpointError: names what is missing and what is unexpected.
     """
-    wanted = set(wanted)
+    wanted = list(wanted)
     problems = []
-    if missing := sorted(wanted - set(tensors)):
-        problems.append(f"missing {', '.join(missing)}")
-    if unexpected := sorted(set(tensors) - wanted - set(ignored)):
-        problems.append(f"unexpected {', '.join(unexpected)}")
+    if missing := [name for name in wanted if name not in tensors]:
+        problems.append(f"missing {_some(missing)}")
+    if unexpected := sorted(set(tensors) - set(wanted) - set(ignored)):
+        problems.append(f"unexpected {_some(unexpected)}")
     if problems:
         raise CheckpointError(f"not {what}: {'; '.join(problems)}")
 
 
+def _some(names: Sequence[str]) -> str:
+    rest = len(names) - 8
+    return ", ".join(names[:8]) + (f" and {rest} more" if rest > 0 else "")
+
+
 def check_format(description: object, wanted: str) -> dict[str, Any]:
     """Refuses the description of a file of another kind, or from a newer version of `snnkern`."""
+    if description is None:
+        raise CheckpointError(f"this file was not written by snnkern.save, and {wanted!r} was wanted")
     if not isinstance(description, dict) or description.get("format") != wanted:
         found = description.get("format") if isinstance(description, dict) else description
         raise CheckpointError(f"this is a file of format {found!r}, where {wanted!r} was wanted")
-    if description.get("version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"format version {description.get('version')!r} is not {FORMAT_VERSION}: a newer snnkern wrote this file"
-        )
+    version = description.get("version")
+    if version != FORMAT_VERSION:
+        newer = isinstance(version, int) and version > FORMAT_VERSION
+        why = "a newer snnkern wrote this file" if newer else "no snnkern wrote this file"
+        raise CheckpointError(f"format version {version!r} is not {FORMAT_VERSION}: {why}")
     return description
 
 
@@ -254,7 +277,7 @@ def describe_policy(policy: Policy, hidden_layers: int) -> dict[str, Any]:
     }
 
 
-def interface_from(tensors: Mapping[str, Tensor], description: Mapping[str, Any], **overrides: ArrayLike) -> Interface:
+def interface_from(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> Interface:
     """The interface that a file's tensors and description say."""
     buffers: dict[str, Any] = {name.removeprefix("interface."): tensors[name] for name in interface_names(description)}
     clip = description["observation_clip"]
@@ -264,7 +287,7 @@ def interface_from(tensors: Mapping[str, Tensor], description: Mapping[str, Any]
         squash=description["squash"],
         observation_clip=math.inf if clip is None else clip,
         dtype=buffers["action_scale"].dtype,
-        **(buffers | overrides),
+        **buffers,
     )
 
 
@@ -276,13 +299,13 @@ def interface_names(description: Mapping[str, Any]) -> list[str]:
     return [f"interface.{name}" for name in names]
 
 
-def _from_description(tensors: dict[str, Tensor], description: object, overrides: dict[str, ArrayLike]) -> Actor:
+def _from_description(tensors: dict[str, Tensor], description: object) -> Actor:
     try:
         description = check_format(description, "actor")
         layers = [*(f"hidden.{index}" for index in range(description["hidden_layers"])), "output"]
         wanted = [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
         check_names("an actor", tensors, wanted + interface_names(description))
-        interface = interface_from(tensors, description, **overrides)
+        interface = interface_from(tensors, description)
         pairs = [(tensors[f"{layer}.weight"], tensors[f"{layer}.bias"]) for layer in layers]
         return Actor(pairs[:-1], pairs[-1], interface, description["metadata"])
     except (KeyError, TypeError) as error:
@@ -291,4 +314,4 @@ def _from_description(tensors: dict[str, Tensor], description: object, overrides
 
 def _as_float(tensor: Tensor) -> Tensor:
     """float64 stays, everything else becomes float32, the precision that actors run in."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+    return tensor if tensor.dtype == torch.float64 or tensor.is_complex() else tensor.float()

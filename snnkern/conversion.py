@@ -85,6 +85,8 @@ def save(policy: Actor | SpikingActor, path: str | os.PathLike[str], *, include_
     if isinstance(policy, Actor):
         checkpoints.save_actor(policy, path)
         return
+    if not isinstance(policy, SpikingActor):
+        raise InputError(f"only an Actor or a SpikingActor can be saved, got {type(policy).__name__}")
     tensors = dict(policy.state_dict())
     carries = [layer.carry.value for layer in policy.hidden]
     has_carry = include_carry and carries[0] is not None
@@ -111,6 +113,7 @@ def load(path: str | os.PathLike[str], *, backend: str = "auto") -> SpikingActor
         InputError: the file does not exist.
         CheckpointError: it is truncated, or not a spiking actor's.
     """
+    check_name(backend)
     tensors, metadata = read_tensors(path)
     try:
         return _restore(tensors, metadata.get("snnkern"), backend)
@@ -150,8 +153,10 @@ def _restore(tensors: dict[str, Tensor], description: object, backend: str) -> S
     wanted = [f"{layer}.{part}" for layer in hidden for part in parts]
     wanted += ["output.weight", "output.bias", *checkpoints.interface_names(found)]
     checkpoints.check_names("a spiking actor", tensors, wanted)
-    pairs = [(tensors[f"{layer}.weight"].T, tensors[f"{layer}.bias"]) for layer in [*hidden, "output"]]
+    pairs = [(tensors[f"{layer}.weight"].mT, tensors[f"{layer}.bias"]) for layer in [*hidden, "output"]]
     actor = Actor(pairs[:-1], pairs[-1], checkpoints.interface_from(tensors, found), found["metadata"])
+    if missing := {"alpha", "memory", "clip"} - set(found["dynamics"]):  # a file says all, `from_dict` has defaults
+        raise KeyError(", ".join(sorted(missing)))
     policy = SpikingActor(
         actor,
         [tensors[f"{layer}.threshold"] for layer in hidden],
@@ -162,7 +167,10 @@ def _restore(tensors: dict[str, Tensor], description: object, backend: str) -> S
     if found["carry"]:
         for layer, name in zip(policy.hidden, hidden, strict=True):
             carry = tensors[f"{name}.carry"]
-            if carry.dim() != 2 or carry.shape[1] != len(layer.threshold):
+            rows = tensors["hidden.0.carry"].shape[:1]
+            if carry.dtype != layer.threshold.dtype:
+                raise InputError(f"{name}.carry is {carry.dtype}, but its threshold is {layer.threshold.dtype}")
+            if carry.shape != (*rows, len(layer.threshold)):
                 raise InputError(f"{name}.carry must be [B, {len(layer.threshold)}], got {list(carry.shape)}")
             layer.carry.value = carry
     return policy

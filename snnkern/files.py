@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import secrets
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
         InputError: the folder does not exist or cannot be written to.
     """
     path = Path(path)
+    if not path.name:
+        raise InputError(f"cannot write {str(path)!r}: it names no file")
     beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         try:
@@ -62,10 +65,10 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
             head = file.read(16)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
+    if head[8:9] == b"{":  # first: the length of the header before it may begin as a pickle does
+        return _read_safetensors(path)
     if head.startswith((_ZIP, _PICKLE)):
         return _read_torch(path), {}
-    if len(head) >= 9 and head[8:9] == b"{":
-        return _read_safetensors(path)
     raise CheckpointError(f"{path} is not a checkpoint: neither safetensors nor a file that torch.save wrote")
 
 
@@ -86,14 +89,18 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols: what cannot be read is refused below
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        wanted = re.search(r"(?:GLOBAL|Unsupported (?:class|global|operand)[^:]*:?) ([\w.]+)", str(error))
+        if "Unsupported operand" in str(error):  # an instruction that torch.save does not write
+            raise CheckpointError(f"{path} is damaged, or not a checkpoint that torch.save wrote") from error
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f" ({wanted[1]})" if wanted else ""
         raise CheckpointError(
             f"{path} asks to run code or build objects{what}, which is refused: save the actor's state_dict() instead"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except Exception as error:  # damaged files make torch.load fail in many ways, struct.error among them
         reason = str(error).strip().splitlines()
         raise CheckpointError(
             f"{path} is truncated or not a checkpoint: {reason[0] if reason else type(error).__name__}"

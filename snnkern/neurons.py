@@ -52,6 +52,9 @@ class Neuron:
             raise InputError(
                 f"{self.label}'s levels must be a whole number from 1 to {MAX_LEVELS}, got {self.levels!r}"
             )
+        # Plain numbers, whatever kind came in (NumPy's, fractions): for JSON, and for operators' arguments.
+        for name, convert in (("initial_fraction", float), ("negative_fraction", float), ("levels", int)):
+            object.__setattr__(self, name, convert(getattr(self, name)))
 
     @property
     def name(self) -> str:
@@ -179,16 +182,18 @@ class Dynamics:
         _check_fraction("memory (μ)", self.memory)
         if not _is_real(self.clip) or not 0 <= self.clip < math.inf:
             raise InputError(f"clip (κ) must be a finite number of at least 0, got {self.clip!r}")
+        for name, convert in (("timesteps", int), ("alpha", float), ("memory", float), ("clip", float)):
+            object.__setattr__(self, name, convert(getattr(self, name)))
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description that `from_dict` reads back."""
         neuron = {"name": self.neuron.name, **asdict(self.neuron)}
         return {
             "neuron": neuron,
-            "timesteps": int(self.timesteps),
-            "alpha": float(self.alpha),
-            "memory": float(self.memory),
-            "clip": float(self.clip),
+            "timesteps": self.timesteps,
+            "alpha": self.alpha,
+            "memory": self.memory,
+            "clip": self.clip,
         }
 
     @classmethod
@@ -203,7 +208,9 @@ class Dynamics:
             neuron = dict(rest.pop("neuron"))
             kind = parse_neuron(neuron.pop("name")).kind
             return cls(neuron=neuron_from(kind, neuron), **rest)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
             raise InputError(f"not a description of neuron dynamics: {description!r} ({error})") from error
 
 

@@ -58,8 +58,10 @@ class Carry(nn.Module):
 
 def check_threshold(threshold: Tensor, name: str = "threshold") -> Tensor:
     """Refuses thresholds that are not finite floating-point numbers ≥ 0."""
-    if not isinstance(threshold, Tensor) or not threshold.dtype.is_floating_point:
-        raise InputError(f"{name} must be a floating-point tensor, got {getattr(threshold, 'dtype', type(threshold))}")
+    if not isinstance(threshold, Tensor):
+        raise InputError(f"{name} must be a floating-point tensor, got {type(threshold).__name__}")
+    if not threshold.dtype.is_floating_point:
+        raise InputError(f"{name} must be a floating-point tensor, got {threshold.dtype}")
     bad = ~(torch.isfinite(threshold) & (threshold >= 0))
     if bool(bad.any()):
         first = threshold[bad].flatten()[0].item()
@@ -111,8 +113,8 @@ class SpikingActivation(nn.Module):
         _backends.check_name(backend)
         self.dynamics = Dynamics(parse_neuron(neuron), timesteps, alpha, memory, clip)
         self.backend = backend
-        self.register_buffer("threshold", check_threshold(torch.as_tensor(threshold)))
-        self.register_buffer("bias", None if bias is None else bias.detach().clone())
+        self.register_buffer("threshold", check_threshold(_as_tensor("threshold", threshold)))
+        self.register_buffer("bias", None if bias is None else _check_bias(bias, self.dynamics.neuron))
         self.carry = Carry()
         self._spikes: Tensor | None = None
 
@@ -219,12 +221,15 @@ class SpikingActor(Policy):
         _backends.check_name(backend)
         self.dynamics = dynamics
         self.backend = backend
+        if not isinstance(thresholds, Sequence):
+            raise InputError(f"thresholds must be a sequence of tensors, got {type(thresholds).__name__}")
         if len(thresholds) != len(actor.hidden):
             raise InputError(f"the actor has {len(actor.hidden)} hidden layers, got {len(thresholds)} thresholds")
         layers = []
         for index, (layer, threshold) in enumerate(zip(actor.hidden, thresholds, strict=True)):
             name = f"the threshold of hidden layer {index + 1}"
-            threshold = check_threshold(threshold, name).to(layer.weight)
+            check_threshold(threshold, name)
+            threshold = check_threshold(threshold.to(layer.weight), name)  # again: float64 may overflow in float32
             if tuple(threshold.shape) != (layer.out_features,):
                 raise InputError(f"{name} must be [{layer.out_features}], got shape {list(threshold.shape)}")
             layers.append(SpikingLayer(_transposed(layer.weight), layer.bias.detach().clone(), threshold))
@@ -249,6 +254,7 @@ class SpikingActor(Policy):
             InputError: wrong width, dtype or device; a NaN or infinity (where `check_finite`); another batch size than
                 the carry's; the observation requires grad while grad is on. The carry is as before the call.
         """
+        ops.refuse_grad(observation=observation)
         signal = self.interface.prepare(observation, self.check_finite)
         differential = self.dynamics.neuron.kind is Kind.DC
         carries, counts = [], []
@@ -298,8 +304,26 @@ def _last(spikes: Tensor | None) -> Tensor:
     return spikes
 
 
+def _as_tensor(name: str, value: object) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    try:
+        return torch.from_numpy(np.array(value))  # a copy: the array may be read-only, which torch warns of
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} must be a tensor, got {value!r}") from error
+
+
+def _check_bias(bias: Tensor, neuron: Neuron) -> Tensor:
+    if neuron.kind is not Kind.DC:
+        raise InputError(f"bias is for DC neurons; the current of {neuron.label} neurons contains it")
+    bias = _as_tensor("bias", bias)
+    if not bias.dtype.is_floating_point or not bool(torch.isfinite(bias).all()):
+        raise InputError(f"bias must be finite floating-point numbers, got {bias}")
+    return bias.detach().clone()
+
+
 def _check_mask(mask: Tensor | NDArray[np.bool_], carry: Tensor | None) -> Tensor:
-    mask = torch.as_tensor(mask)
+    mask = _as_tensor("the reset mask", mask)
     if mask.dtype != torch.bool or mask.dim() != 1:
         raise InputError(f"the reset mask must be a boolean [B], got {mask.dtype} of shape {list(mask.shape)}")
     if carry is not None and len(mask) != len(carry):

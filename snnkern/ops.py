@@ -52,7 +52,7 @@ def neuron_spikes(
 
     Source: `docs/semantics.md`, "One decision step of one neuron" and "Residual carry".
     """
-    _refuse_grad(current=current, threshold=threshold, carry=carry, bias=bias)
+    refuse_grad(current=current, threshold=threshold, carry=carry, bias=bias)
     flat = _flat(dynamics)
     return torch.ops.snnkern.neuron_spikes(current, threshold, carry, bias, *flat, backend)
 
@@ -71,7 +71,7 @@ def neuron_mean(
     Returns:
         mean output Q_T / T (e_T for DC) `[B, N]`, carry `[B, N]`, counts int64 `[B]`.
     """
-    _refuse_grad(current=current, threshold=threshold, carry=carry, bias=bias)
+    refuse_grad(current=current, threshold=threshold, carry=carry, bias=bias)
     flat = _flat(dynamics)
     return torch.ops.snnkern.neuron_mean(current, threshold, carry, bias, *flat, backend)
 
@@ -88,7 +88,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend
     Raises:
         InputError: a shape, dtype or device does not fit, or a tensor requires grad while grad is on.
     """
-    _refuse_grad(input=input, weight=weight, bias=bias)
+    refuse_grad(input=input, weight=weight, bias=bias)
     return torch.ops.snnkern.linear(input, weight, bias, backend)
 
 
@@ -153,7 +153,12 @@ def _dynamics(
     return Dynamics(neuron_from(Kind(kind), parameters), timesteps, alpha, memory, clip)
 
 
-def _refuse_grad(**tensors: Tensor | None) -> None:
+def refuse_grad(**tensors: Tensor | None) -> None:
+    """Refuses tensors that require grad while grad is on: there is no gradient.
+
+    Raises:
+        InputError: names the tensor.
+    """
     if not torch.is_grad_enabled():
         return
     for name, tensor in tensors.items():

@@ -195,7 +195,7 @@ def neuron(
         mean=state.mean(timesteps),
         carry=residual_carry(state.potential - start, state.transmitted(timesteps), carry, threshold, dynamics),
         counts=(spikes != 0).sum(dim=(0, 2)),
-        margin=torch.cat([margin, torch.full_like(start[:, :1], torch.inf)], dim=1).amin(dim=1),
+        margin=torch.cat([margin, start.new_full((len(start), 1), torch.inf)], dim=1).amin(dim=1),
     )
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from snnkern._backends import Problem, Result
 
+_reason = ""
 try:
     import snnkern._cpu as _cpu
 except ImportError as error:

@@ -1,0 +1,585 @@
+"""Spiking modules: what they compute, the carry that belongs to a row, what a call may be given, copies and moves."""
+
+import copy
+import io
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from builders import NEURONS, assert_same_tensors, make_actor, make_layers, make_observations
+from torch import nn
+
+import snnkern
+from snnkern import InputError, SpikingActivation, SpikingActor, reference
+
+WIDTHS = (5, 9, 13, 3)
+BACKENDS = [status.name for status in snnkern.backends() if status.available]
+
+
+def make_policy(neuron="mt", seed=0, dtype=torch.float32, widths=WIDTHS, interface=None, **parameters) -> SpikingActor:
+    actor = make_actor(*widths, seed=seed, dtype=dtype, **(interface or {}))
+    parameters = {"timesteps": 4, "alpha": 0.5, "memory": 0.5} | parameters
+    return snnkern.convert(actor, make_observations(200, widths[0]), neuron=neuron, **parameters)
+
+
+def observe(rows: int, seed: int = 2, dtype=torch.float32, width: int = WIDTHS[0]) -> torch.Tensor:
+    return torch.from_numpy(make_observations(rows, width, seed=seed, dtype=np.float64)).to(dtype)
+
+
+def carries(policy: SpikingActor) -> list[torch.Tensor]:
+    return [layer.carry.value for layer in policy.hidden]
+
+
+def assert_same_carries(policy: SpikingActor, before: list[torch.Tensor]) -> None:
+    assert all(torch.equal(*pair) for pair in zip(carries(policy), before, strict=True))
+
+
+# SpikingActor: what it computes
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("neuron", NEURONS)
+def test_decisions_spikes_and_carries_are_those_of_the_reference(neuron, backend):
+    scale, bias = torch.tensor([0.5, 2.0, 3.0]).double(), torch.tensor([0.0, -1.0, 1.0]).double()
+    interface = {"action_scale": scale, "action_bias": bias, "observation_mean": 0.1, "observation_std": 0.7}
+    actor = make_actor(*WIDTHS, dtype=torch.float64, **interface)
+    policy = snnkern.convert(
+        actor, make_observations(200, 5), neuron=neuron, timesteps=5, alpha=0.7, memory=0.6, backend=backend
+    )
+    hidden = [
+        (layer.weight, layer.bias, threshold) for layer, threshold in zip(actor.hidden, policy.thresholds, strict=True)
+    ]
+    rows = 101
+    expected_carries = [torch.zeros(rows, len(threshold)).double() for threshold in policy.thresholds]
+    clear = torch.ones(rows, dtype=torch.bool)  # rows that rounding cannot have turned
+    for decision in range(4):
+        observation = observe(rows, seed=decision, dtype=torch.float64)
+        action = policy(observation)
+        normalised = (observation - 0.1) / 0.7
+        expected = reference.actor(
+            normalised, hidden, (actor.output.weight, actor.output.bias), expected_carries, policy.dynamics
+        )
+        expected_carries = [layer.carry for layer in expected.layers]
+        for layer in expected.layers:
+            clear &= layer.margin > 1e-9
+        counts = torch.stack([layer.counts for layer in expected.layers])
+        assert policy.spikes.shape == (2, rows)
+        assert policy.spikes.dtype == torch.int64
+        assert torch.equal(policy.spikes[:, clear], counts[:, clear])
+        torch.testing.assert_close(
+            action[clear], scale * torch.tanh(expected.output[clear]) + bias, rtol=1e-9, atol=1e-9
+        )
+        for mine, wanted in zip(carries(policy), expected_carries, strict=True):
+            torch.testing.assert_close(mine[clear], wanted[clear], rtol=1e-9, atol=1e-9)
+    # A DC neuron that takes back exactly what it has sent stands on a boundary, Q = λ, without being in doubt.
+    assert clear.sum() > (0.5 if neuron == "dc" else 0.9) * rows
+    assert counts.sum() > 0
+
+
+@pytest.mark.parametrize("neuron", NEURONS)
+def test_the_carry_makes_a_decision_depend_on_the_last_one(neuron):
+    policy, plain = make_policy(neuron), make_policy(neuron, alpha=0.0)
+    observation = observe(20)
+    assert torch.equal(policy(observation), plain(observation))
+    assert not torch.equal(policy(observation), plain(observation))
+
+
+def test_spikes_before_the_first_decision_are_refused():
+    with pytest.raises(InputError, match="no decision has been made"):
+        _ = make_policy().spikes
+
+
+# SpikingActor: the carry belongs to a row
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 4])
+def test_another_batch_size_is_refused_with_a_hint_to_reset(rows):
+    policy = make_policy()
+    policy(observe(3))
+    before = carries(policy)
+    with pytest.raises(InputError, match=r"carry belongs to a batch of shape \[3, 9\].*reset\(\)"):
+        policy(observe(rows))
+    assert_same_carries(policy, before)
+    policy.reset()
+    assert policy(observe(rows)).shape == (rows, 3)
+
+
+def test_reset_starts_afresh():
+    policy = make_policy()
+    first = policy(observe(7))
+    assert not torch.equal(policy(observe(7)), first)
+    policy.reset()
+    assert torch.equal(policy(observe(7)), first)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param(lambda mask: mask, id="torch"),
+        pytest.param(lambda mask: mask.numpy(), id="numpy"),
+        pytest.param(lambda mask: mask.tolist(), id="list"),
+        pytest.param(lambda mask: np.frombuffer(mask.numpy().tobytes(), dtype=bool), id="numpy-read-only"),
+        pytest.param(lambda mask: torch.stack([mask, mask], 1)[:, 0], id="torch-strided"),
+    ],
+)
+def test_reset_by_mask_starts_those_rows_afresh_and_no_others(form):
+    policy = make_policy()
+    policy(observe(6))
+    mask = torch.tensor([True, False, False, True, True, False])
+    before = carries(policy)
+    torch.set_warn_always(True)
+    try:
+        policy.reset(form(mask))
+    finally:
+        torch.set_warn_always(False)
+    for now, old in zip(carries(policy), before, strict=True):
+        assert not now[mask].any()
+        assert torch.equal(now[~mask], old[~mask])
+    fresh, second = make_policy(), observe(6, seed=9)
+    assert torch.equal(policy(second)[mask], fresh(second)[mask])
+
+
+def test_masks_of_none_and_all():
+    policy = make_policy()
+    policy(observe(4))
+    before = carries(policy)
+    policy.reset(np.zeros(4, dtype=bool))
+    assert_same_carries(policy, before)
+    policy.reset(np.ones(4, dtype=bool))
+    assert torch.equal(policy(observe(4)), make_policy()(observe(4)))
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        pytest.param(torch.tensor([1, 0, 0, 1]), "boolean .*int64", id="int"),
+        pytest.param(np.array([1.0, 0.0, 0.0, 1.0]), "boolean .*float64", id="float"),
+        pytest.param(np.zeros((4, 1), bool), r"boolean .*\[4, 1\]", id="column"),
+        pytest.param(True, r"boolean .*\[\]", id="scalar"),
+        pytest.param(np.zeros(3, bool), "has 3 rows, but the carry belongs to 4", id="short"),
+        pytest.param(np.zeros(0, bool), "has 0 rows, but the carry belongs to 4", id="empty"),
+        pytest.param("all", "reset mask", id="text"),
+    ],
+)
+def test_a_wrong_mask_is_refused_and_resets_nothing(mask, message):
+    policy = make_policy()
+    policy(observe(4))
+    before = carries(policy)
+    with pytest.raises(InputError, match=message):
+        policy.reset(mask)
+    assert_same_carries(policy, before)
+    activation = SpikingActivation("if", torch.tensor(1.0), 2, alpha=1.0)
+    activation(torch.rand(2, 4, 3))
+    kept = activation.carry.value
+    with pytest.raises(InputError, match=message):
+        activation.reset(mask)
+    assert torch.equal(activation.carry.value, kept)
+
+
+def test_a_reset_before_the_first_decision_does_nothing():
+    policy = make_policy()
+    policy.reset()
+    policy.reset(np.array([True, False]))
+    assert torch.equal(policy(observe(2)), make_policy()(observe(2)))
+
+
+@pytest.mark.parametrize(
+    ("observation", "message"),
+    [
+        pytest.param(torch.zeros(3, 4), r"\[B, 5\], got shape \[3, 4\]", id="width"),
+        pytest.param(torch.zeros(5), r"\[B, 5\], got shape \[5\]", id="vector"),
+        pytest.param(torch.zeros(1, 3, 5), r"\[B, 5\], got shape \[1, 3, 5\]", id="three-dimensional"),
+        pytest.param(torch.zeros(2, 5), "carry belongs to a batch", id="batch"),
+        pytest.param(torch.zeros(3, 5).double(), "float64, but the actor is torch.float32", id="float64"),
+        pytest.param(torch.zeros(3, 5).half(), "float16, but the actor is torch.float32", id="float16"),
+        pytest.param(torch.zeros(3, 5).long(), "int64, but the actor is torch.float32", id="int"),
+        pytest.param(torch.zeros(3, 5).to("meta"), "on meta, but the actor is on cpu", id="device"),
+        pytest.param(torch.full((3, 5), math.nan), "NaN or infinity in 3 of 3 rows", id="nan"),
+        pytest.param(torch.zeros(3, 5).index_fill(0, torch.tensor(1), math.inf), "1 of 3 rows .first: row 1", id="inf"),
+        pytest.param(torch.zeros(3, 5, requires_grad=True), "observation requires grad", id="requires-grad"),
+    ],
+)
+def test_a_refused_call_leaves_the_carry_and_the_spikes_as_they_were(observation, message):
+    policy = make_policy()
+    policy(observe(3))
+    before, spikes = carries(policy), policy.spikes
+    with pytest.raises(InputError, match=message):
+        policy(observation)
+    assert_same_carries(policy, before)
+    assert torch.equal(policy.spikes, spikes)
+
+
+def test_gradients_are_no_matter_where_grad_is_off():
+    policy, observation = make_policy(), observe(3)
+    expected = make_policy()(observation)
+    with torch.no_grad():
+        assert torch.equal(policy(observation.requires_grad_()), expected)
+
+
+# SpikingActor: values that are not finite
+
+
+@pytest.mark.parametrize("neuron", NEURONS)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_where_allowed_a_bad_row_harms_itself_alone_and_until_reset(neuron, value):
+    policy, clean = make_policy(neuron, check_finite=False), make_policy(neuron)
+    observation = observe(4)
+    bad = observation.clone()
+    bad[2, 3] = value
+    good = [0, 1, 3]
+    for _ in range(2):
+        assert torch.equal(policy(bad)[good], clean(observation)[good])
+        assert torch.equal(policy.spikes[:, good], clean.spikes[:, good])
+    policy.reset(torch.tensor([False, False, True, False]))
+    clean.reset(torch.tensor([False, False, True, False]))
+    assert torch.equal(policy(observation), clean(observation))
+
+
+@pytest.mark.parametrize("neuron", NEURONS)
+def test_a_nan_silences_what_it_reaches_and_shows_in_the_carry(neuron):
+    policy = make_policy(neuron, check_finite=False)
+    policy(torch.full((1, 5), math.nan))
+    assert policy.spikes[0].tolist() == [0]
+    assert policy.hidden[0].carry.value.isnan().all()
+    policy(observe(1))
+    assert policy.spikes[0].tolist() == [0]
+
+
+# SpikingActor.act
+
+
+@pytest.mark.parametrize("neuron", NEURONS)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_act_takes_numpy_of_any_float_dtype_and_answers_in_its_own(neuron, dtype):
+    policy, other = make_policy(neuron), make_policy(neuron)
+    observation = make_observations(6, 5).astype(dtype)
+    for _ in range(3):
+        action = policy.act(observation)
+        assert action.dtype == np.float32
+        expected = other(torch.from_numpy(observation.astype(np.float32))).numpy()
+        np.testing.assert_array_equal(action, expected)
+
+
+def test_act_on_one_observation_is_act_on_a_batch_of_one():
+    policy, other = make_policy(), make_policy()
+    for observation in make_observations(5, 5):
+        action = policy.act(observation)
+        assert action.shape == (3,)
+        np.testing.assert_array_equal(action, other.act(observation[None])[0])
+    assert policy.act(make_observations(1, 5)).shape == (1, 3)
+
+
+def test_act_on_no_rows():
+    assert make_policy().act(np.zeros((0, 5), np.float32)).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param(lambda array: array[:, ::-1][:, ::-1], id="reversed-twice"),
+        pytest.param(lambda array: np.asfortranarray(array), id="column-major"),
+        pytest.param(lambda array: np.repeat(array, 2, axis=1)[:, ::2], id="strided"),
+        pytest.param(lambda array: np.frombuffer(array.tobytes(), np.float32).reshape(array.shape), id="read-only"),
+        pytest.param(lambda array: array.astype(">f4"), id="big-endian"),
+        pytest.param(lambda array: array.astype(np.longdouble), id="longdouble"),
+        pytest.param(lambda array: array.tolist(), id="nested-list"),
+    ],
+)
+def test_act_takes_any_layout_of_an_array(form):
+    observation = make_observations(6, 5)
+    given = form(observation)
+    torch.set_warn_always(True)
+    try:
+        action = make_policy().act(given)
+    finally:
+        torch.set_warn_always(False)
+    np.testing.assert_array_equal(action, make_policy().act(observation))
+
+
+@pytest.mark.parametrize("policy", [make_policy, lambda: make_actor(*WIDTHS)], ids=["spiking", "dense"])
+@pytest.mark.parametrize(
+    ("observation", "message"),
+    [
+        pytest.param(np.zeros(4), r"\[5\] or \[B, 5\], got shape \[4\]", id="width"),
+        pytest.param(np.zeros((3, 4)), r"\[5\] or \[B, 5\], got shape \[3, 4\]", id="batch-width"),
+        pytest.param(np.zeros((2, 3, 5)), r"got shape \[2, 3, 5\]", id="three-dimensional"),
+        pytest.param(np.float32(1.0), r"got shape \[\]", id="scalar"),
+        pytest.param(np.zeros(5, int), "floating-point array, got int64", id="int"),
+        pytest.param(np.zeros(5, bool), "floating-point array, got bool", id="bool"),
+        pytest.param(np.zeros(5, complex), "floating-point array, got complex128", id="complex"),
+        pytest.param(np.array(["a"] * 5), "floating-point array, got <U1", id="text"),
+        pytest.param(np.full(5, math.nan), "NaN or infinity in 1 of 1 rows", id="nan"),
+        pytest.param(np.full((2, 5), 1e300), "NaN or infinity in 2 of 2 rows", id="beyond-float32"),
+    ],
+)
+def test_act_refuses_what_is_no_observation(policy, observation, message):
+    with pytest.raises(InputError, match=message):
+        policy().act(observation)
+
+
+# SpikingActor as a module
+
+
+@pytest.mark.parametrize("change", [lambda p: p.to(torch.float64), lambda p: p.double()], ids=["to", "double"])
+@pytest.mark.parametrize("neuron", NEURONS)
+def test_a_module_moves_to_float64_with_its_carry(neuron, change):
+    policy = make_policy(neuron, interface={"observation_mean": 0.1, "observation_std": 0.7})
+    policy(observe(3))
+    before = carries(policy)
+    policy = change(policy)
+    assert all(tensor.dtype == torch.float64 for tensor in policy.state_dict().values())
+    assert_same_carries(policy, [carry.double() for carry in before])
+    assert policy(observe(3, dtype=torch.float64)).dtype == torch.float64
+    assert policy.act(make_observations(3, 5)).dtype == np.float64
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_runs_where_a_backend_serves_it(dtype):
+    policy = make_policy().to(dtype)
+    action = policy(observe(3, dtype=dtype))
+    assert action.dtype == dtype
+    assert torch.isfinite(action).all()
+    with pytest.raises(InputError, match="backend 'cpu'"):
+        make_policy(backend="cpu").to(dtype)(observe(3, dtype=dtype))
+
+
+def test_a_state_dict_goes_into_another_module():
+    one, other = make_policy(seed=1), make_policy(seed=2)
+    assert not torch.equal(one(observe(3)), other(observe(3)))
+    buffer = io.BytesIO()
+    torch.save(one.state_dict(), buffer)
+    buffer.seek(0)
+    other.load_state_dict(torch.load(buffer, weights_only=True))
+    assert_same_tensors(other.state_dict(), one.state_dict())
+    one.reset()
+    other.reset()
+    for seed in range(3):
+        assert torch.equal(one(observe(3, seed)), other(observe(3, seed)))
+
+
+def test_a_state_dict_holds_no_carry():
+    policy = make_policy()
+    before = list(policy.state_dict())
+    policy(observe(3))
+    assert list(policy.state_dict()) == before
+    assert not any("carry" in name for name in before)
+    assert not list(policy.parameters())
+
+
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.deepcopy, lambda policy: pickle.loads(pickle.dumps(policy))],
+    ids=["deepcopy", "pickle"],
+)
+@pytest.mark.parametrize("neuron", NEURONS)
+def test_a_copy_goes_on_alike_and_apart(neuron, duplicate):
+    policy = make_policy(neuron, interface={"action_scale": [1.0, 2.0, 3.0]})
+    policy(observe(3))
+    twin = duplicate(policy)
+    assert torch.equal(twin.spikes, policy.spikes)
+    before = carries(policy)
+    actions = [twin(observe(3, seed)) for seed in range(3)]
+    assert_same_carries(policy, before)
+    assert all(torch.equal(policy(observe(3, seed)), actions[seed]) for seed in range(3))
+    twin.hidden[0].weight.zero_()
+    twin.interface.action_scale.zero_()
+    assert policy.hidden[0].weight.any()
+    assert policy.interface.action_scale.any()
+
+
+def test_a_spiking_actor_shares_no_memory_with_its_actor_or_thresholds():
+    actor, thresholds = make_actor(*WIDTHS), [torch.ones(9), torch.ones(13)]
+    policy = snnkern.convert(actor, thresholds=thresholds)
+    before = copy.deepcopy(policy.state_dict())
+    for tensor in [*actor.state_dict().values(), *thresholds]:
+        tensor.fill_(7.0)
+    assert_same_tensors(policy.state_dict(), before)
+
+
+@pytest.mark.parametrize("backend", ["gpu", "", None])
+def test_an_unknown_backend_is_met_with_the_known_ones(backend):
+    with pytest.raises(InputError, match=r"unknown backend .*auto, .*reference"):
+        make_policy(backend=backend)
+    with pytest.raises(InputError, match=r"unknown backend .*auto, .*reference"):
+        SpikingActivation("if", torch.tensor(1.0), 2, backend=backend)
+
+
+def test_the_representation_says_what_runs():
+    text = repr(make_policy("snm"))
+    assert "SNM" in text
+    assert "timesteps=4" in text
+    assert "5 -> 9" in text
+    assert "alpha=0.25" in repr(SpikingActivation("if", torch.tensor(1.0), 2, alpha=0.25))
+
+
+# SpikingActivation
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("neuron", NEURONS)
+@pytest.mark.parametrize(
+    ("shape", "features"),
+    [
+        pytest.param((), (3, 4, 5), id="scalar"),
+        pytest.param((3,), (3, 4, 5), id="per-channel"),
+        pytest.param((3, 4, 5), (3, 4, 5), id="full"),
+        pytest.param((7,), (7,), id="per-neuron"),
+        pytest.param((4,), (4, 4), id="per-channel-square"),
+    ],
+)
+def test_thresholds_spread_over_the_features(neuron, shape, features, backend):
+    generator = torch.Generator().manual_seed(3)
+    threshold = torch.rand(shape, generator=generator) + 0.1
+    bias = torch.randn(shape, generator=generator) if neuron == "dc" else None
+    current = torch.randn(6, 2, *features, generator=generator)
+    module = SpikingActivation(neuron, threshold, 6, alpha=0.5, memory=0.25, clip=0.4, bias=bias, backend=backend)
+
+    def spread(value):
+        trailing = [1] * (len(features) - value.dim())
+        return value.reshape(*value.shape, *trailing).expand(features).flatten()
+
+    carry = torch.zeros(2, math.prod(features))
+    for _ in range(3):
+        spikes = module(current)
+        flat_bias = None if bias is None else spread(bias)
+        expected = reference.neuron(current.flatten(2), spread(threshold), carry, module.dynamics, flat_bias)
+        carry = expected.carry
+        assert torch.equal(spikes, expected.spikes.reshape(current.shape))
+        assert torch.equal(module.spikes, expected.counts)
+    assert module.spikes.sum() > 0
+
+
+def run_converted(neuron: str, layers, observation: torch.Tensor, timesteps: int) -> torch.Tensor:
+    """A Linear, SpikingActivation, Linear network on a constant time-first input; its mean output."""
+    (weight, bias), (out_weight, out_bias) = layers
+    differential = neuron == "dc"
+    first = nn.Linear(*weight.T.shape, bias=not differential)
+    last = nn.Linear(*out_weight.T.shape, bias=not differential)
+    with torch.no_grad():
+        first.weight.copy_(weight)
+        last.weight.copy_(out_weight)
+        if not differential:
+            first.bias.copy_(bias)
+            last.bias.copy_(out_bias)
+        threshold = (observation @ weight.T + bias).relu().amax(0)
+        activation = SpikingActivation(neuron, threshold, timesteps, bias=bias if differential else None)
+        network = nn.Sequential(first, activation, last)
+        signal = observation.expand(timesteps, *observation.shape).clone()
+        if differential:
+            signal[1:] = 0.0  # a constant is coded as itself and no change
+        out = network(signal)
+    if differential:
+        steps = torch.arange(1, timesteps + 1).reshape(-1, 1, 1)
+        return (out / steps).sum(0) + out_bias
+    return out.mean(0)
+
+
+@pytest.mark.parametrize("neuron", NEURONS)
+def test_inside_a_sequential_the_mean_approaches_relu(neuron):
+    layers, observation = make_layers(6, 10, 4), observe(20, width=6)
+    (weight, bias), (out_weight, out_bias) = layers
+    hidden = (observation @ weight.T + bias).relu()
+    exact = hidden @ out_weight.T + out_bias
+    errors = {t: (run_converted(neuron, layers, observation, t) - exact).abs().max().item() for t in (4, 256)}
+    bound = float((out_weight.abs() @ hidden.amax(0)).max()) / 256  # every neuron wrong by θ / T
+    assert errors[256] <= bound + 1e-5
+    assert errors[256] < errors[4]
+    assert (hidden > 0).any()
+
+
+def test_an_activation_keeps_a_carry_for_each_row():
+    activation = SpikingActivation("if", torch.tensor(1.0), 4, alpha=1.0)
+    current = torch.rand(4, 3, 2, 5, generator=torch.Generator().manual_seed(0))
+    first = activation(current)
+    kept = activation.carry.value
+    assert not torch.equal(activation(current), first)
+    with pytest.raises(InputError, match=r"carry belongs to a batch of shape \[3, 10\].*reset\(\)"):
+        activation(current[:, :2])
+    with pytest.raises(InputError, match=r"carry belongs to a batch of shape \[3, 10\].*reset\(\)"):
+        activation(torch.rand(4, 3, 5))
+    activation.reset(np.array([False, True, False]))
+    assert not activation.carry.value[1].any()
+    activation.reset()
+    assert torch.equal(activation(current), first)
+    assert torch.equal(activation.carry.value, kept)
+
+
+@pytest.mark.parametrize(
+    ("current", "message"),
+    [
+        pytest.param(torch.zeros(3, 2, 5), r"\[T, B, ...\] with T = 4, got shape \[3, 2, 5\]", id="timesteps"),
+        pytest.param(torch.zeros(4, 2), r"\[T, B, ...\] with T = 4, got shape \[4, 2\]", id="no-features"),
+        pytest.param(torch.tensor(1.0), r"\[T, B, ...\] with T = 4, got shape \[\]", id="scalar"),
+        pytest.param(torch.zeros(4, 2, 6), r"threshold must be .*\[6\].* got shape \[5\]", id="threshold"),
+        pytest.param(
+            torch.zeros(4, 2, 3, 5), r"threshold must be .*\[3\] or \[3, 5\].* got shape \[5\]", id="channels"
+        ),
+        pytest.param(torch.zeros(4, 2, 5).double(), "float32, but current is torch.float64", id="float64"),
+        pytest.param(torch.zeros(4, 2, 5).long(), "floating-point tensor, got torch.int64", id="int"),
+        pytest.param(torch.zeros(4, 2, 5, requires_grad=True), "current requires grad", id="requires-grad"),
+    ],
+)
+def test_a_current_that_does_not_fit_is_refused_and_the_carry_kept(current, message):
+    activation = SpikingActivation("mt", torch.ones(5), 4, alpha=1.0)
+    activation(torch.rand(4, 2, 5))
+    kept, spikes = activation.carry.value, activation.spikes
+    with pytest.raises(InputError, match=message):
+        activation(current)
+    assert torch.equal(activation.carry.value, kept)
+    assert torch.equal(activation.spikes, spikes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param({"neuron": "lif"}, "unknown neuron 'lif': choose one of if, snm, mt, dc", id="neuron"),
+        pytest.param({"timesteps": 0}, "timesteps .* got 0", id="timesteps"),
+        pytest.param({"alpha": 1.5}, "alpha .* got 1.5", id="alpha"),
+        pytest.param({"memory": -0.1}, "memory .* got -0.1", id="memory"),
+        pytest.param({"clip": math.nan}, "clip .* got nan", id="clip"),
+        pytest.param({"threshold": torch.tensor(-1.0)}, "threshold must be finite and at least 0", id="negative"),
+        pytest.param({"threshold": torch.tensor([1.0, math.nan])}, "1 of 2 are not .first: nan", id="nan"),
+        pytest.param({"threshold": torch.tensor(math.inf)}, "threshold must be finite", id="inf"),
+        pytest.param(
+            {"threshold": torch.ones(3, dtype=torch.int64)}, "floating-point tensor, got torch.int64", id="int"
+        ),
+        pytest.param({"threshold": "high"}, "threshold", id="text"),
+        pytest.param({"neuron": "dc", "bias": torch.full((3,), math.nan)}, "bias", id="bias-nan"),
+        pytest.param({"neuron": "dc", "bias": [0.1, 0.2, "x"]}, "bias", id="bias-text"),
+        pytest.param({"neuron": "if", "bias": torch.ones(3)}, "bias is for DC neurons", id="bias-of-if"),
+    ],
+)
+def test_an_activation_with_bad_parameters_is_refused_when_made(arguments, message):
+    with pytest.raises(InputError, match=message):
+        SpikingActivation(**{"neuron": "mt", "threshold": torch.ones(3), "timesteps": 4} | arguments)
+
+
+def test_a_bias_that_does_not_fit_is_refused():
+    activation = SpikingActivation("dc", torch.ones(3), 4, bias=torch.ones(2))
+    with pytest.raises(InputError, match=r"bias must be .*got shape \[2\]"):
+        activation(torch.zeros(4, 2, 3))
+
+
+@pytest.mark.parametrize("neuron", NEURONS)
+def test_an_activation_is_a_module_like_any_other(neuron):
+    bias = torch.tensor([0.1, 0.2]) if neuron == "dc" else None
+    activation = SpikingActivation(neuron, torch.tensor([0.5, 1.5]), 4, alpha=1.0, bias=bias)
+    current = torch.rand(4, 3, 2, 5, generator=torch.Generator().manual_seed(0))
+    activation(current)
+    twins = [copy.deepcopy(activation), pickle.loads(pickle.dumps(activation))]
+    expected = activation(current)
+    assert all(torch.equal(twin(current), expected) for twin in twins)
+    empty = None if bias is None else torch.zeros(2)
+    other = SpikingActivation(neuron, torch.zeros(2), 4, alpha=1.0, bias=empty)
+    other.load_state_dict(activation.state_dict())
+    activation.reset()
+    assert torch.equal(other(current), activation(current))
+    assert activation.double()(current.double()).dtype == torch.float64
+
+
+def test_an_activation_on_an_empty_batch():
+    activation = SpikingActivation("mt", torch.ones(5), 4)
+    assert activation(torch.zeros(4, 0, 5)).shape == (4, 0, 5)
+    assert activation.spikes.shape == (0,)
