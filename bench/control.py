@@ -4,7 +4,7 @@
 
 FOLDER holds published actors, `ALGORITHM_ENVIRONMENT_actor` (the CRPI paper's naming). Thresholds are each neuron's
 maximum over 10,000 steps of the dense actor. Finished settings are kept in `--store`, so an interrupted run goes on
-where it was. Writes JSON and a table (Markdown) beside it; `--redraw` writes the table again from the JSON alone.
+where it was. Writes JSON, and from it the tables in README.md and docs/control.md; `--redraw` only does the latter.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from snnkern.files import write_atomically
 from snnkern.neurons import NEURON_NAMES
 from snnkern.report import summarize_sweep
 
+ROOT = Path(__file__).parents[1]
 TIMESTEPS = (2, 4, 8, 16)
 ALPHAS = (0.0, 0.2)
 
@@ -69,30 +70,49 @@ def measure(files: list[Path], episodes: int, store: Path) -> dict[str, Any]:
     return {"episodes": episodes, "versions": versions, "environments": environments, "averages": averages}
 
 
-def table(results: dict[str, Any]) -> str:
-    """The averages and the dense returns as Markdown."""
-    lines = [
-        "| neuron | T | α = 0 | α = 0.2 | spikes per decision |",
-        "|---|---|---|---|---|",
-    ]
-    by_setting = {(entry["neuron"]["name"], entry["timesteps"], entry["alpha"]): entry for entry in results["averages"]}
+def averages_table(results: dict[str, Any]) -> str:
+    """Average performance ratios as Markdown."""
+    lines = ["| neuron | T | α = 0 | α = 0.2 | spikes per decision |", "|---|---|---|---|---|"]
+    found = _by_setting(results["averages"])
     for neuron in NEURON_NAMES:
         for timesteps in TIMESTEPS:
-            plain, carried = (by_setting[neuron, timesteps, alpha] for alpha in ALPHAS)
-            cells = [f"{_percent(entry)}" for entry in (plain, carried)]
-            lines.append(
-                f"| {neuron.upper()} | {timesteps} | {' | '.join(cells)} | {carried['spikes_per_decision']:.0f} |"
-            )
-    lines += ["", "| dense actor | return |", "|---|---|"]
-    for name, summary in results["environments"].items():
-        dense = summary["dense"]
-        lines.append(f"| {name} | {dense['return_mean']:,.0f} ± {dense['return_std']:,.0f} |")
-    return "\n".join(lines) + "\n"
+            entries = [found[neuron, timesteps, alpha] for alpha in ALPHAS]
+            cells = []
+            for entry in entries:
+                low, high = entry["interval"]
+                ratio = entry["average_performance_ratio"]
+                cells.append(f"{100 * ratio:.1f} % [{100 * low:.0f} … {100 * high:.0f}]")
+            spikes = entries[-1]["spikes_per_decision"]
+            lines.append(f"| {neuron.upper()} | {timesteps} | {' | '.join(cells)} | {spikes:.0f} |")
+    return "\n".join(lines)
 
 
-def _percent(entry: dict[str, Any]) -> str:
-    low, high = entry["interval"]
-    return f"{100 * entry['average_performance_ratio']:.1f} % [{100 * low:.0f} … {100 * high:.0f}]"
+def environments_table(results: dict[str, Any]) -> str:
+    """Mean returns and their spread, by environment, as Markdown."""
+    names = list(results["environments"])
+    lines = [f"| neuron | T | α | {' | '.join(names)} |", "|---|---|---|" + "---|" * len(names)]
+    dense = [_return(summary["dense"]) for summary in results["environments"].values()]
+    lines.append(f"| dense | | | {' | '.join(dense)} |")
+    found = [_by_setting(summary["results"]) for summary in results["environments"].values()]
+    for neuron, timesteps, alpha in found[0]:
+        cells = [_return(entries[neuron, timesteps, alpha]) for entries in found]
+        lines.append(f"| {neuron.upper()} | {timesteps} | {alpha:g} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _by_setting(entries: list[dict[str, Any]]) -> dict[tuple[str, int, float], dict[str, Any]]:
+    return {(entry["neuron"]["name"], entry["timesteps"], entry["alpha"]): entry for entry in entries}
+
+
+def _return(summary: dict[str, Any]) -> str:
+    return f"{summary['return_mean']:,.0f} ± {summary['return_std']:,.0f}"
+
+
+def fill(page: Path, name: str, text: str) -> None:
+    """Puts a table between a page's `<!-- name -->` and `<!-- /name -->`."""
+    head, rest = page.read_text().split(f"<!-- {name} -->")
+    _, tail = rest.split(f"<!-- /{name} -->")
+    write_atomically(page, f"{head}<!-- {name} -->\n{text}\n<!-- /{name} -->{tail}".encode())
 
 
 def main(
@@ -100,8 +120,8 @@ def main(
     pattern: Annotated[str, typer.Option(help="Which of them.")] = "TD3_*_actor",
     episodes: Annotated[int, typer.Option(help="Episodes per setting.", min=2)] = 10,
     store: Annotated[Path, typer.Option(help="Keeps finished settings.")] = Path("results/control"),
-    output: Annotated[Path, typer.Option(help="JSON; the table goes beside it.")] = Path("bench/results/control.json"),
-    redraw: Annotated[bool, typer.Option("--redraw", help="Only write the table again.")] = False,
+    output: Annotated[Path, typer.Option(help="The JSON file.")] = ROOT / "bench" / "results" / "control.json",
+    redraw: Annotated[bool, typer.Option("--redraw", help="Only draw the tables again.")] = False,
 ) -> None:
     if not redraw:
         files = sorted(folder.glob(pattern))
@@ -109,9 +129,11 @@ def main(
             raise typer.BadParameter(f"no file {pattern} in {folder}")
         output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(output, json.dumps(measure(files, episodes, store), indent=1).encode())
-    text = table(json.loads(output.read_text()))
-    write_atomically(output.with_suffix(".md"), text.encode())
-    print(text)
+    results = json.loads(output.read_text())
+    fill(ROOT / "README.md", "averages", averages_table(results))
+    fill(ROOT / "docs" / "control.md", "averages", averages_table(results))
+    fill(ROOT / "docs" / "control.md", "environments", environments_table(results))
+    print(averages_table(results))
 
 
 if __name__ == "__main__":

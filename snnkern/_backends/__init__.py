@@ -92,10 +92,8 @@ def choose(name: str, device: torch.device, dtype: torch.dtype) -> ModuleType:
     Raises:
         InputError: the named backend is unknown, not available, or does not serve this device and dtype.
     """
-    check_name(name)
     for module in _modules():
-        if name not in ("auto", module.NAME) or module.unavailable():
-            continue
-        if module.serves(device, dtype):
+        if name in ("auto", module.NAME) and not module.unavailable() and module.serves(device, dtype):
             return module
+    check_name(name)
     raise InputError(f"backend {name!r} does not compute {dtype} tensors on {device.type}")
