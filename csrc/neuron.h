@@ -15,29 +15,16 @@
 #define SNNKERN_INLINE inline __attribute__((always_inline))
 #endif
 
+// Everything that generates code lives in a namespace of its instruction set, so that builds of one
+// source for several instruction sets can stand in one module.
+#ifndef SNNKERN_ARCH
+#define SNNKERN_ARCH baseline
+#endif
+
 namespace snnkern {
 
 // Same values as `Kind` in snnkern/neurons.py.
 enum class Kind : int32_t { IF = 0, SNM = 1, MT = 2, DC = 3 };
-
-// What a lane type is made of: the number in a lane, the integer that counts in it, and conversion
-// between them.
-template <class V>
-struct Lanes;
-
-template <>
-struct Lanes<float> {
-    using Real = float;
-    using Int = int32_t;
-    static SNNKERN_INLINE float to_real(Int n) { return static_cast<float>(n); }
-};
-
-template <>
-struct Lanes<double> {
-    using Real = double;
-    using Int = int64_t;
-    static SNNKERN_INLINE double to_real(Int n) { return static_cast<double>(n); }
-};
 
 // Neuron and carry parameters in the precision of the kernel; `Dynamics` in snnkern/neurons.py.
 template <class Real>
@@ -50,9 +37,41 @@ struct Parameters {
     int32_t levels;          // L
 };
 
+inline namespace SNNKERN_ARCH {
+
+// What a lane type is made of: the number in a lane, the integer that counts in it, what a
+// comparison gives, and what is done with that.
+template <class V>
+struct Lanes;
+
+// For types whose comparison, `&` and `?:` are the language's own: numbers, and most vector types.
+template <class V, class R, class N, class M>
+struct PlainLanes {
+    using Real = R;
+    using Int = N;
+    using Mask = M;
+    static SNNKERN_INLINE Mask greater(V a, V b) { return a > b; }
+    static SNNKERN_INLINE Mask at_least(V a, V b) { return a >= b; }
+    static SNNKERN_INLINE Mask at_least(Int a, Int b) { return a >= b; }
+    template <class T>
+    static SNNKERN_INLINE T select(Mask mask, T a, T b) {
+        return mask ? a : b;
+    }
+};
+
+template <>
+struct Lanes<float> : PlainLanes<float, float, int32_t, bool> {
+    static SNNKERN_INLINE float to_real(Int n) { return static_cast<float>(n); }
+};
+
+template <>
+struct Lanes<double> : PlainLanes<double, double, int64_t, bool> {
+    static SNNKERN_INLINE double to_real(Int n) { return static_cast<double>(n); }
+};
+
 // State of a neuron during one decision step. Every kind has:
 //   integrate(x)       u after the current of a step
-//   fire(t)            s_t
+//   fire(t)            s_t, also in units of θ
 //   reset(s, x, t)     what sending s_t changes
 //   transmitted(T)     Q_T
 //   mean(T)            Q_T / T, or e_T for DC
@@ -60,23 +79,31 @@ template <Kind kind, class V>
 struct Neuron;
 
 template <class V>
+struct Spike {
+    V value;  // s_t, in activation units
+    V units;  // s_t / θ: 0, ±1 or ±2^-j, exactly; 0 where θ = 0
+};
+
+template <class V>
 struct Neuron<Kind::IF, V> {
-    using Real = typename Lanes<V>::Real;
-    using Int = typename Lanes<V>::Int;
+    using X = Lanes<V>;
+    using Real = typename X::Real;
+    using Int = typename X::Int;
 
     V potential, threshold;
     Int count = Int{};
 
+    Neuron() = default;
     SNNKERN_INLINE Neuron(const Parameters<Real>&, V threshold, V start, V)
         : potential(start), threshold(threshold) {}
 
     SNNKERN_INLINE void integrate(V x) { potential = potential + x; }
 
-    SNNKERN_INLINE V fire(Real) {
-        const auto up = potential > threshold;
-        const auto alive = threshold > V{};
-        count += (up & alive) ? Int{} + 1 : Int{};
-        return up ? threshold : V{};
+    SNNKERN_INLINE Spike<V> fire(Real) {
+        const auto up = X::greater(potential, threshold);
+        const auto fires = up & X::greater(threshold, V{});
+        count += X::select(fires, Int{} + 1, Int{});
+        return {X::select(up, threshold, V{}), X::select(fires, V{} + 1, V{})};
     }
 
     SNNKERN_INLINE void reset(V spike, V, Real) { potential = potential - spike; }
@@ -87,24 +114,26 @@ struct Neuron<Kind::IF, V> {
 
 template <class V>
 struct Neuron<Kind::SNM, V> {
-    using Real = typename Lanes<V>::Real;
-    using Int = typename Lanes<V>::Int;
+    using X = Lanes<V>;
+    using Real = typename X::Real;
+    using Int = typename X::Int;
 
     V potential, threshold, lower;
     Int count = Int{};
 
+    Neuron() = default;
     SNNKERN_INLINE Neuron(const Parameters<Real>& p, V threshold, V start, V)
         : potential(start), threshold(threshold), lower(p.negative_fraction * threshold) {}
 
     SNNKERN_INLINE void integrate(V x) { potential = potential + x; }
 
-    SNNKERN_INLINE V fire(Real) {
-        const auto up = potential > threshold;
-        const auto down = (potential < lower) & (count >= Int{} + 1);
-        const auto alive = threshold > V{};
-        const Int sign = up ? Int{} + 1 : (down ? Int{} - 1 : Int{});
-        count += alive ? sign : Int{};
-        return up ? threshold : (down ? -threshold : V{});
+    SNNKERN_INLINE Spike<V> fire(Real) {
+        const auto up = X::greater(potential, threshold);
+        const auto down = X::greater(lower, potential) & X::at_least(count, Int{} + 1);
+        const auto alive = X::greater(threshold, V{});
+        count += X::select(up & alive, Int{} + 1, X::select(down & alive, Int{} - 1, Int{}));
+        return {X::select(up, threshold, X::select(down, -threshold, V{})),
+                X::select(up & alive, V{} + 1, X::select(down & alive, V{} - 1, V{}))};
     }
 
     SNNKERN_INLINE void reset(V spike, V, Real) { potential = potential - spike; }
@@ -117,45 +146,51 @@ struct Neuron<Kind::SNM, V> {
 // where a negative spike is allowed. Levels are visited from the smallest, so that a larger one
 // overrules it. A level of 0 (θ = 0, or an underflow) never fires.
 template <class V, class CanTakeBack>
-SNNKERN_INLINE V fire_level(V potential, V threshold, int32_t levels, typename Lanes<V>::Int* sent,
-                            CanTakeBack can_take_back) {
-    using Real = typename Lanes<V>::Real;
-    using Int = typename Lanes<V>::Int;
-    V spike = V{};
+SNNKERN_INLINE Spike<V> fire_level(V potential, V threshold, int32_t levels,
+                                   typename Lanes<V>::Int* sent, CanTakeBack can_take_back) {
+    using X = Lanes<V>;
+    using Real = typename X::Real;
+    using Int = typename X::Int;
+    Spike<V> spike{V{}, V{}};
     *sent = Int{};
     int32_t unit = 1;
     Real scale = Real(1) / Real(1 << (levels - 1));
     for (int32_t j = levels - 1; j >= 0; --j, unit <<= 1, scale *= 2) {
         const V level = threshold * scale;
         const V bound = Real(0.75) * level;
-        const auto alive = level > V{};
-        const auto up = alive & (potential >= bound);
-        const auto down = alive & (potential <= -bound) & can_take_back(level, Int{} + unit);
-        spike = up ? level : (down ? -level : spike);
-        *sent = up ? Int{} + unit : (down ? Int{} - unit : *sent);
+        const auto alive = X::greater(level, V{});
+        const auto up = alive & X::at_least(potential, bound);
+        const auto down =
+            alive & X::at_least(-bound, potential) & can_take_back(level, Int{} + unit);
+        spike.value = X::select(up, level, X::select(down, -level, spike.value));
+        spike.units = X::select(up, V{} + scale, X::select(down, V{} - scale, spike.units));
+        *sent = X::select(up, Int{} + unit, X::select(down, Int{} - unit, *sent));
     }
     return spike;
 }
 
 template <class V>
 struct Neuron<Kind::MT, V> {
-    using Real = typename Lanes<V>::Real;
-    using Int = typename Lanes<V>::Int;
+    using X = Lanes<V>;
+    using Real = typename X::Real;
+    using Int = typename X::Int;
 
     V potential, threshold;
     Int count = Int{};  // m: what was sent, in units of the smallest level
     int32_t levels;
 
+    Neuron() = default;
     SNNKERN_INLINE Neuron(const Parameters<Real>& p, V threshold, V start, V)
         : potential(start), threshold(threshold), levels(p.levels) {}
 
     SNNKERN_INLINE void integrate(V x) { potential = potential + x; }
 
-    SNNKERN_INLINE V fire(Real) {
+    SNNKERN_INLINE Spike<V> fire(Real) {
         Int sent;
         const Int before = count;
-        const V spike = fire_level<V>(potential, threshold, levels, &sent,
-                                      [before](V, Int unit) { return before >= unit; });
+        const Spike<V> spike =
+            fire_level<V>(potential, threshold, levels, &sent,
+                          [before](V, Int unit) { return X::at_least(before, unit); });
         count += sent;
         return spike;
     }
@@ -170,24 +205,26 @@ struct Neuron<Kind::MT, V> {
 
 template <class V>
 struct Neuron<Kind::DC, V> {
-    using Real = typename Lanes<V>::Real;
-    using Int = typename Lanes<V>::Int;
+    using X = Lanes<V>;
+    using Real = typename X::Real;
+    using Int = typename X::Int;
 
     V potential, threshold;
     V current_mean;       // e^x
     V output_mean = V{};  // e
     int32_t levels;
 
+    Neuron() = default;
     SNNKERN_INLINE Neuron(const Parameters<Real>& p, V threshold, V start, V bias)
         : potential(start), threshold(threshold), current_mean(bias), levels(p.levels) {}
 
     SNNKERN_INLINE void integrate(V x) { potential = potential + x + current_mean - output_mean; }
 
-    SNNKERN_INLINE V fire(Real t) {
+    SNNKERN_INLINE Spike<V> fire(Real t) {
         Int sent;
         const V promised = transmitted(t);
         return fire_level<V>(potential, threshold, levels, &sent,
-                             [promised](V level, Int) { return promised >= level; });
+                             [promised](V level, Int) { return X::at_least(promised, level); });
     }
 
     SNNKERN_INLINE void reset(V spike, V x, Real t) {
@@ -205,11 +242,13 @@ struct Neuron<Kind::DC, V> {
 template <class V>
 SNNKERN_INLINE V residual_carry(V gained, V transmitted, V carry, V threshold,
                                 const Parameters<typename Lanes<V>::Real>& p) {
-    const V residual = gained < -transmitted ? -transmitted : gained;
+    using X = Lanes<V>;
+    const V residual = X::select(X::greater(-transmitted, gained), -transmitted, gained);
     const V bound = p.clip * threshold;
     V next = p.memory * carry + p.alpha * residual;
-    next = next > bound ? bound : next;
-    return next < -bound ? -bound : next;
+    next = X::select(X::greater(next, bound), bound, next);
+    return X::select(X::greater(-bound, next), -bound, next);
 }
 
+}  // namespace SNNKERN_ARCH
 }  // namespace snnkern

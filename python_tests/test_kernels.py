@@ -21,9 +21,21 @@ from cases import (
 )
 
 from snnkern import Dynamics, ops
+from snnkern._backends import cpu
 from snnkern.neurons import Kind
 
-pytestmark = needs_cpu
+pytestmark = [needs_cpu, pytest.mark.usefixtures("_each_isa")]
+
+
+@pytest.fixture(params=[] if cpu._cpu is None else cpu._cpu.isas(), scope="module")
+def _each_isa(request):
+    """Every build of the kernels that this machine runs."""
+    before = cpu._cpu.isa()
+    assert cpu._cpu.use_isa(request.param)
+    yield
+    cpu._cpu.use_isa(before)
+
+
 CARRYING = {"alpha": 0.7, "memory": 0.6}
 
 

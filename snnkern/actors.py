@@ -75,8 +75,8 @@ class Interface(nn.Module):
         if self.observation_std is not None and not bool((self.observation_std > 0).all()):
             raise InputError("observation_std must be positive everywhere")
 
-    def prepare(self, observation: Tensor, check_finite: bool) -> Tensor:
-        """Checks an observation `[B, observation_dim]` and normalises it.
+    def check(self, observation: Tensor, check_finite: bool) -> None:
+        """Refuses an observation that is not `[B, observation_dim]` in the actor's dtype and on its device.
 
         Raises:
             InputError: wrong width, dtype or device, or (where `check_finite`) a NaN or infinity.
@@ -96,6 +96,9 @@ class Interface(nn.Module):
                 f"observation holds NaN or infinity in {len(rows)} of {len(observation)} rows (first: row {rows[0]}); "
                 "set check_finite = False to let such values through"
             )
+
+    def normalize(self, observation: Tensor) -> Tensor:
+        """What the first layer receives for an observation `[B, observation_dim]`."""
         if self.observation_mean is None or self.observation_std is None:
             return observation
         normalized = (observation - self.observation_mean) / self.observation_std
@@ -203,14 +206,16 @@ class Actor(Policy):
 
     def forward(self, observation: Tensor) -> Tensor:
         """The action `[B, action_dim]` for an observation `[B, observation_dim]`."""
-        signal = self.interface.prepare(observation, self.check_finite)
+        self.interface.check(observation, self.check_finite)
+        signal = self.interface.normalize(observation)
         for layer in self.hidden:
             signal = torch.relu(layer(signal))
         return self.interface.action(self.output(signal))
 
     def hidden_activations(self, observation: Tensor) -> list[Tensor]:
         """ReLU activations of every hidden layer, `[B, N]` each, for an observation `[B, observation_dim]`."""
-        signal = self.interface.prepare(observation, self.check_finite)
+        self.interface.check(observation, self.check_finite)
+        signal = self.interface.normalize(observation)
         activations = []
         for layer in self.hidden:
             signal = torch.relu(layer(signal))

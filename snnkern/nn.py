@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -185,6 +185,15 @@ class Readout(nn.Module):
         self.register_buffer("bias", bias)
 
 
+class _Bound(NamedTuple):
+    """An engine and the rows that it decides for: shape of the observation, carries and spike counts."""
+
+    engine: _backends.Engine
+    shape: tuple[int, int]
+    carries: list[Tensor]
+    counts: Tensor
+
+
 class SpikingActor(Policy):
     """The spiking version of an actor. Made by `snnkern.convert`; one call is one decision.
 
@@ -219,8 +228,8 @@ class SpikingActor(Policy):
     ) -> None:
         super().__init__(copy.deepcopy(actor.interface), actor.metadata, check_finite)
         _backends.check_name(backend)
-        self.dynamics = dynamics
-        self.backend = backend
+        self._dynamics = dynamics
+        self._backend = backend
         if not isinstance(thresholds, Sequence):
             raise InputError(f"thresholds must be a sequence of tensors, got {type(thresholds).__name__}")
         if len(thresholds) != len(actor.hidden):
@@ -236,11 +245,23 @@ class SpikingActor(Policy):
         self.hidden = cast("Sequence[SpikingLayer]", nn.ModuleList(layers))
         self.output = Readout(_transposed(actor.output.weight), actor.output.bias.detach().clone())
         self._spikes: Tensor | None = None
+        self._engine: _backends.Engine | None = None  # packed at the first decision
+        self._bound: _Bound | None = None
+
+    @property
+    def dynamics(self) -> Dynamics:
+        """Neuron, T, α, μ, κ. Convert again for other ones."""
+        return self._dynamics
+
+    @property
+    def backend(self) -> str:
+        """What computes: a name from `snnkern.backends()`, or "auto"."""
+        return self._backend
 
     @property
     def spikes(self) -> Tensor:
         """Spikes sent in the last decision, per hidden layer and row, int64 `[hidden layers, B]`."""
-        return _last(self._spikes)
+        return _last(self._spikes).clone()
 
     @property
     def thresholds(self) -> tuple[Tensor, ...]:
@@ -254,8 +275,39 @@ class SpikingActor(Policy):
             InputError: wrong width, dtype or device; a NaN or infinity (where `check_finite`); another batch size than
                 the carry's; the observation requires grad while grad is on. The carry is as before the call.
         """
-        ops.refuse_grad(observation=observation)
-        signal = self.interface.prepare(observation, self.check_finite)
+        bound = self._bound
+        if bound is None or not _is_plain(observation, bound.shape) or torch.compiler.is_compiling():
+            ops.refuse_grad(observation=observation)
+            self.interface.check(observation, check_finite=False)
+            bound = self._bind(len(observation))
+        if bound is None:
+            self.interface.check(observation, self.check_finite)
+            return self._decide_by_layers(observation)
+        action = bound.engine.decide(observation, self.check_finite, torch.get_num_threads())
+        if action is None:
+            if self._spikes is not bound.counts:
+                self._release()  # bound for this call alone, which is refused
+            self.interface.check(observation, check_finite=True)  # raises, naming the row
+            raise AssertionError("the engine refused a finite observation")
+        if self._spikes is not bound.counts:
+            for layer, carry in zip(self.hidden, bound.carries, strict=True):
+                layer.carry.value = carry
+            self._spikes = bound.counts
+        return action
+
+    def act(self, observation: NDArray[np.floating]) -> NDArray[np.floating]:
+        """As `Policy.act`, with as little as can be between the array and the engine."""
+        bound = self._bound
+        if bound is not None and type(observation) is np.ndarray:
+            threads = 1 if observation.ndim == 1 else torch.get_num_threads()
+            action = bound.engine.act(observation, self.check_finite, threads)
+            if action is not None:
+                return action
+        return super().act(observation)
+
+    def _decide_by_layers(self, observation: Tensor) -> Tensor:
+        """One operator per layer: what runs where there is no engine, and what torch.compile sees."""
+        signal = self.interface.normalize(observation)
         differential = self.dynamics.neuron.kind is Kind.DC
         carries, counts = [], []
         for layer in self.hidden:
@@ -275,10 +327,56 @@ class SpikingActor(Policy):
             carries.append(carry)
             counts.append(count)
         z = ops.linear(signal, self.output.weight, self.output.bias, backend=self.backend)
+        self._release()
         for layer, carry in zip(self.hidden, carries, strict=True):
             layer.carry.value = carry
         self._spikes = torch.stack(counts)
         return self.interface.action(z)
+
+    def _bind(self, batch: int) -> _Bound | None:
+        """The engine, packed and working on the carries of a batch; None where there is none for this actor."""
+        if torch.compiler.is_compiling():
+            return None
+        if self._engine is None:
+            weight = self.output.weight
+            module = _backends.choose(self.backend, weight.device, weight.dtype)
+            self._engine = module.engine(
+                _backends.ActorParts(
+                    hidden=[(layer.weight, layer.bias, layer.threshold) for layer in self.hidden],
+                    output=(weight, self.output.bias),
+                    interface=dict(self.interface.named_buffers()) | self.interface.description(),
+                    dynamics=self.dynamics,
+                )
+            )
+        if self._engine is None:
+            return None
+        carries = [layer.carry.start(batch, layer.threshold).contiguous() for layer in self.hidden]
+        if self._bound is None:
+            counts = torch.zeros(len(self.hidden), batch, dtype=torch.int64)
+            self._engine.bind(carries, counts)
+            self._bound = _Bound(self._engine, (batch, self.interface.observation_dim), carries, counts)
+        return self._bound
+
+    def _release(self) -> None:
+        """Takes the carries back from the engine: others take their place."""
+        self._bound = None
+
+    def _unpack(self) -> None:
+        """Drops what was packed: weights or thresholds change."""
+        self._engine = None
+        self._bound = None
+
+    def _apply(self, *args: Any, **kwargs: Any) -> SpikingActor:
+        self._unpack()
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._unpack()
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_engine": None, "_bound": None}
 
     def reset(self, mask: Tensor | NDArray[np.bool_] | None = None) -> None:
         """Starts a new episode: in all rows, or in those where `mask` `[B]` is True.
@@ -287,11 +385,23 @@ class SpikingActor(Policy):
             InputError: the mask is not boolean, or not one entry per row of the carry.
         """
         checked = None if mask is None else _check_mask(mask, self.hidden[0].carry.value)
+        self._release()
         for layer in self.hidden:
             layer.carry.reset(checked)
 
     def extra_repr(self) -> str:
         return f"{self.dynamics}, backend={self.backend!r}"
+
+
+def _is_plain(observation: Tensor, shape: tuple[int, int]) -> bool:
+    """Whether an observation needs no further look: as the last one's, float32 on the CPU, without grad."""
+    return (
+        type(observation) is Tensor
+        and observation.shape == shape
+        and observation.dtype is torch.float32
+        and observation.is_cpu
+        and not observation.requires_grad
+    )
 
 
 def _transposed(weight: Tensor) -> Tensor:

@@ -2,8 +2,10 @@
 // checked them (snnkern/ops.py), so nothing here depends on torch.
 
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
-#include "kernels.h"
+#include "engine_binding.h"
+#include "isa.h"
 
 namespace py = pybind11;
 
@@ -44,7 +46,10 @@ void neuron(int kind, int levels, double initial_fraction, double negative_fract
     problem.next_carry = pointer<Real>(next_carry);
     problem.counts = pointer<int64_t>(counts);
     py::gil_scoped_release release;
-    run_neuron(problem);
+    if constexpr (std::is_same_v<Real, float>)
+        kernels().run_neuron_float(problem);
+    else
+        kernels().run_neuron_double(problem);
 }
 
 template <class Real>
@@ -58,7 +63,10 @@ void linear(int64_t rows, int64_t inputs, int64_t outputs, uintptr_t input, uint
                                       pointer<const Real>(bias),
                                       pointer<Real>(output)};
     py::gil_scoped_release release;
-    run_linear(problem);
+    if constexpr (std::is_same_v<Real, float>)
+        kernels().run_linear_float(problem);
+    else
+        kernels().run_linear_double(problem);
 }
 
 template <class Real>
@@ -80,6 +88,14 @@ PYBIND11_MODULE(_cpu, module) {
     module.doc() = "CPU kernels of snnkern; called through snnkern.ops.";
     define<float>(module, "neuron_float32", "linear_float32");
     define<double>(module, "neuron_float64", "linear_float64");
+    define_engine(module);
+    module.def("isas", [] {
+        std::vector<std::string> names;
+        for (const Kernels* build : kernels_here()) names.emplace_back(build->isa);
+        return names;
+    });
+    module.def("isa", [] { return kernels().isa; });
+    module.def("use_isa", [](const std::string& isa) { return use_kernels(isa.c_str()); });
 }
 
 }  // namespace snnkern

@@ -28,8 +28,10 @@ struct NeuronProblem {
     int64_t* counts;   // spikes of each row [B], always wanted
 };
 
+inline namespace SNNKERN_ARCH {
 template <class Real>
 void run_neuron(const NeuronProblem<Real>& problem);
+}
 
 // y = x·W + b, one row at a time: the sum over `inputs` runs in order from the bias on and skips
 // zeros, so a row's result depends on that row alone, however many others there are, and a silent
@@ -43,7 +45,9 @@ struct LinearProblem {
     Real* output;        // [rows, outputs]
 };
 
+inline namespace SNNKERN_ARCH {
 template <class Real>
 void run_linear(const LinearProblem<Real>& problem);
+}
 
 }  // namespace snnkern

@@ -1,35 +1,98 @@
-// SIMD lanes for neuron.h: the compiler's vector types, which it lowers to whatever registers the
-// target has.
+// SIMD lanes for neuron.h: the compiler's vector types, as wide as the registers of the instruction
+// set that a file is compiled for.
 #pragma once
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 #include <cstring>
 
 #include "../neuron.h"
 
 namespace snnkern {
+inline namespace SNNKERN_ARCH {
 
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
 constexpr int kVectorBytes = 16;
+#endif
 
 using FloatLanes = float __attribute__((vector_size(kVectorBytes)));
 using DoubleLanes = double __attribute__((vector_size(kVectorBytes)));
 
+using IntLanes = int32_t __attribute__((vector_size(kVectorBytes)));
+using LongLanes = int64_t __attribute__((vector_size(kVectorBytes)));
+
+#if defined(__AVX512F__)
+// Comparisons into mask registers; the compiler's own vector comparison would make vectors of them.
 template <>
 struct Lanes<FloatLanes> {
     using Real = float;
-    using Int = int32_t __attribute__((vector_size(kVectorBytes)));
+    using Int = IntLanes;
+    using Mask = __mmask16;
+    static SNNKERN_INLINE Mask greater(FloatLanes a, FloatLanes b) {
+        return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ);
+    }
+    static SNNKERN_INLINE Mask at_least(FloatLanes a, FloatLanes b) {
+        return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GE_OQ);
+    }
+    static SNNKERN_INLINE Mask at_least(Int a, Int b) {
+        return _mm512_cmpge_epi32_mask((__m512i)a, (__m512i)b);
+    }
+    static SNNKERN_INLINE FloatLanes select(Mask mask, FloatLanes a, FloatLanes b) {
+        return (FloatLanes)_mm512_mask_blend_ps(mask, (__m512)b, (__m512)a);
+    }
+    static SNNKERN_INLINE Int select(Mask mask, Int a, Int b) {
+        return (Int)_mm512_mask_blend_epi32(mask, (__m512i)b, (__m512i)a);
+    }
     static SNNKERN_INLINE FloatLanes to_real(Int n) {
-        return __builtin_convertvector(n, FloatLanes);
+        return (FloatLanes)_mm512_cvtepi32_ps((__m512i)n);
     }
 };
 
 template <>
 struct Lanes<DoubleLanes> {
     using Real = double;
-    using Int = int64_t __attribute__((vector_size(kVectorBytes)));
+    using Int = LongLanes;
+    using Mask = __mmask8;
+    static SNNKERN_INLINE Mask greater(DoubleLanes a, DoubleLanes b) {
+        return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_GT_OQ);
+    }
+    static SNNKERN_INLINE Mask at_least(DoubleLanes a, DoubleLanes b) {
+        return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_GE_OQ);
+    }
+    static SNNKERN_INLINE Mask at_least(Int a, Int b) {
+        return _mm512_cmpge_epi64_mask((__m512i)a, (__m512i)b);
+    }
+    static SNNKERN_INLINE DoubleLanes select(Mask mask, DoubleLanes a, DoubleLanes b) {
+        return (DoubleLanes)_mm512_mask_blend_pd(mask, (__m512d)b, (__m512d)a);
+    }
+    static SNNKERN_INLINE Int select(Mask mask, Int a, Int b) {
+        return (Int)_mm512_mask_blend_epi64(mask, (__m512i)b, (__m512i)a);
+    }
+    static SNNKERN_INLINE DoubleLanes to_real(Int n) {
+        return (DoubleLanes)_mm512_cvtepi64_pd((__m512i)n);
+    }
+};
+#else
+template <>
+struct Lanes<FloatLanes> : PlainLanes<FloatLanes, float, IntLanes, IntLanes> {
+    static SNNKERN_INLINE FloatLanes to_real(Int n) {
+        return __builtin_convertvector(n, FloatLanes);
+    }
+};
+
+template <>
+struct Lanes<DoubleLanes> : PlainLanes<DoubleLanes, double, LongLanes, LongLanes> {
     static SNNKERN_INLINE DoubleLanes to_real(Int n) {
         return __builtin_convertvector(n, DoubleLanes);
     }
 };
+#endif
 
 template <class Real>
 struct VectorOf;
@@ -45,15 +108,15 @@ struct VectorOf<double> {
 template <class V>
 constexpr int kLanes = sizeof(V) / sizeof(typename Lanes<V>::Real);
 
-template <class V>
-SNNKERN_INLINE V load(const typename Lanes<V>::Real* from) {
+template <class V, class T>
+SNNKERN_INLINE V load(const T* from) {
     V value;
     std::memcpy(&value, from, sizeof(V));
     return value;
 }
 
-template <class V>
-SNNKERN_INLINE void store(typename Lanes<V>::Real* to, V value) {
+template <class V, class T>
+SNNKERN_INLINE void store(T* to, V value) {
     std::memcpy(to, &value, sizeof(V));
 }
 
@@ -66,4 +129,47 @@ SNNKERN_INLINE int64_t sum(typename Lanes<V>::Int counts) {
     return total;
 }
 
+// A bit for every lane that is not zero.
+SNNKERN_INLINE uint32_t nonzero(FloatLanes lanes) {
+#if defined(__AVX512F__)
+    return _mm512_cmp_ps_mask((__m512)lanes, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+#elif defined(__AVX2__)
+    return _mm256_movemask_ps(_mm256_cmp_ps((__m256)lanes, _mm256_setzero_ps(), _CMP_NEQ_UQ));
+#elif defined(__SSE2__)
+    return _mm_movemask_ps(_mm_cmpneq_ps((__m128)lanes, _mm_setzero_ps()));
+#else
+    uint32_t mask = 0;
+    for (int i = 0; i < kLanes<FloatLanes>; ++i) mask |= uint32_t(lanes[i] != 0) << i;
+    return mask;
+#endif
+}
+
+// Writes first + i for every lane i that is not zero to `index`, and where kValues the lanes
+// themselves to `value`; both packed. Returns how many there are. May write a whole vector to each.
+template <bool kValues>
+SNNKERN_INLINE int32_t compress_nonzero(FloatLanes lanes, int32_t first, uint16_t* index,
+                                        float* value) {
+    uint32_t mask = nonzero(lanes);
+#if defined(__AVX512F__)
+    // Compressing in a register and storing all of it is many times faster than a compressing store
+    // on some processors.
+    const __m512i iota = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i numbers = _mm512_add_epi32(_mm512_set1_epi32(first), iota);
+    const auto packed = static_cast<__mmask16>(mask);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(index),
+                        _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(packed, numbers)));
+    if constexpr (kValues) _mm512_storeu_ps(value, _mm512_maskz_compress_ps(packed, (__m512)lanes));
+    return __builtin_popcount(mask);
+#else
+    int32_t count = 0;
+    for (; mask; mask &= mask - 1, ++count) {
+        const int lane = __builtin_ctz(mask);
+        index[count] = static_cast<uint16_t>(first + lane);
+        if constexpr (kValues) value[count] = lanes[lane];
+    }
+    return count;
+#endif
+}
+
+}  // namespace SNNKERN_ARCH
 }  // namespace snnkern

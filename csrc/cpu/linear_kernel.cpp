@@ -4,6 +4,7 @@
 #include "lanes.h"
 
 namespace snnkern {
+inline namespace SNNKERN_ARCH {
 namespace {
 
 // Outputs [n, n + kBlock·lanes) of one row; the accumulators stay in registers over all inputs.
@@ -41,4 +42,5 @@ void run_linear(const LinearProblem<Real>& p) {
 template void run_linear(const LinearProblem<float>&);
 template void run_linear(const LinearProblem<double>&);
 
+}  // namespace SNNKERN_ARCH
 }  // namespace snnkern

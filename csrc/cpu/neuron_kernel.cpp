@@ -5,6 +5,7 @@
 #include "lanes.h"
 
 namespace snnkern {
+inline namespace SNNKERN_ARCH {
 namespace {
 
 // The decision step of the neurons [n, n + lanes) of row b. Returns the number of spikes they sent.
@@ -27,9 +28,10 @@ SNNKERN_INLINE int64_t run_lanes(const NeuronProblem<typename Lanes<V>::Real>& p
         const Real step = static_cast<Real>(t + 1);
         if constexpr (!kConstant) x = load<V>(current + t * p.current_stride_t);
         neuron.integrate(x);
-        const V spike = neuron.fire(step);
+        const V spike = neuron.fire(step).value;
         neuron.reset(spike, x, step);
-        fired += spike != V{} ? Int{} + 1 : Int{};
+        fired += Lanes<V>::select(Lanes<V>::greater(spike, V{}) | Lanes<V>::greater(V{}, spike),
+                                  Int{} + 1, Int{});
         if constexpr (kSpikes) store<V>(p.spikes + t * p.batch * p.neurons + at, spike);
         if constexpr (kConstant && kind == Kind::DC)
             x = V{};  // a constant is coded as x_1, 0, 0, …
@@ -82,4 +84,5 @@ void run_neuron(const NeuronProblem<Real>& p) {
 template void run_neuron(const NeuronProblem<float>&);
 template void run_neuron(const NeuronProblem<double>&);
 
+}  // namespace SNNKERN_ARCH
 }  // namespace snnkern

@@ -2,10 +2,12 @@
 
 A backend module has
     NAME                      how users name it
+    detail() -> str           what it runs on
     unavailable() -> str      why it cannot be used on this machine; empty where it can
     serves(device, dtype)     whether it computes tensors of this device type and dtype
     neuron(problem) -> Result one decision step of one layer of neurons
     linear(input, weight, bias) -> Tensor
+    engine(actor) -> Engine   a whole actor in one call; None where the backend has none for it
 Inputs are checked before they get here (`snnkern.ops`).
 """
 
@@ -13,9 +15,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from snnkern.errors import InputError
@@ -39,6 +43,32 @@ class Result(NamedTuple):
     output: Tensor
     carry: Tensor
     counts: Tensor
+
+
+class ActorParts(NamedTuple):
+    """What a whole spiking actor consists of; weights are `[in, out]`.
+
+    `hidden` holds weight, bias and threshold of every hidden layer, `output` weight and bias of the output layer, and
+    `interface` what `snnkern.actors.Interface` registers, by name.
+    """
+
+    hidden: list[tuple[Tensor, Tensor, Tensor]]
+    output: tuple[Tensor, Tensor]
+    interface: dict[str, Any]
+    dynamics: Dynamics
+
+
+class Engine(Protocol):
+    """A whole actor, packed. It works on the caller's carries `[B, N]` and spike counts `[hidden, B]`, in place."""
+
+    def bind(self, carries: list[Tensor], counts: Tensor) -> None:
+        """Decides for these rows from now on."""
+
+    def decide(self, observation: Tensor, check_finite: bool, threads: int) -> Tensor | None:
+        """The action for a checked observation `[B, in]`; None, and nothing done, where a value is not finite."""
+
+    def act(self, observation: NDArray[Any], check_finite: bool, threads: int) -> NDArray[np.float32] | None:
+        """The action for a NumPy observation; None, and nothing done, where anything about it is not as usual."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +95,7 @@ def _modules() -> tuple[ModuleType, ...]:
 def backends() -> tuple[BackendStatus, ...]:
     """What can compute on this machine, in order of preference, and why the rest cannot."""
     return tuple(
-        BackendStatus(module.NAME, not (why := module.unavailable()), why or module.DETAIL) for module in _modules()
+        BackendStatus(module.NAME, not (why := module.unavailable()), why or module.detail()) for module in _modules()
     )
 
 

@@ -1,23 +1,33 @@
-"""Native CPU kernels (`csrc/cpu`), for float32 and float64."""
+"""Native CPU kernels (`csrc/cpu`): layers in float32 and float64, whole actors in float32."""
 
 from __future__ import annotations
+
+import math
+import os
 
 import torch
 from torch import Tensor
 
-from snnkern._backends import Problem, Result
+from snnkern._backends import ActorParts, Problem, Result
 
 _reason = ""
 try:
     import snnkern._cpu as _cpu
+
+    if (_isa := os.environ.get("SNNKERN_ISA", "")) and not _cpu.use_isa(_isa):
+        _reason = f"SNNKERN_ISA is {_isa!r}, but this machine runs {', '.join(_cpu.isas())}"
+        _cpu = None
 except ImportError as error:
     _cpu = None
     _reason = f"the native CPU kernels were not built or do not load ({error})"
 
 NAME = "cpu"
-DETAIL = "native kernels, float32 and float64"
 
 _DTYPES = (torch.float32, torch.float64)
+
+
+def detail() -> str:
+    return f"native kernels for {_cpu.isa()}, float32 and float64"
 
 
 def unavailable() -> str:
@@ -85,3 +95,54 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         output=output.data_ptr(),
     )
     return output
+
+
+def engine(actor: ActorParts) -> Engine | None:
+    return Engine(actor) if actor.output[0].dtype == torch.float32 else None
+
+
+class Engine:
+    """A whole actor in one native call (`csrc/cpu/engine.h`). Weights are packed here, once."""
+
+    def __init__(self, actor: ActorParts) -> None:
+        layers = [
+            (*weight.shape, _address(weight), _address(bias), _address(threshold))
+            for weight, bias, threshold in [*actor.hidden, (*actor.output, None)]
+        ]
+        spec, dynamics, interface = actor.dynamics.neuron, actor.dynamics, actor.interface
+        self._outputs = actor.output[0].shape[1]
+        self._bound: list[Tensor] = []  # keeps alive what the engine has the addresses of
+        clip = interface["observation_clip"]
+        self._native = _cpu.Engine(
+            kind=int(spec.kind),
+            levels=spec.levels,
+            initial_fraction=spec.initial_fraction,
+            negative_fraction=spec.negative_fraction,
+            alpha=dynamics.alpha,
+            memory=dynamics.memory,
+            clip=dynamics.clip,
+            timesteps=dynamics.timesteps,
+            layers=layers,
+            observation_mean=_address(interface.get("observation_mean")),
+            observation_std=_address(interface.get("observation_std")),
+            observation_clip=math.inf if clip is None else clip,
+            action_scale=_address(interface["action_scale"]),
+            action_bias=_address(interface["action_bias"]),
+            squash=interface["squash"],
+        )
+        self.act = self._native.act
+
+    def bind(self, carries: list[Tensor], counts: Tensor) -> None:
+        self._bound = [*carries, counts]
+        self._native.bind(counts.shape[1], [carry.data_ptr() for carry in carries], counts.data_ptr())
+
+    def decide(self, observation: Tensor, check_finite: bool, threads: int) -> Tensor | None:
+        if not observation.is_contiguous():
+            observation = observation.contiguous()
+        action = torch.empty(observation.shape[0], self._outputs)
+        done = self._native.decide(observation.data_ptr(), action.data_ptr(), check_finite, threads)
+        return action if done else None
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()

@@ -6,10 +6,13 @@ import torch
 from torch import Tensor
 
 from snnkern import reference
-from snnkern._backends import Problem, Result
+from snnkern._backends import ActorParts, Problem, Result
 
 NAME = "reference"
-DETAIL = "readable PyTorch, any device and float dtype"
+
+
+def detail() -> str:
+    return "readable PyTorch, any device and float dtype"
 
 
 def unavailable() -> str:
@@ -28,3 +31,7 @@ def neuron(problem: Problem) -> Result:
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return reference.linear(input, weight.T, bias)
+
+
+def engine(actor: ActorParts) -> None:
+    return None

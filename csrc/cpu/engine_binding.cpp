@@ -1,0 +1,239 @@
+// The engine for Python: packs an actor's weights once and holds what a decision needs, so that a
+// decision allocates nothing but its result.
+
+#include "engine_binding.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <atomic>
+#include <cmath>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "engine.h"
+#include "isa.h"
+#include "thread_pool.h"
+
+namespace py = pybind11;
+
+namespace snnkern {
+namespace {
+
+// Zeroed floats that start on a cache line.
+class Floats {
+  public:
+    explicit Floats(int64_t count)
+        : data_(static_cast<float*>(
+              ::operator new(std::max<int64_t>(count, 1) * sizeof(float), kLine))) {
+        std::fill(data_.get(), data_.get() + count, 0.0f);
+    }
+    float* get() const { return data_.get(); }
+
+  private:
+    static constexpr std::align_val_t kLine{64};
+    struct Free {
+        void operator()(float* data) const { ::operator delete(data, kLine); }
+    };
+    std::unique_ptr<float, Free> data_;
+};
+
+template <class T>
+T* pointer(uintptr_t address) {
+    return reinterpret_cast<T*>(address);
+}
+
+// One layer as Python gives it: sizes and addresses of weight [in, out], bias [out], threshold
+// [out] (0: none).
+using LayerArguments = std::tuple<int64_t, int64_t, uintptr_t, uintptr_t, uintptr_t>;
+
+class Engine {
+  public:
+    Engine(int kind, int levels, double initial_fraction, double negative_fraction, double alpha,
+           double memory, double clip, int64_t timesteps, const std::vector<LayerArguments>& layers,
+           uintptr_t observation_mean, uintptr_t observation_std, double observation_clip,
+           uintptr_t action_scale, uintptr_t action_bias, bool squash) {
+        model_.kind = static_cast<Kind>(kind);
+        model_.parameters = {static_cast<float>(initial_fraction),
+                             static_cast<float>(negative_fraction),
+                             static_cast<float>(alpha),
+                             static_cast<float>(memory),
+                             static_cast<float>(clip),
+                             levels};
+        model_.timesteps = timesteps;
+        model_.hidden = static_cast<int64_t>(layers.size()) - 1;
+        pack(layers);
+        inputs_ = layers_.front().inputs;
+        outputs_ = layers_.back().outputs;
+        model_.widest = padded(inputs_);
+        for (const EngineLayer& layer : layers_)
+            model_.widest = std::max(model_.widest, layer.width);
+        model_.layers = layers_.data();
+        model_.observation_mean = copy(pointer<const float>(observation_mean), inputs_);
+        model_.observation_std = copy(pointer<const float>(observation_std), inputs_);
+        model_.observation_clip = static_cast<float>(observation_clip);
+        model_.action_scale = copy(pointer<const float>(action_scale), outputs_);
+        model_.action_bias = copy(pointer<const float>(action_bias), outputs_);
+        model_.squash = squash;
+    }
+
+    // The carry of every hidden layer [batch, N] and the counts [hidden, batch] of the decisions to
+    // come.
+    void bind(int64_t batch, const std::vector<uintptr_t>& carries, uintptr_t counts) {
+        batch_ = batch;
+        carries_.clear();
+        for (const uintptr_t carry : carries) carries_.push_back(pointer<float>(carry));
+        counts_ = pointer<int64_t>(counts);
+        observation_.resize(batch * inputs_);
+    }
+
+    int64_t batch() const { return batch_; }
+
+    // The action for a NumPy observation, or None where this is not a plain case that the engine is
+    // bound for: the caller then finds out what is wrong, and says so.
+    py::object act(const py::handle& given, bool check_finite, int threads) {
+        if (!py::isinstance<py::array>(given)) return py::none();
+        const auto array = py::reinterpret_borrow<py::array>(given);
+        const auto dimensions = array.ndim();
+        if (dimensions < 1 || dimensions > 2 || array.shape(dimensions - 1) != inputs_)
+            return py::none();
+        const int64_t rows = dimensions == 1 ? 1 : array.shape(0);
+        if (rows != batch_ || !(array.flags() & py::array::c_style)) return py::none();
+        const int type = py::detail::array_descriptor_proxy(array.dtype().ptr())->type_num;
+        const float* observation = nullptr;
+        if (type == py::detail::npy_api::NPY_FLOAT_) {
+            observation = static_cast<const float*>(array.data());
+        } else if (type == py::detail::npy_api::NPY_DOUBLE_) {
+            const auto* wide = static_cast<const double*>(array.data());
+            for (int64_t i = 0; i < rows * inputs_; ++i)
+                observation_[i] = static_cast<float>(wide[i]);
+            observation = observation_.data();
+        } else {
+            return py::none();
+        }
+        if (check_finite && !finite(observation)) return py::none();
+        auto action =
+            dimensions == 1 ? py::array_t<float>(outputs_) : py::array_t<float>({rows, outputs_});
+        run(observation, action.mutable_data(), threads);
+        return std::move(action);
+    }
+
+    // As `act` for memory [batch, inputs] that the caller has checked; false where a value is not
+    // finite.
+    bool decide(uintptr_t observation, uintptr_t action, bool check_finite, int threads) {
+        const float* from = pointer<const float>(observation);
+        if (check_finite && !finite(from)) return false;
+        run(from, pointer<float>(action), threads);
+        return true;
+    }
+
+  private:
+    void pack(const std::vector<LayerArguments>& layers) {
+        const int64_t widest = kernels_.engine_block();
+        const float* sender = nullptr;  // thresholds of the layer before
+        for (const auto& [inputs, outputs, weight_at, bias_at, threshold_at] : layers) {
+            const int64_t width = padded(outputs);
+            const bool hidden = threshold_at != 0;
+            const auto* given = pointer<const float>(weight_at);
+            memory_.emplace_back(inputs * width);
+            float* weight = memory_.back().get();
+            for (int64_t begin = 0, block; begin < width; begin += block) {
+                block = block_width(begin, width, widest);
+                for (int64_t k = 0; k < inputs; ++k) {
+                    // The output layer takes a mean, which is in activation units already.
+                    const float unit = sender && hidden ? sender[k] : 1.0f;
+                    for (int64_t n = begin; n < std::min(begin + block, outputs); ++n)
+                        weight[inputs * begin + k * block + n - begin] =
+                            given[k * outputs + n] * unit;
+                }
+            }
+            const float* bias = copy(pointer<const float>(bias_at), outputs);
+            const float* threshold =
+                hidden ? copy(pointer<const float>(threshold_at), outputs) : nullptr;
+            layers_.push_back({inputs, outputs, width, weight, bias, threshold});
+            sender = threshold;
+        }
+    }
+
+    // A padded copy; null for null.
+    const float* copy(const float* from, int64_t count) {
+        if (!from) return nullptr;
+        memory_.emplace_back(padded(count));
+        std::copy_n(from, count, memory_.back().get());
+        return memory_.back().get();
+    }
+
+    bool finite(const float* observation) const {
+        bool all = true;
+        for (int64_t i = 0; i < batch_ * inputs_; ++i) all &= std::isfinite(observation[i]);
+        return all;
+    }
+
+    void run(const float* observation, float* action, int threads) {
+        if (busy_.exchange(true))
+            throw std::runtime_error(
+                "two threads use one spiking actor at once: give each thread its own "
+                "(copy.deepcopy)");
+        struct Release {
+            std::atomic<bool>& busy;
+            ~Release() { busy = false; }
+        } release{busy_};
+        const int parts = static_cast<int>(
+            std::max<int64_t>(1, std::min<int64_t>(threads, batch_ / kRowsPerThread)));
+        while (static_cast<int>(scratch_.size()) < parts)
+            scratch_.emplace_back((engine_scratch(model_) + 3) / 4);
+        const auto part = [&](int index) {
+            const EngineRows rows{batch_ * index / parts,
+                                  batch_ * (index + 1) / parts,
+                                  observation,
+                                  carries_.data(),
+                                  action,
+                                  counts_,
+                                  batch_,
+                                  scratch_[index].get()};
+            kernels_.run_engine(model_, rows);
+        };
+        if (batch_ < kRowsToReleaseGil) {
+            part(0);
+            return;
+        }
+        py::gil_scoped_release released;
+        run_parts(parts, part);
+    }
+
+    // Below this many rows each, handing work to another thread costs more than it saves.
+    static constexpr int64_t kRowsPerThread = 8;
+    static constexpr int64_t kRowsToReleaseGil = 4;
+
+    const Kernels& kernels_ = kernels();  // weights are packed for this build
+    EngineModel model_{};
+    std::vector<EngineLayer> layers_;
+    std::vector<Floats> memory_, scratch_;
+    std::vector<float> observation_;  // where a NumPy observation is not float32
+    std::vector<float*> carries_;
+    int64_t* counts_ = nullptr;
+    int64_t inputs_ = 0, outputs_ = 0, batch_ = 0;
+    std::atomic<bool> busy_{false};
+};
+
+}  // namespace
+
+void define_engine(py::module_& module) {
+    using py::arg;
+    py::class_<Engine>(module, "Engine",
+                       "A spiking actor, packed for the CPU; used by snnkern.nn.SpikingActor.")
+        .def(py::init<int, int, double, double, double, double, double, int64_t,
+                      const std::vector<LayerArguments>&, uintptr_t, uintptr_t, double, uintptr_t,
+                      uintptr_t, bool>(),
+             py::kw_only(), arg("kind"), arg("levels"), arg("initial_fraction"),
+             arg("negative_fraction"), arg("alpha"), arg("memory"), arg("clip"), arg("timesteps"),
+             arg("layers"), arg("observation_mean"), arg("observation_std"),
+             arg("observation_clip"), arg("action_scale"), arg("action_bias"), arg("squash"))
+        .def("bind", &Engine::bind)
+        .def_property_readonly("batch", &Engine::batch)
+        .def("act", &Engine::act)
+        .def("decide", &Engine::decide);
+}
+
+}  // namespace snnkern

@@ -1,0 +1,345 @@
+"""The CPU engine, a whole actor in one call: against the float64 reference, for every build that this machine runs."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import os
+import pickle
+import random
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from cases import ACTOR_WIDTHS, DEFAULT_NEURONS, each, needs_cpu, random_actor, random_observations
+from torch import Tensor
+
+import snnkern
+from snnkern import SpikingActor, reference
+from snnkern._backends import cpu
+from snnkern.neurons import Kind
+
+pytestmark = needs_cpu
+
+ISAS = [] if cpu._cpu is None else cpu._cpu.isas()
+# How long the random search runs; a longer run: SNNKERN_FUZZ_SECONDS=3600 pytest -k random_actors
+FUZZ_SECONDS = float(os.environ.get("SNNKERN_FUZZ_SECONDS", "10"))
+
+
+@pytest.fixture(params=ISAS)
+def isa(request):
+    """Builds actors for one instruction set; an engine stays with the one that it was packed for."""
+    before = cpu._cpu.isa()
+    assert cpu._cpu.use_isa(request.param)
+    yield request.param
+    cpu._cpu.use_isa(before)
+
+
+def engine_actor(widths, neuron="if", timesteps=4, *, seed=0, check_finite=True, **dynamics) -> SpikingActor:
+    actor, thresholds = random_actor(widths, seed=seed)
+    return snnkern.convert(
+        actor, thresholds=thresholds, neuron=neuron, timesteps=timesteps, check_finite=check_finite, **dynamics
+    )
+
+
+def runs_on_engine(actor: SpikingActor) -> bool:
+    return actor._bound is not None
+
+
+def carries(actor: SpikingActor) -> list[Tensor]:
+    return [layer.carry.value for layer in actor.hidden]
+
+
+def reference_decisions(actor: SpikingActor, observations: Tensor, resets: dict[int, Tensor] | None = None):
+    """Actions, spike counts and margins of every decision, `[D, B, …]`, by the reference in float64."""
+    hidden = [(layer.weight.T.double(), layer.bias.double(), layer.threshold.double()) for layer in actor.hidden]
+    output = (actor.output.weight.T.double(), actor.output.bias.double())
+    carry = [torch.zeros(observations.shape[1], len(threshold), dtype=torch.float64) for _, _, threshold in hidden]
+    actions, counts, margins = [], [], []
+    for step, observation in enumerate(observations.double()):
+        for layer in carry:
+            layer[(resets or {}).get(step, torch.zeros(len(layer), dtype=torch.bool))] = 0.0
+        decision = reference.actor(observation, hidden, output, carry, actor.dynamics)
+        carry = [layer.carry.clone() for layer in decision.layers]
+        scale, shift = actor.interface.action_scale.double(), actor.interface.action_bias.double()
+        actions.append(scale * decision.output.tanh() + shift)
+        counts.append(torch.stack([layer.counts for layer in decision.layers]))
+        margins.append(torch.stack([layer.margin for layer in decision.layers]).amin(dim=0))
+    return torch.stack(actions), torch.stack(counts), torch.stack(margins)
+
+
+def assert_agrees(actor: SpikingActor, observations: Tensor, resets: dict[int, Tensor] | None = None) -> float:
+    """Compares every decision on the rows that rounding cannot have changed so far; returns the share of those."""
+    actions, counts, margins = reference_decisions(actor, observations, resets)
+    sure = torch.ones(observations.shape[1], dtype=torch.bool)
+    for step, observation in enumerate(observations):
+        if resets and step in resets and step:
+            actor.reset(resets[step])
+        action = actor(observation)
+        assert runs_on_engine(actor)
+        sure &= margins[step] >= 1e-5
+        torch.testing.assert_close(action[sure].double(), actions[step][sure], rtol=0, atol=1e-4)
+        assert torch.equal(actor.spikes[:, sure], counts[step][:, sure])
+    return float(sure.double().mean()) if len(sure) else 1.0
+
+
+@each("widths", ACTOR_WIDTHS)
+@each("neuron", DEFAULT_NEURONS)
+def test_agrees_with_the_reference(isa, neuron, widths) -> None:
+    actor = engine_actor(widths, neuron, timesteps=5, alpha=0.6, memory=0.4)
+    share = assert_agrees(actor, random_observations(3, 64, widths[0]))
+    # Q of DC often equals a level but for rounding, and then the margin of the whole row is 0.
+    assert share > (0.02 if neuron.kind is Kind.DC else 0.7)
+
+
+def random_case(generator: random.Random, seed: int):
+    widths = [generator.choice([1, 2, 3, 8, 15, 16, 17, 31, 64, 65, 255, 257, 1000]) for _ in range(3)]
+    widths += [generator.choice([1, 3, 17, 63, 100]) for _ in range(generator.randint(0, 3))]
+    neuron = generator.choice(
+        [
+            snnkern.IF(initial_fraction=generator.choice([0.0, 0.5, 1.0])),
+            snnkern.SNM(negative_fraction=generator.choice([-1.0, -0.3, 0.0])),
+            snnkern.MT(levels=generator.randint(1, 8)),
+            snnkern.DC(levels=generator.randint(1, 8)),
+        ]
+    )
+    actor = engine_actor(
+        tuple(widths),
+        neuron,
+        timesteps=generator.choice([1, 2, 3, 4, 8, 16, 33]),
+        alpha=generator.choice([0.0, 0.2, 1.0]),
+        memory=generator.choice([0.0, 0.5, 1.0]),
+        clip=generator.choice([0.0, 0.5, 2.0]),
+        seed=seed,
+    )
+    actor.hidden[0].threshold[:: generator.randint(1, 9)] = 0.0
+    batch = generator.choice([1, 1, 2, 3, 7, 40])
+    observations = random_observations(3, batch, widths[0], seed=seed)
+    resets = {2: torch.rand(batch, generator=torch.Generator().manual_seed(seed)) < 0.5}
+    return actor, observations, resets
+
+
+def test_random_actors_agree_with_the_reference() -> None:
+    """Architectures, widths, neurons, T, α, μ, κ, batch sizes and resets at random, each build in turn."""
+    before = cpu._cpu.isa()
+    ends = time.monotonic() + FUZZ_SECONDS
+    compared = 0.0
+    try:
+        for seed in itertools.count():
+            if time.monotonic() > ends and seed >= 3 * len(ISAS):
+                break
+            cpu._cpu.use_isa(ISAS[seed % len(ISAS)])
+            actor, observations, resets = random_case(random.Random(seed), seed)
+            try:
+                compared += assert_agrees(actor, observations, resets)
+            except AssertionError as error:
+                raise AssertionError(f"seed {seed}, {cpu._cpu.isa()}: {actor}") from error
+    finally:
+        cpu._cpu.use_isa(before)
+    assert compared >= 3
+
+
+@each("neuron", DEFAULT_NEURONS)
+def test_builds_give_the_same_bits(neuron) -> None:
+    """They differ in how many lanes a register has; the order of the sums is the same."""
+    results = []
+    before = cpu._cpu.isa()
+    for name in ISAS:
+        cpu._cpu.use_isa(name)
+        actor = engine_actor((17, 257, 100, 6), neuron, timesteps=6, alpha=0.5)
+        results.append([actor(observation) for observation in random_observations(3, 9, 17)] + carries(actor))
+    cpu._cpu.use_isa(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@each("neuron", DEFAULT_NEURONS)
+def test_threads_and_splits_of_the_batch_change_no_bit(isa, neuron) -> None:
+    observations = random_observations(2, 100, 11)
+    results = []
+    try:
+        for threads in (1, 2, 3, 8):
+            torch.set_num_threads(threads)
+            actor = engine_actor((11, 33, 17, 3), neuron, alpha=1.0)
+            results.append(torch.stack([actor(observation) for observation in observations]))
+    finally:
+        torch.set_num_threads(1)
+    parts = []
+    for rows in (slice(0, 1), slice(1, 40), slice(40, 100)):
+        actor = engine_actor((11, 33, 17, 3), neuron, alpha=1.0)
+        parts.append(torch.stack([actor(observation[rows]) for observation in observations]))
+    results.append(torch.cat(parts, dim=1))
+    for other in results[1:]:
+        assert torch.equal(results[0], other)
+
+
+def test_act_and_call_give_the_same_actions_in_every_form() -> None:
+    observations = random_observations(6, 1, 11)[:, 0]
+    forms = {
+        "tensor": lambda actor, x: actor(x[None])[0].numpy(),
+        "array": lambda actor, x: actor.act(x.numpy()),
+        "batch of one": lambda actor, x: actor.act(x.numpy()[None])[0],
+        "float64": lambda actor, x: actor.act(x.numpy().astype(np.float64)),
+        "strided": lambda actor, x: actor.act(np.repeat(x.numpy(), 2)[::2]),
+        "strided tensor": lambda actor, x: actor(torch.stack([x, x], dim=1)[:, 0][None])[0].numpy(),
+    }
+    wanted = None
+    for form in forms.values():
+        actor = engine_actor((11, 33, 17, 3), "mt", alpha=0.7)
+        got = np.stack([form(actor, x) for x in observations])
+        assert runs_on_engine(actor)
+        wanted = got if wanted is None else wanted
+        np.testing.assert_array_equal(got, wanted)
+
+
+def test_agrees_with_the_layers_under_compile_and_takes_over_their_carry(monkeypatch) -> None:
+    """What torch.compile sees is one operator per layer; both share the carry."""
+    observations = random_observations(6, 5, 11)
+    alone = engine_actor((11, 33, 17, 3), "snm", alpha=1.0, memory=1.0)
+    wanted = [alone(observation) for observation in observations]
+    mixed = engine_actor((11, 33, 17, 3), "snm", alpha=1.0, memory=1.0)
+    for step, observation in enumerate(observations):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda odd=step % 2 == 1: odd)
+        torch.testing.assert_close(mixed(observation), wanted[step], rtol=0, atol=1e-5)
+        assert runs_on_engine(mixed) == (step % 2 == 0)
+
+
+def test_normalised_observations_and_plain_outputs() -> None:
+    actor, thresholds = random_actor((5, 16, 3))
+    mean, std = torch.linspace(-1, 1, 5), torch.linspace(0.5, 2, 5)
+    pairs = [(layer.weight, layer.bias) for layer in [*actor.hidden, actor.output]]
+    interface = snnkern.Interface(
+        5, 3, squash=False, observation_mean=mean, observation_std=std, observation_clip=1.5, action_scale=3.0
+    )
+    normalising = snnkern.Actor(pairs[:-1], pairs[-1], interface)
+    plain = snnkern.Actor(pairs[:-1], pairs[-1], snnkern.Interface(5, 3, squash=False, action_scale=3.0))
+    x = 3 * random_observations(1, 20, 5)[0]
+    got = snnkern.convert(normalising, thresholds=thresholds, neuron="dc", timesteps=3)(x)
+    wanted = snnkern.convert(plain, thresholds=thresholds, neuron="dc", timesteps=3)(
+        ((x - mean) / std).clamp(-1.5, 1.5)
+    )
+    assert torch.equal(got, wanted)
+
+
+def test_new_weights_dtypes_and_copies_are_packed_anew() -> None:
+    x = random_observations(1, 2, 11)[0]
+    actor, other = engine_actor((11, 33, 17, 3)), engine_actor((11, 33, 17, 3), seed=1)
+    before, wanted = actor(x), other(x)
+    assert not torch.equal(before, wanted)
+    actor.load_state_dict(other.state_dict())
+    actor.reset()
+    assert torch.equal(actor(x), wanted)
+    assert actor.double()(x.double()).dtype == torch.float64
+    assert not runs_on_engine(actor)
+    for copied in (copy.deepcopy, lambda actor: pickle.loads(pickle.dumps(actor))):
+        same = copied(other)
+        assert torch.equal(same(x), other(x))
+        assert same._bound.carries[0].data_ptr() != other._bound.carries[0].data_ptr()
+
+
+def test_an_empty_batch_is_an_empty_action() -> None:
+    actor = engine_actor((11, 33, 17, 3))
+    assert actor(torch.zeros(0, 11)).shape == (0, 3)
+    assert actor.act(np.zeros((0, 11))).shape == (0, 3)
+
+
+def test_a_refused_observation_leaves_everything_as_it_was() -> None:
+    actor = engine_actor((11, 33, 17, 3), alpha=1.0)
+    x = random_observations(1, 2, 11)[0]
+    bad = x.clone()
+    bad[1, 3] = torch.nan
+    with pytest.raises(snnkern.InputError, match=r"NaN or infinity in 1 of 2 rows \(first: row 1\)"):
+        actor(bad)
+    actor(x)
+    before, spikes = [carry.clone() for carry in carries(actor)], actor.spikes
+    for call in (lambda: actor(bad), lambda: actor.act(bad.numpy())):
+        with pytest.raises(snnkern.InputError, match="NaN or infinity"):
+            call()
+    assert all(torch.equal(a, b) for a, b in zip(before, carries(actor), strict=True))
+    assert torch.equal(actor.spikes, spikes)
+    actor.check_finite = False
+    actor(bad)
+    assert bool(carries(actor)[0][1].isnan().any())
+    assert not bool(carries(actor)[0][0].isnan().any())
+
+
+def test_two_threads_with_an_actor_each() -> None:
+    observations = random_observations(200, 64, 11)
+    wanted = [engine_actor((11, 33, 17, 3), alpha=1.0) for _ in range(2)]
+    expected = torch.stack([wanted[0](observation) for observation in observations])
+    results: dict[int, Tensor] = {}
+
+    def work(index: int) -> None:
+        torch.set_num_threads(2)
+        actor = engine_actor((11, 33, 17, 3), alpha=1.0)
+        results[index] = torch.stack([actor(observation) for observation in observations])
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(results[index], expected) for index in range(2))
+
+
+def test_one_actor_from_two_threads_is_right_or_refused() -> None:
+    actor = engine_actor((11, 257, 257, 3), timesteps=16)  # α = 0.2: decisions depend on their order
+    x = random_observations(1, 64, 11)[0]
+    actor(x)
+    outcomes: list[str] = []
+
+    def outcome() -> str:
+        try:
+            return "decided" if bool(torch.isfinite(actor(x)).all()) else "not finite"
+        except RuntimeError as error:
+            return str(error)
+
+    def work() -> None:
+        for _ in range(50):
+            outcomes.append(outcome())
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(outcomes) == 100
+    assert "decided" in outcomes
+    assert set(outcomes) <= {
+        "decided",
+        "two threads use one spiking actor at once: give each thread its own (copy.deepcopy)",
+    }
+
+
+def test_many_decisions_neither_drift_nor_grow() -> None:
+    """Ten thousand decisions with the whole carry: still on the layers' trajectory, in the same memory."""
+    observations = random_observations(200, 2, 5)
+    actor, layers = (engine_actor((5, 16, 16, 2), "mt", alpha=1.0, memory=1.0) for _ in range(2))
+    actor(observations[0])
+    layers.double()
+    layers(observations[0].double())
+    places = [carry.data_ptr() for carry in carries(actor)]
+    for step in range(1, 10_000):
+        actor(observations[step % 200])
+    assert [carry.data_ptr() for carry in carries(actor)] == places
+    bound = 0.5 * torch.cat([layer.threshold for layer in actor.hidden])
+    assert bool((torch.cat(carries(actor), dim=1).abs() <= bound).all())
+
+
+def test_the_environment_variable_forces_a_build() -> None:
+    program = "import snnkern; print([s.detail for s in snnkern.backends() if s.name == 'cpu'][0])"
+
+    def detail(name: str) -> str:
+        environment = os.environ | {"SNNKERN_ISA": name}
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    for name in ISAS:
+        assert detail(name) == f"native kernels for {name}, float32 and float64"
+    assert detail("sse9") == f"SNNKERN_ISA is 'sse9', but this machine runs {', '.join(ISAS)}"
