@@ -34,6 +34,7 @@ clean:
 # The pinned torch goes first, so that no other package brings a release of its own choice.
 $(READY): requirements.txt pyproject.toml setup.py $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing $(TORCH) and what requirements.txt pins; the first time takes a few minutes."
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet $(TORCH) -r requirements.txt
 	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -103,7 +105,7 @@ def test_evaluate_compares_settings_and_keeps_them(capsys, tmp_path) -> None:
     assert len(list((tmp_path / "store").iterdir())) == 3
     code, out, _ = run(capsys, *arguments)
     assert code == 0
-    assert "performance ratio" in out
+    assert "ratio, %" in out
 
 
 def test_the_demo_writes_its_results_and_figure(capsys, tmp_path, monkeypatch) -> None:
@@ -111,7 +113,7 @@ def test_the_demo_writes_its_results_and_figure(capsys, tmp_path, monkeypatch) -
     monkeypatch.setattr(demo, "_CALIBRATION_STEPS", 500)
     code, out, _ = run(capsys, "demo", "td3-halfcheetah", "-o", tmp_path, "--episodes", 1, "--workers", 1)
     assert code == 0
-    assert "µs/decision" in out
+    assert "µs: one decision" in out
     assert sorted(file.name for file in tmp_path.iterdir()) == ["demo-results.json", "demo.png"]
     summary = json.loads((tmp_path / "demo-results.json").read_text())
     assert len(summary["results"]) == 4 * 2
@@ -134,7 +136,22 @@ MISTAKES = {
     "no observations": (["convert", "td3-hopper", "x.safetensors", "--observations", "no.npy"], "cannot read no.npy"),
     "zero episodes": (["evaluate", "td3-hopper", "--episodes", "0"], "--episodes"),
     "unknown backend": (["evaluate", "td3-hopper", "--neuron", "if", "--backend", "tpu", "--steps", "10"], "'tpu'"),
-    "no folder": (["demo", "-o", "nowhere"], "no folder nowhere"),
+    "no folder": (["demo", "-o", "nowhere"], "there is no folder nowhere"),
+    "negative seed": (["evaluate", "td3-hopper", "--episode-seed", "-1"], "--episode-seed"),
+    "an environment of old": (["evaluate", "td3-hopper", "--env", "Hopper-v2"], "cannot make environment 'Hopper-v2'"),
+    "nowhere to convert to": (["convert", "td3-hopper", "no/x.safetensors"], "there is no folder no"),
+    "nowhere to draw": (["evaluate", "td3-hopper", "--neuron", "if", "--figure", "no/x.png"], "there is no folder no"),
+    "calibration alone": (["evaluate", "td3-hopper", "--calibration", "max"], "--calibration has no use here"),
+    "calibration without percentile": (
+        ["evaluate", "td3-hopper", "--neuron", "if", "--calibration", "percentile:"],
+        "not a percentile",
+    ),
+    "empty list": (["evaluate", "td3-hopper", "--neuron", "if", "-T", ""], "--timesteps takes"),
+    "no name": (["evaluate", ""], "no actor ''"),
+    "observations and steps": (
+        ["convert", "td3-hopper", "x.safetensors", "--observations", "x.npy", "--steps", "5"],
+        "--steps has no use here",
+    ),
 }
 
 
@@ -149,6 +166,44 @@ def test_a_mistake_is_one_clear_line_and_exit_code_2(capsys, tmp_path, monkeypat
     assert message in lines[0]
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_tables_fit_a_terminal_of_80_columns(capsys) -> None:
+    evaluation = {"return_mean": 12345.6, "return_std": 1234.5, "microseconds_per_decision": 123.4}
+    entry = evaluation | {
+        "neuron": {"name": "snm"},
+        "timesteps": 16,
+        "alpha": 0.2,
+        "memory": 0.0,
+        "performance_ratio": 1.004,
+        "performance_ratio_interval": [0.951, 1.042],
+        "spikes_per_decision": 1689.0,
+    }
+    cli._print_sweep(
+        {"actor": "td3-halfcheetah", "environment": "HalfCheetah-v5", "dense": evaluation, "results": [entry]}
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert any("100.4 [95.1 … 104.2]" in line for line in lines)
+    assert max(len(line.rstrip()) for line in lines) <= 80
+
+
+def test_version(capsys) -> None:
+    assert run(capsys, "--version") == (0, f"snnkern {snnkern.__version__}\n", "")
+
+
+def test_control_c_stops_a_sweep_at_once_and_keeps_what_is_finished(tmp_path) -> None:
+    arguments = ["evaluate", "td3-hopper", "--neuron", "if,dc", "-T", "2,4,8", "--steps", "100", "--workers", "2"]
+    command = [sys.executable, "-m", "snnkern", *arguments, "--store", str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("*.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "snnkern: interrupted" in err
+    assert "Traceback" not in out + err
+    assert 1 <= len(list(tmp_path.glob("*.json"))) < 13
 
 
 def test_a_spiking_actor_cannot_be_converted_again(capsys, tmp_path, observations) -> None:

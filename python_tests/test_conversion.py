@@ -95,14 +95,14 @@ def test_observations_may_come_in_batches(actor, observations):
 def test_a_spiking_actor_keeps_metadata_and_interface(observations):
     actor = make_actor(
         *WIDTHS,
-        metadata={"algorithm": "SAC"},
+        metadata={"algorithm": "SAC", "return_mean": "7.5"},
         action_bias=0.25,
         observation_mean=0.1,
         observation_std=0.7,
         squash=False,
     )
     snn = convert(actor, observations)
-    assert snn.metadata == {"algorithm": "SAC"}
+    assert snn.metadata == {"algorithm": "SAC", "calibration": "max", "dense_return_mean": "7.5"}
     assert snn.interface.description() == actor.interface.description()
     assert_same_tensors(snn.interface.state_dict(), actor.interface.state_dict())
 

@@ -299,8 +299,7 @@ def test_one_actor_from_two_threads_is_right_or_refused() -> None:
             return str(error)
 
     def work() -> None:
-        for _ in range(50):
-            outcomes.append(outcome())
+        outcomes.extend(outcome() for _ in range(50))
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:

@@ -90,6 +90,22 @@ def test_the_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
     assert 51 <= hits <= 60
 
 
+def test_a_ratio_to_a_return_that_is_not_positive_is_not_a_number() -> None:
+    spiking = Evaluation((-90.0, -95.0), (1, 1), ())
+    for dense in (Evaluation((-100.0, -110.0), (1, 1), ()), Evaluation((0.0, 0.0), (1, 1), ())):
+        assert math.isnan(spiking.ratio(dense).value)
+
+
+def test_the_average_ratio_weighs_environments_alike() -> None:
+    pairs = [
+        (Evaluation((50.0, 50.0), (1, 1), ()), Evaluation((100.0, 100.0), (1, 1), ())),
+        (Evaluation((9000.0,) * 20, (1,) * 20, ()), Evaluation((9000.0,) * 3, (1,) * 3, ())),
+    ]
+    assert evaluation.average_performance_ratio(pairs).value == pytest.approx(0.75)
+    with pytest.raises(snnkern.InputError, match="at least one environment"):
+        evaluation.average_performance_ratio([])
+
+
 def test_one_episode_has_no_interval() -> None:
     interval = Evaluation((5.0,), (1,), ()).interval()
     assert interval.value == 5.0
@@ -100,9 +116,12 @@ def test_one_episode_has_no_interval() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"episodes": 0}, "episodes must be at least 1, got 0"),
+        ({"episodes": 0}, "episodes must be a whole number of at least 1, got 0"),
         ({"episodes": 4, "rows": 3}, r"rows must divide the number of episodes \(4\), got 3"),
-        ({"episodes": 4, "rows": 0}, "rows must divide"),
+        ({"episodes": 4, "rows": 0}, "rows must be a whole number of at least 1, got 0"),
+        ({"episodes": 2.5}, "episodes must be a whole number of at least 1, got 2.5"),
+        ({"episodes": True}, "episodes must be a whole number"),
+        ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
     ],
 )
 def test_bad_numbers_are_refused(arguments, message) -> None:
@@ -196,12 +215,21 @@ class TestSweep:
         assert heard == [(2, 4), (3, 4), (4, 4)]
 
     def test_bad_input_is_refused_before_anything_runs(self, tmp_path) -> None:
-        with pytest.raises(snnkern.InputError, match="workers must be at least 1, got 0"):
+        with pytest.raises(snnkern.InputError, match="workers must be a whole number of at least 1, got 0"):
             self.run(tmp_path, workers=0)
         with pytest.raises(snnkern.InputError, match="no environment 'Nothing-v0'"):
             sweep(random_actor(), "Nothing-v0", [], thresholds=[])
         with pytest.raises(snnkern.InputError, match="the actor's observations are"):
             sweep(random_actor(), "HalfCheetah-v5", [], thresholds=[])
+        actor, ones = snnkern.load_actor("td3-halfcheetah"), [torch.ones(256), torch.ones(256)]
+        for wrong, message in (
+            ({"settings": ["if"]}, "a setting is a Dynamics"),
+            ({"env": lambda: None}, "registered name, got function"),
+            ({"thresholds": ones[:1], "settings": grid(["if"], [2])}, "2 hidden layers, got 1 thresholds"),
+        ):
+            arguments = {"env": "HalfCheetah-v5", "settings": [], "thresholds": ones} | wrong
+            with pytest.raises(snnkern.InputError, match=message):
+                sweep(actor, **arguments)
         (tmp_path / "file").write_text("")
         with pytest.raises(snnkern.InputError, match="cannot make the folder"):
             self.run(tmp_path / "file")

@@ -13,6 +13,7 @@ pytest.importorskip("scipy", reason="SciPy is not installed")
 from matplotlib import image
 
 import snnkern
+from snnkern import report
 from snnkern.evaluation import Evaluation, Sweep, grid
 from snnkern.report import performance_figure, summarize_sweep
 
@@ -52,6 +53,30 @@ def test_the_figure_is_a_picture_with_a_panel_per_neuron(measured, tmp_path) -> 
     assert pixels.shape[1] > pixels.shape[0] > 300
     assert np.ptp(pixels[..., :3]) == 1.0
     assert [file.name for file in tmp_path.iterdir()] == ["figure.png"]
+
+
+def test_where_a_ratio_means_nothing_returns_are_drawn(measured, tmp_path) -> None:
+    lost = Sweep(Evaluation((-1.0, -3.0), (1, 1), ()), measured.results)
+    summary = summarize_sweep(lost)
+    assert {entry["performance_ratio"] for entry in summary["results"]} == {None}
+    json.dumps(summary, allow_nan=False)
+    performance_figure(lost, tmp_path / "figure.png", "test")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_a_line_for_every_alpha_and_memory(measured, monkeypatch, tmp_path) -> None:
+    drawn = []
+    monkeypatch.setattr(report, "_draw_line", lambda panel, points, label, **_: drawn.append((label, len(points))))
+    settings = grid(["if"], [1, 2, 4], [0.0, 0.2], [0.0, 1.0])
+    performance_figure(
+        Sweep(measured.dense, tuple((setting, measured.dense) for setting in settings)), tmp_path / "figure.png", "test"
+    )
+    assert drawn == [
+        ("without CRPI, μ = 0", 3),
+        ("without CRPI, μ = 1", 3),
+        ("CRPI, α = 0.2, μ = 0", 3),
+        ("CRPI, α = 0.2, μ = 1", 3),
+    ]
 
 
 def test_a_figure_that_cannot_be_written_is_a_clear_error(measured, tmp_path) -> None:

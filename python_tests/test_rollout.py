@@ -112,8 +112,15 @@ def test_an_environment_that_does_not_fit_is_refused_before_it_runs() -> None:
     envs = make_vector("CartPole-v1", 2)
     with pytest.raises(snnkern.InputError, match=r"observation space is Box.*the actor's observations are \[3\]"):
         rollout(random_actor(), envs)
-    with pytest.raises(snnkern.InputError, match="episodes must be at least 1, got 0"):
+    with pytest.raises(snnkern.InputError, match="episodes must be a whole number of at least 1, got 0"):
         rollout(random_actor(), SyncVectorEnv([lambda: Scripted(0)]), episodes=0)
+
+
+def test_what_is_no_vector_environment_is_refused() -> None:
+    with pytest.raises(snnkern.InputError, match="vector environment, got Scripted"):
+        rollout(random_actor(), Scripted(0))
+    with pytest.raises(snnkern.InputError, match="a function that makes one, got Scripted"):
+        make_vector(Scripted(0), 1)
 
 
 def test_progress_hears_of_every_finished_episode() -> None:

@@ -20,6 +20,7 @@ from snnkern.calibration import Max, Percentile, calibrate, collect
 from snnkern.checkpoints import actor_from_module, actor_from_state_dict, load_actor
 from snnkern.conversion import convert, load, save
 from snnkern.errors import CheckpointError, Error, InputError, MissingDependencyError
+from snnkern.evaluation import Evaluation, evaluate, grid, sweep
 from snnkern.neurons import DC, IF, MT, SNM, Dynamics, Neuron
 from snnkern.nn import SpikingActivation, SpikingActor
 
@@ -33,6 +34,7 @@ __all__ = [
     "CheckpointError",
     "Dynamics",
     "Error",
+    "Evaluation",
     "InputError",
     "Interface",
     "Max",
@@ -47,11 +49,14 @@ __all__ = [
     "calibrate",
     "collect",
     "convert",
+    "evaluate",
+    "grid",
     "load",
     "load_actor",
     "nn",
     "ops",
     "reference",
     "save",
+    "sweep",
     "zoo",
 ]

@@ -82,6 +82,8 @@ class Interface(nn.Module):
             InputError: wrong width, dtype or device, or (where `check_finite`) a NaN or infinity.
         """
         width, own = self.observation_dim, self.action_scale
+        if not isinstance(observation, Tensor):
+            raise InputError(f"observation must be a tensor, got {type(observation).__name__}: act() takes arrays")
         if observation.dim() != 2 or observation.shape[1] != width:
             raise InputError(f"observation must be [B, {width}], got shape {list(observation.shape)}")
         if observation.dtype != own.dtype:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from snnkern import environments
 from snnkern.actors import Actor
-from snnkern.errors import InputError
+from snnkern.errors import InputError, check_whole
 
 if TYPE_CHECKING:
     import gymnasium
@@ -185,7 +184,7 @@ def parse_calibration(calibration: str | Calibration) -> Calibration:
         if name == Max.name and not value:
             return Max()
         if name == Percentile.name:
-            return Percentile(float(value)) if value else Percentile()
+            return Percentile(float(value)) if ":" in calibration else Percentile()
     except ValueError as error:
         raise InputError(f"not a percentile from 0 to 100: {value!r}") from error
     raise InputError(f"unknown calibration {calibration!r}: choose max, percentile or percentile:P")
@@ -232,10 +231,10 @@ def collect(
     Raises:
         InputError: the environment does not exist or does not fit the actor; `steps` is below 1.
     """
-    if not isinstance(steps, Integral) or steps < 1:
-        raise InputError(f"steps must be a whole number of at least 1, got {steps!r}")
-    if not isinstance(seed, Integral) or seed < 0:
-        raise InputError(f"seed must be a whole number of at least 0, got {seed!r}")
+    if not isinstance(actor, Actor):
+        raise InputError(f"actor must be an Actor (see load_actor), got {type(actor).__name__}")
+    check_whole("steps", steps, least=1)
+    check_whole("seed", seed, least=0)
     environment = environments.make(env)
     try:
         environments.check_spaces(actor.interface, environment.observation_space, environment.action_space)
@@ -268,7 +267,11 @@ def _batches(
 def _as_tensor(observations: object) -> Tensor:
     if isinstance(observations, Tensor):
         return observations
-    if isinstance(observations, np.ndarray) and observations.dtype.kind in "biufc":
-        return torch.from_numpy(observations if observations.flags.writeable else observations.copy())
+    if isinstance(observations, np.ndarray) and observations.dtype.kind in "biuc":
+        return torch.from_numpy(observations.astype(observations.dtype.newbyteorder("=")))  # refused by its dtype
+    if isinstance(observations, np.ndarray) and observations.dtype.kind == "f":
+        plain = np.float64 if observations.dtype.itemsize > 4 else np.float32
+        array = np.ascontiguousarray(observations, dtype=plain)
+        return torch.from_numpy(array if array.flags.writeable else array.copy())
     kind = f"array of {observations.dtype}" if isinstance(observations, np.ndarray) else type(observations).__name__
     raise InputError(f"calibration observations must be numeric arrays or tensors, got {kind}")

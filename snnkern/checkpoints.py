@@ -43,10 +43,12 @@ def load_actor(
         InputError: there is no such zoo actor or file.
         CheckpointError: the file is truncated, not a checkpoint, holds code, or its tensors are not an actor's.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise InputError(f"an actor is loaded by zoo name or path, got {type(source).__name__}")
     path = Path(source)
     if str(source) in zoo.names():
         path = zoo.path(str(source))
-    elif not path.exists():
+    elif not str(source) or not path.exists():
         raise InputError(f"no actor {str(source)!r}: neither a file nor one of {', '.join(zoo.names())}")
     tensors, metadata = read_tensors(path)
     given = {"action_scale": action_scale, "action_bias": action_bias}
@@ -313,5 +315,5 @@ def _from_description(tensors: dict[str, Tensor], description: object) -> Actor:
 
 
 def _as_float(tensor: Tensor) -> Tensor:
-    """float64 stays, everything else becomes float32, the precision that actors run in."""
-    return tensor if tensor.dtype == torch.float64 or tensor.is_complex() else tensor.float()
+    """float64 stays, other floats become float32, the precision that actors run in; `check_layer` refuses the rest."""
+    return tensor.float() if tensor.dtype.is_floating_point and tensor.dtype != torch.float64 else tensor

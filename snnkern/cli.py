@@ -28,18 +28,20 @@ from snnkern.checkpoints import load_actor
 from snnkern.demo import run_demo
 from snnkern.errors import Error, InputError
 from snnkern.evaluation import evaluate, grid, sweep
+from snnkern.files import check_writable
 from snnkern.nn import SpikingActor
-from snnkern.report import performance_figure, summarize_evaluation, summarize_sweep
+from snnkern.report import check_drawing, performance_figure, summarize_evaluation, summarize_sweep
 
 # The base of every complaint about a command line, whether Typer brings its own Click or uses the real one.
 _CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]
+
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="snnkern",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
-    help="Turn a trained continuous-control policy into a spiking network, without training, and run it.",
     epilog="Start with: snnkern demo",
 )
 
@@ -57,8 +59,12 @@ _Levels = Annotated[int | None, typer.Option("--levels", help="L, thresholds per
 _Calibration = Annotated[
     str, typer.Option("--calibration", help="Thresholds: max, percentile (99.9) or percentile:P of the activations.")
 ]
-_Steps = Annotated[int, typer.Option("--steps", help="Environment steps of the dense actor to calibrate on.", min=1)]
-_Seed = Annotated[int, typer.Option("--seed", help="Seed of the calibration run's first episode.")]
+_Steps = Annotated[
+    int | None, typer.Option("--steps", help="Steps of the dense actor to calibrate on (default 10000).", min=1)
+]
+_Seed = Annotated[
+    int | None, typer.Option("--seed", help="Seed of the calibration run's first episode (default 0).", min=0)
+]
 _Backend = Annotated[str, typer.Option("--backend", help="What computes; snnkern info lists them.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of a table.")]
 _Workers = Annotated[
@@ -68,17 +74,33 @@ _Workers = Annotated[
 
 def run(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 0, 2 for a user's mistake, 130 after an interruption."""
+    torch.set_num_threads(1)  # products are small here, and threads of several processes get in each other's way
     try:
         code = app(arguments, standalone_mode=False)
-        return int(code) if isinstance(code, int) else 0
+        if code == _INTERRUPTED:  # Typer may turn an interruption into this code by itself
+            raise KeyboardInterrupt
+        return code if isinstance(code, int) else 0
     except (Error, _CommandLineError) as error:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         if message:
             print(f"snnkern: {' '.join(message.split())}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        print("snnkern: interrupted; finished settings are kept where a store was given", file=sys.stderr)
-        return 130
+        print("snnkern: interrupted; settings that the demo or a --store has finished are kept", file=sys.stderr)
+        return _INTERRUPTED
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"snnkern {snnkern.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_print_version)] = False,
+) -> None:
+    """Turn a trained continuous-control policy into a spiking network, without training, and run it."""
 
 
 @app.command()
@@ -91,7 +113,7 @@ def demo(
 ) -> None:
     """Do the main job on an actor that ships with the package.
 
-    Measures the dense actor in MuJoCo, converts it to IF, SNM, MT and DC neurons at T = 1 … 16, without and with the
+    Measures the dense actor in MuJoCo, converts it to IF, SNM, MT and DC neurons at T = 2 … 16, without and with the
     residual carry (CRPI), runs them all, and writes demo-results.json and demo.png. Interrupted, it goes on where it
     was.
     """
@@ -115,8 +137,8 @@ def convert(
     levels: _Levels = None,
     calibration: _Calibration = "max",
     env: _Env = None,
-    steps: _Steps = 10_000,
-    seed: _Seed = 0,
+    steps: _Steps = None,
+    seed: _Seed = None,
     observations: Annotated[
         Path | None,
         typer.Option("--observations", help="Calibrate on a .npy array [N, observation_dim] instead of running."),
@@ -133,7 +155,10 @@ def convert(
     """
     rule = parse_calibration(calibration)
     (setting,) = grid([neuron], [timesteps], [alpha], [memory], levels)
+    check_writable(output)
     dense = load_actor(actor, action_scale=action_scale)
+    if observations is not None:
+        _refuse({"--env": env, "--steps": steps, "--seed": seed}, "you give the observations yourself")
     data = _observations(dense, observations, env, steps, seed)
     snn = conversion.convert(
         dense, data, neuron=setting.neuron, timesteps=timesteps, alpha=alpha, memory=memory, calibration=rule
@@ -164,12 +189,14 @@ def evaluate_command(
         str | None, typer.Option("--memory", help="With --neuron: μ, one or several (default 0).")
     ] = None,
     levels: _Levels = None,
-    calibration: _Calibration = "max",
+    calibration: Annotated[
+        str | None, typer.Option("--calibration", help="With --neuron: max (default), percentile or percentile:P.")
+    ] = None,
     env: _Env = None,
-    steps: _Steps = 10_000,
-    seed: _Seed = 0,
+    steps: _Steps = None,
+    seed: _Seed = None,
     episodes: Annotated[int, typer.Option("--episodes", help="Episodes per setting.", min=1)] = 10,
-    episode_seed: Annotated[int, typer.Option("--episode-seed", help="Seed of the first episode.")] = 1000,
+    episode_seed: Annotated[int, typer.Option("--episode-seed", help="Seed of the first episode.", min=0)] = 1000,
     store: Annotated[
         Path | None, typer.Option("--store", help="Folder that keeps finished settings; they are not run again.")
     ] = None,
@@ -192,16 +219,21 @@ def evaluate_command(
     loaded = conversion.load_policy(policy, action_scale=action_scale, backend=backend)
     name = _environment(loaded, env)
     if neuron is None:
-        for option, given in {
-            "--timesteps": timesteps,
-            "--alpha": alpha,
-            "--memory": memory,
-            "--levels": levels,
-            "--store": store,
-            "--figure": figure,
-        }.items():
-            if given is not None:
-                raise InputError(f"{option} is for converting a dense actor: give --neuron too")
+        _refuse(
+            {
+                "--timesteps": timesteps,
+                "--alpha": alpha,
+                "--memory": memory,
+                "--levels": levels,
+                "--calibration": calibration,
+                "--steps": steps,
+                "--seed": seed,
+                "--store": store,
+                "--workers": workers,
+                "--figure": figure,
+            },
+            "it is for converting a dense actor: give --neuron too",
+        )
         with _progress() as report:
             result = evaluate(
                 loaded,
@@ -220,12 +252,16 @@ def evaluate_command(
         raise InputError(f"{policy} is a spiking actor already: --neuron converts a dense one")
     settings = grid(
         _list("--neuron", neuron, str),
-        _list("--timesteps", timesteps or "8", int),
-        _list("--alpha", alpha or "0,0.2", float),
-        _list("--memory", memory or "0", float),
+        _list("--timesteps", "8" if timesteps is None else timesteps, int),
+        _list("--alpha", "0,0.2" if alpha is None else alpha, float),
+        _list("--memory", "0" if memory is None else memory, float),
         levels,
     )
-    thresholds = calibrate(loaded, _observations(loaded, None, name, steps, seed), calibration)
+    rule = parse_calibration("max" if calibration is None else calibration)
+    if figure:
+        check_drawing()
+        check_writable(figure)
+    thresholds = calibrate(loaded, _observations(loaded, None, name, steps, seed), rule)
     with _progress() as report:
         measured = sweep(
             loaded,
@@ -239,10 +275,10 @@ def evaluate_command(
             backend=backend,
             progress=lambda done, total: report(f"{episodes} episodes per setting", done, total),
         )
+    summary = {"actor": policy, "environment": name, "calibration": str(rule), **summarize_sweep(measured)}
+    _print_json(summary) if as_json else _print_sweep(summary)
     if figure:
         performance_figure(measured, figure, f"{policy} in {name}: {episodes} episodes per point")
-    summary = {"actor": policy, "environment": name, "calibration": calibration, **summarize_sweep(measured)}
-    _print_json(summary) if as_json else _print_sweep(summary)
 
 
 @app.command()
@@ -273,11 +309,21 @@ def info(as_json: _Json = False) -> None:
     console.print(actors)
 
 
-def _observations(actor: Actor, file: Path | None, env: str | None, steps: int, seed: int) -> NDArray[np.floating]:
+def _refuse(options: dict[str, object], why: str) -> None:
+    """Refuses options that were given where they would be ignored."""
+    for option, given in options.items():
+        if given is not None:
+            raise InputError(f"{option} has no use here: {why}")
+
+
+def _observations(
+    actor: Actor, file: Path | None, env: str | None, steps: int | None, seed: int | None
+) -> NDArray[np.floating]:
     if file is None:
         name = _environment(actor, env)
+        steps = 10_000 if steps is None else steps
         with _progress() as report:
-            return collect(actor, name, steps, seed, lambda done: report(f"calibration in {name}", done, steps))
+            return collect(actor, name, steps, seed or 0, lambda done: report(f"calibration in {name}", done, steps))
     try:
         array = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -352,41 +398,44 @@ def _print_evaluation(summary: dict[str, Any]) -> None:
 
 def _print_sweep(summary: dict[str, Any]) -> None:
     timed = "microseconds_per_decision" in summary["dense"]
+    remembers = any(entry["memory"] for entry in summary["results"])
     table = Table(
         "neuron", title=f"{summary['actor']} in {summary['environment']}", title_justify="left", caption_justify="left"
     )
-    headings = ["T", "α", "μ", "return", "performance ratio", "spikes/decision"]
-    for heading in [*headings, "µs/decision"] if timed else headings:
-        table.add_column(heading, justify="right")
+    headings = ["T", "α", *(["μ"] if remembers else []), "return", "ratio, %", "spikes", *(["µs"] if timed else [])]
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
 
     def row(entry: dict[str, Any], *first: str) -> None:
-        ratio = entry.get("performance_ratio", 1.0)
         ends = entry.get("performance_ratio_interval")
-        between = f" [{100 * ends[0]:.0f} … {100 * ends[1]:.0f}]" if ends else ""
+        between = f" [{100 * ends[0]:.1f} … {100 * ends[1]:.1f}]" if ends else ""
+        ratio = entry.get("performance_ratio")
+        spikes = entry.get("spikes_per_decision")
         cells = [
             *first,
             f"{entry['return_mean']:,.0f} ± {entry['return_std']:,.0f}",
-            escape(f"{100 * ratio:.1f} %{between}"),
-            f"{entry['spikes_per_decision']:.0f}" if "spikes_per_decision" in entry else "",
+            "" if ratio is None else escape(f"{100 * ratio:.1f}{between}"),
+            "" if spikes is None else f"{spikes:.0f}",
         ]
         if timed:
-            cells.append(f"{entry['microseconds_per_decision']:.0f}")
+            cells.append(f"{entry['microseconds_per_decision']:.1f}")
         table.add_row(*cells)
 
-    row(summary["dense"], "dense", "", "", "")
+    row(summary["dense"], "dense", *[""] * (3 if remembers else 2))
     previous = None
     for entry in summary["results"]:
         if entry["neuron"] != previous:
             table.add_section()
         previous = entry["neuron"]
-        row(
-            entry,
-            entry["neuron"]["name"].upper(),
-            str(entry["timesteps"]),
-            f"{entry['alpha']:g}",
-            f"{entry['memory']:g}",
-        )
-    table.caption = "return: mean ± standard deviation over episodes; [ … ]: 95 % bootstrap interval"
+        carry = [f"{entry['alpha']:g}", *([f"{entry['memory']:g}"] if remembers else [])]
+        row(entry, entry["neuron"]["name"].upper(), str(entry["timesteps"]), *carry)
+    positive = summary["dense"]["return_mean"] > 0
+    notes = [
+        "return: mean ± standard deviation over episodes",
+        "ratio: to the dense return, [95 % interval]" if positive else "no ratio: the dense return is not positive",
+        "spikes: per decision, all hidden layers",
+    ]
     if timed:
-        table.caption += "; µs: one decision at batch 1, called from Python"
+        notes.append("µs: one decision at batch 1, from Python, one thread")
+    table.caption = "\n".join(notes)
     _console().print(table)

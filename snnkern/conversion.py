@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from snnkern import checkpoints, zoo
 from snnkern._backends import check_name
 from snnkern.actors import Actor
-from snnkern.calibration import Calibration, calibrate
+from snnkern.calibration import Calibration, calibrate, parse_calibration
 from snnkern.errors import CheckpointError, InputError
 from snnkern.files import read_tensors, write_tensors
 from snnkern.neurons import Dynamics, Neuron, parse_neuron
@@ -65,10 +65,18 @@ def convert(
         raise InputError(f"actor must be an Actor (see load_actor) or an nn.Sequential, got {type(actor).__name__}")
     if (observations is None) == (thresholds is None):
         raise InputError("give either observations to calibrate on or thresholds, and not both")
-    if thresholds is None:
-        assert observations is not None
-        thresholds = calibrate(actor, observations, calibration)
-    return SpikingActor(actor, thresholds, dynamics, backend=backend, check_finite=check_finite)
+    rule = parse_calibration(calibration)
+    origin = "given thresholds"
+    if observations is not None:
+        thresholds = calibrate(actor, observations, rule)
+        origin = f"{rule}"
+    assert thresholds is not None
+    snn = SpikingActor(actor, thresholds, dynamics, backend=backend, check_finite=check_finite)
+    # What was measured with the dense actor is not true of the spiking one.
+    measured = ("eval_return", "return_mean", "return_std", "return_measured")
+    snn.metadata = {f"dense_{key}" if key in measured else key: value for key, value in actor.metadata.items()}
+    snn.metadata["calibration"] = origin
+    return snn
 
 
 def save(policy: Actor | SpikingActor, path: str | os.PathLike[str], *, include_carry: bool = False) -> None:
@@ -137,7 +145,7 @@ def load_policy(
         InputError: as `load_actor` and `load`.
     """
     check_name(backend)
-    if str(source) not in zoo.names() and Path(source).exists():
+    if str(source) not in zoo.names() and Path(source).is_file():
         description = read_tensors(source)[1].get("snnkern")
         if isinstance(description, dict) and description.get("format") == _FORMAT:
             if action_scale is not None:

@@ -14,12 +14,12 @@ from snnkern.checkpoints import load_actor
 from snnkern.conversion import convert
 from snnkern.errors import InputError
 from snnkern.evaluation import Sweep, grid, sweep
-from snnkern.files import write_atomically
+from snnkern.files import check_writable, write_atomically
 from snnkern.neurons import NEURON_NAMES
-from snnkern.report import performance_figure, summarize_sweep
+from snnkern.report import check_drawing, performance_figure, summarize_sweep
 from snnkern.rollout import Acts, decision_seconds
 
-TIMESTEPS = (1, 2, 4, 8, 16)
+TIMESTEPS = (2, 4, 8, 16)
 ALPHAS = (0.0, 0.2)
 _CALIBRATION_STEPS = 10_000
 
@@ -69,8 +69,9 @@ def run_demo(
     """
     report = progress or (lambda task, done, total: None)
     folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"no folder {folder}")
+    results, figure = folder / "demo-results.json", folder / "demo.png"
+    check_writable(results)
+    check_drawing()
     actor = load_actor(name)
     env = actor.metadata.get("environment", "")
     if not env:
@@ -106,8 +107,7 @@ def run_demo(
         "calibration": f"max over {_CALIBRATION_STEPS} steps",
         **summarize_sweep(measured, seconds),
     }
-    results, figure = folder / "demo-results.json", folder / "demo.png"
     performance_figure(measured, figure, f"{name} in {env}, converted without training: {episodes} episodes per point")
     write_atomically(results, json.dumps(summary, indent=1).encode())
-    shutil.rmtree(store)
+    shutil.rmtree(store, ignore_errors=True)  # another demo may have shared it
     return Demo(measured, summary, results, figure)

@@ -29,14 +29,20 @@ def make(env: str | Callable[[], gymnasium.Env[Any, Any]]) -> gymnasium.Env[Any,
     """
     gym = require("gymnasium", "rl", "running environments")
     if not isinstance(env, str):
+        if not callable(env):
+            raise InputError(
+                f"an environment is a registered name or a function that makes one, got {type(env).__name__}"
+            )
         return env()
     with _quiet():
         try:
             return gym.make(env)
         except gym.error.DependencyNotInstalled as error:
-            raise InputError(f"environment {env!r} needs a package: pip install 'snnkern[rl]' ({error})") from error
-        except (gym.error.Error, ModuleNotFoundError) as error:
+            raise InputError(f"environment {env!r} needs another package: {' '.join(str(error).split())}") from error
+        except gym.error.Error as error:
             raise InputError(f"no environment {env!r}: {' '.join(str(error).split())}") from error
+        except ImportError as error:  # old MuJoCo versions of environments are no longer part of Gymnasium
+            raise InputError(f"cannot make environment {env!r}: {' '.join(str(error).split())}") from error
 
 
 def make_vector(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from numbers import Integral
 from types import ModuleType
 
 
@@ -20,6 +21,16 @@ class CheckpointError(InputError):
 
 class MissingDependencyError(Error, ImportError):
     """An optional package is needed for this call and is not installed."""
+
+
+def check_whole(name: str, value: object, least: int) -> None:
+    """Refuses what is not a whole number of at least `least`.
+
+    Raises:
+        InputError: names the value.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:

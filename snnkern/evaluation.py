@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import multiprocessing
+import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,8 +22,9 @@ import torch
 from torch import Tensor
 
 from snnkern import environments
+from snnkern._backends import choose
 from snnkern.actors import Actor
-from snnkern.errors import InputError, require
+from snnkern.errors import Error, InputError, check_whole, require
 from snnkern.files import write_atomically
 from snnkern.neurons import Dynamics, Neuron, parse_neuron
 from snnkern.nn import SpikingActor
@@ -71,7 +76,8 @@ class Evaluation:
     def ratio(self, dense: Evaluation) -> Interval:
         """Performance ratio: mean return over the dense actor's mean return, with its 95 % interval.
 
-        Both sets of episodes are resampled. The ratio says something only where the dense actor's return is positive.
+        Both sets of episodes are resampled. A ratio means nothing where the dense actor's mean return is not positive:
+        there it is NaN.
         """
         return average_performance_ratio([(self, dense)])
 
@@ -90,6 +96,8 @@ def average_performance_ratio(pairs: Sequence[tuple[Evaluation, Evaluation]]) ->
     """
     if not pairs:
         raise InputError("an average performance ratio needs at least one environment")
+    if any(dense.mean <= 0 for _, dense in pairs):
+        return Interval(math.nan, math.nan, math.nan)
     return _bootstrap(_average_ratio, *(evaluation.returns for pair in pairs for evaluation in pair))
 
 
@@ -104,6 +112,9 @@ def evaluate(
 ) -> Evaluation:
     """Runs a policy for a fixed number of episodes with fixed seeds.
 
+    On the CPU backend a spiking actor's episodes do not depend on how they share rows, to the last bit; a dense actor's
+    products round differently from one batch size to the next, which chaotic dynamics amplify.
+
     Args:
         policy: an `Actor`, a `SpikingActor`, or anything with `act`.
         env: a registered name, or a function that makes the environment.
@@ -116,11 +127,12 @@ def evaluate(
         InputError: the environment does not exist or does not fit the policy; a number is out of range.
         MissingDependencyError: Gymnasium or MuJoCo is not installed.
     """
-    if episodes < 1:
-        raise InputError(f"episodes must be at least 1, got {episodes}")
+    check_whole("episodes", episodes, least=1)
+    check_whole("seed", seed, least=0)
     if rows is None:
         rows = max(divisor for divisor in range(1, 33) if episodes % divisor == 0)
-    if rows < 1 or episodes % rows:
+    check_whole("rows", rows, least=1)
+    if episodes % rows:
         raise InputError(f"rows must divide the number of episodes ({episodes}), got {rows}")
     envs = environments.make_vector(env, rows)
     try:
@@ -199,9 +211,15 @@ def sweep(
     Raises:
         InputError: the environment does not exist or does not fit the actor; the store cannot be written.
     """
-    if workers < 1:
-        raise InputError(f"workers must be at least 1, got {workers}")
+    for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0), ("workers", workers, 1)):
+        check_whole(name, value, least)
+    if not isinstance(actor, Actor):
+        raise InputError(f"actor must be an Actor (see load_actor), got {type(actor).__name__}")
+    if not isinstance(env, str):
+        raise InputError(f"a sweep takes the environment's registered name, got {type(env).__name__}")
     for setting in settings:
+        if not isinstance(setting, Dynamics):
+            raise InputError(f"a setting is a Dynamics (see grid), got {setting!r}")
         SpikingActor(actor, thresholds, setting, backend=backend)  # refuses what does not fit before anything runs
     environment = environments.make(env)
     environments.check_spaces(actor.interface, environment.observation_space, environment.action_space)
@@ -245,6 +263,7 @@ class _Task:
 
     def description(self) -> dict[str, Any]:
         """All that the result depends on."""
+        weight = self.actor.output.weight
         digest = hashlib.sha256()
         if self.setting is not None:
             for threshold in self.thresholds:
@@ -256,8 +275,8 @@ class _Task:
             "setting": None if self.setting is None else self.setting.to_dict(),
             "episodes": self.episodes,
             "seed": self.seed,
-            "backend": self.backend,
-            "versions": {name: _version(name) for name in ("snnkern", "gymnasium", "mujoco")},
+            "backend": choose(self.backend, weight.device, weight.dtype).NAME,
+            "versions": {name: _version(name) for name in ("snnkern", "torch", "gymnasium", "mujoco")},
         }
 
 
@@ -269,6 +288,8 @@ class _Store:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
+        if not os.access(folder, os.W_OK):
+            raise InputError(f"cannot write to the folder {folder}")
         self.folder = folder
 
     def path(self, task: _Task) -> Path:
@@ -297,13 +318,25 @@ def _run(tasks: Sequence[_Task], workers: int) -> Iterator[tuple[_Task, Evaluati
         return
     # A fresh process each: a fork of one that has run torch may hang.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=torch.set_num_threads, initargs=(1,))
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_start_worker)
     try:
         futures: dict[Future[Evaluation], _Task] = {pool.submit(task.run): task for task in tasks}
         for future in as_completed(futures):
             yield futures[future], future.result()
+    except BrokenProcessPool as error:
+        raise Error("a worker process died (out of memory?): finished settings are kept in the store") from error
+    except BaseException:
+        for worker in set(multiprocessing.active_children()) - others:  # nobody waits for what they are at
+            worker.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the parent's to handle
+    torch.set_num_threads(1)
 
 
 def _version(package: str) -> str:
@@ -328,7 +361,7 @@ def _bootstrap(statistic: Callable[..., Any], *samples: Sequence[float]) -> Inte
     arrays = tuple(np.asarray(sample) for sample in samples)
     value = float(statistic(*arrays))
     if any(len(array) < 2 for array in arrays):
-        return Interval(value, float("nan"), float("nan"))
+        return Interval(value, math.nan, math.nan)
     interval = stats.bootstrap(
         arrays,
         statistic,

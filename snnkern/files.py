@@ -42,6 +42,21 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
 
 
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Refuses a file that cannot be written, before the work whose result it is to hold.
+
+    Raises:
+        InputError: its folder does not exist or cannot be written to, or it is a folder itself.
+    """
+    path = Path(path)
+    if not path.name or path.is_dir():
+        raise InputError(f"cannot write {str(path)!r}: it is a folder")
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"cannot write {path}: the folder {path.parent} is not writable")
+
+
 def write_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
     """Writes tensors and a JSON description to a safetensors file, atomically."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -101,10 +116,8 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             f"{path} asks to run code or build objects{what}, which is refused: save the actor's state_dict() instead"
         ) from error
     except Exception as error:  # damaged files make torch.load fail in many ways, struct.error among them
-        reason = str(error).strip().splitlines()
-        raise CheckpointError(
-            f"{path} is truncated or not a checkpoint: {reason[0] if reason else type(error).__name__}"
-        ) from error
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0]
+        raise CheckpointError(f"{path} is truncated or not a checkpoint: {reason or type(error).__name__}") from error
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
     ):

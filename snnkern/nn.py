@@ -129,6 +129,8 @@ class SpikingActivation(nn.Module):
         Raises:
             InputError: the shape does not fit T, the threshold or the carry; the tensor requires grad while grad is on.
         """
+        if not isinstance(current, Tensor):
+            raise InputError(f"current must be a tensor, got {type(current).__name__}")
         if current.dim() < 3 or current.shape[0] != self.dynamics.timesteps:
             raise InputError(
                 f"current must be [T, B, ...] with T = {self.dynamics.timesteps}, got shape {list(current.shape)}"
@@ -168,6 +170,11 @@ class SpikingLayer(nn.Module):
         self.register_buffer("bias", bias)
         self.register_buffer("threshold", threshold)
         self.carry = Carry()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if isinstance(threshold := state_dict.get(f"{prefix}threshold"), Tensor):
+            check_threshold(threshold, f"{prefix}threshold")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]} -> {self.weight.shape[1]}"
@@ -277,8 +284,8 @@ class SpikingActor(Policy):
         """
         bound = self._bound
         if bound is None or not _is_plain(observation, bound.shape) or torch.compiler.is_compiling():
-            ops.refuse_grad(observation=observation)
             self.interface.check(observation, check_finite=False)
+            ops.refuse_grad(observation=observation)
             bound = self._bind(len(observation))
         if bound is None:
             self.interface.check(observation, self.check_finite)
@@ -417,6 +424,8 @@ def _last(spikes: Tensor | None) -> Tensor:
 def _as_tensor(name: str, value: object) -> Tensor:
     if isinstance(value, Tensor):
         return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return torch.tensor(float(value))
     try:
         return torch.from_numpy(np.array(value))  # a copy: the array may be read-only, which torch warns of
     except (TypeError, ValueError) as error:

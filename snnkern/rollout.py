@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from snnkern import environments
 from snnkern.actors import Policy
-from snnkern.errors import InputError, require
+from snnkern.errors import InputError, check_whole, require
 from snnkern.nn import SpikingActor
 
 if TYPE_CHECKING:
@@ -75,10 +75,12 @@ def rollout(
         progress: called after every step with the number of episodes finished so far.
 
     Raises:
-        InputError: the environment's spaces do not fit the policy, or `episodes` is below 1.
+        InputError: the environment is not a vector, its spaces do not fit the policy, or a number is out of range.
     """
-    if episodes < 1:
-        raise InputError(f"episodes must be at least 1, got {episodes}")
+    check_whole("episodes", episodes, least=1)
+    check_whole("seed", seed, least=0)
+    if not hasattr(envs, "num_envs"):
+        raise InputError(f"rollout needs a Gymnasium vector environment, got {type(envs).__name__}")
     if isinstance(policy, Policy):
         environments.check_spaces(policy.interface, envs.single_observation_space, envs.single_action_space)
     modes = require("gymnasium", "rl", "running environments").vector.AutoresetMode

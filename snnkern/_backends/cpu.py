@@ -19,7 +19,7 @@ try:
         _cpu = None
 except ImportError as error:
     _cpu = None
-    _reason = f"the native CPU kernels were not built or do not load ({error})"
+    _reason = f"the native kernels were not built: reinstall where there is a C++ compiler ({error})"
 
 NAME = "cpu"
 
