@@ -16,10 +16,17 @@ ROOT = Path(__file__).resolve().parent
 class CMakeBuild(build_ext):
     """Configures and builds CMakeLists.txt, with the modules put where setuptools wants them."""
 
+    def run(self) -> None:
+        for ext in self.extensions:  # what an earlier build left would hide that this one fails
+            Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
+        super().run()
+
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        target.unlink(missing_ok=True)
         build = Path(self.build_temp).resolve() / ext.name
-        build.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(build, ignore_errors=True)  # CMake refuses the cache of another generator or another folder
+        build.mkdir(parents=True)
         try:
             self.run_cmake(target.parent, build)
         except (OSError, subprocess.CalledProcessError, ImportError) as error:

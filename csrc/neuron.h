@@ -198,7 +198,8 @@ struct Neuron<Kind::MT, V> {
     SNNKERN_INLINE void reset(V spike, V, Real) { potential = potential - spike; }
 
     SNNKERN_INLINE V transmitted(Real) const {
-        return Lanes<V>::to_real(count) * (threshold * (Real(1) / Real(1 << (levels - 1))));
+        // As a multiple of θ first: the smallest level may underflow.
+        return Lanes<V>::to_real(count) * (Real(1) / Real(1 << (levels - 1))) * threshold;
     }
     SNNKERN_INLINE V mean(Real timesteps) const { return transmitted(timesteps) / timesteps; }
 };

@@ -146,6 +146,21 @@ def test_every_form_of_observations_gives_the_same_thresholds(kind):
     assert torch.equal(threshold, calibrate(actor, observations, "percentile:90")[0])
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param(lambda array: array[::-1], id="reversed"),
+        pytest.param(lambda array: array[:, ::-1][:, ::-1], id="reversed-twice"),
+        pytest.param(lambda array: array.astype(">f4"), id="big-endian"),
+        pytest.param(lambda array: array.astype(np.longdouble), id="longdouble"),
+    ],
+)
+def test_every_layout_of_an_array_gives_the_same_thresholds(form):
+    actor, observations = identity_actor(4), make_observations(5000, 4)
+    (threshold,) = calibrate(actor, form(observations), "percentile:90")
+    assert torch.equal(threshold, calibrate(actor, observations, "percentile:90")[0])
+
+
 def test_thresholds_have_the_dtype_of_the_actor():
     actor = make_actor(4, 9, 2, dtype=torch.float64)
     for rule in RULES:
@@ -331,7 +346,7 @@ def test_a_refused_batch_leaves_the_statistics_as_they_were():
     assert recorder.maximum()[0].tolist() == [1.0, 1.0]
 
 
-def test_read_only_data_needs_no_copy_and_gives_no_warning(tmp_path):
+def test_read_only_data_gives_no_warning(tmp_path):
     observations = make_observations(20, 4)
     np.save(tmp_path / "observations.npy", observations)
     torch.set_warn_always(True)

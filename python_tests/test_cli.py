@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("typer", reason="Typer is not installed")
 pytest.importorskip("mujoco", reason="MuJoCo is not installed")
@@ -94,6 +95,38 @@ def test_convert_collects_observations_itself(capsys, tmp_path) -> None:
     code, out, _ = run(capsys, "convert", "td3-hopper", tmp_path / "snn.safetensors", "--steps", 50)
     assert code == 0
     assert "MT, T = 4, α = 0.2, 256 + 256 neurons" in out
+
+
+def test_options_reach_what_they_are_about(capsys, tmp_path, observations, monkeypatch) -> None:
+    output = tmp_path / "snn.safetensors"
+    options = ["--alpha", 0.7, "--memory", 0.3, "--calibration", "percentile:50", "--observations", observations]
+    run_json(capsys, "convert", "td3-hopper", output, *options)
+    snn = snnkern.load(output)
+    assert (snn.dynamics.alpha, snn.dynamics.memory) == (0.7, 0.3)
+    wanted = snnkern.calibrate(snnkern.load_actor("td3-hopper"), np.load(observations), "percentile:50")
+    assert all(map(torch.equal, snn.thresholds, wanted))
+
+    given: list[tuple[object, ...]] = []
+
+    def fake_sweep(actor, env, settings, **options):
+        given.append((sorted({(s.alpha, s.memory) for s in settings}), options["seed"], options["episodes"]))
+        raise snnkern.InputError("enough")
+
+    monkeypatch.setattr(cli, "sweep", fake_sweep)
+    arguments = ["--alpha", "0.1,0.5", "--memory", "0,1", "--episode-seed", 7, "--episodes", 3, "--steps", 20]
+    run(capsys, "evaluate", "td3-hopper", "--neuron", "if", *arguments)
+    assert given == [([(0.1, 0.0), (0.1, 1.0), (0.5, 0.0), (0.5, 1.0)], 7, 3)]
+
+
+def test_a_file_cannot_choose_what_is_imported(capsys, tmp_path) -> None:
+    actor = snnkern.load_actor("td3-hopper")
+    actor.metadata = {"environment": "this:Hopper-v5"}
+    snnkern.save(actor, tmp_path / "actor.safetensors")
+    sys.modules.pop("this", None)
+    code, _, err = run(capsys, "evaluate", tmp_path / "actor.safetensors")
+    assert code == 2
+    assert "would import a module" in err
+    assert "this" not in sys.modules
 
 
 def test_evaluate_compares_settings_and_keeps_them(capsys, tmp_path) -> None:

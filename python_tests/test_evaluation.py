@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -148,12 +149,14 @@ class TestSweep:
     @pytest.fixture(autouse=True)
     def count(self, monkeypatch) -> None:
         self.ran: list[str] = []
+        self.seeds: list[int] = []
 
         def fake(policy, env, *, episodes, seed):
             name = policy.dynamics.neuron.name if isinstance(policy, snnkern.SpikingActor) else "dense"
             if name == getattr(self, "breaks_at", None):
                 raise KeyboardInterrupt
             self.ran.append(name)
+            self.seeds.append(seed)
             return Evaluation((float(len(self.ran)), 2.0), (1, 1), ())
 
         monkeypatch.setattr(evaluation, "evaluate", fake)
@@ -189,6 +192,27 @@ class TestSweep:
         self.ran.clear()
         self.run(tmp_path, neurons=["if"], **{changed: value[changed]})
         assert "if" in self.ran
+
+    @pytest.mark.parametrize("field", ["timesteps", "alpha", "memory", "clip"])
+    def test_a_result_belongs_to_its_setting_alone(self, tmp_path, field) -> None:
+        first = snnkern.Dynamics(snnkern.MT(), 4, alpha=0.2, memory=0.1, clip=0.5)
+        other = replace(first, **{field: {"timesteps": 5}.get(field, 0.3)})
+        actor, thresholds = snnkern.load_actor("td3-halfcheetah"), [torch.ones(256), torch.ones(256)]
+        for setting in (first, other):
+            sweep(actor, "HalfCheetah-v5", [setting], thresholds=thresholds, store=tmp_path)
+        assert self.ran == ["dense", "mt", "mt"]
+
+    def test_another_backend_or_version_runs_again(self, tmp_path, monkeypatch) -> None:
+        self.run(tmp_path, neurons=["if"])
+        self.run(tmp_path, neurons=["if"], backend="reference")
+        assert self.ran == ["dense", "if", "if"]
+        monkeypatch.setattr(evaluation, "_version", lambda package: "another")
+        self.run(tmp_path, neurons=["if"])
+        assert self.ran == ["dense", "if", "if", "dense", "if"]
+
+    def test_the_seed_reaches_every_evaluation(self) -> None:
+        self.run(None, seed=17)
+        assert self.seeds == [17] * 4
 
     def test_without_a_store_everything_runs(self) -> None:
         self.run(None)

@@ -130,6 +130,9 @@ def test_spikes_are_levels_and_everything_keeps_its_dtype(neuron, dtype):
     assert bool((is_level | (decision.spikes == 0)).all())
     assert decision.counts.sum() > 0
     assert bool((decision.carry.abs() <= 0.5 * layer.threshold).all())
+    divisors = torch.arange(1, 6) if neuron.kind is Kind.DC else torch.full((5,), 5)
+    mean = (decision.spikes.double() / divisors.reshape(-1, 1, 1)).sum(dim=0)
+    torch.testing.assert_close(decision.mean.double(), mean, rtol=0, atol=8 * torch.finfo(dtype).eps)
 
 
 @each("neuron", NEURONS)

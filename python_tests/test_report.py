@@ -37,6 +37,9 @@ def test_the_summary_is_json_and_holds_ratio_spikes_and_time(measured) -> None:
     entry = next(e for e in summary["results"] if e["neuron"]["name"] == "if" and e["timesteps"] == 2)
     assert entry["performance_ratio"] == pytest.approx(0.41)
     assert entry["spikes_per_decision"] == 7.5
+    assert entry["spikes_per_decision_per_layer"] == [5.0, 2.5]
+    low, high = entry["performance_ratio_interval"]
+    assert 0.40 / 1.02 <= low < 0.41 < high <= 0.42 / 0.98
     assert entry["microseconds_per_decision"] == pytest.approx(3)
 
 

@@ -51,6 +51,13 @@ def test_carry_starts_afresh_with_every_episode_of_every_row(mode: AutoresetMode
     np.testing.assert_array_equal(result.returns, expected_returns(rows, episodes))
 
 
+def test_a_rollout_starts_afresh_whatever_the_policy_did_before() -> None:
+    policy = spiking_actor()
+    for mode in AutoresetMode:
+        envs = SyncVectorEnv([lambda row=row: Scripted(row) for row in range(3)], autoreset_mode=mode)
+        np.testing.assert_array_equal(rollout(policy, envs, episodes=2).returns, expected_returns(3, 2))
+
+
 def test_the_carry_matters_to_these_returns() -> None:
     """Guards the test above: without a reset between episodes the returns are different ones."""
     carried = spiking_actor()
@@ -114,6 +121,8 @@ def test_an_environment_that_does_not_fit_is_refused_before_it_runs() -> None:
         rollout(random_actor(), envs)
     with pytest.raises(snnkern.InputError, match="episodes must be a whole number of at least 1, got 0"):
         rollout(random_actor(), SyncVectorEnv([lambda: Scripted(0)]), episodes=0)
+    with pytest.raises(snnkern.InputError, match="seed must be a whole number of at least 0, got -1"):
+        rollout(random_actor(), SyncVectorEnv([lambda: Scripted(0)]), seed=-1)
 
 
 def test_what_is_no_vector_environment_is_refused() -> None:

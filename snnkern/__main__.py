@@ -13,15 +13,11 @@ def main() -> None:
         require("typer", "cli", "the command line")
         require("rich", "cli", "the command line")
     except Error as error:
-        sys.exit(_fail(error))
+        print(f"snnkern: {error}", file=sys.stderr)
+        sys.exit(2)
     from snnkern.cli import run
 
     sys.exit(run())
-
-
-def _fail(error: Error) -> int:
-    print(f"snnkern: {error}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

@@ -208,11 +208,7 @@ class Actor(Policy):
 
     def forward(self, observation: Tensor) -> Tensor:
         """The action `[B, action_dim]` for an observation `[B, observation_dim]`."""
-        self.interface.check(observation, self.check_finite)
-        signal = self.interface.normalize(observation)
-        for layer in self.hidden:
-            signal = torch.relu(layer(signal))
-        return self.interface.action(self.output(signal))
+        return self.interface.action(self.output(self.hidden_activations(observation)[-1]))
 
     def hidden_activations(self, observation: Tensor) -> list[Tensor]:
         """ReLU activations of every hidden layer, `[B, N]` each, for an observation `[B, observation_dim]`."""

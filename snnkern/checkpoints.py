@@ -20,6 +20,7 @@ from snnkern.errors import CheckpointError, InputError
 from snnkern.files import read_tensors, write_tensors
 
 FORMAT_VERSION = 1
+_MOST_LAYERS = 9999  # what four digits can number
 
 
 def load_actor(
@@ -51,8 +52,6 @@ def load_actor(
     elif not str(source) or not path.exists():
         raise InputError(f"no actor {str(source)!r}: neither a file nor one of {', '.join(zoo.names())}")
     tensors, metadata = read_tensors(path)
-    given = {"action_scale": action_scale, "action_bias": action_bias}
-    overrides = {name: value for name, value in given.items() if value is not None}
     try:
         if "snnkern" in metadata:
             actor = _from_description(tensors, metadata["snnkern"])
@@ -60,9 +59,10 @@ def load_actor(
             actor = actor_from_state_dict(tensors, metadata=metadata)
     except InputError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    for name, value in overrides.items():
-        interface = actor.interface
-        setattr(interface, name, as_vector(name, value, interface.action_dim, interface.action_scale.dtype))
+    interface = actor.interface
+    for name, value in (("action_scale", action_scale), ("action_bias", action_bias)):
+        if value is not None:
+            setattr(interface, name, as_vector(name, value, interface.action_dim, interface.action_scale.dtype))
     return actor
 
 
@@ -133,16 +133,18 @@ class _Layout:
     weight: str = "weight"
 
 
-_MOST_LAYERS = 10_000
-
 # Published CRPI checkpoints carry empty neuron buffers.
 _BUFFERS = r"neuron\d+\..*"
 _LAYOUTS = (
-    _Layout("TD3", "TD3 and DDPG: l1, l2, …", re.compile(r"l(\d+)"), None, re.compile(_BUFFERS)),
+    _Layout("TD3", "TD3 and DDPG: l1, l2, …", re.compile(r"l([0-9]{1,4})"), None, re.compile(_BUFFERS)),
     _Layout(
-        "SAC", "SAC: fc1, …, fc_mu", re.compile(r"fc(\d+)"), "fc_mu", re.compile(_BUFFERS + r"|fc_(?:log_?)?std\..*")
+        "SAC",
+        "SAC: fc1, …, fc_mu",
+        re.compile(r"fc([0-9]{1,4})"),
+        "fc_mu",
+        re.compile(_BUFFERS + r"|fc_(?:log_?)?std\..*"),
     ),
-    _Layout("Flax", "Flax: Dense_0, …", re.compile(r"Dense_(\d+)"), None, re.compile(_BUFFERS), weight="kernel"),
+    _Layout("Flax", "Flax: Dense_0, …", re.compile(r"Dense_([0-9]{1,4})"), None, re.compile(_BUFFERS), weight="kernel"),
 )
 
 
@@ -207,8 +209,6 @@ def _recognize(tensors: Mapping[str, Tensor]) -> tuple[_Layout, list[int]]:
         found = sorted({int(match[1]) for match in matches if match})
         if found:  # a gap in the numbers is a missing layer
             first = min(found[0], 0 if layout.weight == "kernel" else 1)
-            if found[-1] - first > _MOST_LAYERS:
-                raise CheckpointError(f"not a {layout.algorithm} actor: its layer numbers go up to {found[-1]}")
             return layout, list(range(first, found[-1] + 1))
     known = "; ".join(layout.example for layout in _LAYOUTS)
     some = ", ".join(list(tensors)[:8]) or "none"
@@ -216,7 +216,7 @@ def _recognize(tensors: Mapping[str, Tensor]) -> tuple[_Layout, list[int]]:
 
 
 def _layer_name(layout: _Layout, number: int) -> str:
-    return layout.numbered.pattern.replace(r"(\d+)", str(number))
+    return layout.numbered.pattern.replace("([0-9]{1,4})", str(number))
 
 
 def _has_two_heads(layers: Sequence[tuple[str, Tensor, Tensor]], metadata: Mapping[str, str]) -> bool:
@@ -262,10 +262,15 @@ def check_format(description: object, wanted: str) -> dict[str, Any]:
         found = description.get("format") if isinstance(description, dict) else description
         raise CheckpointError(f"this is a file of format {found!r}, where {wanted!r} was wanted")
     version = description.get("version")
-    if version != FORMAT_VERSION:
+    if version != FORMAT_VERSION or isinstance(version, bool):
         newer = isinstance(version, int) and version > FORMAT_VERSION
         why = "a newer snnkern wrote this file" if newer else "no snnkern wrote this file"
         raise CheckpointError(f"format version {version!r} is not {FORMAT_VERSION}: {why}")
+    for name, kind in (("squash", bool), ("normalized", bool), ("hidden_layers", int)):
+        if type(description.get(name)) is not kind:
+            raise CheckpointError(f"its description has {name} = {description.get(name)!r}, not a {kind.__name__}")
+    if not 1 <= description["hidden_layers"] <= _MOST_LAYERS:
+        raise CheckpointError(f"its description has {description['hidden_layers']} hidden layers")
     return description
 
 
@@ -282,6 +287,10 @@ def describe_policy(policy: Policy, hidden_layers: int) -> dict[str, Any]:
 def interface_from(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> Interface:
     """The interface that a file's tensors and description say."""
     buffers: dict[str, Any] = {name.removeprefix("interface."): tensors[name] for name in interface_names(description)}
+    for name, buffer in buffers.items():  # before anything as wide as the description says is made
+        width = description["action_dim" if name.startswith("action") else "observation_dim"]
+        if tuple(buffer.shape) != (width,):
+            raise InputError(f"interface.{name} must be [{width}], got shape {list(buffer.shape)}")
     clip = description["observation_clip"]
     return Interface(
         description["observation_dim"],

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import snnkern
-from snnkern import conversion, zoo
+from snnkern import conversion, environments, zoo
 from snnkern.actors import Actor
 from snnkern.calibration import calibrate, collect, parse_calibration
 from snnkern.checkpoints import load_actor
@@ -250,6 +251,10 @@ def evaluate_command(
 
     if not isinstance(loaded, Actor):
         raise InputError(f"{policy} is a spiking actor already: --neuron converts a dense one")
+    rule = parse_calibration("max" if calibration is None else calibration)
+    if figure:
+        check_drawing()
+        check_writable(figure)
     settings = grid(
         _list("--neuron", neuron, str),
         _list("--timesteps", "8" if timesteps is None else timesteps, int),
@@ -257,10 +262,6 @@ def evaluate_command(
         _list("--memory", "0" if memory is None else memory, float),
         levels,
     )
-    rule = parse_calibration("max" if calibration is None else calibration)
-    if figure:
-        check_drawing()
-        check_writable(figure)
     thresholds = calibrate(loaded, _observations(loaded, None, name, steps, seed), rule)
     with _progress() as report:
         measured = sweep(
@@ -326,15 +327,16 @@ def _observations(
             return collect(actor, name, steps, seed or 0, lambda done: report(f"calibration in {name}", done, steps))
     try:
         array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"cannot read {file} as a .npy array: {error}") from error
     if not isinstance(array, np.ndarray):
+        array.close()
         raise InputError(f"{file} holds several arrays; give a .npy file of one")
     return array
 
 
 def _environment(policy: Actor | SpikingActor, env: str | None) -> str:
-    name = env or policy.metadata.get("environment", "")
+    name = env or environments.named_by(policy)
     if not name:
         raise InputError("the file does not say which environment the actor is for: give --env")
     return name

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from snnkern import environments
 from snnkern.calibration import calibrate, collect
 from snnkern.checkpoints import load_actor
 from snnkern.conversion import convert
@@ -73,7 +74,7 @@ def run_demo(
     check_writable(results)
     check_drawing()
     actor = load_actor(name)
-    env = actor.metadata.get("environment", "")
+    env = environments.named_by(actor)
     if not env:
         raise InputError(f"the metadata of {name!r} does not say its environment")
 

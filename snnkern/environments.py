@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from snnkern.actors import Interface
+from snnkern.actors import Interface, Policy
 from snnkern.errors import InputError, require
 
 if TYPE_CHECKING:
@@ -43,6 +43,21 @@ def make(env: str | Callable[[], gymnasium.Env[Any, Any]]) -> gymnasium.Env[Any,
             raise InputError(f"no environment {env!r}: {' '.join(str(error).split())}") from error
         except ImportError as error:  # old MuJoCo versions of environments are no longer part of Gymnasium
             raise InputError(f"cannot make environment {env!r}: {' '.join(str(error).split())}") from error
+
+
+def named_by(policy: Policy) -> str:
+    """The environment that a policy's metadata name; empty where they name none.
+
+    Raises:
+        InputError: the name has the form "module:name". Gymnasium would import that module, and a file that someone
+            else wrote must not choose what is imported.
+    """
+    name = policy.metadata.get("environment", "")
+    if ":" in name:
+        raise InputError(
+            f"the file names environment {name!r}, which would import a module: name it yourself if you trust it"
+        )
+    return name
 
 
 def make_vector(
@@ -82,7 +97,7 @@ def check_spaces(
     if not interface.squash:
         return
     scale, bias = interface.action_scale.abs().cpu().numpy(), interface.action_bias.cpu().numpy()
-    low, high = getattr(action_space, "low", -np.inf), getattr(action_space, "high", np.inf)
+    low, high = vars(action_space)["low"], vars(action_space)["high"]
     slack = 1e-4 * scale
     if (bias - scale < low - slack).any() or (bias + scale > high + slack).any():
         raise InputError(

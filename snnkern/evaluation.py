@@ -21,8 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnkern import environments
-from snnkern._backends import choose
+from snnkern import _backends, environments
 from snnkern.actors import Actor
 from snnkern.errors import Error, InputError, check_whole, require
 from snnkern.files import write_atomically
@@ -120,7 +119,7 @@ def evaluate(
         env: a registered name, or a function that makes the environment.
         episodes: how many; their seeds are seed, seed + 1, ….
         seed: seed of the first.
-        rows: how many run side by side; must divide `episodes`. All of them unless given, up to 32.
+        rows: how many run side by side; must divide `episodes`. Unless given, the largest divisor up to 32.
         progress: called after every step with the number of episodes finished so far.
 
     Raises:
@@ -194,7 +193,7 @@ def sweep(
 
     A finished setting is written to the store at once and is not run again: an interrupted sweep goes on where it was,
     and a larger one reuses a smaller one's results. A result is reused only where actor, thresholds, environment,
-    setting, episodes, seed and the versions of snnkern, Gymnasium and MuJoCo are the same.
+    setting, episodes, seed, backend and the versions of snnkern, torch, Gymnasium and MuJoCo are the same.
 
     Args:
         actor: the dense actor.
@@ -263,7 +262,6 @@ class _Task:
 
     def description(self) -> dict[str, Any]:
         """All that the result depends on."""
-        weight = self.actor.output.weight
         digest = hashlib.sha256()
         if self.setting is not None:
             for threshold in self.thresholds:
@@ -275,9 +273,16 @@ class _Task:
             "setting": None if self.setting is None else self.setting.to_dict(),
             "episodes": self.episodes,
             "seed": self.seed,
-            "backend": choose(self.backend, weight.device, weight.dtype).NAME,
+            "backend": self._backend_name(),
             "versions": {name: _version(name) for name in ("snnkern", "torch", "gymnasium", "mujoco")},
         }
+
+    def _backend_name(self) -> str | None:
+        """What computes: "auto" may be another backend on the next day, and the dense actor uses none."""
+        if self.setting is None:
+            return None
+        own = self.actor.interface.action_scale
+        return str(_backends.choose(self.backend, own.device, own.dtype).NAME)
 
 
 class _Store:

@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import secrets
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,18 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     path = Path(path)
     if not path.name:
         raise InputError(f"cannot write {str(path)!r}: it names no file")
-    beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
+        target = Path(os.path.realpath(path))  # a link stays one
+        beside = target.with_name(f".tmp-{secrets.token_hex(8)}")
         try:
             beside.write_bytes(content)
-            os.replace(beside, path)
+            if target.exists():
+                shutil.copymode(target, beside)
+            os.replace(beside, target)
         finally:
             beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise InputError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -97,7 +101,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if _METADATA_KEY in metadata:
         try:
             metadata[_METADATA_KEY] = json.loads(metadata[_METADATA_KEY])
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise CheckpointError(f"{path}: its snnkern metadata is not JSON: {error}") from error
     return tensors, metadata
 

@@ -115,8 +115,10 @@ class _MT(_IF):
         return distances
 
     def transmitted(self, timesteps: int) -> Tensor:
-        smallest, _ = self.levels()[-1]
-        return self.count.to(self.threshold.dtype) * smallest
+        # As a multiple of θ first: the smallest level may underflow, and float16 cannot hold the count.
+        wide = torch.promote_types(self.threshold.dtype, torch.float32)
+        sent = self.count.to(wide) / 2 ** (self.neuron.levels - 1)
+        return sent.to(self.threshold.dtype) * self.threshold
 
 
 class _DC(_MT):

@@ -93,9 +93,8 @@ def rollout(
     finished = np.zeros(rows, dtype=np.int64)
     resetting = np.zeros(rows, dtype=bool)  # rows whose next step only resets
     spikes: NDArray[np.int64] | None = None
-    everyone = np.arange(rows)
 
-    observation, _ = envs.reset(seed=seed)
+    observation, _ = envs.reset(seed=int(seed))
     if spiking:
         spiking.reset()
     while (finished < episodes).any():
@@ -106,8 +105,9 @@ def rollout(
             spikes = sent if spikes is None else spikes + sent
         observation, reward, terminated, truncated, _ = envs.step(action)
 
-        returns[everyone[recorded], finished[recorded]] += reward[recorded]
-        lengths[everyone[recorded], finished[recorded]] += 1
+        at = np.flatnonzero(recorded), finished[recorded]
+        returns[at] += reward[recorded]
+        lengths[at] += 1
         ended = (terminated | truncated) & ~resetting
         finished += ended & recorded
 
@@ -116,7 +116,7 @@ def rollout(
         else:
             started = ended
         if mode == modes.DISABLED and ended.any():
-            seeds: Any = [seed + row + int(episode) * rows for row, episode in enumerate(finished)]
+            seeds: Any = [int(seed) + row + int(episode) * rows for row, episode in enumerate(finished)]
             observation, _ = envs.reset(seed=seeds, options={"reset_mask": ended})
         if spiking and started.any():
             spiking.reset(started)
