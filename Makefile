@@ -1,5 +1,6 @@
 # make demo    set everything up, then do the main job
 # make test    set everything up, then pass the tests
+# make sanitize   the tests of kernels and engine, built with AddressSanitizer, UndefinedBehaviorSanitizer, ThreadSanitizer
 # make lint    check formatting, lint and types;  make format  mend what can be mended
 
 PYTHON ?= python3
@@ -9,13 +10,17 @@ READY := $(VENV)/ready
 TORCH := torch==2.13.0
 NATIVE := CMakeLists.txt $(shell find csrc -name '*.h' -o -name '*.cpp')
 
-.PHONY: demo test lint format clean
+.PHONY: demo test sanitize lint format clean
 
 demo: $(READY)
 	$(BIN)/snnkern demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+sanitize: $(READY)
+	python_tests/sanitize.sh $(BIN)/python address,undefined
+	python_tests/sanitize.sh $(BIN)/python thread
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
