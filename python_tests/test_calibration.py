@@ -272,7 +272,8 @@ def test_neurons_of_very_different_range_are_each_resolved(dtype, scales, percen
 
 
 def test_one_neuron_over_sixty_orders_of_magnitude():
-    values = (10.0 ** np.random.default_rng(0).uniform(-30, 30, size=(5000, 1))).astype(np.float32)
+    # 4999: with a percentile that falls on a sample exactly, NumPy versions differ in which one they take.
+    values = (10.0 ** np.random.default_rng(0).uniform(-30, 30, size=(4999, 1))).astype(np.float32)
     (largest,) = calibrate(identity_actor(1), values)
     (threshold,) = calibrate(identity_actor(1), values, "percentile:99.9")
     assert largest.item() == values.max()

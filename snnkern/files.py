@@ -115,7 +115,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         if "Unsupported operand" in str(error):  # an instruction that torch.save does not write
             raise CheckpointError(f"{path} is damaged, or not a checkpoint that torch.save wrote") from error
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f" ({wanted[1]})" if wanted else ""
+        what = f" ({wanted[1].removeprefix('builtins.')})" if wanted else ""
         raise CheckpointError(
             f"{path} asks to run code or build objects{what}, which is refused: save the actor's state_dict() instead"
         ) from error
