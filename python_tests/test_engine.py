@@ -241,6 +241,16 @@ def test_new_weights_dtypes_and_copies_are_packed_anew() -> None:
         assert same._bound.carries[0].data_ptr() != other._bound.carries[0].data_ptr()
 
 
+def test_a_layer_too_wide_for_the_engine_runs_by_layers() -> None:
+    wide = cpu._cpu.most_neurons + 1
+    x = random_observations(1, 2, 3)[0]
+    actor, thresholds = random_actor((3, wide, 2))
+    snn = snnkern.convert(actor, thresholds=thresholds, neuron="mt", timesteps=64, alpha=0.0)
+    torch.testing.assert_close(snn(x), actor(x), rtol=0, atol=0.2)
+    assert not runs_on_engine(snn)
+    assert snn.spikes.sum() > wide
+
+
 def test_an_empty_batch_is_an_empty_action() -> None:
     actor = engine_actor((11, 33, 17, 3))
     assert actor(torch.zeros(0, 11)).shape == (0, 3)

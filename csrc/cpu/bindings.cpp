@@ -89,6 +89,7 @@ PYBIND11_MODULE(_cpu, module) {
     define<float>(module, "neuron_float32", "linear_float32");
     define<double>(module, "neuron_float64", "linear_float64");
     define_engine(module);
+    module.attr("most_neurons") = kMostNeurons;
     module.def("isas", [] {
         std::vector<std::string> names;
         for (const Kernels* build : kernels_here()) names.emplace_back(build->isa);

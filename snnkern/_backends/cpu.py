@@ -98,7 +98,9 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def engine(actor: ActorParts) -> Engine | None:
-    return Engine(actor) if actor.output[0].dtype == torch.float32 else None
+    widest = max(size for weight, *_ in [*actor.hidden, actor.output] for size in weight.shape)
+    fits = actor.output[0].dtype == torch.float32 and widest <= _cpu.most_neurons
+    return Engine(actor) if fits else None
 
 
 class Engine:
