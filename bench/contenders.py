@@ -1,0 +1,389 @@
+"""Who takes part in `bench/peers.py`: the same actor, run by snnkern, as published, by other libraries, and dense.
+
+Everyone is given a NumPy observation and returns a NumPy action, one thread, no gradients. Where there is a choice the
+other side gets the faster one: the first layer's current is computed once, layers run all T steps in one call where
+the library can, thresholds are folded into weights beforehand. Only the published loop does as the published code does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from comparison import ALPHA, Contender, T, Task, optional
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from snnkern.neurons import NEURON_NAMES
+
+TIMESTEPS = (1, 2, 4, 8, 16, 32)
+
+PEERS = {
+    "SpikingJelly": "spikingjelly",
+    "snnTorch": "snntorch",
+    "sinabs": "sinabs",
+    "Norse": "norse",
+    "ONNX Runtime": "onnxruntime",
+}
+NOT_EQUIVALENT = {
+    "all four libraries": "no carry (α = 0): none has one. They do less than snnkern and the loops, which carry with "
+    f"α = {ALPHA}.",
+    "SpikingJelly": "one threshold per layer, not per neuron: weights and biases are divided by θ instead. Fires at "
+    "u = θ, where IF does not.",
+    "snnTorch": "nothing. `Leaky` with β = 1; it subtracts θ at the start of the next step, which is the same.",
+    "sinabs": "fires at u = θ, where IF does not. `SingleSpike`, since the default sends several spikes in a step.",
+    "Norse": "its neuron without leak resets to a value, not by subtraction; `LIFBoxCell` resets by subtraction and "
+    "leaks, here 2⁻²² of the potential per step.",
+}
+
+
+# ---- snnkern
+
+
+def engine(task: Task, neuron: str, timesteps: int, threads: int = 1) -> Contender:
+    snn = task.convert(neuron, timesteps)
+    return Contender(snn.act, snn.reset, setting=(neuron, timesteps, ALPHA), threads=threads)
+
+
+def engine_on_tensors(task: Task, neuron: str, timesteps: int) -> Contender:
+    snn = task.convert(neuron, timesteps)
+    return Contender(
+        snn,
+        snn.reset,
+        prepare=lambda observation: torch.from_numpy(np.atleast_2d(observation)),
+        setting=(neuron, timesteps, ALPHA),
+    )
+
+
+def readable(task: Task, neuron: str) -> Contender:
+    snn = task.convert(neuron, T, backend="reference")
+    return Contender(snn.act, snn.reset, setting=(neuron, T, ALPHA))
+
+
+# ---- the published loop
+
+
+class PublishedNeuron(nn.Module):
+    """IF with the carry, a step at a time, written as the CRPI authors' code does: state in attributes, eager."""
+
+    def __init__(self, threshold: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("threshold", threshold)
+        self.potential: Tensor | None = None
+
+    def start(self) -> None:
+        """Ends a decision: what it owes, times α and clipped, starts the next one."""
+        if self.potential is None:
+            return
+        residual = torch.clamp(self.potential - self.initial, min=-self.threshold * self.count)
+        bound = 0.5 * self.threshold
+        self.potential = torch.clamp(residual * ALPHA, -bound, bound)
+        self.first = True
+
+    def forward(self, current: Tensor) -> Tensor:
+        if self.potential is None:
+            self.potential, self.first = torch.zeros_like(current), True
+        if self.first:
+            self.initial = self.potential + 0.5 * self.threshold
+            self.potential = self.initial
+            self.count = torch.zeros_like(current)
+            self.first = False
+        self.potential = self.potential + current
+        self.count += (self.potential - self.threshold) > 0
+        spike = ((self.potential - self.threshold) > 0) * self.threshold
+        self.potential = self.potential - spike
+        return spike
+
+
+class PublishedLoop:
+    """All layers at each of T steps, outputs summed; then mean and tanh."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        hidden = zip(task.actor.hidden, task.thresholds, strict=True)
+        modules = [module for layer, threshold in hidden for module in (layer, PublishedNeuron(threshold))]
+        self.network = nn.Sequential(*modules, task.actor.output)
+        self.neurons = [module for module in self.network if isinstance(module, PublishedNeuron)]
+
+    def reset(self) -> None:
+        for neuron in self.neurons:
+            neuron.potential = None
+
+    def act(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
+        x = torch.as_tensor(np.atleast_2d(observation))
+        for neuron in self.neurons:
+            neuron.start()
+        total: Any = 0.0
+        for _ in range(T):
+            total = total + self.network(x)
+        action = self.task.action(total / T)
+        return action[0] if observation.ndim == 1 else action
+
+
+class CompiledLoop:
+    """The same loop as one function without state for torch.compile, the first layer's current computed once."""
+
+    def __init__(self, task: Task) -> None:
+        (w1, b1), (w2, b2), (w3, b3) = task.layers()
+        theta1, theta2 = task.thresholds
+        interface = task.actor.interface
+
+        def residual(potential: Tensor, start: Tensor, count: Tensor, theta: Tensor) -> Tensor:
+            owed = torch.maximum(potential - start, -theta * count)
+            return torch.clamp(ALPHA * owed, -0.5 * theta, 0.5 * theta)
+
+        def decide(x: Tensor, carry1: Tensor, carry2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            current = nn.functional.linear(x, w1, b1)
+            start1, start2 = 0.5 * theta1 + carry1, 0.5 * theta2 + carry2
+            u1, u2 = start1, start2
+            count1, count2 = torch.zeros_like(u1), torch.zeros_like(u2)
+            for _ in range(T):
+                u1 = u1 + current
+                fired = (u1 > theta1).float()
+                spike = fired * theta1
+                u1, count1 = u1 - spike, count1 + fired
+                u2 = u2 + nn.functional.linear(spike, w2, b2)
+                fired = (u2 > theta2).float()
+                u2, count2 = u2 - fired * theta2, count2 + fired
+            z = nn.functional.linear(count2 * theta2 / T, w3, b3)
+            carries = residual(u1, start1, count1, theta1), residual(u2, start2, count2, theta2)
+            return interface.action(z), *carries
+
+        self.decide = torch.compile(decide, fullgraph=True)
+        self.zeros = [torch.zeros(1, len(theta)) for theta in task.thresholds]
+        self.reset()
+
+    def reset(self) -> None:
+        self.carries = self.zeros
+
+    def act(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
+        action, *self.carries = self.decide(torch.from_numpy(observation[None]), *self.carries)
+        return action.numpy()[0]
+
+
+# ---- other libraries
+
+
+def _unit_layers(task: Task) -> list[nn.Linear]:
+    """Layers for spikes of 1: what follows a spiking layer has its thresholds in its weights."""
+    sizes = [torch.ones(task.actor.interface.observation_dim), *task.thresholds]
+    return [_linear(weight * size, bias) for (weight, bias), size in zip(task.layers(), sizes, strict=True)]
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer.weight.data, layer.bias.data = weight.clone(), bias.clone()
+    return layer.requires_grad_(False)
+
+
+def _reachable(threshold: Tensor) -> Tensor:
+    """Thresholds at which a neuron with θ = 0, which never fires, never fires."""
+    return torch.where(threshold > 0, threshold, 1e30)
+
+
+def spikingjelly(task: Task) -> Contender:
+    neuron = optional("spikingjelly.activation_based.neuron")
+    layers = _unit_layers(task)
+    for layer, threshold in zip(layers, task.thresholds, strict=False):
+        scale = 1 / _reachable(threshold)
+        layer.weight.data *= scale[:, None]
+        layer.bias.data *= scale
+    nodes = [neuron.IFNode(v_threshold=1.0, v_reset=None, step_mode="m").eval() for _ in task.thresholds]
+    halves = [torch.full((1, len(threshold)), 0.5) for threshold in task.thresholds]
+
+    def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:
+        current = layers[0](torch.from_numpy(observation[None]))
+        nodes[0].v, nodes[1].v = halves
+        spikes = nodes[0](current.expand(T, -1, -1))
+        spikes = nodes[1](layers[1](spikes))
+        return task.action(layers[2](spikes.mean(dim=0)))[0]
+
+    return Contender(act, setting=("if", T, 0.0))
+
+
+def snntorch(task: Task) -> Contender:
+    package = optional("snntorch")
+    layers = _unit_layers(task)
+    nodes = [
+        package.Leaky(beta=1.0, threshold=_reachable(theta), reset_mechanism="subtract", surrogate_disable=True)
+        for theta in task.thresholds
+    ]
+    halves = [0.5 * theta[None] for theta in task.thresholds]
+
+    def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:
+        current = layers[0](torch.from_numpy(observation[None]))
+        potential1, potential2 = halves
+        total: Any = 0.0
+        for _ in range(T):
+            spikes, potential1 = nodes[0](current, potential1)
+            spikes, potential2 = nodes[1](layers[1](spikes), potential2)
+            total = total + spikes
+        return task.action(layers[2](total / T))[0]
+
+    return Contender(act, setting=("if", T, 0.0))
+
+
+def sinabs(task: Task) -> Contender:
+    package = optional("sinabs.layers")
+    single_spike = optional("sinabs.activation").SingleSpike
+    layers = _unit_layers(task)
+    nodes = [package.IAF(spike_threshold=_reachable(theta), spike_fn=single_spike) for theta in task.thresholds]
+    for node, theta in zip(nodes, task.thresholds, strict=True):
+        node.init_state_with_shape((1, len(theta)))
+    halves = [0.5 * theta[None] for theta in task.thresholds]
+
+    def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:
+        current = layers[0](torch.from_numpy(observation[None]))
+        nodes[0].v_mem, nodes[1].v_mem = halves
+        spikes = nodes[0](current[:, None].expand(-1, T, -1))  # [B, T, N]
+        spikes = nodes[1](layers[1](spikes))
+        return task.action(layers[2](spikes.mean(dim=1)))[0]
+
+    return Contender(act, setting=("if", T, 0.0))
+
+
+def norse(task: Task) -> Contender:
+    box = optional("norse.torch.functional.lif_box")
+    cell = optional("norse.torch.module.lif_box").LIFBoxCell
+    subtract = optional("norse.torch.functional.reset").reset_subtract
+    leak = 2.0**-22
+    layers = _unit_layers(task)
+    for layer in layers[:-1]:
+        layer.weight.data /= leak
+        layer.bias.data /= leak
+    cells = [
+        cell(
+            box.LIFBoxParameters(
+                tau_mem_inv=torch.tensor(leak), v_th=_reachable(theta), method="heaviside", reset_method=subtract
+            ),
+            dt=1.0,
+        )
+        for theta in task.thresholds
+    ]
+    halves = [box.LIFBoxFeedForwardState(v=0.5 * theta[None]) for theta in task.thresholds]
+
+    def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:
+        current = layers[0](torch.from_numpy(observation[None]))
+        state1, state2 = halves
+        total: Any = 0.0
+        for _ in range(T):
+            spikes, state1 = cells[0](current, state1)
+            spikes, state2 = cells[1](layers[1](spikes), state2)
+            total = total + spikes
+        return task.action(layers[2](total / T))[0]
+
+    return Contender(act, setting=("if", T, 0.0))
+
+
+# ---- the dense actor
+
+
+def eager(task: Task) -> Contender:
+    network = _plain_network(task)
+    return Contender(lambda observation: network(torch.from_numpy(observation[None])).numpy()[0])
+
+
+def compiled(task: Task) -> Contender:
+    network = torch.compile(_plain_network(task), fullgraph=True)
+    return Contender(lambda observation: network(torch.from_numpy(observation[None])).numpy()[0])
+
+
+def _plain_network(task: Task) -> nn.Module:
+    """Linear, ReLU and tanh, without the checks of `Actor`."""
+    modules = [module for layer in task.actor.hidden for module in (layer, nn.ReLU())]
+    interface = task.actor.interface
+    if interface.observation_mean is not None or not interface.squash or (interface.action_scale != 1).any():
+        raise ValueError("the comparison is for an actor whose interface is tanh alone")
+    return nn.Sequential(*modules, task.actor.output, nn.Tanh())
+
+
+def numpy(task: Task) -> Contender:
+    _plain_network(task)
+    (w1, b1), (w2, b2), (w3, b3) = [(weight.numpy(), bias.numpy()) for weight, bias in task.layers()]
+
+    def act(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        x = np.maximum(w1 @ x + b1, 0.0)
+        x = np.maximum(w2 @ x + b2, 0.0)
+        return np.tanh(w3 @ x + b3)
+
+    return Contender(act)
+
+
+def onnx_runtime(task: Task) -> Contender:
+    onnxruntime = optional("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(_onnx_model(task), options, providers=["CPUExecutionProvider"])
+
+    def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:
+        return session.run(None, {"observation": observation})[0]
+
+    return Contender(act, prepare=np.atleast_2d)
+
+
+def _onnx_model(task: Task) -> bytes:
+    """Gemm, Relu and Tanh; the batch size is left open."""
+    onnx = optional("onnx")
+    helper, float_type = onnx.helper, onnx.TensorProto.FLOAT
+    _plain_network(task)
+    nodes, weights, signal = [], [], "observation"
+    last = len(task.layers()) - 1
+    for index, (weight, bias) in enumerate(task.layers()):
+        for part, tensor in (("weight", weight), ("bias", bias)):
+            weights.append(onnx.numpy_helper.from_array(tensor.numpy(), f"{part}{index}"))
+        nodes.append(helper.make_node("Gemm", [signal, f"weight{index}", f"bias{index}"], [f"sum{index}"], transB=1))
+        signal = "action" if index == last else f"signal{index}"
+        nodes.append(helper.make_node("Tanh" if index == last else "Relu", [f"sum{index}"], [signal]))
+    interface = task.actor.interface
+    graph = helper.make_graph(
+        nodes,
+        "actor",
+        [helper.make_tensor_value_info("observation", float_type, ["batch", interface.observation_dim])],
+        [helper.make_tensor_value_info("action", float_type, ["batch", interface.action_dim])],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+# ---- all of them
+
+
+def at_batch_one(task: Task, compiling: bool = True) -> Iterator[tuple[str, Callable[[], Contender]]]:
+    """Name and maker of everyone who decides on one observation at a time."""
+    for neuron in NEURON_NAMES:
+        for timesteps in TIMESTEPS:
+            yield f"act {neuron} {timesteps}", lambda n=neuron, t=timesteps: engine(task, n, t)
+            yield f"tensor {neuron} {timesteps}", lambda n=neuron, t=timesteps: engine_on_tensors(task, n, t)
+        yield f"reference {neuron} {T}", lambda n=neuron: readable(task, n)
+    yield "published loop", lambda: _loop(PublishedLoop(task))
+    if compiling:
+        yield "compiled loop", lambda: _loop(CompiledLoop(task))
+        yield "dense torch.compile", lambda: compiled(task)
+    yield "SpikingJelly", lambda: spikingjelly(task)
+    yield "snnTorch", lambda: snntorch(task)
+    yield "sinabs", lambda: sinabs(task)
+    yield "Norse", lambda: norse(task)
+    yield "dense Actor.act", lambda: Contender(task.actor.act)
+    yield "dense eager PyTorch", lambda: eager(task)
+    yield "dense ONNX Runtime", lambda: onnx_runtime(task)
+    yield "dense NumPy", lambda: numpy(task)
+
+
+def at_batch_many(task: Task) -> Iterator[tuple[str, Callable[[], Contender]]]:
+    """Name and maker of everyone who decides on a large batch."""
+    for neuron in NEURON_NAMES:
+        yield f"act {neuron} {T}", lambda n=neuron: engine(task, n, T)
+        if (os.cpu_count() or 1) > 1:
+            yield f"act {neuron} {T} ×2", lambda n=neuron: engine(task, n, T, threads=2)
+    yield "published loop", lambda: _loop(PublishedLoop(task))
+    yield "dense ONNX Runtime", lambda: onnx_runtime(task)
+
+
+def _loop(loop: PublishedLoop | CompiledLoop) -> Contender:
+    return Contender(loop.act, loop.reset, setting=("if", T, ALPHA))

@@ -1,0 +1,208 @@
+"""The tables and the figure of docs/performance.md, from what `bench/peers.py` measured."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from comparison import T
+from contenders import PEERS, TIMESTEPS
+
+from snnkern.files import write_atomically
+from snnkern.neurons import NEURON_NAMES
+
+BATCH = 1024
+
+
+def targets_table(results: dict[str, Any]) -> str:
+    lines = ["| what | target | reach for | measured | quartiles | |", "|---|---|---|---|---|---|"]
+    for row in results["targets"]:
+        low, middle, high = row["measured"]
+        sign, unit = ("≥" if row["more"] else "≤"), row["unit"]
+        better, worse = (high, low) if row["more"] else (low, high)
+        verdict = "**missed**"
+        for value, aim, word in (
+            (better, "least", "at the limit"),
+            (worse, "least", "met"),
+            (worse, "reach", "reached"),
+        ):
+            if value >= row[aim] if row["more"] else value <= row[aim]:
+                verdict = word
+        spread = f"{_short(low)} … {_short(high)}" if low != high else ""
+        aims = f"{sign} {row['least']:g} {unit} | {row['reach']:g} {unit}"
+        lines.append(f"| {row['what']} | {aims} | {_short(middle)} {unit} | {spread} | {verdict} |")
+    return "\n".join(lines)
+
+
+def labels() -> list[tuple[str, str, str]]:
+    """Contenders at batch 1 as name, label and group, those of snnkern first."""
+    spiking = [(f"act {name} {T}", f"snnkern {name.upper()}, `snn.act`", "snnkern") for name in NEURON_NAMES]
+    spiking.append((f"tensor if {T}", "snnkern IF, `snn(tensor)`", "snnkern"))
+    loops = [
+        ("compiled loop", "published loop, first layer hoisted, `torch.compile`", "spiking"),
+        ("SpikingJelly", "SpikingJelly, IF without carry", "spiking"),
+        ("sinabs", "sinabs, IF without carry", "spiking"),
+        ("Norse", "Norse, IF without carry", "spiking"),
+        ("published loop", "published loop, IF", "spiking"),
+        ("snnTorch", "snnTorch, IF without carry", "spiking"),
+        (f"reference if {T}", 'snnkern IF, `backend="reference"`', "spiking"),
+    ]
+    dense = [
+        ("dense NumPy", "dense, NumPy", "dense"),
+        ("dense ONNX Runtime", "dense, ONNX Runtime", "dense"),
+        ("dense eager PyTorch", "dense, eager PyTorch", "dense"),
+        ("dense Actor.act", "dense, eager PyTorch with checks (`actor.act`)", "dense"),
+        ("dense torch.compile", "dense, `torch.compile`", "dense"),
+    ]
+    return spiking + loops + dense
+
+
+def latency_table(results: dict[str, Any]) -> str:
+    one = results["one"]
+    ours = one[f"act if {T}"][1]
+    lines = [f"| batch 1, T = {T} | µs | quartiles | times `snn.act`, IF |", "|---|---|---|---|"]
+    groups = ("snnkern", "spiking", "dense")
+    for name, label, _ in sorted(labels(), key=lambda row: (groups.index(row[2]), one.get(row[0], [0, 0])[1])):
+        if name not in one:
+            lines.append(f"| {label} | missing | | |")
+            continue
+        low, middle, high = (1e6 * value for value in one[name])
+        ratio = _short(middle / (1e6 * ours))
+        lines.append(f"| {label} | {_short(middle)} | {_short(low)} … {_short(high)} | {ratio} |")
+    lines += ["", "| `snn.act`, `snn(tensor)`, µs | " + " | ".join(name.upper() for name in NEURON_NAMES) + " |"]
+    lines.append("|---|" + "---|" * len(NEURON_NAMES))
+    for timesteps in TIMESTEPS:
+        cells = [
+            ", ".join(_short(1e6 * one[f"{way} {name} {timesteps}"][1]) for way in ("act", "tensor"))
+            for name in NEURON_NAMES
+        ]
+        lines.append(f"| T = {timesteps} | {' | '.join(cells)} |")
+    lines += ["", _conditions(results)]
+    return "\n".join(lines)
+
+
+def batch_table(results: dict[str, Any]) -> str:
+    batch = results["batch"]
+    lines = [f"| batch {BATCH}, T = {T} | one thread, µs | quartiles | two threads, µs |", "|---|---|---|---|"]
+    rows = [(f"act {name} {T}", f"snnkern {name.upper()}, `snn.act`") for name in NEURON_NAMES]
+    rows += [("published loop", "published loop, IF"), ("dense ONNX Runtime", "dense, ONNX Runtime")]
+    for name, label in rows:
+        if name not in batch:
+            lines.append(f"| {label} | missing | | |")
+            continue
+        low, middle, high = (f"{1e6 * value:,.0f}" for value in batch[name])
+        two = f"{1e6 * batch[f'{name} ×2'][1]:,.0f}" if f"{name} ×2" in batch else ""
+        lines.append(f"| {label} | {middle} | {low} … {high} | {two} |")
+    return "\n".join(lines)
+
+
+def floor_table(results: dict[str, Any]) -> str:
+    floor = results["floor"]
+    first, second = floor["first_level"], floor["second_level"]
+    measured = results["one"][f"act if {T}"][1]
+    rows = [
+        ("spikes per decision, hidden layers", ", ".join(f"{value:.0f}" for value in floor["spikes"])),
+        ("additions of a weight", f"{floor['additions']:,.0f}"),
+        ("bytes of weight rows", f"{floor['bytes'] / 1024:.0f} KiB"),
+        ("reading them from the first-level cache", f"{1e6 * floor['bytes'] / first:.2f} µs at {first / 1e9:.0f} GB/s"),
+        (
+            "reading them from the second-level cache",
+            f"{1e6 * floor['bytes'] / second:.2f} µs at {second / 1e9:.0f} GB/s",
+        ),
+        ("calling from Python (an actor of 1-1-1, T = 1)", f"{1e6 * floor['call']:.2f} µs"),
+        ("measured, `snn.act`", f"{1e6 * measured:.2f} µs"),
+    ]
+    return "\n".join([f"| IF, T = {T}, batch 1 | |", "|---|---|", *(f"| {what} | {value} |" for what, value in rows)])
+
+
+def peers_table(results: dict[str, Any]) -> str:
+    versions, checks = results["machine"]["versions"], results["checks"]
+    lines = ["| what | version | actions that agree | not equivalent |", "|---|---|---|---|"]
+    for name, package in PEERS.items():
+        said = results["not_equivalent"].get(name, "nothing: a graph of Gemm, Relu and Tanh")
+        found = f"dense {name}" if f"dense {name}" in checks else name
+        agreeing = f"{100 * checks[found]['agreeing']:.0f} %" if found in checks else "missing"
+        lines.append(f"| {name} | {versions[package] or 'missing'} | {agreeing} | {said} |")
+    lines.append(f"\nAll four libraries: {results['not_equivalent']['all four libraries']}")
+    return "\n".join(lines)
+
+
+def _conditions(results: dict[str, Any]) -> str:
+    found = results["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items() if number)
+    missing = ", ".join(f"{name} ({reason})" for name, reason in results["missing"].items()) or "none"
+    load = "" if found["load"] is None else f" Load average at the end: {found['load']:.1f}."
+    return (
+        f"{found['cpu']}, {found['cores']} cores, engine: {found['engine']}; {versions}. Medians over "
+        f"{results['rounds']} turns each.{load} Missing: {missing}."
+    )
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 99.5 else f"{value:.1f}" if value >= 9.95 else f"{value:.2f}"
+
+
+_COLORS = {"snnkern": "#0072B2", "spiking": "#767676", "dense": "#E69F00"}
+_MEANING = {"snnkern": "spiking, snnkern", "spiking": "spiking, others", "dense": "dense"}
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Bars of batch-1 latency on a logarithmic scale, and latency against T."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    one = results["one"]
+    bars = sorted(
+        ((1e6 * one[name][1], label.replace("`", ""), group) for name, label, group in labels() if name in one),
+        reverse=True,
+    )
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    panel, lines = figure.subplots(1, 2, width_ratios=[2, 1])
+    panel.barh([label for _, label, _ in bars], [value for value, _, _ in bars], color=[_COLORS[g] for *_, g in bars])
+    for index, (value, _, _) in enumerate(bars):
+        panel.annotate(_short(value), (value, index), (3, 0), textcoords="offset points", va="center", fontsize=8)
+    panel.set_xscale("log")
+    panel.set_xlim(1, 3.0 * max(value for value, _, _ in bars))
+    panel.set_xticks([1, 10, 100, 1000], ["1", "10", "100", "1,000"])
+    panel.set_xlabel(f"µs per decision, batch 1, T = {T}, called from Python")
+    panel.tick_params(axis="y", length=0, labelsize=8.5)
+    panel.grid(axis="x", color="0.9")
+    panel.legend(
+        handles=[Patch(color=color, label=_MEANING[group]) for group, color in _COLORS.items()],
+        loc="upper right",
+        frameon=False,
+    )
+    colors = dict(zip(NEURON_NAMES, ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), strict=True))
+    for name, color in colors.items():
+        medians = [1e6 * one[f"act {name} {timesteps}"][1] for timesteps in TIMESTEPS]
+        lines.plot(TIMESTEPS, medians, color=color, marker="o", markersize=4, label=name.upper())
+    if "dense ONNX Runtime" in one:
+        dense = 1e6 * one["dense ONNX Runtime"][1]
+        lines.axhline(dense, color=_COLORS["dense"], linestyle="--", label="dense, ONNX Runtime")
+    lines.set_xscale("log", base=2)
+    lines.set_yscale("log", base=2)
+    lines.set_xticks(TIMESTEPS, [str(timesteps) for timesteps in TIMESTEPS])
+    ticks = [1, 2, 4, 8, 16, 32]
+    lines.set_yticks(ticks, [str(tick) for tick in ticks])
+    lines.minorticks_off()
+    lines.set_xlabel("simulation steps T")
+    lines.set_ylabel("µs per decision, snn.act")
+    lines.grid(color="0.9")
+    lines.legend(frameon=False, fontsize=8)
+    for axes in (panel, lines):
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"17-256-256-6 actor, one thread, {results['machine']['cpu']}", fontsize="medium")
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    write_atomically(path, image.getvalue())
+
+
+TABLES = {
+    "targets": targets_table,
+    "latency": latency_table,
+    "batch": batch_table,
+    "peers": peers_table,
+    "floor": floor_table,
+}
