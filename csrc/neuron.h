@@ -62,11 +62,13 @@ struct PlainLanes {
 template <>
 struct Lanes<float> : PlainLanes<float, float, int32_t, bool> {
     static SNNKERN_INLINE float to_real(Int n) { return static_cast<float>(n); }
+    static SNNKERN_INLINE Int to_int(float x) { return static_cast<Int>(x); }
 };
 
 template <>
 struct Lanes<double> : PlainLanes<double, double, int64_t, bool> {
     static SNNKERN_INLINE double to_real(Int n) { return static_cast<double>(n); }
+    static SNNKERN_INLINE Int to_int(double x) { return static_cast<Int>(x); }
 };
 
 // State of a neuron during one decision step. Every kind has:
@@ -151,8 +153,7 @@ SNNKERN_INLINE Spike<V> fire_level(V potential, V threshold, int32_t levels,
     using X = Lanes<V>;
     using Real = typename X::Real;
     using Int = typename X::Int;
-    Spike<V> spike{V{}, V{}};
-    *sent = Int{};
+    V units = V{};
     int32_t unit = 1;
     Real scale = Real(1) / Real(1 << (levels - 1));
     for (int32_t j = levels - 1; j >= 0; --j, unit <<= 1, scale *= 2) {
@@ -162,11 +163,12 @@ SNNKERN_INLINE Spike<V> fire_level(V potential, V threshold, int32_t levels,
         const auto up = alive & X::at_least(potential, bound);
         const auto down =
             alive & X::at_least(-bound, potential) & can_take_back(level, Int{} + unit);
-        spike.value = X::select(up, level, X::select(down, -level, spike.value));
-        spike.units = X::select(up, V{} + scale, X::select(down, V{} - scale, spike.units));
-        *sent = X::select(up, Int{} + unit, X::select(down, Int{} - unit, *sent));
+        units = X::select(up, V{} + scale, X::select(down, V{} - scale, units));
     }
-    return spike;
+    *sent = X::to_int(units * Real(1 << (levels - 1)));  // both factors are powers of two: exact
+    const auto fires = X::greater(units, V{}) | X::greater(V{}, units);
+    return {X::select(fires, threshold * units, V{}),
+            units};  // θ · 2^-j, as the level was computed
 }
 
 template <class V>

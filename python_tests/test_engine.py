@@ -251,6 +251,25 @@ def test_a_layer_too_wide_for_the_engine_runs_by_layers() -> None:
     assert snn.spikes.sum() > wide
 
 
+def test_defaults_of_torch_and_layouts_of_weights_do_not_matter() -> None:
+    x = random_observations(1, 2, 11)[0]
+    wanted = engine_actor((11, 33, 17, 3))(x)
+    actor = engine_actor((11, 33, 17, 3))
+    for layer in [*actor.hidden, actor.output]:
+        layer.weight = layer.weight.T.contiguous().T
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        action = actor(x)
+        spikes = actor.spikes
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert runs_on_engine(actor)
+    assert torch.equal(action, wanted)
+    assert spikes.device.type == "cpu"
+
+
 def test_an_empty_batch_is_an_empty_action() -> None:
     actor = engine_actor((11, 33, 17, 3))
     assert actor(torch.zeros(0, 11)).shape == (0, 3)

@@ -359,7 +359,7 @@ class SpikingActor(Policy):
             return None
         carries = [layer.carry.start(batch, layer.threshold).contiguous() for layer in self.hidden]
         if self._bound is None:
-            counts = torch.zeros(len(self.hidden), batch, dtype=torch.int64)
+            counts = torch.zeros(len(self.hidden), batch, dtype=torch.int64, device=carries[0].device)
             self._engine.bind(carries, counts)
             self._bound = _Bound(self._engine, (batch, self.interface.observation_dim), carries, counts)
         return self._bound

@@ -52,6 +52,7 @@ struct Lanes<FloatLanes> {
     static SNNKERN_INLINE FloatLanes to_real(Int n) {
         return (FloatLanes)_mm512_cvtepi32_ps((__m512i)n);
     }
+    static SNNKERN_INLINE Int to_int(FloatLanes x) { return (Int)_mm512_cvttps_epi32((__m512)x); }
 };
 
 template <>
@@ -77,6 +78,7 @@ struct Lanes<DoubleLanes> {
     static SNNKERN_INLINE DoubleLanes to_real(Int n) {
         return (DoubleLanes)_mm512_cvtepi64_pd((__m512i)n);
     }
+    static SNNKERN_INLINE Int to_int(DoubleLanes x) { return (Int)_mm512_cvttpd_epi64((__m512d)x); }
 };
 #else
 template <>
@@ -84,6 +86,7 @@ struct Lanes<FloatLanes> : PlainLanes<FloatLanes, float, IntLanes, IntLanes> {
     static SNNKERN_INLINE FloatLanes to_real(Int n) {
         return __builtin_convertvector(n, FloatLanes);
     }
+    static SNNKERN_INLINE Int to_int(FloatLanes x) { return __builtin_convertvector(x, Int); }
 };
 
 template <>
@@ -91,6 +94,7 @@ struct Lanes<DoubleLanes> : PlainLanes<DoubleLanes, double, LongLanes, LongLanes
     static SNNKERN_INLINE DoubleLanes to_real(Int n) {
         return __builtin_convertvector(n, DoubleLanes);
     }
+    static SNNKERN_INLINE Int to_int(DoubleLanes x) { return __builtin_convertvector(x, Int); }
 };
 #endif
 

@@ -50,7 +50,7 @@ def neuron(problem: Problem) -> Result:
 
     next_carry = torch.empty_like(carry)
     output = carry.new_empty((timesteps, batch, neurons) if problem.wants_spikes else (batch, neurons))
-    counts = torch.empty(batch, dtype=torch.int64)
+    counts = carry.new_empty(batch, dtype=torch.int64)
     spec = problem.dynamics.neuron
     run = _cpu.neuron_float32 if carry.dtype == torch.float32 else _cpu.neuron_float64
     run(
@@ -107,9 +107,13 @@ class Engine:
     """A whole actor in one native call (`csrc/cpu/engine.h`). Weights are packed here, once."""
 
     def __init__(self, actor: ActorParts) -> None:
+        plain = [
+            [None if tensor is None else tensor.contiguous() for tensor in layer]
+            for layer in [*actor.hidden, (*actor.output, None)]
+        ]
         layers = [
-            (*weight.shape, _address(weight), _address(bias), _address(threshold))
-            for weight, bias, threshold in [*actor.hidden, (*actor.output, None)]
+            (*actor_layer[0].shape, *map(_address, layer))
+            for actor_layer, layer in zip([*actor.hidden, actor.output], plain, strict=True)
         ]
         spec, dynamics, interface = actor.dynamics.neuron, actor.dynamics, actor.interface
         self._outputs = actor.output[0].shape[1]
@@ -133,16 +137,18 @@ class Engine:
             squash=interface["squash"],
         )
         self.act = self._native.act
+        self._decide = self._native.decide
 
     def bind(self, carries: list[Tensor], counts: Tensor) -> None:
         self._bound = [*carries, counts]
+        self._rows = counts.shape[1]
         self._native.bind(counts.shape[1], [carry.data_ptr() for carry in carries], counts.data_ptr())
 
     def decide(self, observation: Tensor, check_finite: bool, threads: int) -> Tensor | None:
         if not observation.is_contiguous():
             observation = observation.contiguous()
-        action = torch.empty(observation.shape[0], self._outputs)
-        done = self._native.decide(observation.data_ptr(), action.data_ptr(), check_finite, threads)
+        action = observation.new_empty(self._rows, self._outputs)
+        done = self._decide(observation.data_ptr(), action.data_ptr(), check_finite, threads)
         return action if done else None
 
 
