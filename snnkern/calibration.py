@@ -31,7 +31,8 @@ class ActivationRecorder:
     """Statistics of the hidden activations of a dense actor, gathered batch by batch in memory that does not grow.
 
     Keeps, per neuron, the maximum and a histogram of the positive activations whose range is a power of two and doubles
-    when it is exceeded. The result depends on the observations alone, not on their order or on how they were split.
+    when it is exceeded. But for the rounding of the actor's own products, the result depends on the observations alone,
+    not on their order or on how they were split.
 
     Args:
         actor: the dense actor.

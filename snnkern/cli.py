@@ -400,6 +400,7 @@ def _print_evaluation(summary: dict[str, Any]) -> None:
 
 def _print_sweep(summary: dict[str, Any]) -> None:
     timed = "microseconds_per_decision" in summary["dense"]
+    positive = summary["dense"]["return_mean"] > 0
     remembers = any(entry["memory"] for entry in summary["results"])
     table = Table(
         "neuron", title=f"{summary['actor']} in {summary['environment']}", title_justify="left", caption_justify="left"
@@ -423,7 +424,7 @@ def _print_sweep(summary: dict[str, Any]) -> None:
             cells.append(f"{entry['microseconds_per_decision']:.1f}")
         table.add_row(*cells)
 
-    row(summary["dense"], "dense", *[""] * (3 if remembers else 2))
+    row(summary["dense"] | {"performance_ratio": 1.0 if positive else None}, "dense", *[""] * (3 if remembers else 2))
     previous = None
     for entry in summary["results"]:
         if entry["neuron"] != previous:
@@ -431,7 +432,6 @@ def _print_sweep(summary: dict[str, Any]) -> None:
         previous = entry["neuron"]
         carry = [f"{entry['alpha']:g}", *([f"{entry['memory']:g}"] if remembers else [])]
         row(entry, entry["neuron"]["name"].upper(), str(entry["timesteps"]), *carry)
-    positive = summary["dense"]["return_mean"] > 0
     notes = [
         "return: mean ± standard deviation over episodes",
         "ratio: to the dense return, [95 % interval]" if positive else "no ratio: the dense return is not positive",
