@@ -124,15 +124,6 @@ SNNKERN_INLINE void store(T* to, V value) {
     std::memcpy(to, &value, sizeof(V));
 }
 
-template <class V>
-SNNKERN_INLINE int64_t sum(typename Lanes<V>::Int counts) {
-    typename Lanes<typename Lanes<V>::Real>::Int lanes[kLanes<V>];
-    std::memcpy(lanes, &counts, sizeof(lanes));
-    int64_t total = 0;
-    for (const auto lane : lanes) total += lane;
-    return total;
-}
-
 // A bit for every lane that is not zero.
 SNNKERN_INLINE uint32_t nonzero(FloatLanes lanes) {
 #if defined(__AVX512F__)
@@ -147,6 +138,23 @@ SNNKERN_INLINE uint32_t nonzero(FloatLanes lanes) {
     return mask;
 #endif
 }
+
+SNNKERN_INLINE uint32_t nonzero(DoubleLanes lanes) {
+#if defined(__AVX512F__)
+    return _mm512_cmp_pd_mask((__m512d)lanes, _mm512_setzero_pd(), _CMP_NEQ_UQ);
+#elif defined(__AVX2__)
+    return _mm256_movemask_pd(_mm256_cmp_pd((__m256d)lanes, _mm256_setzero_pd(), _CMP_NEQ_UQ));
+#elif defined(__SSE2__)
+    return _mm_movemask_pd(_mm_cmpneq_pd((__m128d)lanes, _mm_setzero_pd()));
+#else
+    uint32_t mask = 0;
+    for (int i = 0; i < kLanes<DoubleLanes>; ++i) mask |= uint32_t(lanes[i] != 0) << i;
+    return mask;
+#endif
+}
+
+SNNKERN_INLINE uint32_t nonzero(float lane) { return lane != 0; }
+SNNKERN_INLINE uint32_t nonzero(double lane) { return lane != 0; }
 
 // Writes first + i for every lane i that is not zero to `index`, and where kValues the lanes
 // themselves to `value`; both packed. Returns how many there are. May write a whole vector to each.

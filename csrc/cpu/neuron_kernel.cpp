@@ -13,7 +13,6 @@ template <Kind kind, class V, bool kConstant, bool kSpikes>
 SNNKERN_INLINE int64_t run_lanes(const NeuronProblem<typename Lanes<V>::Real>& p, int64_t b,
                                  int64_t n) {
     using Real = typename Lanes<V>::Real;
-    using Int = typename Lanes<V>::Int;
     const int64_t at = b * p.neurons + n;
     const V threshold = load<V>(p.threshold + n);
     const V carry = load<V>(p.carry + at);
@@ -23,15 +22,14 @@ SNNKERN_INLINE int64_t run_lanes(const NeuronProblem<typename Lanes<V>::Real>& p
 
     const Real* current = p.current + b * p.current_stride_b + n;
     V x = kConstant ? load<V>(current) : V{};
-    Int fired = Int{};
+    int64_t fired = 0;
     for (int64_t t = 0; t < p.timesteps; ++t) {
         const Real step = static_cast<Real>(t + 1);
         if constexpr (!kConstant) x = load<V>(current + t * p.current_stride_t);
         neuron.integrate(x);
         const V spike = neuron.fire(step).value;
         neuron.reset(spike, x, step);
-        fired += Lanes<V>::select(Lanes<V>::greater(spike, V{}) | Lanes<V>::greater(V{}, spike),
-                                  Int{} + 1, Int{});
+        fired += __builtin_popcount(nonzero(spike));
         if constexpr (kSpikes) store<V>(p.spikes + t * p.batch * p.neurons + at, spike);
         if constexpr (kConstant && kind == Kind::DC)
             x = V{};  // a constant is coded as x_1, 0, 0, …
@@ -42,7 +40,7 @@ SNNKERN_INLINE int64_t run_lanes(const NeuronProblem<typename Lanes<V>::Real>& p
     store<V>(p.next_carry + at,
              residual_carry<V>(neuron.potential - start, neuron.transmitted(timesteps), carry,
                                threshold, p.parameters));
-    return sum<V>(fired);
+    return fired;
 }
 
 template <Kind kind, class Real, bool kConstant, bool kSpikes>
