@@ -123,12 +123,7 @@ def load(path: str | os.PathLike[str], *, backend: str = "auto") -> SpikingActor
     """
     check_name(backend)
     tensors, metadata = read_tensors(path)
-    try:
-        return _restore(tensors, metadata.get("snnkern"), backend)
-    except InputError as error:
-        raise CheckpointError(f"{Path(path)}: {error}") from error
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{Path(path)}: its description is incomplete: {error}") from error
+    return _restore(path, tensors, metadata.get("snnkern"), backend)
 
 
 def load_policy(
@@ -146,15 +141,28 @@ def load_policy(
     """
     check_name(backend)
     if str(source) not in zoo.names() and Path(source).is_file():
-        description = read_tensors(source)[1].get("snnkern")
+        tensors, metadata = read_tensors(source)
+        description = metadata.get("snnkern")
         if isinstance(description, dict) and description.get("format") == _FORMAT:
             if action_scale is not None:
                 raise InputError(f"{source} is a spiking actor and holds its own action_scale; got another one")
-            return load(source, backend=backend)
+            return _restore(source, tensors, description, backend)
     return checkpoints.load_actor(source, action_scale=action_scale)
 
 
-def _restore(tensors: dict[str, Tensor], description: object, backend: str) -> SpikingActor:
+def _restore(
+    path: str | os.PathLike[str], tensors: dict[str, Tensor], description: object, backend: str
+) -> SpikingActor:
+    """The spiking actor that a file's tensors and description make, every complaint naming the file."""
+    try:
+        return _assemble(tensors, description, backend)
+    except InputError as error:
+        raise CheckpointError(f"{Path(path)}: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{Path(path)}: its description is incomplete: {error}") from error
+
+
+def _assemble(tensors: dict[str, Tensor], description: object, backend: str) -> SpikingActor:
     found = checkpoints.check_format(description, _FORMAT)
     hidden = [f"hidden.{index}" for index in range(found["hidden_layers"])]
     parts = ["weight", "bias", "threshold", *(["carry"] if found["carry"] else [])]

@@ -12,11 +12,6 @@ namespace py = pybind11;
 namespace snnkern {
 namespace {
 
-template <class T>
-T* pointer(uintptr_t address) {
-    return reinterpret_cast<T*>(address);
-}
-
 template <class Real>
 void neuron(int kind, int levels, double initial_fraction, double negative_fraction, double alpha,
             double memory, double clip, int64_t timesteps, int64_t batch, int64_t neurons,
@@ -25,12 +20,8 @@ void neuron(int kind, int levels, double initial_fraction, double negative_fract
             uintptr_t next_carry, uintptr_t counts) {
     NeuronProblem<Real> problem{};
     problem.kind = static_cast<Kind>(kind);
-    problem.parameters = {static_cast<Real>(initial_fraction),
-                          static_cast<Real>(negative_fraction),
-                          static_cast<Real>(alpha),
-                          static_cast<Real>(memory),
-                          static_cast<Real>(clip),
-                          levels};
+    problem.parameters =
+        parameters<Real>(levels, initial_fraction, negative_fraction, alpha, memory, clip);
     problem.timesteps = timesteps;
     problem.batch = batch;
     problem.neurons = neurons;

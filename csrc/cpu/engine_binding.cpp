@@ -39,11 +39,6 @@ class Floats {
     std::unique_ptr<float, Free> data_;
 };
 
-template <class T>
-T* pointer(uintptr_t address) {
-    return reinterpret_cast<T*>(address);
-}
-
 // One layer as Python gives it: sizes and addresses of weight [in, out], bias [out], threshold
 // [out] (0: none).
 using LayerArguments = std::tuple<int64_t, int64_t, uintptr_t, uintptr_t, uintptr_t>;
@@ -55,12 +50,8 @@ class Engine {
            uintptr_t observation_mean, uintptr_t observation_std, double observation_clip,
            uintptr_t action_scale, uintptr_t action_bias, bool squash) {
         model_.kind = static_cast<Kind>(kind);
-        model_.parameters = {static_cast<float>(initial_fraction),
-                             static_cast<float>(negative_fraction),
-                             static_cast<float>(alpha),
-                             static_cast<float>(memory),
-                             static_cast<float>(clip),
-                             levels};
+        model_.parameters =
+            parameters<float>(levels, initial_fraction, negative_fraction, alpha, memory, clip);
         model_.timesteps = timesteps;
         model_.hidden = static_cast<int64_t>(layers.size()) - 1;
         pack(layers);
@@ -87,8 +78,6 @@ class Engine {
         counts_ = pointer<int64_t>(counts);
         observation_.resize(batch * inputs_);
     }
-
-    int64_t batch() const { return batch_; }
 
     // The action for a NumPy observation, or None where this is not a plain case that the engine is
     // bound for: the caller then finds out what is wrong, and says so.
@@ -231,7 +220,6 @@ void define_engine(py::module_& module) {
              arg("layers"), arg("observation_mean"), arg("observation_std"),
              arg("observation_clip"), arg("action_scale"), arg("action_bias"), arg("squash"))
         .def("bind", &Engine::bind)
-        .def_property_readonly("batch", &Engine::batch)
         .def("act", &Engine::act)
         .def("decide", &Engine::decide);
 }
