@@ -35,6 +35,7 @@ constexpr int64_t block_width(int64_t n, int64_t width, int64_t widest) {
 struct EngineModel {
     Kind kind;
     Parameters<float> parameters;
+    bool tiny;  // has_tiny of some layer
     int64_t timesteps;
     int64_t hidden;                 // hidden layers
     const EngineLayer* layers;      // [hidden + 1], the output layer last

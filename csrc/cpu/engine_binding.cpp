@@ -140,6 +140,7 @@ class Engine {
             const float* bias = copy(pointer<const float>(bias_at), outputs);
             const float* threshold =
                 hidden ? copy(pointer<const float>(threshold_at), outputs) : nullptr;
+            if (hidden) model_.tiny |= has_tiny(threshold, outputs, model_.parameters.levels);
             layers_.push_back({inputs, outputs, width, weight, bias, threshold});
             sender = threshold;
         }

@@ -89,7 +89,7 @@ SNNKERN_INLINE Block<kVectors> receive(const EngineLayer& layer, const float* bi
 
 // All T steps of the neurons [n, n + kVectors · L) of one row of a layer. The first layer's current
 // is constant.
-template <Kind kind, bool kFirst, int kVectors>
+template <Kind kind, bool kTiny, bool kFirst, int kVectors>
 SNNKERN_INLINE void run_block(const Row& row, int64_t n) {
     constexpr bool kDifferential = kind == Kind::DC;
     const EngineModel& model = row.model;
@@ -98,15 +98,15 @@ SNNKERN_INLINE void run_block(const Row& row, int64_t n) {
         kDifferential ? nullptr
                       : layer.bias;  // DC adds it once, as the mean that its current starts with
 
-    Neuron<kind, V> neurons[kVectors];
+    Neuron<kind, V, kTiny> neurons[kVectors];
     V start[kVectors];
     Block<kVectors> current;
 #pragma GCC unroll 4
     for (int i = 0; i < kVectors; ++i) {
         const V threshold = load<V>(layer.threshold + n + i * L);
         start[i] = model.parameters.initial_fraction * threshold + load_carry(row, n + i * L);
-        neurons[i] =
-            Neuron<kind, V>(model.parameters, threshold, start[i], load<V>(layer.bias + n + i * L));
+        neurons[i] = Neuron<kind, V, kTiny>(model.parameters, threshold, start[i],
+                                            load<V>(layer.bias + n + i * L));
     }
     if constexpr (kFirst) {
         current = receive<true, kVectors>(layer, bias, row.received, 0, n);
@@ -123,7 +123,7 @@ SNNKERN_INLINE void run_block(const Row& row, int64_t n) {
         for (int i = 0; i < kVectors; ++i) {
             neurons[i].integrate(current.vector[i]);
             const Spike<V> spike = neurons[i].fire(t);
-            neurons[i].reset(spike.value, current.vector[i], t);
+            neurons[i].reset(spike, current.vector[i], t);
             if (row.last)
                 count += __builtin_popcount(nonzero(spike.units));
             else
@@ -146,11 +146,11 @@ SNNKERN_INLINE void run_block(const Row& row, int64_t n) {
     }
 }
 
-template <Kind kind, bool kFirst, int kVectors>
+template <Kind kind, bool kTiny, bool kFirst, int kVectors>
 SNNKERN_INLINE void run_blocks(const Row& row, int64_t n) {
     for (; n + kVectors * L <= row.layer.width; n += kVectors * L)
-        run_block<kind, kFirst, kVectors>(row, n);
-    if constexpr (kVectors > 1) run_blocks<kind, kFirst, kVectors / 2>(row, n);
+        run_block<kind, kTiny, kFirst, kVectors>(row, n);
+    if constexpr (kVectors > 1) run_blocks<kind, kTiny, kFirst, kVectors / 2>(row, n);
 }
 
 // z = W·mean + b of the block of outputs at n.
@@ -192,7 +192,7 @@ void observe(const EngineModel& model, const float* observation, Spikes& spikes)
     spikes.count[0] = static_cast<int32_t>(inputs);
 }
 
-template <Kind kind>
+template <Kind kind, bool kTiny>
 void run_row(const EngineModel& model, const EngineRows& rows, int64_t b) {
     char* memory = static_cast<char*>(rows.scratch);
     Spikes lists[2] = {take_spikes(model, memory), take_spikes(model, memory)};
@@ -208,9 +208,9 @@ void run_row(const EngineModel& model, const EngineRows& rows, int64_t b) {
                       rows.carry[l] + b * layer.outputs,
                       l == model.hidden - 1};
         if (l == 0)
-            run_blocks<kind, true, kBlockVectors>(row, 0);
+            run_blocks<kind, kTiny, true, kBlockVectors>(row, 0);
         else
-            run_blocks<kind, false, kBlockVectors>(row, 0);
+            run_blocks<kind, kTiny, false, kBlockVectors>(row, 0);
         int64_t count = 0;
         for (int64_t step = 0; step < model.timesteps; ++step) count += sent.count[step];
         rows.counts[l * rows.batch + b] = count;
@@ -235,9 +235,9 @@ void run_row(const EngineModel& model, const EngineRows& rows, int64_t b) {
     }
 }
 
-template <Kind kind>
+template <Kind kind, bool kTiny>
 void run_rows(const EngineModel& model, const EngineRows& rows) {
-    for (int64_t b = rows.begin; b < rows.end; ++b) run_row<kind>(model, rows, b);
+    for (int64_t b = rows.begin; b < rows.end; ++b) run_row<kind, kTiny>(model, rows, b);
 }
 
 }  // namespace
@@ -245,13 +245,15 @@ void run_rows(const EngineModel& model, const EngineRows& rows) {
 void run_engine(const EngineModel& model, const EngineRows& rows) {
     switch (model.kind) {
         case Kind::IF:
-            return run_rows<Kind::IF>(model, rows);
+            return run_rows<Kind::IF, false>(model, rows);
         case Kind::SNM:
-            return run_rows<Kind::SNM>(model, rows);
+            return run_rows<Kind::SNM, false>(model, rows);
         case Kind::MT:
-            return run_rows<Kind::MT>(model, rows);
+            return model.tiny ? run_rows<Kind::MT, true>(model, rows)
+                              : run_rows<Kind::MT, false>(model, rows);
         case Kind::DC:
-            return run_rows<Kind::DC>(model, rows);
+            return model.tiny ? run_rows<Kind::DC, true>(model, rows)
+                              : run_rows<Kind::DC, false>(model, rows);
     }
 }
 

@@ -43,12 +43,25 @@ struct Lanes<FloatLanes> {
     static SNNKERN_INLINE Mask at_least(Int a, Int b) {
         return _mm512_cmpge_epi32_mask((__m512i)a, (__m512i)b);
     }
+    static SNNKERN_INLINE Mask both(Mask a, Mask b) { return static_cast<Mask>(a & b); }
+    static SNNKERN_INLINE Mask either(Mask a, Mask b) { return static_cast<Mask>(a | b); }
     static SNNKERN_INLINE FloatLanes select(Mask mask, FloatLanes a, FloatLanes b) {
         return (FloatLanes)_mm512_mask_blend_ps(mask, (__m512)b, (__m512)a);
     }
     static SNNKERN_INLINE Int select(Mask mask, Int a, Int b) {
         return (Int)_mm512_mask_blend_epi32(mask, (__m512i)b, (__m512i)a);
     }
+    static SNNKERN_INLINE FloatLanes subtract(Mask mask, FloatLanes a, FloatLanes b) {
+        return (FloatLanes)_mm512_mask_sub_ps((__m512)a, mask, (__m512)a, (__m512)b);
+    }
+    static SNNKERN_INLINE Int subtract(Mask mask, Int a, Int b) {
+        return (Int)_mm512_mask_sub_epi32((__m512i)a, mask, (__m512i)a, (__m512i)b);
+    }
+    static SNNKERN_INLINE Int smaller(Int a, Int b) {
+        return (Int)_mm512_min_epi32((__m512i)a, (__m512i)b);
+    }
+    static SNNKERN_INLINE Int bits(FloatLanes x) { return (Int)x; }
+    static SNNKERN_INLINE FloatLanes from_bits(Int n) { return (FloatLanes)n; }
     static SNNKERN_INLINE FloatLanes to_real(Int n) {
         return (FloatLanes)_mm512_cvtepi32_ps((__m512i)n);
     }
@@ -69,12 +82,25 @@ struct Lanes<DoubleLanes> {
     static SNNKERN_INLINE Mask at_least(Int a, Int b) {
         return _mm512_cmpge_epi64_mask((__m512i)a, (__m512i)b);
     }
+    static SNNKERN_INLINE Mask both(Mask a, Mask b) { return static_cast<Mask>(a & b); }
+    static SNNKERN_INLINE Mask either(Mask a, Mask b) { return static_cast<Mask>(a | b); }
     static SNNKERN_INLINE DoubleLanes select(Mask mask, DoubleLanes a, DoubleLanes b) {
         return (DoubleLanes)_mm512_mask_blend_pd(mask, (__m512d)b, (__m512d)a);
     }
     static SNNKERN_INLINE Int select(Mask mask, Int a, Int b) {
         return (Int)_mm512_mask_blend_epi64(mask, (__m512i)b, (__m512i)a);
     }
+    static SNNKERN_INLINE DoubleLanes subtract(Mask mask, DoubleLanes a, DoubleLanes b) {
+        return (DoubleLanes)_mm512_mask_sub_pd((__m512d)a, mask, (__m512d)a, (__m512d)b);
+    }
+    static SNNKERN_INLINE Int subtract(Mask mask, Int a, Int b) {
+        return (Int)_mm512_mask_sub_epi64((__m512i)a, mask, (__m512i)a, (__m512i)b);
+    }
+    static SNNKERN_INLINE Int smaller(Int a, Int b) {
+        return (Int)_mm512_min_epi64((__m512i)a, (__m512i)b);
+    }
+    static SNNKERN_INLINE Int bits(DoubleLanes x) { return (Int)x; }
+    static SNNKERN_INLINE DoubleLanes from_bits(Int n) { return (DoubleLanes)n; }
     static SNNKERN_INLINE DoubleLanes to_real(Int n) {
         return (DoubleLanes)_mm512_cvtepi64_pd((__m512i)n);
     }
@@ -122,6 +148,18 @@ SNNKERN_INLINE V load(const T* from) {
 template <class V, class T>
 SNNKERN_INLINE void store(T* to, V value) {
     std::memcpy(to, &value, sizeof(V));
+}
+
+SNNKERN_INLINE int64_t sum(IntLanes lanes) {
+    int64_t total = 0;
+    for (int i = 0; i < kLanes<FloatLanes>; ++i) total += lanes[i];
+    return total;
+}
+
+SNNKERN_INLINE int64_t sum(LongLanes lanes) {
+    int64_t total = 0;
+    for (int i = 0; i < kLanes<DoubleLanes>; ++i) total += lanes[i];
+    return total;
 }
 
 // A bit for every lane that is not zero.
