@@ -37,6 +37,24 @@ struct Parameters {
     int32_t levels;          // L
 };
 
+// A whole number of steps to divide by. Where it is a power of two, multiplying gives the same.
+template <class Real>
+struct Steps {
+    Real number, reciprocal;
+    bool power_of_two;
+
+    Steps() = default;
+    SNNKERN_INLINE explicit Steps(int64_t steps)
+        : number(static_cast<Real>(steps)),
+          reciprocal(Real(1) / number),
+          power_of_two((steps & (steps - 1)) == 0) {}
+
+    template <class V>
+    SNNKERN_INLINE V divide(V x) const {
+        return power_of_two ? x * reciprocal : x / number;
+    }
+};
+
 inline namespace SNNKERN_ARCH {
 
 // What a lane type is made of: the number in a lane, the integer of the same size, what a
@@ -64,7 +82,15 @@ struct PlainLanes {
     static SNNKERN_INLINE T subtract(Mask mask, T a, T b) {
         return a - select(mask, b, T{});
     }
-    static SNNKERN_INLINE Int smaller(Int a, Int b) { return a < b ? a : b; }
+    // a where it is the smaller (the larger) one, else b: also where one is NaN.
+    template <class T>
+    static SNNKERN_INLINE T smaller(T a, T b) {
+        return a < b ? a : b;
+    }
+    template <class T>
+    static SNNKERN_INLINE T larger(T a, T b) {
+        return a > b ? a : b;
+    }
     // The bit pattern of a number, which orders numbers of one sign as integers, and back.
     static SNNKERN_INLINE Int bits(V x) {
         Int n;
@@ -111,7 +137,7 @@ struct Layout<double> {
 template <class Real>
 struct Bits : Layout<Real> {
     using typename Layout<Real>::Int;
-    static constexpr Int exponent(int e) {
+    static SNNKERN_INLINE constexpr Int exponent(int e) {
         return Int(e) * (Int(1) << Layout<Real>::kMantissaBits);
     }
     static constexpr Int kOne = exponent(Layout<Real>::kBias);  // 1.0
@@ -163,18 +189,20 @@ struct Neuron<Kind::IF, V, kTiny> {
 
     SNNKERN_INLINE void integrate(V x) { potential = potential + x; }
 
-    SNNKERN_INLINE Spike<V> fire(Real) {
+    SNNKERN_INLINE Spike<V> fire(const Steps<Real>&) {
         const auto fires = X::greater(potential, limit);
         count = X::subtract(fires, count, Int{} - 1);
         return {fires, X::select(fires, threshold, V{}), X::select(fires, V{} + 1, V{})};
     }
 
-    SNNKERN_INLINE void reset(const Spike<V>& spike, V, Real) {
+    SNNKERN_INLINE void reset(const Spike<V>& spike, V, const Steps<Real>&) {
         potential = X::subtract(spike.fires, potential, limit);  // where it fires, the limit is θ
     }
 
-    SNNKERN_INLINE V transmitted(Real) const { return X::to_real(count) * threshold; }
-    SNNKERN_INLINE V mean(Real timesteps) const { return transmitted(timesteps) / timesteps; }
+    SNNKERN_INLINE V transmitted(const Steps<Real>&) const { return X::to_real(count) * threshold; }
+    SNNKERN_INLINE V mean(const Steps<Real>& timesteps) const {
+        return timesteps.divide(transmitted(timesteps));
+    }
 };
 
 template <class V, bool kTiny>
@@ -197,7 +225,7 @@ struct Neuron<Kind::SNM, V, kTiny> {
 
     SNNKERN_INLINE void integrate(V x) { potential = potential + x; }
 
-    SNNKERN_INLINE Spike<V> fire(Real) {
+    SNNKERN_INLINE Spike<V> fire(const Steps<Real>&) {
         const auto up = X::greater(potential, upper);
         const auto down = X::both(X::greater(lower, potential), X::at_least(count, Int{} + 1));
         count = X::subtract(down, X::subtract(up, count, Int{} - 1), Int{} + 1);
@@ -205,12 +233,14 @@ struct Neuron<Kind::SNM, V, kTiny> {
                 X::select(up, V{} + 1, X::select(down, V{} - 1, V{}))};
     }
 
-    SNNKERN_INLINE void reset(const Spike<V>& spike, V, Real) {
+    SNNKERN_INLINE void reset(const Spike<V>& spike, V, const Steps<Real>&) {
         potential = potential - spike.value;
     }
 
-    SNNKERN_INLINE V transmitted(Real) const { return X::to_real(count) * threshold; }
-    SNNKERN_INLINE V mean(Real timesteps) const { return transmitted(timesteps) / timesteps; }
+    SNNKERN_INLINE V transmitted(const Steps<Real>&) const { return X::to_real(count) * threshold; }
+    SNNKERN_INLINE V mean(const Steps<Real>& timesteps) const {
+        return timesteps.divide(transmitted(timesteps));
+    }
 };
 
 // What a multi-threshold neuron has sent, as MT counts it: `count` in units of the smallest level.
@@ -248,7 +278,7 @@ struct Promised {
 
     SNNKERN_INLINE Int largest() const {
         using B = Bits<typename X::Real>;
-        const V positive = X::select(X::greater(promised, V{}), promised, V{});
+        const V positive = X::larger(promised, V{});  // 0 for NaN
         return (X::bits(positive) - X::bits(threshold)) & (Int{} + B::kExponents);
     }
 };
@@ -357,22 +387,24 @@ struct Neuron<Kind::MT, V, kTiny> {
 
     SNNKERN_INLINE void integrate(V x) { potential = potential + x; }
 
-    SNNKERN_INLINE Spike<V> fire(Real) {
+    SNNKERN_INLINE Spike<V> fire(const Steps<Real>&) {
         const Spike<V> spike = search.find(potential, sent);
         sent.count +=
             X::to_int(spike.units * Real(1 << (sent.levels - 1)));  // powers of two: exact
         return spike;
     }
 
-    SNNKERN_INLINE void reset(const Spike<V>& spike, V, Real) {
+    SNNKERN_INLINE void reset(const Spike<V>& spike, V, const Steps<Real>&) {
         potential = potential - spike.value;
     }
 
-    SNNKERN_INLINE V transmitted(Real) const {
+    SNNKERN_INLINE V transmitted(const Steps<Real>&) const {
         // As a multiple of θ first: the smallest level may underflow.
         return X::to_real(sent.count) * (Real(1) / Real(1 << (sent.levels - 1))) * threshold;
     }
-    SNNKERN_INLINE V mean(Real timesteps) const { return transmitted(timesteps) / timesteps; }
+    SNNKERN_INLINE V mean(const Steps<Real>& timesteps) const {
+        return timesteps.divide(transmitted(timesteps));
+    }
 };
 
 template <class V, bool kTiny>
@@ -391,18 +423,18 @@ struct Neuron<Kind::DC, V, kTiny> {
 
     SNNKERN_INLINE void integrate(V x) { potential = potential + x + current_mean - output_mean; }
 
-    SNNKERN_INLINE Spike<V> fire(Real t) {
+    SNNKERN_INLINE Spike<V> fire(const Steps<Real>& t) {
         return search.find(potential, Promised<V>{transmitted(t), threshold});
     }
 
-    SNNKERN_INLINE void reset(const Spike<V>& spike, V x, Real t) {
+    SNNKERN_INLINE void reset(const Spike<V>& spike, V x, const Steps<Real>& t) {
         potential = potential - spike.value;
-        current_mean = current_mean + x / t;
-        output_mean = output_mean + spike.value / t;
+        current_mean = current_mean + t.divide(x);
+        output_mean = output_mean + t.divide(spike.value);
     }
 
-    SNNKERN_INLINE V transmitted(Real timesteps) const { return timesteps * output_mean; }
-    SNNKERN_INLINE V mean(Real) const { return output_mean; }
+    SNNKERN_INLINE V transmitted(const Steps<Real>& t) const { return t.number * output_mean; }
+    SNNKERN_INLINE V mean(const Steps<Real>&) const { return output_mean; }
 };
 
 // CRPI: r = max(u_T − u_0, −Q_T), then c ← clamp(μ·c + α·r, −κ·θ, κ·θ). A NaN stays visible in the
@@ -411,11 +443,9 @@ template <class V>
 SNNKERN_INLINE V residual_carry(V gained, V transmitted, V carry, V threshold,
                                 const Parameters<typename Lanes<V>::Real>& p) {
     using X = Lanes<V>;
-    const V residual = X::select(X::greater(-transmitted, gained), -transmitted, gained);
+    const V residual = X::larger(-transmitted, gained);
     const V bound = p.clip * threshold;
-    V next = p.memory * carry + p.alpha * residual;
-    next = X::select(X::greater(next, bound), bound, next);
-    return X::select(X::greater(-bound, next), -bound, next);
+    return X::larger(-bound, X::smaller(bound, p.memory * carry + p.alpha * residual));
 }
 
 }  // namespace SNNKERN_ARCH
