@@ -16,7 +16,7 @@ pytest.importorskip("typer", reason="Typer is not installed")
 pytest.importorskip("mujoco", reason="MuJoCo is not installed")
 
 import snnkern
-from snnkern import cli, demo
+from snnkern import cli, demo, tables
 
 
 def run(capsys, *arguments: object) -> tuple[int, str, str]:
@@ -212,7 +212,7 @@ def test_the_tables_fit_a_terminal_of_80_columns(capsys) -> None:
         "performance_ratio_interval": [0.951, 1.042],
         "spikes_per_decision": 1689.0,
     }
-    cli._print_sweep(
+    tables.print_sweep(
         {"actor": "td3-halfcheetah", "environment": "HalfCheetah-v5", "dense": evaluation, "results": [entry]}
     )
     lines = capsys.readouterr().out.splitlines()

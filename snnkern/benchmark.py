@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,19 +22,20 @@ from snnkern.actors import Actor
 from snnkern.calibration import Calibration, calibrate
 from snnkern.conversion import dense_actor
 from snnkern.errors import InputError, check_whole
-from snnkern.neurons import Dynamics, Kind
+from snnkern.neurons import IF, Dynamics, Kind
 from snnkern.nn import SpikingActor
 from snnkern.timing import MOST, Contender, load_average, machine, quartiles, rows, turns, using_threads
 
 BATCHES = (1, 16, 256, 1024)
 ACT, TENSOR, LOOP = "snn.act", "snn(tensor)", "published loop"
-DENSE = ("PyTorch", "NumPy", "ONNX Runtime")
+DENSE = PYTORCH, NUMPY, ONNX = "PyTorch", "NumPy", "ONNX Runtime"
 PACKAGES = ("snnkern", "torch", "numpy", "onnxruntime")
 
 # A float64 run that comes closer than this to firing or not, as a fraction of θ, may be decided by rounding.
 _MARGIN = 1e-5
 _TOLERANCE = 1e-4  # of an action, as a fraction of it where it is above 1
-_CHECKED_ROWS, _CHECKED_DECISIONS, _COUNTED_DECISIONS = 24, 4, 20
+_CHECKED = 8, 4  # rows and decisions: few, since the reference takes its time
+_COUNTED = 24, 20
 
 
 class Case(NamedTuple):
@@ -73,7 +74,7 @@ class Benchmark:
 
     Attributes:
         turns: seconds per decision of the whole batch, one value per round; only cases that had a turn.
-        unreached: cases that time ran out for.
+        unreached: cases that had no turn in the time.
         missing: dense runtimes that are not installed, and why they do not run.
         spikes: spikes per decision and row in each hidden layer, for each setting.
         agreements: how each case's actions compare with the reference's.
@@ -101,6 +102,22 @@ class Benchmark:
         rounds = min(len(ours), len(theirs))  # the last round may have ended between the two
         return quartiles(theirs[:rounds] / ours[:rounds])
 
+    def ratios(self, case: Case) -> dict[str, list[float]]:
+        """`ratio` to every dense runtime, and to the published loop of the same T and α, by name."""
+        others = [case._replace(name=name, dynamics=None) for name in DENSE]
+        if case.dynamics is not None:
+            others.append(case._replace(name=LOOP, dynamics=_loop_beside(case.dynamics)))
+        return {other.name: ratio for other in others if (ratio := self.ratio(case, other)) is not None}
+
+    def fastest_dense(self, batch: int, threads: int) -> Case | None:
+        """The dense actor's runtime with the lowest median; None where none had a turn."""
+        dense = [Case(name, None, batch, threads) for name in DENSE]
+        return min(
+            (case for case in dense if case in self.turns),
+            key=lambda case: float(np.median(self.turns[case])),
+            default=None,
+        )
+
 
 def run(
     policy: Actor | SpikingActor,
@@ -126,12 +143,13 @@ def run(
         calibration: thresholds of a dense actor's conversion; see `snnkern.convert`.
         batches: numbers of rows that a decision is for.
         threads: numbers of threads.
-        seconds: how long it may take in all. What has had a turn by then, or by an interruption (Ctrl-C), is kept.
+        seconds: how long it may take in all, give or take a turn, from small batches to large ones. An interruption
+            (Ctrl-C) ends it before, with what has been measured.
         progress: called after every turn with the seconds that have passed; what it does is not timed.
 
     Raises:
-        InputError: observations do not fit the actor, a number is out of range, a dense actor comes without settings or
-            a spiking one with some, or not even one turn fits in the time.
+        InputError: observations do not fit the actor, a number is out of range, a dense actor has no settings, or
+            a spiking one with some.
     """
     start = time.monotonic()
     for name, values in (("batch", batches), ("threads", threads)):
@@ -153,20 +171,24 @@ def run(
     observations = observations.astype(weight.numpy().dtype)
 
     found = machine(PACKAGES)
-    line_up = _LineUp(policy, actor, thresholds, list(dict.fromkeys(settings)), observations)
-    groups: list[tuple[dict[Case, Contender], NDArray[Any]]] = []
+    cases = _cases(list(dict.fromkeys(settings)), dict.fromkeys(batches), dict.fromkeys(threads))
+    line_up = _LineUp(policy, actor, thresholds, observations)
+    groups: dict[tuple[int, int], tuple[dict[Case, Contender], NDArray[Any]]] = {}
     taken: dict[Case, list[float]] = {}
     interrupted = False
     with torch.no_grad():
         try:
-            for batch in dict.fromkeys(batches):
-                for count in dict.fromkeys([1] if batch == 1 else threads):
-                    contenders: dict[Case, Contender] = {}
-                    groups.append((contenders, rows(observations, batch, max(4, min(MOST, 8192 // batch)))))
-                    for case, contender in line_up.contenders(batch, count):
-                        contenders[case] = contender
-                        progress(time.monotonic() - start)
-            with contextlib.closing(turns(groups, fewest=1)) as stream:
+            for case in cases:
+                if (contender := line_up.make(case)) is not None:
+                    shape = case.batch, case.threads
+                    if shape not in groups:
+                        groups[shape] = {}, rows(observations, case.batch, max(4, min(MOST, 8192 // case.batch)))
+                    groups[shape][0][case] = contender
+                passed = time.monotonic() - start
+                progress(passed)
+                if groups and passed > seconds / 2:  # so that those who are ready have their turns
+                    break
+            with contextlib.closing(turns(list(groups.values()), fewest=1)) as stream:
                 for case, duration in stream:
                     taken.setdefault(case, []).append(duration)
                     passed = time.monotonic() - start
@@ -178,8 +200,8 @@ def run(
                 raise
             interrupted = True
     return Benchmark(
-        turns={case: np.array(durations) for case, durations in taken.items()},
-        unreached=tuple(case for contenders, _ in groups for case in contenders if case not in taken),
+        turns={case: np.array(taken[case]) for case in cases if case in taken},
+        unreached=tuple(case for case in cases if case not in taken and case.name not in line_up.missing),
         missing=line_up.missing,
         spikes=line_up.spikes,
         agreements=line_up.agreements,
@@ -190,6 +212,25 @@ def run(
     )
 
 
+def _cases(settings: Sequence[Dynamics], batches: Iterable[int], threads: Iterable[int]) -> list[Case]:
+    loops = dict.fromkeys(_loop_beside(setting) for setting in settings)
+    everyone: list[tuple[str, Dynamics | None]] = [(name, setting) for setting in settings for name in (ACT, TENSOR)]
+    everyone += [(LOOP, loop) for loop in loops]
+    everyone += [(name, None) for name in DENSE]
+    return [
+        Case(name, setting, batch, count)
+        for batch in batches
+        for count in ([1] if batch == 1 else threads)
+        for name, setting in everyone
+        if name != NUMPY or count == 1
+    ]
+
+
+def _loop_beside(setting: Dynamics) -> Dynamics:
+    """What the published loop runs beside a setting: it has IF neurons and no memory."""
+    return Dynamics(IF(), setting.timesteps, setting.alpha)
+
+
 class _LineUp:
     """Makes the contenders of a benchmark and sees how they decide.
 
@@ -197,17 +238,11 @@ class _LineUp:
     """
 
     def __init__(
-        self,
-        policy: Actor | SpikingActor,
-        actor: Actor,
-        thresholds: Sequence[Tensor],
-        settings: Sequence[Dynamics],
-        observations: NDArray[Any],
+        self, policy: Actor | SpikingActor, actor: Actor, thresholds: Sequence[Tensor], observations: NDArray[Any]
     ) -> None:
         self.actor = actor
-        self.settings = settings
-        self.few = rows(observations, _CHECKED_ROWS, _CHECKED_DECISIONS)
-        self.counted = rows(observations, _CHECKED_ROWS, _COUNTED_DECISIONS)
+        self.few = rows(observations, *_CHECKED)
+        self.counted = rows(observations, *_COUNTED)
         self.missing: dict[str, str] = {}
         self.spikes: dict[Dynamics, tuple[float, ...]] = {}
         self.agreements: dict[Case, Agreement] = {}
@@ -218,8 +253,8 @@ class _LineUp:
             return SpikingActor(actor, thresholds, setting, backend=backend, check_finite=policy.check_finite)
 
         @functools.cache
-        def loop(timesteps: int, alpha: float, batch: int) -> baselines.PublishedLoop:
-            return baselines.PublishedLoop(actor, thresholds, timesteps, alpha)
+        def loop(setting: Dynamics, batch: int) -> baselines.PublishedLoop:
+            return baselines.PublishedLoop(actor, thresholds, setting.timesteps, setting.alpha)
 
         @functools.cache
         def wanted(setting: Dynamics | None) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -227,29 +262,31 @@ class _LineUp:
 
         self._spiking, self._loop, self._wanted = spiking, loop, wanted
 
-    def contenders(self, batch: int, threads: int) -> Iterator[tuple[Case, Contender]]:
-        """Everyone who can take part, to decide for so many rows on so many threads."""
-        for name, contender in self._everyone(batch, threads):
-            case = Case(name, contender.setting, batch, threads)
-            self.agreements[case] = agreement(contender, self.few, self._wanted(contender.setting), batch == 1)
-            yield case, contender
-
-    def _everyone(self, batch: int, threads: int) -> Iterator[tuple[str, Contender]]:
-        for setting in self.settings:
-            snn = self._spiking(setting, batch)
-            if setting not in self.spikes:
-                self.spikes[setting] = spikes_per_decision(snn, self.counted)
-            yield ACT, Contender(snn.act, snn.reset, setting=setting, threads=threads)
-            yield TENSOR, Contender(snn, snn.reset, _as_tensor, setting, threads)
-        for timesteps, alpha in dict.fromkeys((setting.timesteps, setting.alpha) for setting in self.settings):
-            yield LOOP, self._loop(timesteps, alpha, batch).contender(threads)
-        yield "PyTorch", baselines.eager(self.actor, threads)
-        if threads == 1:
-            yield "NumPy", baselines.numpy(self.actor)
+    def make(self, case: Case) -> Contender | None:
+        """The contender that a case is about; None where it is not installed."""
         try:
-            yield "ONNX Runtime", baselines.onnx_runtime(self.actor, threads)
+            contender = self._dense(case) if case.dynamics is None else self._spikes(case, case.dynamics)
         except baselines.Missing as error:
-            self.missing["ONNX Runtime"] = str(error)
+            self.missing[case.name] = str(error)
+            return None
+        self.agreements[case] = agreement(contender, self.few, self._wanted(case.dynamics), case.batch == 1)
+        return contender
+
+    def _spikes(self, case: Case, setting: Dynamics) -> Contender:
+        if case.name == LOOP:
+            return self._loop(setting, case.batch).contender(case.threads)
+        snn = self._spiking(setting, case.batch)
+        if setting not in self.spikes:
+            self.spikes[setting] = spikes_per_decision(snn, self.counted)
+        if case.name == TENSOR:
+            return Contender(snn, snn.reset, _as_tensor, setting, case.threads)
+        return Contender(snn.act, snn.reset, setting=setting, threads=case.threads)
+
+    def _dense(self, case: Case) -> Contender:
+        if case.name == NUMPY:
+            return baselines.numpy(self.actor)
+        make = baselines.eager if case.name == PYTORCH else baselines.onnx_runtime
+        return make(self.actor, case.threads)
 
 
 def _as_tensor(observation: NDArray[Any]) -> Tensor:

@@ -167,12 +167,12 @@ def machine(packages: Sequence[str]) -> dict[str, Any]:
     return {"cpu": model, "cores": os.cpu_count(), "engine": engine, "load": load_average(), "versions": versions}
 
 
-def busy() -> str:
-    """A warning where others keep this machine busy, and times would be theirs too; empty where they do not."""
-    load, cores = load_average(), os.cpu_count() or 1
+def busy(found: Mapping[str, Any]) -> str:
+    """A warning where other programs keep the machine busy, whose description `machine` gives; empty otherwise."""
+    load, cores = found["load"], found["cores"] or 1
     if load is None or load <= max(0.5, cores / 4):
         return ""
-    return f"this machine is busy (load average {load:.1f} on {cores} cores): times will be longer and spread wider"
+    return f"this machine is busy (load average {load:.1f} on {cores} cores): times are longer and spread wider"
 
 
 def load_average() -> float | None:
