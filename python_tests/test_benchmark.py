@@ -6,6 +6,7 @@ import gc
 import json
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -218,10 +219,19 @@ def test_a_busy_machine_is_noticed() -> None:
     assert timing.busy({"load": None, "cores": 2}) == ""
 
 
-def test_the_figure_is_a_picture_of_all_or_of_what_there_is(measured, tmp_path) -> None:
+def test_all_or_what_there_is_can_be_drawn_and_printed(measured, tmp_path, capsys) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    partial = run(progress=stop_after(len(benchmark._cases(SETTINGS, (1, 3), (1, 2))) + 1))
-    for name, found in (("all", measured), ("partial", partial), ("one", run(batches=(7,), threads=(1,), progress=stop_after(30)))):
-        path = tmp_path / f"{name}.png"
-        report.latency_figure(found, path, name)
-        assert path.read_bytes().startswith(b"\x89PNG")
+    tables = pytest.importorskip("snnkern.tables", reason="Rich is not installed")
+    keep = {
+        "all": lambda case: True,
+        "one batch": lambda case: case.batch == 3,
+        "no dense": lambda case: case.dynamics,
+        "dense alone": lambda case: not case.dynamics,
+        "tensors alone": lambda case: case.name == TENSOR,
+    }
+    for name, kept in keep.items():
+        found = replace(measured, turns={case: turns for case, turns in measured.turns.items() if kept(case)})
+        report.latency_figure(found, tmp_path / f"{name}.png", name)
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        tables.print_benchmark({"actor": name, **report.summarize_benchmark(found)})
+        assert f"{name} (5-17-8-3)" in capsys.readouterr().out

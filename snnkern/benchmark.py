@@ -36,6 +36,7 @@ _MARGIN = 1e-5
 _TOLERANCE = 1e-4  # of an action, as a fraction of it where it is above 1
 _CHECKED = 8, 4  # rows and decisions: few, since the reference takes its time
 _COUNTED = 24, 20
+_SMALL, _MORE = 16, 3  # turns on small batches are short: they have so many more of them in a round
 
 
 class Case(NamedTuple):
@@ -145,7 +146,7 @@ def run(
         threads: numbers of threads.
         seconds: how long it may take in all, give or take a turn, from small batches to large ones. An interruption
             (Ctrl-C) ends it before, with what has been measured.
-        progress: called after every turn with the seconds that have passed; what it does is not timed.
+        progress: called between turns with the seconds that have passed; what it does is not timed.
 
     Raises:
         InputError: observations do not fit the actor, a number is out of range, a dense actor has no settings, or
@@ -188,7 +189,8 @@ def run(
                 progress(passed)
                 if groups and passed > seconds / 2:  # so that those who are ready have their turns
                     break
-            with contextlib.closing(turns(list(groups.values()), fewest=1)) as stream:
+            small = [group for (batch, _), group in groups.items() if batch <= _SMALL]
+            with contextlib.closing(turns([*groups.values(), *small * _MORE], fewest=1)) as stream:
                 for case, duration in stream:
                     taken.setdefault(case, []).append(duration)
                     passed = time.monotonic() - start

@@ -228,8 +228,9 @@ def _draw_bars(panel: Any, bars: Sequence[tuple[Case, list[float]]]) -> None:
     panel.set_ylim(-0.6, len(bars) - 0.4)
     panel.tick_params(axis="y", length=0)
     panel.set_xscale("log")
-    smallest, largest = min(bar[1][0] for bar in bars), max(bar[1][2] for bar in bars)
-    panel.set_xlim(10 ** math.floor(math.log10(0.8 * smallest)), 3 * largest)
+    if bars:
+        smallest, largest = min(bar[1][0] for bar in bars), max(bar[1][2] for bar in bars)
+        panel.set_xlim(10 ** math.floor(math.log10(0.8 * smallest)), 3 * largest)
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     panel.grid(axis="x", color="0.9")
     drawn = {meanings.get(case.name, meanings[""]) for case, _ in bars}

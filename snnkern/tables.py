@@ -226,7 +226,7 @@ def _conditions(summary: dict[str, Any]) -> list[str]:
     turns = [entry["turns"] for entry in summary["results"]]
     lines = [
         f"{found['cpu']}, {found['cores']} cores, {found['engine']}; {versions}.",
-        f"{min(turns)} to {max(turns)} turns each in {summary['seconds']:.0f} s"
+        f"{min(turns)} to {max(turns)} turns each, in {summary['seconds']:.0f} s"
         + (f"; load average before and after: {', '.join(loads)}." if loads else "."),
     ]
     lines += [f"Not measured: {name} ({reason})." for name, reason in summary["missing"].items()]

@@ -58,7 +58,8 @@ def turns(
     meanwhile.
 
     Args:
-        groups: contenders by name, with the observations that they decide on, `[N, …]`. Names are unique.
+        groups: contenders by name, with the observations that they decide on, `[N, …]`. Names are unique. A group that
+            is given several times has as many turns in a round.
         turn_seconds: how long a turn lasts, about.
         fewest: decisions that a turn has at least.
     """
