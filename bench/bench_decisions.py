@@ -18,6 +18,7 @@ from contenders import TIMESTEPS
 from suite import Suite, take_turns
 
 import snnkern
+from snnkern import timing
 
 pytestmark = [needs_cpu, pytest.mark.benchmark(disable_gc=True)]
 
@@ -50,7 +51,7 @@ def task() -> comparison.Task:
 @pytest.mark.parametrize("batch", BATCHES, ids=lambda batch: f"B{batch}")
 @pytest.mark.parametrize("call", ["act", "tensor"])
 def test_decisions(benchmark, report, case_seconds, threads, task, call, batch, timesteps, neuron):
-    observations = comparison.rows(task.observations, batch, max(OBSERVATIONS // batch, FEWEST_DECISIONS))
+    observations = timing.rows(task.observations, batch, max(OBSERVATIONS // batch, FEWEST_DECISIONS))
     if call == "act":
         given = list(observations[:, 0] if batch == 1 else observations)
     else:
