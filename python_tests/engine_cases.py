@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -14,7 +15,9 @@ import snnkern
 from snnkern import SpikingActor, reference
 from snnkern._backends import cpu
 
-ISAS: list[str] = [] if cpu._cpu is None else cpu._cpu.isas()
+# The builds that this machine runs, or the one that the environment asks for.
+_FORCED = os.environ.get("SNNKERN_ISA", "")
+ISAS: list[str] = [] if cpu._cpu is None else [_FORCED] if _FORCED else cpu._cpu.isas()
 
 # How a decision for observations `[B, I]` can be asked for.
 FORMS: dict[str, Callable[[SpikingActor, Tensor], Tensor]] = {

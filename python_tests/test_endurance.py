@@ -308,7 +308,7 @@ sys.exit(0 if same and os.waitpid(child, 0)[1] == 0 else 1)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_forked_process_decides_with_threads_of_its_own() -> None:
+def test_a_forked_process_decides_too() -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORK], env=environment, capture_output=True, text=True, timeout=120
