@@ -51,11 +51,9 @@ def task() -> comparison.Task:
 @pytest.mark.parametrize("batch", BATCHES, ids=lambda batch: f"B{batch}")
 @pytest.mark.parametrize("call", ["act", "tensor"])
 def test_decisions(benchmark, report, case_seconds, threads, task, call, batch, timesteps, neuron):
+    inputs = task.observations.shape[1]
     observations = timing.rows(task.observations, batch, max(OBSERVATIONS // batch, FEWEST_DECISIONS))
-    if call == "act":
-        given = list(observations[:, 0] if batch == 1 else observations)
-    else:
-        given = list(torch.from_numpy(observations))
+    given = list(observations) if call == "act" else list(torch.from_numpy(observations).reshape(-1, batch, inputs))
     snn = task.convert(neuron, timesteps)
     decide = snn.act if call == "act" else snn
     spikes = []
