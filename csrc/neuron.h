@@ -438,14 +438,15 @@ struct Neuron<Kind::DC, V, kTiny> {
 };
 
 // CRPI: r = max(u_T − u_0, −Q_T), then c ← clamp(μ·c + α·r, −κ·θ, κ·θ). A NaN stays visible in the
-// carry.
+// carry. Rows may have an α each.
 template <class V>
 SNNKERN_INLINE V residual_carry(V gained, V transmitted, V carry, V threshold,
+                                typename Lanes<V>::Real alpha,
                                 const Parameters<typename Lanes<V>::Real>& p) {
     using X = Lanes<V>;
     const V residual = X::larger(-transmitted, gained);
     const V bound = p.clip * threshold;
-    return X::larger(-bound, X::smaller(bound, p.memory * carry + p.alpha * residual));
+    return X::larger(-bound, X::smaller(bound, p.memory * carry + alpha * residual));
 }
 
 }  // namespace SNNKERN_ARCH

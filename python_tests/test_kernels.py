@@ -91,6 +91,20 @@ def test_carry_is_bit_identical_for_every_parameter(neuron, parameters, dtype):
 
 
 @each("dtype", NATIVE_DTYPES)
+@each("neuron", DEFAULT_NEURONS)
+def test_carry_is_bit_identical_with_an_alpha_for_every_row(neuron, dtype):
+    layer = random_layer(Dynamics(neuron, 3, **CARRYING), Size(5, 17), dtype).with_row_alpha()
+    assert_native_is_reference(layer)
+    each_alone = [
+        replace(layer.rows(slice(row, row + 1)), row_alpha=None, dynamics=replace(layer.dynamics, alpha=float(alpha)))
+        for row, alpha in enumerate(layer.row_alpha)
+    ]
+    carries = [run_layer(alone, "cpu").carry for alone in each_alone]
+    assert_same_bits(run_layer(layer, "cpu").carry, torch.cat(carries))
+    assert not torch.equal(carries[0], torch.zeros_like(carries[0]))
+
+
+@each("dtype", NATIVE_DTYPES)
 @each("neuron", NEURONS)
 def test_other_fractions_than_the_default_are_bit_identical(neuron, dtype):
     changes = {"initial_fraction": 0.3}

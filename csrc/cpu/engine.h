@@ -55,6 +55,7 @@ struct EngineRows {
     int64_t begin, end;
     const float* observation;  // [B, inputs]
     float* const* carry;       // [B, outputs] of every hidden layer, read and replaced
+    const float* alpha;        // α [B], or null: that of the parameters
     float* action;             // [B, outputs]
     int64_t* counts;           // spikes, [hidden, B]
     int64_t batch;

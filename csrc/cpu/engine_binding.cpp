@@ -70,13 +70,15 @@ class Engine {
         model_.squash = squash;
     }
 
-    // The carry of every hidden layer [batch, N] and the counts [hidden, batch] of the decisions to
-    // come.
-    void bind(int64_t batch, const std::vector<uintptr_t>& carries, uintptr_t counts) {
+    // For the decisions to come: the carry of every hidden layer [batch, N], the counts [hidden,
+    // batch], and α [batch], or 0 where all rows have the actor's.
+    void bind(int64_t batch, const std::vector<uintptr_t>& carries, uintptr_t counts,
+              uintptr_t alpha) {
         batch_ = batch;
         carries_.clear();
         for (const uintptr_t carry : carries) carries_.push_back(pointer<float>(carry));
         counts_ = pointer<int64_t>(counts);
+        alpha_ = pointer<const float>(alpha);
         observation_.resize(batch * inputs_);
         const int64_t tile =
             std::clamp<int64_t>(kTileBytes / engine_scratch(model_), 1, kMostTileRows);
@@ -195,6 +197,7 @@ class Engine {
                                   batch_ * (index + 1) / parts,
                                   observation,
                                   carries_.data(),
+                                  alpha_,
                                   action,
                                   counts_,
                                   batch_,
@@ -224,6 +227,7 @@ class Engine {
     std::vector<float> observation_;  // where a NumPy observation is not float32
     std::vector<float*> carries_;
     int64_t* counts_ = nullptr;
+    const float* alpha_ = nullptr;
     int64_t inputs_ = 0, outputs_ = 0, batch_ = 0, tile_ = 1;
     std::atomic<bool> busy_{false};
 };

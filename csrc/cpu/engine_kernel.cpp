@@ -42,7 +42,8 @@ struct Row {
     const float* weight;  // packed for the blocks that are worked on
     Spikes received, sent;
     float* carry;  // [outputs]
-    bool last;     // the last hidden layer: nobody receives its spikes, only its mean
+    float alpha;
+    bool last;  // the last hidden layer: nobody receives its spikes, only its mean
 };
 
 // The carry has no padding: the vector that stands over its end is read and written in part.
@@ -158,10 +159,10 @@ __attribute__((noinline)) void run_block(const Row& row, int64_t n) {
 #pragma GCC unroll 4
     for (int i = 0; i < kVectors; ++i) {
         const int64_t at = n + i * L;
-        store_carry(
-            row, at,
-            residual_carry<V>(neurons[i].potential - start[i], neurons[i].transmitted(timesteps),
-                              load_carry(row, at), neurons[i].threshold, model.parameters));
+        store_carry(row, at,
+                    residual_carry<V>(neurons[i].potential - start[i],
+                                      neurons[i].transmitted(timesteps), load_carry(row, at),
+                                      neurons[i].threshold, row.alpha, model.parameters));
         if (row.last) store<V>(row.sent.units + at, neurons[i].mean(timesteps));
     }
 }
@@ -260,6 +261,7 @@ void run_tile(const EngineModel& model, const EngineRows& all, int64_t begin, in
     for (int64_t r = 0; r < count; ++r) {
         Row& row = rows[r];
         row.model = &model;
+        row.alpha = all.alpha ? all.alpha[begin + r] : model.parameters.alpha;
         row.received = take_spikes(model, memory);
         row.sent = take_spikes(model, memory);
         observe(model, all.observation + (begin + r) * model.layers[0].inputs, row.received);

@@ -20,6 +20,7 @@ struct NeuronProblem {
     const Real* threshold;  // θ [N]
     const Real* bias;       // e^x_0 [N] of DC, or null
     const Real* carry;      // c [B, N], contiguous
+    const Real* alpha;      // α of every row [B], or null: that of the parameters
 
     // Requested outputs; null where not wanted. All contiguous.
     Real* spikes;      // s_t [T, B, N]

@@ -32,8 +32,9 @@ class Problem(NamedTuple):
     current: Tensor
     threshold: Tensor
     carry: Tensor
-    bias: Tensor | None
     dynamics: Dynamics
+    bias: Tensor | None
+    row_alpha: Tensor | None
     wants_spikes: bool
 
 
@@ -61,8 +62,8 @@ class ActorParts(NamedTuple):
 class Engine(Protocol):
     """A whole actor, packed. It works on the caller's carries `[B, N]` and spike counts `[hidden, B]`, in place."""
 
-    def bind(self, carries: list[Tensor], counts: Tensor) -> None:
-        """Decides for these rows from now on."""
+    def bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:
+        """Decides for these rows from now on; α is `[B]`, or None where all rows have that of the dynamics."""
 
     def decide(self, observation: Tensor, check_finite: bool, threads: int) -> Tensor | None:
         """The action for a checked observation `[B, in]`; None, and nothing done, where a value is not finite."""

@@ -44,6 +44,7 @@ def neuron(problem: Problem) -> Result:
         current = current.contiguous()
     threshold, carry = problem.threshold.contiguous(), problem.carry.contiguous()
     bias = None if problem.bias is None else problem.bias.contiguous()
+    row_alpha = None if problem.row_alpha is None else problem.row_alpha.contiguous()
     batch, neurons = carry.shape
     timesteps = problem.dynamics.timesteps
     constant = current.dim() == 2
@@ -69,8 +70,9 @@ def neuron(problem: Problem) -> Result:
         current_stride_t=0 if constant else current.stride(0),
         current_stride_b=current.stride(-2),
         threshold=threshold.data_ptr(),
-        bias=0 if bias is None else bias.data_ptr(),
+        bias=_address(bias),
         carry=carry.data_ptr(),
+        row_alpha=_address(row_alpha),
         spikes=output.data_ptr() if problem.wants_spikes else 0,
         mean=0 if problem.wants_spikes else output.data_ptr(),
         next_carry=next_carry.data_ptr(),
@@ -91,7 +93,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         outputs=outputs,
         input=input.data_ptr(),
         weight=weight.data_ptr(),
-        bias=0 if bias is None else bias.data_ptr(),
+        bias=_address(bias),
         output=output.data_ptr(),
     )
     return output
@@ -139,10 +141,11 @@ class Engine:
         self.act = self._native.act
         self._decide = self._native.decide
 
-    def bind(self, carries: list[Tensor], counts: Tensor) -> None:
-        self._bound = [*carries, counts]
+    def bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:
+        self._bound = [*carries, counts] if row_alpha is None else [*carries, counts, row_alpha]
         self._rows = counts.shape[1]
-        self._native.bind(counts.shape[1], [carry.data_ptr() for carry in carries], counts.data_ptr())
+        addresses = [carry.data_ptr() for carry in carries]
+        self._native.bind(counts.shape[1], addresses, counts.data_ptr(), _address(row_alpha))
 
     def decide(self, observation: Tensor, check_finite: bool, threads: int) -> Tensor | None:
         if not observation.is_contiguous():
