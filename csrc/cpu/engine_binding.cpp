@@ -126,7 +126,7 @@ class Engine {
 
   private:
     void pack(const std::vector<LayerArguments>& layers) {
-        const auto [widest, narrow] = kernels_.engine_blocks();
+        const int64_t widest = kernels_.engine_block();
         const float* sender = nullptr;  // thresholds of the layer before
         for (const auto& [inputs, outputs, weight_at, bias_at, threshold_at] : layers) {
             const bool hidden = threshold_at != 0;
@@ -134,15 +134,11 @@ class Engine {
             // The output layer takes a mean, which is in activation units already.
             const float* units = hidden ? sender : nullptr;
             const float* weight = pack_weight(given, inputs, outputs, units, widest);
-            const bool needs_narrow = hidden && (inputs + 1) * widest * sizeof(float) > kFirstLevel;
-            const float* narrow_weight =
-                needs_narrow ? pack_weight(given, inputs, outputs, units, narrow) : nullptr;
             const float* bias = copy(pointer<const float>(bias_at), outputs);
             const float* threshold =
                 hidden ? copy(pointer<const float>(threshold_at), outputs) : nullptr;
             if (hidden) model_.tiny |= has_tiny(threshold, outputs, model_.parameters.levels);
-            layers_.push_back(
-                {inputs, outputs, padded(outputs), weight, narrow_weight, bias, threshold});
+            layers_.push_back({inputs, outputs, padded(outputs), weight, bias, threshold});
             sender = threshold;
         }
     }
@@ -213,8 +209,7 @@ class Engine {
         run_parts(parts, part);
     }
 
-    static constexpr int64_t kFirstLevel = 40 << 10;  // of a cache, what a block's weights may take
-    static constexpr int64_t kTileBytes = 1 << 20;    // of the second level, for a tile's spikes
+    static constexpr int64_t kTileBytes = 1 << 20;  // of the second level, for a tile's spikes
 
     // Below this many rows each, handing work to another thread costs more than it saves.
     static constexpr int64_t kRowsPerThread = 8;
