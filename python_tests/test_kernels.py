@@ -12,6 +12,7 @@ from cases import (
     NEURONS,
     SIZES,
     TIMESTEPS,
+    Layer,
     Size,
     assert_same_bits,
     each,
@@ -69,6 +70,34 @@ def test_neurons_are_bit_identical_for_hard_inputs(neuron, change, dtype):
     for timesteps in (2, 5):
         layer = random_layer(Dynamics(neuron, timesteps, **CARRYING), Size(3, 63), dtype, seed=timesteps)
         assert_native_is_reference(change(layer))
+
+
+def neighbours(values):
+    """Each value, and the floating-point numbers next to it."""
+    up, down = torch.full_like(values, torch.inf), torch.full_like(values, -torch.inf)
+    return torch.cat([values, torch.nextafter(values, up), torch.nextafter(values, down)])
+
+
+@each("dtype", NATIVE_DTYPES)
+@each("neuron", {name: neuron for name, neuron in NEURONS.items() if neuron.kind in (Kind.MT, Kind.DC)})
+def test_levels_are_found_at_their_bounds_whatever_the_threshold(neuron, dtype):
+    """Kernels search the levels in two ways. The way is chosen by the smallest threshold, here around the choice."""
+    info = torch.finfo(dtype)
+    normal = info.smallest_normal * 2 ** (neuron.levels - 1)  # where the smallest level is the smallest normal number
+    choice = normal * torch.tensor([1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8], dtype=dtype)
+    others = torch.tensor([1.0, 1 / 3, info.max / 4, info.smallest_normal], dtype=dtype)
+    still = replace(neuron, initial_fraction=0.0)
+    for threshold in torch.cat([neighbours(choice), others]):
+        levels = threshold / 2.0 ** torch.arange(neuron.levels, dtype=dtype)
+        bounds = neighbours(0.75 * levels)
+        potentials = torch.cat([bounds, -bounds, levels, torch.zeros(1, dtype=dtype)])
+        for first in (0.0, threshold, levels[-1]):  # what has been sent before, and may be taken back
+            current = torch.stack([torch.full_like(potentials, first), potentials])[:, :, None].expand(-1, -1, 17)
+            layer = Layer(
+                current, threshold.expand(17), torch.zeros(len(potentials), 17, dtype=dtype), Dynamics(still, 2)
+            )
+            for actual, wanted in zip(run_layer(layer, "cpu"), run_layer(layer, "reference"), strict=True):
+                assert_same_bits(actual, wanted)
 
 
 PARAMETERS = {
