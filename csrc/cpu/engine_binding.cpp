@@ -115,13 +115,14 @@ class Engine {
         return std::move(action);
     }
 
-    // As `act` for memory [batch, inputs] that the caller has checked; false where a value is not
+    // As `act` for memory [batch, inputs] that the caller has checked; None where a value is not
     // finite.
-    bool decide(uintptr_t observation, uintptr_t action, bool check_finite, int threads) {
+    py::object decide(uintptr_t observation, bool check_finite, int threads) {
         const float* from = pointer<const float>(observation);
-        if (check_finite && !finite(from)) return false;
-        run(from, pointer<float>(action), threads);
-        return true;
+        if (check_finite && !finite(from)) return py::none();
+        auto action = py::array_t<float>({batch_, outputs_});
+        run(from, action.mutable_data(), threads);
+        return std::move(action);
     }
 
   private:

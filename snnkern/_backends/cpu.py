@@ -118,7 +118,6 @@ class Engine:
             for actor_layer, layer in zip([*actor.hidden, actor.output], plain, strict=True)
         ]
         spec, dynamics, interface = actor.dynamics.neuron, actor.dynamics, actor.interface
-        self._outputs = actor.output[0].shape[1]
         self._bound: list[Tensor] = []  # keeps alive what the engine has the addresses of
         clip = interface["observation_clip"]
         self._native = _cpu.Engine(
@@ -143,16 +142,14 @@ class Engine:
 
     def bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:
         self._bound = [*carries, counts] if row_alpha is None else [*carries, counts, row_alpha]
-        self._rows = counts.shape[1]
         addresses = [carry.data_ptr() for carry in carries]
         self._native.bind(counts.shape[1], addresses, counts.data_ptr(), _address(row_alpha))
 
     def decide(self, observation: Tensor, check_finite: bool, threads: int) -> Tensor | None:
         if not observation.is_contiguous():
             observation = observation.contiguous()
-        action = observation.new_empty(self._rows, self._outputs)
-        done = self._decide(observation.data_ptr(), action.data_ptr(), check_finite, threads)
-        return action if done else None
+        action = self._decide(observation.data_ptr(), check_finite, threads)
+        return None if action is None else torch.from_numpy(action)  # in less time than torch makes a tensor
 
 
 def _address(tensor: Tensor | None) -> int:
