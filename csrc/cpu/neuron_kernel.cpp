@@ -42,8 +42,9 @@ SNNKERN_INLINE void run_lanes(const NeuronProblem<typename Lanes<V>::Real>& p, i
 #pragma GCC unroll 8
         for (int i = 0; i < vectors; ++i) {
             if constexpr (!kConstant) {
-                x[i] = load<V>(current + t * p.current_stride_t + i * L);
-                __builtin_prefetch(current + t * p.current_stride_t + i * L + p.current_stride_b);
+                const Real* here = current + t * p.current_stride_t + i * L;
+                x[i] = load<V>(here);
+                __builtin_prefetch(here + 2 * p.current_stride_b);
             }
             neurons[i].integrate(x[i]);
             const Spike<V> spike = neurons[i].fire(step);

@@ -39,6 +39,16 @@ def serves(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def neuron(problem: Problem) -> Result:
+    carry = problem.carry
+    shape = (problem.dynamics.timesteps, *carry.shape) if problem.wants_spikes else carry.shape
+    counts = carry.new_empty(len(carry), dtype=torch.int64)
+    result = Result(carry.new_empty(shape), carry.new_empty(carry.shape), counts)
+    neuron_into(problem, result)
+    return result
+
+
+def neuron_into(problem: Problem, result: Result) -> None:
+    """Computes into contiguous tensors."""
     current = problem.current
     if current.stride(-1) != 1 and current.shape[-1] > 1:  # rows must be contiguous; T and B may be strided
         current = current.contiguous()
@@ -49,9 +59,6 @@ def neuron(problem: Problem) -> Result:
     timesteps = problem.dynamics.timesteps
     constant = current.dim() == 2
 
-    next_carry = torch.empty_like(carry)
-    output = carry.new_empty((timesteps, batch, neurons) if problem.wants_spikes else (batch, neurons))
-    counts = carry.new_empty(batch, dtype=torch.int64)
     spec = problem.dynamics.neuron
     run = _cpu.neuron_float32 if carry.dtype == torch.float32 else _cpu.neuron_float64
     run(
@@ -73,12 +80,11 @@ def neuron(problem: Problem) -> Result:
         bias=_address(bias),
         carry=carry.data_ptr(),
         row_alpha=_address(row_alpha),
-        spikes=output.data_ptr() if problem.wants_spikes else 0,
-        mean=0 if problem.wants_spikes else output.data_ptr(),
-        next_carry=next_carry.data_ptr(),
-        counts=counts.data_ptr(),
+        spikes=result.output.data_ptr() if problem.wants_spikes else 0,
+        mean=0 if problem.wants_spikes else result.output.data_ptr(),
+        next_carry=result.carry.data_ptr(),
+        counts=result.counts.data_ptr(),
     )
-    return Result(output, next_carry, counts)
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
