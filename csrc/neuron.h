@@ -11,8 +11,10 @@
 
 #if defined(__CUDACC__)
 #define SNNKERN_INLINE __host__ __device__ __forceinline__
+#define SNNKERN_NO_UNROLL _Pragma("unroll 1")  // unrolled, the loop takes registers that warps need
 #else
 #define SNNKERN_INLINE inline __attribute__((always_inline))
+#define SNNKERN_NO_UNROLL
 #endif
 
 // Everything that generates code lives in a namespace of its instruction set, so that builds of one
@@ -156,6 +158,7 @@ SNNKERN_INLINE Spike<V> fire_level(V potential, V threshold, int32_t levels,
     V units = V{};
     int32_t unit = 1;
     Real scale = Real(1) / Real(1 << (levels - 1));
+    SNNKERN_NO_UNROLL
     for (int32_t j = levels - 1; j >= 0; --j, unit <<= 1, scale *= 2) {
         const V level = threshold * scale;
         const V bound = Real(0.75) * level;

@@ -11,3 +11,37 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def cuda_on_host(tmp_path_factory):
+    """The module of the CUDA kernels, built to run on the host; once per session."""
+    import cuda_on_host
+
+    if why := cuda_on_host.missing():
+        pytest.skip(why)
+    return cuda_on_host.load(cuda_on_host.build(tmp_path_factory.mktemp("cuda_on_host")))
+
+
+@pytest.fixture
+def gpu():
+    """The CUDA device, with the kernels built."""
+    from snnkern._backends import cuda
+
+    if why := cuda.unavailable():
+        pytest.skip(why)
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+@pytest.fixture(params=["host", pytest.param("gpu", marks=pytest.mark.gpu)])
+def cuda_device(request, monkeypatch):
+    """Where the backend "cuda" computes: a GPU, or the host, from the same source and on tensors of the CPU."""
+    if request.param == "gpu":
+        return request.getfixturevalue("gpu")
+    from snnkern._backends import cuda
+
+    monkeypatch.setattr(cuda, "_cuda", request.getfixturevalue("cuda_on_host"))
+    monkeypatch.setattr(cuda, "unavailable", lambda: "")
+    monkeypatch.setattr(cuda, "serves", lambda device, dtype: dtype in cuda._DTYPES)
+    monkeypatch.setattr(cuda, "_place", lambda tensor: {"device": 0, "stream": 0})
+    return torch.device("cpu")

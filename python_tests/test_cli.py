@@ -51,7 +51,7 @@ def test_help_teaches_every_verb(capsys) -> None:
 def test_info_names_versions_backends_and_actors(capsys) -> None:
     facts = run_json(capsys, "info")
     assert facts["snnkern"] == snnkern.__version__
-    assert [backend["name"] for backend in facts["backends"]] == ["cpu", "reference"]
+    assert [backend["name"] for backend in facts["backends"]] == ["cpu", "cuda", "reference"]
     assert set(facts["zoo"]) == set(snnkern.zoo.names())
     code, out, _ = run(capsys, "info")
     assert code == 0

@@ -87,9 +87,9 @@ class BackendStatus:
 
 
 def _modules() -> tuple[ModuleType, ...]:
-    from snnkern._backends import cpu, reference
+    from snnkern._backends import cpu, cuda, reference
 
-    return (cpu, reference)  # in order of preference
+    return (cpu, cuda, reference)  # in order of preference
 
 
 def backends() -> tuple[BackendStatus, ...]:

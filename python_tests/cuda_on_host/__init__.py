@@ -1,0 +1,70 @@
+"""Runs the CUDA kernels on the host: builds `csrc/cuda` with a runtime of its own, `host_runtime.h`.
+
+The module that comes out takes the place of `snnkern._cuda`, and takes tensors of the CPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+
+HERE = Path(__file__).resolve().parent
+SOURCES = HERE.parents[1] / "csrc" / "cuda"
+COMPILER = os.environ.get("CXX", "g++")
+# As `nvcc` is called for the kernels: no fused multiply-add that the source does not name.
+FLAGS = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
+
+# 0: threads take turns forward; 1: backward; others: at random, from this seed.
+ORDERS = {"forward": 0, "backward": 1, "random": 5}
+
+
+def missing() -> str:
+    """Why the kernels cannot be built here; empty where they can."""
+    return "" if shutil.which(COMPILER) else f"no C++ compiler: {COMPILER}"
+
+
+def build(folder: Path) -> Path:
+    """Compiles the module into a folder; further flags come from SNNKERN_HOST_FLAGS, as sanitizers do."""
+    import pybind11
+
+    flags = [
+        *FLAGS,
+        *shlex.split(os.environ.get("SNNKERN_HOST_FLAGS", "")),
+        "-Wno-unknown-pragmas",  # `#pragma unroll` is nvcc's
+        '-DSNNKERN_RUNTIME="host_runtime.h"',
+        *(f"-I{include}" for include in (HERE, pybind11.get_include(), sysconfig.get_path("include"))),
+    ]
+
+    def compile_one(source: Path) -> str:
+        result = str(folder / f"{source.stem}.o")
+        subprocess.run([COMPILER, *flags, "-x", "c++", "-c", str(source), "-o", result], check=True)
+        return result
+
+    sources = [*SOURCES.glob("*.cu"), *SOURCES.glob("*.cpp"), *HERE.glob("*.cpp")]
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(compile_one, sources))
+    module = folder / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
+    subprocess.run([COMPILER, *flags, "-shared", *objects, "-o", str(module)], check=True)
+    return module
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("_cuda", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def take_turns(module: ModuleType, order: str) -> None:
+    """In which order a block's threads run from now on: a name from `ORDERS`."""
+    ctypes.CDLL(module.__file__).snnkern_host_order(ORDERS[order])

@@ -1,0 +1,155 @@
+"""The CUDA kernels of neurons, bit for bit as the reference: on the host from the same source, and on a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from cases import (
+    DEFAULT_NEURONS,
+    INPUTS,
+    NATIVE_DTYPES,
+    NEURONS,
+    SIZES,
+    TIMESTEPS,
+    Layer,
+    LayerResult,
+    Size,
+    assert_same_bits,
+    each,
+    random_layer,
+    run_layer,
+)
+from cuda_on_host import ORDERS, take_turns
+
+from snnkern import Dynamics, ops
+from snnkern.neurons import Kind
+
+CARRYING = {"alpha": 0.7, "memory": 0.6}
+
+
+def run_cuda(layer: Layer, device: torch.device) -> LayerResult:
+    return LayerResult(*(result.cpu() for result in run_layer(layer.map(lambda one: one.to(device)), "cuda")))
+
+
+def assert_cuda_is_reference(layer: Layer, device: torch.device) -> None:
+    """Spikes, mean, carry and counts, for the sequence and for its first current as a constant one."""
+    forms = [layer] if layer.current.dim() == 2 else [layer, layer.constant()]
+    for form in forms:
+        for actual, wanted in zip(run_cuda(form, device), run_layer(form, "reference"), strict=True):
+            assert_same_bits(actual, wanted)
+
+
+# No multiple of anything, of what a thread holds, of a warp's reach; several warps, several blocks, more rows than one.
+WIDE = {"B2-N1028": Size(2, 1028), "B1-N2049": Size(1, 2049), "B9-N132": Size(9, 132)}
+
+
+@each("dtype", NATIVE_DTYPES)
+@each("size", SIZES | WIDE)
+@each("neuron", DEFAULT_NEURONS)
+def test_neurons_are_bit_identical_at_every_size(cuda_device, neuron, size, dtype):
+    assert_cuda_is_reference(random_layer(Dynamics(neuron, 5, **CARRYING), size, dtype), cuda_device)
+
+
+@each("dtype", NATIVE_DTYPES)
+@each("timesteps", TIMESTEPS)
+@each("neuron", NEURONS)
+def test_neurons_are_bit_identical_for_every_number_of_timesteps(cuda_device, neuron, timesteps, dtype):
+    layer = random_layer(Dynamics(neuron, timesteps, **CARRYING), Size(3, 20), dtype)
+    assert_cuda_is_reference(layer, cuda_device)
+
+
+@each("dtype", NATIVE_DTYPES)
+@each("change", INPUTS)
+@each("neuron", NEURONS)
+def test_neurons_are_bit_identical_for_hard_inputs(cuda_device, neuron, change, dtype):
+    layer = random_layer(Dynamics(neuron, 5, **CARRYING), Size(3, 64), dtype, seed=5)
+    assert_cuda_is_reference(change(layer), cuda_device)
+
+
+@pytest.mark.parametrize("parameters", [{}, {"alpha": 1.0, "memory": 1.0, "clip": 0.0}, {"alpha": 1 / 3, "clip": 0.7}])
+@each("neuron", NEURONS)
+def test_other_parameters_are_bit_identical(cuda_device, neuron, parameters):
+    changes = {"initial_fraction": 0.3} | ({"negative_fraction": -0.7} if neuron.kind is Kind.SNM else {})
+    layer = random_layer(Dynamics(replace(neuron, **changes), 3, **parameters), Size(3, 17))
+    for shift in (0.0, 3.0, -3.0):  # residuals of both signs, clamped ones too
+        assert_cuda_is_reference(replace(layer, current=layer.current + shift), cuda_device)
+
+
+def unaligned(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values one number past a boundary of memory."""
+    return torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].reshape(tensor.shape)
+
+
+LAYOUTS = {
+    "every-other-T": lambda current: current.repeat_interleave(2, dim=0)[::2],
+    "every-third-B": lambda current: current.repeat_interleave(3, dim=1)[:, ::3],
+    "transposed-T-B": lambda current: current.transpose(0, 1).contiguous().transpose(0, 1),
+    "transposed-B-N": lambda current: current.transpose(1, 2).contiguous().transpose(1, 2),
+    "same-for-all-T": lambda current: current[:1].expand_as(current),
+    "same-for-all-B": lambda current: current[:, :1].expand_as(current),
+    "odd-distance-of-rows": lambda current: torch.nn.functional.pad(current, (0, 1))[..., :-1],
+    "unaligned": unaligned,
+}
+
+
+@each("dtype", NATIVE_DTYPES)
+@each("layout", LAYOUTS)
+@each("neuron", DEFAULT_NEURONS)
+def test_currents_may_have_any_strides(cuda_device, neuron, layout, dtype):
+    layer = random_layer(Dynamics(neuron, 5, **CARRYING), Size(3, 20), dtype)
+    assert_cuda_is_reference(replace(layer, current=layout(layer.current)), cuda_device)
+
+
+@each("neuron", DEFAULT_NEURONS)
+def test_other_tensors_need_no_alignment(cuda_device, neuron):
+    layer = random_layer(Dynamics(neuron, 5, **CARRYING), Size(3, 20))
+    for name in ("threshold", "carry", "bias"):
+        if getattr(layer, name) is not None:
+            assert_cuda_is_reference(replace(layer, **{name: unaligned(getattr(layer, name))}), cuda_device)
+
+
+@each("neuron", DEFAULT_NEURONS)
+def test_many_decisions_carry_on(cuda_device, neuron):
+    layer = random_layer(Dynamics(neuron, 4, **CARRYING), Size(5, 36))
+    ours, wanted = layer, layer
+    for seed in range(6):
+        current = random_layer(layer.dynamics, Size(5, 36), seed=seed).current
+        ours = replace(ours, current=current, carry=run_cuda(replace(ours, current=current), cuda_device).carry)
+        wanted = replace(wanted, current=current, carry=run_layer(replace(wanted, current=current), "reference").carry)
+        assert_same_bits(ours.carry, wanted.carry)
+
+
+@each("order", {name: name for name in ORDERS})
+@each("neuron", DEFAULT_NEURONS)
+def test_the_order_of_threads_does_not_matter(cuda_on_host, cuda_device, neuron, order):
+    """On the host, where it can be chosen."""
+    if cuda_device.type != "cpu":
+        pytest.skip("a GPU chooses for itself")
+    take_turns(cuda_on_host, order)
+    try:
+        assert_cuda_is_reference(random_layer(Dynamics(neuron, 5, **CARRYING), Size(3, 260)), cuda_device)
+    finally:
+        take_turns(cuda_on_host, "forward")
+
+
+@pytest.mark.gpu
+@each("neuron", {"if": DEFAULT_NEURONS["if"], "dc": DEFAULT_NEURONS["dc"]})
+def test_more_than_two_to_the_31_elements(gpu, neuron):
+    """The last rows stand beyond what 32 bits count; rows that are alike must come out alike."""
+    if torch.cuda.get_device_properties(gpu).total_memory < 60e9:
+        pytest.skip("this takes 60 GB of memory")
+    rows, width = 2**31 // 1024 + 8, 1024
+    small = random_layer(Dynamics(neuron, 1, **CARRYING), Size(8, width))
+    wanted = run_layer(small, "reference")
+    many = small.map(lambda one: one.to(gpu))
+    times = rows // 8
+    big = replace(many, current=many.current.repeat(1, times, 1), carry=many.carry.repeat(times, 1))
+    assert big.current.numel() > 2**31
+    mean, carry, counts = ops.neuron_mean(
+        big.current, big.threshold, big.carry, big.dynamics, bias=big.bias, backend="cuda"
+    )
+    for result, expected in ((mean, wanted.mean), (carry, wanted.carry), (counts, wanted.counts)):
+        shaped = result.reshape(times, *expected.shape)
+        assert bool((shaped == expected.to(gpu)).all())
