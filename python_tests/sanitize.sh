@@ -9,7 +9,7 @@ mkdir -p "$tree"
 rm -rf "$tree/snnkern"
 cp -r snnkern "$tree/"
 rm -f "$tree"/snnkern/_cpu*
-cmake -S . -B "$tree/cmake" -DSNNKERN_SANITIZE="$sanitizers" -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$tree/snnkern" \
+cmake -S . -B "$tree/cmake" -DSNNKERN_SANITIZE="$sanitizers" -DSNNKERN_CUDA=OFF -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$tree/snnkern" \
     -DPython_EXECUTABLE="$python" -Dpybind11_DIR="$("$python" -c 'import pybind11; print(pybind11.get_cmake_dir())')" >/dev/null
 cmake --build "$tree/cmake" --parallel
 case $sanitizers in

@@ -59,6 +59,8 @@ inline int64_t most_shared_memory() {
     return device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
 }
 
+inline int multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount); }
+
 inline void fill_zero(void* memory, int64_t bytes, Stream stream) {
     check(cudaMemsetAsync(memory, 0, bytes, stream), "cudaMemsetAsync");
 }

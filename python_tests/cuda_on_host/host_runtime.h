@@ -7,6 +7,7 @@
 // Shared memory is allocated to the byte and starts as garbage. Blocks run one after another.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -58,7 +59,9 @@ class DeviceGuard {
     ~DeviceGuard() {}
 };
 
+// Those of an H100, but for few multiprocessors, so that small batches show both plans.
 inline int64_t most_shared_memory() { return 227 * 1024; }
+inline int multiprocessors() { return 3; }
 
 inline void fill_zero(void* memory, int64_t bytes, Stream) { std::memset(memory, 0, bytes); }
 
@@ -99,6 +102,9 @@ T __shfl_xor_sync(unsigned mask, T value, int offset) {
     std::memcpy(&value, &all[lane ^ offset], sizeof(T));
     return value;
 }
+
+using std::max;
+using std::min;
 
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 

@@ -107,12 +107,12 @@ def check_name(name: str) -> None:
     """
     if name == "auto":
         return
-    for status in backends():
-        if status.name == name:
-            if not status.available:
-                raise InputError(f"backend {name!r} is not available: {status.detail}")
+    for module in _modules():
+        if module.NAME == name:
+            if why := module.unavailable():
+                raise InputError(f"backend {name!r} is not available: {why}")
             return
-    known = ", ".join(["auto", *(status.name for status in backends())])
+    known = ", ".join(["auto", *(module.NAME for module in _modules())])
     raise InputError(f"unknown backend {name!r}: choose one of {known}")
 
 

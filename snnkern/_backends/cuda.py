@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from snnkern._backends import ActorParts, Problem, Result
@@ -82,8 +86,84 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.nn.functional.linear(input, weight.T, bias)
 
 
-def engine(actor: ActorParts) -> None:
-    return None
+def engine(actor: ActorParts) -> Engine | None:
+    weights = [weight for weight, *_ in [*actor.hidden, actor.output]]
+    widest = max(size for weight in weights for size in weight.shape)
+    if weights[0].dtype != torch.float32 or widest > _cuda.most_neurons or len(actor.hidden) > _cuda.most_hidden:
+        return None
+    made = Engine(actor)
+    return made if made.fits() else None
+
+
+class Engine:
+    """A whole actor in one launch (`csrc/cuda/actor.h`). Weights are packed here, once."""
+
+    def __init__(self, actor: ActorParts) -> None:
+        spec, dynamics, interface = actor.dynamics.neuron, actor.dynamics, actor.interface
+        weight, bias = actor.output
+        self._packed: list[Tensor] = []  # keeps alive what the kernel has the addresses of
+        self._bound: list[Tensor] = []
+        self._outputs = weight.shape[1]
+        clip = interface["observation_clip"]
+        self._native = _cuda.Engine(
+            device=_place(weight)["device"],
+            kind=int(spec.kind),
+            levels=spec.levels,
+            initial_fraction=spec.initial_fraction,
+            negative_fraction=spec.negative_fraction,
+            alpha=dynamics.alpha,
+            memory=dynamics.memory,
+            clip=dynamics.clip,
+            timesteps=dynamics.timesteps,
+            layers=self._layers(actor.hidden),
+            actions=self._outputs,
+            output_weight=self._keep(weight.T),
+            output_bias=self._keep(bias),
+            observation_mean=self._keep(interface.get("observation_mean")),
+            observation_std=self._keep(interface.get("observation_std")),
+            observation_clip=math.inf if clip is None else clip,
+            action_scale=self._keep(interface["action_scale"]),
+            action_bias=self._keep(interface["action_bias"]),
+            squash=interface["squash"],
+        )
+        self.fits = self._native.fits
+
+    def _layers(self, hidden: list[tuple[Tensor, Tensor, Tensor]]) -> list[tuple[int, ...]]:
+        """Sizes and addresses of the layers, whose weights are in units of the sender's threshold."""
+        layers = []
+        sender = None
+        for weight, bias, threshold in hidden:
+            inputs, outputs = weight.shape
+            padding = -outputs % _cuda.padding
+            folded = weight if sender is None else weight * sender[:, None]
+            tensors = [torch.nn.functional.pad(tensor, (0, padding)) for tensor in (folded, bias, threshold)]
+            layers.append((inputs, outputs, outputs + padding, *map(self._keep, tensors)))
+            sender = threshold
+        return layers
+
+    def _keep(self, tensor: Tensor | None) -> int:
+        """The address of a copy of its own: what it was made from may change or go."""
+        if tensor is None:
+            return 0
+        self._packed.append(tensor.detach().clone(memory_format=torch.contiguous_format))
+        return self._packed[-1].data_ptr()
+
+    def bind(self, carries: list[Tensor], counts: Tensor) -> None:
+        self._bound = [*carries, counts]
+        self._rows = counts.shape[1]
+        self._native.bind(self._rows, [carry.data_ptr() for carry in carries], counts.data_ptr())
+
+    def decide(self, observation: Tensor, check_finite: bool, threads: int) -> Tensor | None:
+        if check_finite and not bool(torch.isfinite(observation).all()):  # waits for the device
+            return None
+        observation = observation.contiguous()
+        action = observation.new_empty(self._rows, self._outputs)
+        self._native.decide(_place(observation)["stream"], observation.data_ptr(), action.data_ptr())
+        return action
+
+    def act(self, observation: NDArray[Any], check_finite: bool, threads: int) -> None:
+        """A NumPy observation takes the way over `decide`."""
+        return None
 
 
 def _place(tensor: Tensor) -> dict[str, int]:
