@@ -54,7 +54,7 @@ class CMakeBuild(build_ext):
 
 
 def modules() -> list[Extension]:
-    """The CPU's kernels, and those for CUDA where there is nvcc, unless SNNKERN_CUDA=0 says that they are not wanted."""
+    """The kernels for the CPU, and those for CUDA where there is nvcc and SNNKERN_CUDA=0 does not turn them off."""
     names = ["snnkern._cpu"]
     if os.environ.get("SNNKERN_CUDA") != "0" and (os.environ.get("CUDACXX") or shutil.which("nvcc")):
         names.append("snnkern._cuda")

@@ -42,6 +42,7 @@ def cuda_device(request, monkeypatch):
 
     monkeypatch.setattr(cuda, "_cuda", request.getfixturevalue("cuda_on_host"))
     monkeypatch.setattr(cuda, "unavailable", lambda: "")
+    monkeypatch.setattr(cuda, "detail", lambda: "the host")
     monkeypatch.setattr(cuda, "serves", lambda device, dtype: dtype in cuda._DTYPES)
     monkeypatch.setattr(cuda, "_place", lambda tensor: {"device": 0, "stream": 0})
     return torch.device("cpu")

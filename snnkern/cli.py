@@ -23,6 +23,7 @@ from rich.table import Table
 
 import snnkern
 from snnkern import conversion, environments, zoo
+from snnkern._backends import rule
 from snnkern.actors import Actor
 from snnkern.calibration import calibrate, collect, parse_calibration
 from snnkern.checkpoints import load_actor
@@ -291,6 +292,7 @@ def info(as_json: _Json = False) -> None:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "backends": [{"name": s.name, "available": s.available, "detail": s.detail} for s in statuses],
+        "rule": rule(),
         "zoo": {name: load_actor(name).metadata for name in zoo.names()},
     }
     if as_json:
@@ -302,6 +304,7 @@ def info(as_json: _Json = False) -> None:
     for status in statuses:
         backends.add_row(status.name, "yes" if status.available else "[red]no[/red]", escape(status.detail))
     console.print(backends)
+    console.print(rule(), highlight=False)
     actors = Table("actor", "algorithm", "environment", "return", title="\nActors in the zoo", title_justify="left")
     for name in zoo.names():
         metadata = load_actor(name).metadata

@@ -68,3 +68,13 @@ def load(path: Path) -> ModuleType:
 def take_turns(module: ModuleType, order: str) -> None:
     """In which order a block's threads run from now on: a name from `ORDERS`."""
     ctypes.CDLL(module.__file__).snnkern_host_order(ORDERS[order])
+
+
+FAULTS = ("none", "no barrier", "a barrier in a branch", "a part of a warp", "different operations")
+
+
+def run_fault(module: ModuleType, fault: str) -> tuple[int, str]:
+    """Runs the kernel of `faults.cpp` with a fault from `FAULTS`: its sum, and the message where the fault is found."""
+    message = ctypes.create_string_buffer(200)
+    total = ctypes.CDLL(module.__file__).snnkern_host_fault(FAULTS.index(fault), message, len(message))
+    return total, message.value.decode()

@@ -13,6 +13,8 @@ Inputs are checked before they get here (`snnkern.ops`).
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
@@ -108,7 +110,7 @@ def check_name(name: str) -> None:
     if name == "auto":
         return
     for module in _modules():
-        if module.NAME == name:
+        if name == module.NAME:
             if why := module.unavailable():
                 raise InputError(f"backend {name!r} is not available: {why}")
             return
@@ -122,8 +124,60 @@ def choose(name: str, device: torch.device, dtype: torch.dtype) -> ModuleType:
     Raises:
         InputError: the named backend is unknown, not available, or does not serve this device and dtype.
     """
-    for module in _modules():
-        if name in ("auto", module.NAME) and not module.unavailable() and module.serves(device, dtype):
-            return module
+    for module in _candidates(name, device, dtype, large=False):
+        return module
     check_name(name)
     raise InputError(f"backend {name!r} does not compute {dtype} tensors on {device.type}")
+
+
+def engine(name: str, actor: ActorParts, rows: int) -> Engine | None:
+    """A whole actor in one call, for batches like this one: by the first backend that has an engine for it.
+
+    Raises:
+        InputError: as `choose`.
+    """
+    weight = actor.output[0]
+    choose(name, weight.device, weight.dtype)
+    for module in _candidates(name, weight.device, weight.dtype, large=is_large(weight.device, rows)):
+        made: Engine | None = module.engine(actor)
+        if made is not None:
+            return made
+    return None
+
+
+def is_large(device: torch.device, rows: int) -> bool:
+    """Whether "auto" prefers Triton to CUDA for a whole actor: a GPU's batch beyond `small_batch()`.
+
+    CUDA gives a row a thread block of its own, which answers soonest; Triton gives 64 rows and more to tensor cores,
+    which answer later, and for many rows at no extra cost. Why they meet where they do: `docs/gpu.md`.
+    """
+    return device.type == "cuda" and rows > small_batch()
+
+
+def small_batch() -> int:
+    """The largest batch that "auto" runs on CUDA rather than on Triton; SNNKERN_SMALL_BATCH overrides it.
+
+    Raises:
+        InputError: the variable is not a whole number.
+    """
+    given = os.environ.get("SNNKERN_SMALL_BATCH", "2048")
+    if not given.isdecimal():
+        raise InputError(f"SNNKERN_SMALL_BATCH must be a whole number of rows, got {given!r}")
+    return int(given)
+
+
+def rule() -> str:
+    """How "auto" chooses, in a sentence."""
+    return (
+        "auto: the first that serves the tensors' device and dtype; a whole actor on a GPU runs on cuda up to "
+        f"{small_batch():,} rows and on triton beyond, where there are both (SNNKERN_SMALL_BATCH moves the border)"
+    )
+
+
+def _candidates(name: str, device: torch.device, dtype: torch.dtype, large: bool) -> Iterator[ModuleType]:
+    modules = _modules()
+    if large:
+        modules = tuple(sorted(modules, key=lambda module: module.NAME != "triton"))  # Triton first, if it is there
+    for module in modules:
+        if name in ("auto", module.NAME) and not module.unavailable() and module.serves(device, dtype):
+            yield module
