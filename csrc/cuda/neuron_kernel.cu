@@ -16,12 +16,11 @@ constexpr int blocks_per_multiprocessor(Kind kind) {
     return kind == Kind::IF || kind == Kind::SNM ? 6 : 4;
 }
 
-// As many as a 16-byte load brings, where their state fits these registers: DC's is twice as large,
-// and a double takes two registers.
+// As many as a 16-byte load brings; but two doubles of IF and SNM do not fit their 40 registers.
 template <class Real>
 constexpr int neurons_per_thread(Kind kind) {
-    if (sizeof(Real) == sizeof(double)) return 1;
-    return kind == Kind::DC ? 2 : 4;
+    const bool narrow = sizeof(Real) == sizeof(double) && (kind == Kind::IF || kind == Kind::SNM);
+    return narrow ? 1 : 16 / sizeof(Real);
 }
 
 template <class Real, int kWidth>
@@ -29,11 +28,12 @@ struct alignas(sizeof(Real) * kWidth) Pack {
     Real lane[kWidth];
 };
 
-// A problem and how many blocks stand beside each other along a row.
+// A problem, and what would otherwise take registers to compute.
 template <class Real>
 struct Tiled {
     NeuronProblem<Real> problem;
-    unsigned columns;
+    unsigned columns;   // blocks that stand beside each other along a row
+    int64_t step_size;  // numbers of one step of the spikes
 };
 
 template <class Real, int kWidth>
@@ -48,10 +48,10 @@ SNNKERN_INLINE void store(Real* to, const Pack<Real, kWidth>& pack) {
 
 // The decision step of the neurons [n, n + kWidth) of row b. Returns the number of spikes they
 // sent.
-template <Kind kind, class Real, int kWidth, bool kConstant, bool kSpikes>
-__device__ __forceinline__ int32_t run_neurons(const NeuronProblem<Real>& p, uint32_t b,
-                                               uint32_t n) {
+template <Kind kind, class Real, int kWidth, bool kCodedOnce, bool kSpikes>
+__device__ __forceinline__ int32_t run_neurons(const Tiled<Real>& tiled, uint32_t b, uint32_t n) {
     using Lanes = Pack<Real, kWidth>;
+    const NeuronProblem<Real>& p = tiled.problem;
     const auto at = [&] { return b * p.neurons + n; };
     Neuron<kind, Real> neuron[kWidth];
     {
@@ -68,30 +68,24 @@ __device__ __forceinline__ int32_t run_neurons(const NeuronProblem<Real>& p, uin
 
     const Real* current = p.current + b * p.current_stride_b + n;
     Real* spikes = kSpikes ? p.spikes + at() : nullptr;
-    Lanes x;
-    if constexpr (kConstant) x = load<Real, kWidth>(current);
     const int32_t timesteps = static_cast<int32_t>(p.timesteps);
     int32_t fired = 0;
 #pragma unroll 1
     for (int32_t step = 0; step < timesteps; ++step) {
         const Real t = static_cast<Real>(step + 1);
-        if constexpr (!kConstant) {
-            x = load<Real, kWidth>(current);
-            current += p.current_stride_t;
-        }
-        Lanes sent;
+        Lanes x{}, sent;
+        if (!kCodedOnce || step == 0) x = load<Real, kWidth>(current);
+        current += p.current_stride_t;
 #pragma unroll
         for (int i = 0; i < kWidth; ++i) {
             neuron[i].integrate(x.lane[i]);
             sent.lane[i] = neuron[i].fire(t).value;
             neuron[i].reset(sent.lane[i], x.lane[i], t);
             fired += sent.lane[i] != 0;
-            if constexpr (kConstant && kind == Kind::DC)
-                x.lane[i] = 0;  // a constant is coded as x_1, 0, 0, …
         }
         if constexpr (kSpikes) {
             store(spikes, sent);
-            spikes += p.batch * p.neurons;
+            spikes += tiled.step_size;
         }
     }
 
@@ -115,7 +109,7 @@ __device__ __forceinline__ int32_t run_neurons(const NeuronProblem<Real>& p, uin
 
 // A block covers some rows and a part of their columns; a warp stays in one row. Where one warp
 // covers a row it writes the row's count; else warps add to it.
-template <Kind kind, class Real, int kWidth, bool kConstant, bool kSpikes>
+template <Kind kind, class Real, int kWidth, bool kCodedOnce, bool kSpikes>
 __global__ void __launch_bounds__(kThreads, blocks_per_multiprocessor(kind))
     neuron_kernel(const __grid_constant__ Tiled<Real> tiled) {
     const NeuronProblem<Real>& p = tiled.problem;
@@ -125,7 +119,7 @@ __global__ void __launch_bounds__(kThreads, blocks_per_multiprocessor(kind))
     if (b >= p.batch) return;
     const uint32_t n = (column_block * blockDim.x + threadIdx.x) * kWidth;
     int64_t fired = 0;
-    if (n < p.neurons) fired = run_neurons<kind, Real, kWidth, kConstant, kSpikes>(p, b, n);
+    if (n < p.neurons) fired = run_neurons<kind, Real, kWidth, kCodedOnce, kSpikes>(tiled, b, n);
     for (int offset = kWarp / 2; offset; offset /= 2)
         fired += __shfl_xor_sync(kAllLanes, fired, offset);
     if (threadIdx.x % kWarp) return;
@@ -149,7 +143,7 @@ bool aligned(const NeuronProblem<Real>& p, int width) {
 
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-template <Kind kind, class Real, int kWidth, bool kConstant, bool kSpikes>
+template <Kind kind, class Real, int kWidth, bool kCodedOnce, bool kSpikes>
 void launch_form(const NeuronProblem<Real>& p, Stream stream) {
     unsigned rows = 1;
     while (rows < 8 && rows < p.batch) rows *= 2;
@@ -157,15 +151,18 @@ void launch_form(const NeuronProblem<Real>& p, Stream stream) {
     const int64_t columns = std::max<int64_t>(divide_up(p.neurons, int64_t(block.x) * kWidth), 1);
     const int64_t blocks = columns * divide_up(p.batch, rows);
     if (columns > 1 || block.x > kWarp) fill_zero(p.counts, p.batch * sizeof(int64_t), stream);
-    launch(neuron_kernel<kind, Real, kWidth, kConstant, kSpikes>, blocks, block, 0, stream,
-           Tiled<Real>{p, static_cast<unsigned>(columns)}, "the neuron kernel");
+    launch(neuron_kernel<kind, Real, kWidth, kCodedOnce, kSpikes>, blocks, block, 0, stream,
+           Tiled<Real>{p, static_cast<unsigned>(columns), p.batch * p.neurons},
+           "the neuron kernel");
 }
 
 template <Kind kind, class Real, int kWidth>
 void launch_width(const NeuronProblem<Real>& p, Stream stream) {
-    if (p.constant)
-        p.spikes ? launch_form<kind, Real, kWidth, true, true>(p, stream)
-                 : launch_form<kind, Real, kWidth, true, false>(p, stream);
+    // Only DC codes a constant current as x_1, 0, 0, …; the others read it again at every step.
+    constexpr bool kDifferential = kind == Kind::DC;
+    if (kDifferential && p.constant)
+        p.spikes ? launch_form<kind, Real, kWidth, kDifferential, true>(p, stream)
+                 : launch_form<kind, Real, kWidth, kDifferential, false>(p, stream);
     else
         p.spikes ? launch_form<kind, Real, kWidth, false, true>(p, stream)
                  : launch_form<kind, Real, kWidth, false, false>(p, stream);
@@ -183,7 +180,9 @@ void launch_kind(const NeuronProblem<Real>& p, Stream stream) {
 }  // namespace
 
 template <class Real>
-void launch_neuron(const NeuronProblem<Real>& p, Stream stream) {
+void launch_neuron(const NeuronProblem<Real>& problem, Stream stream) {
+    NeuronProblem<Real> p = problem;
+    if (p.constant) p.current_stride_t = 0;
     if (p.batch == 0) return;
     if (std::max({p.batch, p.neurons, 4 * p.timesteps}) > INT32_MAX)
         throw std::invalid_argument("rows and neurons may be 2^31 - 1 at most, timesteps 2^29 - 1");

@@ -1,0 +1,55 @@
+"""What nvcc makes of the CUDA kernels for every target: registers, local memory, and the page that says so."""
+
+from __future__ import annotations
+
+import cuda_page
+import pytest
+
+MOST_REGISTERS = {"IF": 40, "SNM": 40, "MT": 64, "DC": 64}
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    """All of them, compiled with the build's flags for the build's targets."""
+    if why := cuda_page.missing():
+        pytest.skip(why)
+    return cuda_page.compile_all()
+
+
+def test_every_kernel_is_compiled_for_every_target(kernels) -> None:
+    by_target = {target: [one for one in kernels if one.target == target] for target in ("sm_80", "sm_90", "sm_100")}
+    assert sum(map(len, by_target.values())) == len(kernels)
+    for compiled in by_target.values():
+        assert {one.kind for one in compiled if one.kernel == "actor"} == set(cuda_page.KINDS)
+        neurons = {(one.kind, one.dtype) for one in compiled if one.kernel == "neuron"}
+        assert neurons == {(kind, dtype) for kind in cuda_page.KINDS for dtype in ("float32", "float64")}
+
+
+def test_nothing_is_spilled_and_nothing_lies_in_local_memory(kernels) -> None:
+    assert [one for one in kernels if one.stack or one.spills] == []
+
+
+def test_registers_leave_room_for_the_warps_that_are_planned(kernels) -> None:
+    for one in kernels:
+        most = MOST_REGISTERS[one.kind] if one.kernel == "neuron" else 128
+        assert one.registers <= most, one
+        planned = {40: 48, 64: 32, 128: 16}[most]
+        assert one.warps >= planned, one
+
+
+def test_the_page_shows_these_figures(kernels) -> None:
+    page = cuda_page.PAGE.read_text()
+    if f"nvcc {cuda_page.version()} " not in page:
+        pytest.skip(f"the page was drawn with another nvcc than {cuda_page.version()}")
+    assert cuda_page.compiled_table(kernels) in page
+
+
+def test_output_that_says_something_else_is_refused() -> None:
+    said = """ptxas info    : Compiling entry function '_ZN1k12actor_kernelILNS_4KindE2EEEv' for 'sm_90'
+ptxas info    : Function properties for _ZN1k
+    8 bytes stack frame, 4 bytes spill stores, 12 bytes spill loads
+ptxas info    : Used 116 registers, used 1 barriers"""
+    (kernel,) = cuda_page.parse(said, "sm_90")
+    assert (kernel.kernel, kernel.kind, kernel.registers, kernel.stack, kernel.spills) == ("actor", "MT", 116, 8, 16)
+    with pytest.raises(RuntimeError, match="something else"):
+        cuda_page.parse(said.replace("Used", "Uses"), "sm_90")
