@@ -158,8 +158,8 @@ def compiled_table(kernels: list[Compiled]) -> str:
     stack, spills = sum(kernel.stack for kernel in kernels), sum(kernel.spills for kernel in kernels)
     lines += [
         "",
-        f"Registers per thread, as ptxas of nvcc {version()} counts them. Local memory of all {len(kernels)} compiled kernels together: "
-        f"{stack} bytes of stack, {spills} bytes spilled.",
+        f"Registers per thread, as ptxas of nvcc {version()} counts them. Local memory of all {len(kernels)} compiled "
+        f"kernels together: {stack} bytes of stack, {spills} bytes spilled.",
     ]
     return "\n".join(lines)
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the native code with sanitizers into a copy of the package and runs the tests of kernels and engine on it.
+# Builds the native code with sanitizers into a copy of the package and runs the tests of kernels and engine on it; those
+# of the CUDA kernels too, on the host.
 #     python_tests/sanitize.sh PYTHON address,undefined|thread
 set -euo pipefail
 python=$(cd "$(dirname "$1")" && pwd)/$(basename "$1") sanitizers=$2
@@ -22,7 +23,9 @@ case $sanitizers in
         ;;
     *)
         runtime=$(gcc -print-file-name=libasan.so):$(gcc -print-file-name=libstdc++.so)
-        tests=(python_tests/test_kernels.py python_tests/test_engine.py)
+        tests=(python_tests/test_kernels.py python_tests/test_engine.py python_tests/test_cuda_*.py -k "not gpu and not compiled")
+        # The CUDA kernels, which the tests build for the host.
+        export SNNKERN_HOST_FLAGS="-fsanitize=$sanitizers -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
         ;;
 esac
 # Python and torch are not instrumented: leaks at their exit and their own races are not ours to report. TSan needs

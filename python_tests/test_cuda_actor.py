@@ -247,3 +247,6 @@ def test_capture_needs_a_gpu() -> None:
     snn = snnkern.convert(actor, thresholds=thresholds, neuron="if", timesteps=2)
     with pytest.raises(snnkern.InputError, match=r"capture\(\) makes a CUDA graph, but the actor is on cpu"):
         snn.capture()
+    for batch in (0, -1, 2.0, "3"):
+        with pytest.raises(snnkern.InputError, match="batch must be a whole number of at least 1"):
+            snn.capture(batch)

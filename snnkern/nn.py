@@ -325,8 +325,10 @@ class SpikingActor(Policy):
 
         Raises:
             InputError: the actor is not on a CUDA device, or too large for an engine; the carry belongs to another
-                number of rows.
+                number of rows; batch is not a whole number of at least 1.
         """
+        if not isinstance(batch, int) or batch < 1:
+            raise InputError(f"batch must be a whole number of at least 1, got {batch!r}")
         device = self.output.weight.device
         if device.type != "cuda":
             raise InputError(f"capture() makes a CUDA graph, but the actor is on {device}: move it with .to('cuda')")

@@ -178,7 +178,7 @@ __device__ void add_rows(Four& sum, const uint32_t* list, int count, const float
             if (e + i >= count) break;
             const float units = __uint_as_float(entry[i] & 0xffff0000u);
 #pragma unroll
-            for (int j = 0; j < 4; ++j)  // times a power of two, which is exact
+            for (int j = 0; j < 4; ++j)  // times a power of two: exact but for underflow
                 sum.lane[j] = kScaled ? fmaf(row[i].lane[j], units, sum.lane[j])
                                       : sum.lane[j] + row[i].lane[j];
         }
