@@ -9,12 +9,14 @@ import pytest
 import torch
 from cases import ACTOR_WIDTHS, DEFAULT_NEURONS, each, needs_cpu, random_actor, random_observations
 from cuda_on_host import ORDERS, take_turns
-from test_engine import random_case, reference_decisions
+from engine_cases import reference_decisions
+from test_engine_fuzz import random_episode, random_spiking_actor
 from torch import Tensor
 
 import snnkern
 from snnkern import SpikingActor, _backends
 from snnkern._backends import cuda
+from snnkern.neurons import Kind
 
 pytestmark = needs_cpu
 
@@ -60,14 +62,14 @@ def assert_twins(ours: SpikingActor, wanted: SpikingActor, observations: Tensor,
 def test_agrees_with_the_reference(cuda_device, neuron, widths) -> None:
     ours, on_cpu = twins(widths, neuron, cuda_device, alpha=0.6, memory=0.4)
     observations = random_observations(3, 32, widths[0])
-    actions, counts, margins = reference_decisions(on_cpu, observations)
+    actions, counts, _, margins = reference_decisions(on_cpu, observations, {})
     sure = torch.ones(32, dtype=torch.bool)
     for step, observation in enumerate(observations):
         action = decide(ours, observation)
         sure &= margins[step] >= 1e-5
         torch.testing.assert_close(action[sure].double(), actions[step][sure], rtol=0, atol=1e-4)
         assert torch.equal(ours.spikes.cpu()[:, sure], counts[step][:, sure])
-    assert sure.double().mean() > (0.0 if neuron.kind is snnkern.neurons.Kind.DC else 0.7)
+    assert sure.double().mean() > (0.0 if neuron.kind is Kind.DC else 0.7)
 
 
 # Narrower than a warp, wider than a block, lists longer than a warp's, more steps than a tile.
@@ -92,9 +94,12 @@ def test_hidden_layers_are_bit_identical_to_the_cpu_engine(cuda_device, neuron, 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_random_actors_are_bit_identical_to_the_cpu_engine(cuda_device, seed) -> None:
-    """Architectures, widths, neurons, T, α, μ, κ, silent neurons, batch sizes and resets at random."""
-    wanted, observations, resets = random_case(random.Random(seed), seed)
-    assert_twins(on_cuda(wanted, cuda_device), wanted, observations[:, :7], {2: resets[2][:7]})
+    """Architectures, widths, neurons, T, α, μ, κ, silent neurons, interfaces, batch sizes and resets at random."""
+    choose = random.Random(seed)
+    wanted = random_spiking_actor(list(Kind)[seed % len(Kind)], seed, choose)
+    episode = random_episode(wanted.interface.observation_dim, seed, choose)
+    resets = {step: rows[:5] for step, rows in episode.resets.items()}
+    assert_twins(on_cuda(wanted, cuda_device), wanted, episode.observations[:, :5], resets)
 
 
 @each("order", {name: name for name in ORDERS})

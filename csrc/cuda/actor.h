@@ -11,6 +11,7 @@ constexpr int kMostActorNeurons = 65535;  // lists of spikes number senders in 1
 constexpr int kActorPadding = 32;         // widths are padded to whole warps
 constexpr int kMostActorWarps = 16;       // of a block, and of a multiprocessor
 constexpr int kListLength = 256;          // senders whose spikes a warp lists at a time
+constexpr int kListPlaces = kListLength + 8;  // one may be left from before; read in eights
 
 // A hidden layer. Padding has weight, bias and θ of 0, which never fires.
 struct ActorLayer {
@@ -24,6 +25,7 @@ struct ActorLayer {
 struct ActorModel {
     Kind kind;
     Parameters<float> parameters;
+    bool tiny;  // is_tiny of some θ
     int32_t timesteps;
     int32_t hidden;  // layers
     ActorLayer layer[kMostHidden];

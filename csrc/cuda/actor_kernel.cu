@@ -5,13 +5,14 @@
 // fire masks, and adds the senders' rows of weights, eight loads on their way at a time. Then a
 // thread runs its neuron through these steps in registers, and its warp's ballots are the fire
 // masks that the next layer reads. That takes two barriers per layer and tile of steps, and none
-// within a step. Currents are summed as by the CPU's engine, from the bias on in the order of
-// senders, so hidden layers come out bit for bit the same.
+// within a step. Currents are summed as by the CPU's engine, from the bias on, two senders at a
+// time in their order, so hidden layers come out bit for bit the same.
 
 #include <algorithm>
 #include <cmath>
 
 #include "actor.h"
+#include "divisor.h"
 
 namespace snnkern {
 namespace {
@@ -49,7 +50,7 @@ class Memory {
                ((layer & 1) * timesteps + step) * plan_.most_words * kWarp;
     }
     __device__ uint32_t* list(int warp) const {
-        return at<uint32_t>(plan_.lists) + warp * kListLength;
+        return at<uint32_t>(plan_.lists) + warp * kListPlaces;
     }
 
   private:
@@ -72,9 +73,10 @@ __device__ inline uint32_t unpack(uint8_t packed) {
 }
 
 // The neuron of one thread during a decision.
-template <Kind kind>
+template <Kind kind, bool kTiny>
 struct State {
-    Neuron<kind, float> neuron;
+    using One = Neuron<kind, float, kTiny, Divisor<float>>;
+    One neuron;
     float start;
     int32_t fired;  // by the warp
 
@@ -83,17 +85,17 @@ struct State {
         const float threshold = layer.threshold[n];
         const float carry = n < layer.outputs ? p.rows.carry[l][b * layer.outputs + n] : 0.0f;
         start = p.model.parameters.initial_fraction * threshold + carry;
-        neuron = Neuron<kind, float>(p.model.parameters, threshold, start, layer.bias[n]);
+        neuron = One(p.model.parameters, threshold, start, layer.bias[n]);
         fired = 0;
     }
 
     __device__ void step(const ActorProblem& p, const Memory& memory, int l, int n, int step,
                          float x) {
-        const float t = static_cast<float>(step + 1);
+        const Divisor<float> t(step + 1);
         neuron.integrate(x);
         const Spike<float> spike = neuron.fire(t);
-        neuron.reset(spike.value, x, t);
-        const unsigned mask = __ballot_sync(kAllLanes, spike.units != 0);
+        neuron.reset(spike, x, t);
+        const unsigned mask = __ballot_sync(kAllLanes, spike.fires);
         fired += __popc(mask);
         if (l == p.model.hidden - 1) return;  // nobody receives these spikes, only their mean
         if (threadIdx.x % kWarp == 0) memory.mask(l, p.model.timesteps, step)[n / kWarp] = mask;
@@ -102,7 +104,7 @@ struct State {
 
     __device__ void end(const ActorProblem& p, const Memory& memory, int l, int64_t b, int n) {
         const ActorLayer& layer = p.model.layer[l];
-        const float timesteps = static_cast<float>(p.model.timesteps);
+        const Divisor<float> timesteps(p.model.timesteps);
         if (n < layer.outputs) {
             float* carry = p.rows.carry[l] + b * layer.outputs + n;
             *carry = residual_carry<float>(neuron.potential - start, neuron.transmitted(timesteps),
@@ -129,13 +131,13 @@ __device__ void observe(const ActorProblem& p, const Memory& memory, int64_t b) 
 }
 
 // The first layer: its current is constant, so a thread sums it once and needs nobody else.
-template <Kind kind>
+template <Kind kind, bool kTiny>
 __device__ void run_first_layer(const ActorProblem& p, const Memory& memory, int64_t b) {
     constexpr bool kDifferential = kind == Kind::DC;
     const ActorLayer& layer = p.model.layer[0];
     const float* observation = memory.observation();
     for (int n = threadIdx.x; n < layer.width; n += blockDim.x) {
-        State<kind> state{};
+        State<kind, kTiny> state{};
         state.begin(p, 0, b, n);
         float x = kDifferential ? 0.0f : layer.bias[n];
         const float* weight = layer.weight + n;
@@ -143,11 +145,15 @@ __device__ void run_first_layer(const ActorProblem& p, const Memory& memory, int
             float row[kFirstInFlight];
 #pragma unroll
             for (int i = 0; i < kFirstInFlight; ++i)
-                if (k + i < layer.inputs) row[i] = weight[int64_t(k + i) * layer.width];
+                row[i] = k + i < layer.inputs ? weight[int64_t(k + i) * layer.width] : 0.0f;
 #pragma unroll
-            for (int i = 0; i < kFirstInFlight; ++i)
-                if (k + i < layer.inputs) x = x + row[i] * observation[k + i];
+            for (int i = 0; i < kFirstInFlight; i += 2) {
+                if (k + i >= layer.inputs) break;
+                const float other = k + i + 1 < layer.inputs ? observation[k + i + 1] : 0.0f;
+                x = x + (row[i] * observation[k + i] + row[i + 1] * other);
+            }
         }
+#pragma unroll 1
         for (int step = 0; step < p.model.timesteps; ++step) {
             state.step(p, memory, 0, n, step, x);
             if constexpr (kDifferential) x = 0;  // a constant is coded as x_1, 0, 0, …
@@ -169,18 +175,25 @@ __device__ void add_rows(Four& sum, const uint32_t* list, int count, const float
             entry[i] = four.x, entry[i + 1] = four.y, entry[i + 2] = four.z, entry[i + 3] = four.w;
         }
 #pragma unroll
-        for (int i = 0; i < kInFlight; ++i)
+        for (int i = 0; i < kInFlight; ++i) {
+            row[i] = Four{};
             if (e + i < count)
                 row[i] =
                     *reinterpret_cast<const Four*>(weight + int64_t(entry[i] & 0xffffu) * width);
+            else
+                entry[i] = 0;
+        }
 #pragma unroll
-        for (int i = 0; i < kInFlight; ++i) {
+        for (int i = 0; i < kInFlight; i += 2) {
             if (e + i >= count) break;
-            const float units = __uint_as_float(entry[i] & 0xffff0000u);
+            const float one = __uint_as_float(entry[i] & 0xffff0000u);
+            const float other = __uint_as_float(entry[i + 1] & 0xffff0000u);
 #pragma unroll
-            for (int j = 0; j < 4; ++j)  // times a power of two: exact but for underflow
-                sum.lane[j] = kScaled ? fmaf(row[i].lane[j], units, sum.lane[j])
-                                      : sum.lane[j] + row[i].lane[j];
+            for (int j = 0; j < 4; ++j) {
+                const float a = row[i].lane[j], b = row[i + 1].lane[j];
+                // Times powers of two: exact but for underflow.
+                sum.lane[j] = sum.lane[j] + (kScaled ? fmaf(b, other, a * one) : a + b);
+            }
         }
     }
 }
@@ -198,8 +211,8 @@ __device__ Four gather(const ActorProblem& p, const Memory& memory, int l, int s
     uint32_t* list = memory.list(threadIdx.x / kWarp);
     Four sum{};
     if (with_bias) sum = *reinterpret_cast<const Four*>(layer.bias + n);
+    int count = 0;
     for (int first = 0; first < layer.inputs; first += kListLength) {
-        int count = 0;
         for (int k = first; k < min(first + kListLength, layer.inputs); k += kWarp) {
             const uint32_t mask = masks[k / kWarp];
             if (mask >> lane & 1) {
@@ -209,15 +222,20 @@ __device__ Four gather(const ActorProblem& p, const Memory& memory, int l, int s
             count += __popc(mask);
         }
         __syncwarp();
-        add_rows<kScaled>(sum, list, count, layer.weight + n, layer.width);
+        const bool more = first + kListLength < layer.inputs;
+        const int whole = more ? count & ~1 : count;  // one without another waits for it
+        add_rows<kScaled>(sum, list, whole, layer.weight + n, layer.width);
+        const uint32_t waiting = list[whole];
         __syncwarp();
+        count -= whole;
+        if (count && lane == 0) list[0] = waiting;
     }
     return sum;
 }
 
 // A layer that receives spikes, in tiles of as many neurons as the block has threads and as many
 // steps as the plan says.
-template <Kind kind>
+template <Kind kind, bool kTiny>
 __device__ void run_layer(const ActorProblem& p, const Memory& memory, int l, int64_t b) {
     const ActorLayer& layer = p.model.layer[l];
     const int timesteps = p.model.timesteps;
@@ -227,7 +245,7 @@ __device__ void run_layer(const ActorProblem& p, const Memory& memory, int l, in
         const int chunks = (columns + kReceivers - 1) / kReceivers;
         const bool own = thread < columns;  // alike in all of a warp
         const int n = first + thread;
-        State<kind> state{};
+        State<kind, kTiny> state{};
         if (own) state.begin(p, l, b, n);
         for (int begin = 0; begin < timesteps; begin += p.plan.tile_steps) {
             const int steps = min(p.plan.tile_steps, timesteps - begin);
@@ -270,8 +288,8 @@ __device__ void act(const ActorProblem& p, const Memory& memory, int64_t b) {
     }
 }
 
-template <Kind kind>
-__global__ void __launch_bounds__(kMostActorWarps* kWarp)
+template <Kind kind, bool kTiny>
+__global__ void __launch_bounds__(kMostActorWarps* kWarp, 1)
     actor_kernel(const __grid_constant__ ActorProblem p) {
     SNNKERN_SHARED_MEMORY(shared);
     const Memory memory(shared, p.plan);
@@ -280,10 +298,10 @@ __global__ void __launch_bounds__(kMostActorWarps* kWarp)
     const int thread = threadIdx.x;
     if (thread < p.model.hidden) memory.counts()[thread] = 0;
     __syncthreads();
-    run_first_layer<kind>(p, memory, b);
+    run_first_layer<kind, kTiny>(p, memory, b);
     for (int l = 1; l < p.model.hidden; ++l) {
         __syncthreads();
-        run_layer<kind>(p, memory, l, b);
+        run_layer<kind, kTiny>(p, memory, l, b);
     }
     __syncthreads();
     act(p, memory, b);
@@ -292,16 +310,16 @@ __global__ void __launch_bounds__(kMostActorWarps* kWarp)
 
 using Kernel = void (*)(ActorProblem);
 
-Kernel kernel_of(Kind kind) {
-    switch (kind) {
+Kernel kernel_of(const ActorModel& model) {
+    switch (model.kind) {
         case Kind::IF:
-            return actor_kernel<Kind::IF>;
+            return actor_kernel<Kind::IF, false>;
         case Kind::SNM:
-            return actor_kernel<Kind::SNM>;
+            return actor_kernel<Kind::SNM, false>;
         case Kind::MT:
-            return actor_kernel<Kind::MT>;
+            return model.tiny ? actor_kernel<Kind::MT, true> : actor_kernel<Kind::MT, false>;
         case Kind::DC:
-            return actor_kernel<Kind::DC>;
+            return model.tiny ? actor_kernel<Kind::DC, true> : actor_kernel<Kind::DC, false>;
     }
     return nullptr;
 }
@@ -335,7 +353,7 @@ ActorPlan plan_tile(const ActorModel& model, int tile_steps, int most_warps) {
     plan.observation = place(int64_t(model.layer[0].inputs) * sizeof(float));
     plan.current = place(int64_t(tile_steps) * plan.tile_width * sizeof(float));
     plan.mean = place(int64_t(model.layer[model.hidden - 1].width) * sizeof(float));
-    plan.lists = place(model.hidden > 1 ? plan.warps * kListLength * sizeof(uint32_t) : 0);
+    plan.lists = place(model.hidden > 1 ? plan.warps * kListPlaces * sizeof(uint32_t) : 0);
     plan.masks = place(words * sizeof(uint32_t));
     plan.units = place(model.kind == Kind::IF ? 0 : words * kWarp);
     plan.counts = place(model.hidden * sizeof(int32_t));
@@ -360,12 +378,12 @@ ActorPlan plan_actor(const ActorModel& model, int64_t batch) {
 }
 
 void prepare_actor(const ActorModel& model, const ActorPlan& plan) {
-    allow_shared_memory(kernel_of(model.kind), plan.bytes, kName);
+    allow_shared_memory(kernel_of(model), plan.bytes, kName);
 }
 
 void launch_actor(const ActorProblem& p, Stream stream) {
     if (p.rows.batch == 0) return;
-    launch(kernel_of(p.model.kind), p.rows.batch, dim3(p.plan.warps * kWarp), p.plan.bytes, stream,
+    launch(kernel_of(p.model), p.rows.batch, dim3(p.plan.warps * kWarp), p.plan.bytes, stream,
            p, kName);
 }
 

@@ -4,11 +4,13 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <tuple>
 #include <vector>
 
 #include "../binding.h"
 #include "actor.h"
+#include "divisor.h"
 #include "kernels.h"
 
 namespace py = pybind11;
@@ -58,6 +60,13 @@ void define_neuron(py::module_& module, const char* name) {
                arg("next_carry"), arg("counts"));
 }
 
+// Whether some of a layer's thresholds, in the host's memory, is tiny.
+bool has_tiny_threshold(uintptr_t threshold, int64_t count, int32_t levels, int64_t timesteps) {
+    const float* first = pointer<const float>(threshold);
+    return std::any_of(first, first + count,
+                       [=](float one) { return is_tiny(one, levels, timesteps); });
+}
+
 // A hidden layer as Python gives it: inputs, outputs, padded width, and addresses of weight, bias
 // and threshold, laid out as actor.h says.
 using LayerArguments = std::tuple<int32_t, int32_t, int32_t, uintptr_t, uintptr_t, uintptr_t>;
@@ -66,7 +75,7 @@ using LayerArguments = std::tuple<int32_t, int32_t, int32_t, uintptr_t, uintptr_
 class Engine {
   public:
     Engine(int device, int kind, int levels, double initial_fraction, double negative_fraction,
-           double alpha, double memory, double clip, int32_t timesteps,
+           double alpha, double memory, double clip, int32_t timesteps, bool tiny,
            const std::vector<LayerArguments>& layers, int32_t actions, uintptr_t output_weight,
            uintptr_t output_bias, uintptr_t observation_mean, uintptr_t observation_std,
            double observation_clip, uintptr_t action_scale, uintptr_t action_bias, bool squash)
@@ -79,6 +88,7 @@ class Engine {
         model.parameters =
             parameters<float>(levels, initial_fraction, negative_fraction, alpha, memory, clip);
         model.timesteps = timesteps;
+        model.tiny = tiny;
         model.hidden = static_cast<int32_t>(layers.size());
         for (size_t l = 0; l < layers.size(); ++l) {
             const auto& [inputs, outputs, width, weight, bias, threshold] = layers[l];
@@ -135,11 +145,11 @@ void define_engine(py::module_& module) {
     py::class_<Engine>(module, "Engine",
                        "A spiking actor, packed for CUDA; used by snnkern.nn.SpikingActor.")
         .def(py::init<int, int, int, double, double, double, double, double, int32_t,
-                      const std::vector<LayerArguments>&, int32_t, uintptr_t, uintptr_t, uintptr_t,
+                      bool, const std::vector<LayerArguments>&, int32_t, uintptr_t, uintptr_t, uintptr_t,
                       uintptr_t, double, uintptr_t, uintptr_t, bool>(),
              py::kw_only(), arg("device"), arg("kind"), arg("levels"), arg("initial_fraction"),
              arg("negative_fraction"), arg("alpha"), arg("memory"), arg("clip"), arg("timesteps"),
-             arg("layers"), arg("actions"), arg("output_weight"), arg("output_bias"),
+             arg("tiny"), arg("layers"), arg("actions"), arg("output_weight"), arg("output_bias"),
              arg("observation_mean"), arg("observation_std"), arg("observation_clip"),
              arg("action_scale"), arg("action_bias"), arg("squash"))
         .def("fits", &Engine::fits)
@@ -153,6 +163,7 @@ PYBIND11_MODULE(_cuda, module) {
     module.doc() = "CUDA kernels of snnkern; called through snnkern.ops.";
     define_neuron<float>(module, "neuron_float32");
     define_neuron<double>(module, "neuron_float64");
+    module.def("has_tiny_threshold", &has_tiny_threshold);
     define_engine(module);
     module.attr("most_hidden") = kMostHidden;
     module.attr("most_neurons") = kMostActorNeurons;

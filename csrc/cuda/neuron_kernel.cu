@@ -1,6 +1,7 @@
 // All T steps of one layer of neurons and its carry in one launch: a thread holds one neuron, or
 // several neighbours where memory is aligned, and their state stays in its registers.
 
+#include "divisor.h"
 #include "kernels.h"
 
 namespace snnkern {
@@ -16,12 +17,10 @@ constexpr int blocks_per_multiprocessor(Kind kind) {
     return kind == Kind::IF || kind == Kind::SNM ? 6 : 4;
 }
 
-// As many as a 16-byte load brings; but two doubles of IF and SNM do not fit their 40 registers.
+// As many as a 16-byte load brings; but the state of two neurons in float64 does not fit those
+// registers.
 template <class Real>
-constexpr int neurons_per_thread(Kind kind) {
-    const bool narrow = sizeof(Real) == sizeof(double) && (kind == Kind::IF || kind == Kind::SNM);
-    return narrow ? 1 : 16 / sizeof(Real);
-}
+constexpr int kNeuronsPerThread = sizeof(Real) == sizeof(float) ? 4 : 1;
 
 template <class Real, int kWidth>
 struct alignas(sizeof(Real) * kWidth) Pack {
@@ -46,22 +45,23 @@ SNNKERN_INLINE void store(Real* to, const Pack<Real, kWidth>& pack) {
     *reinterpret_cast<Pack<Real, kWidth>*>(to) = pack;
 }
 
-// The decision step of the neurons [n, n + kWidth) of row b. Returns the number of spikes they
-// sent.
-template <Kind kind, class Real, int kWidth, bool kCodedOnce, bool kSpikes>
-__device__ __forceinline__ int32_t run_neurons(const Tiled<Real>& tiled, uint32_t b, uint32_t n) {
+// The decision step of the neurons [n, n + kWidth) of row b, with these thresholds. Returns the
+// number of spikes they sent.
+template <Kind kind, bool kTiny, class Real, int kWidth, bool kCodedOnce, bool kSpikes>
+__device__ __forceinline__ int32_t run_neurons(const Tiled<Real>& tiled, uint32_t b, uint32_t n,
+                                               const Pack<Real, kWidth>& threshold) {
     using Lanes = Pack<Real, kWidth>;
     const NeuronProblem<Real>& p = tiled.problem;
     const auto at = [&] { return b * p.neurons + n; };
-    Neuron<kind, Real> neuron[kWidth];
+    using One = Neuron<kind, Real, kTiny, Divisor<Real>>;
+    One neuron[kWidth];
     {
         const Lanes carry = load<Real, kWidth>(p.carry + at());
-        const Lanes threshold = load<Real, kWidth>(p.threshold + n);
         Lanes bias{};
         if (kind == Kind::DC && p.bias) bias = load<Real, kWidth>(p.bias + n);
 #pragma unroll
         for (int i = 0; i < kWidth; ++i)
-            neuron[i] = Neuron<kind, Real>(
+            neuron[i] = One(
                 p.parameters, threshold.lane[i],
                 p.parameters.initial_fraction * threshold.lane[i] + carry.lane[i], bias.lane[i]);
     }
@@ -72,16 +72,17 @@ __device__ __forceinline__ int32_t run_neurons(const Tiled<Real>& tiled, uint32_
     int32_t fired = 0;
 #pragma unroll 1
     for (int32_t step = 0; step < timesteps; ++step) {
-        const Real t = static_cast<Real>(step + 1);
+        const Divisor<Real> t(step + 1);
         Lanes x{}, sent;
         if (!kCodedOnce || step == 0) x = load<Real, kWidth>(current);
         current += p.current_stride_t;
 #pragma unroll
         for (int i = 0; i < kWidth; ++i) {
             neuron[i].integrate(x.lane[i]);
-            sent.lane[i] = neuron[i].fire(t).value;
-            neuron[i].reset(sent.lane[i], x.lane[i], t);
-            fired += sent.lane[i] != 0;
+            const Spike<Real> spike = neuron[i].fire(t);
+            neuron[i].reset(spike, x.lane[i], t);
+            sent.lane[i] = spike.value;
+            fired += spike.fires;
         }
         if constexpr (kSpikes) {
             store(spikes, sent);
@@ -90,9 +91,13 @@ __device__ __forceinline__ int32_t run_neurons(const Tiled<Real>& tiled, uint32_
     }
 
     Lanes out;
+    const Divisor<Real> all(timesteps);
+    const Lanes again = load<Real, kWidth>(p.threshold + n);
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) neuron[i].threshold = again.lane[i];
     if constexpr (!kSpikes) {
 #pragma unroll
-        for (int i = 0; i < kWidth; ++i) out.lane[i] = neuron[i].mean(Real(timesteps));
+        for (int i = 0; i < kWidth; ++i) out.lane[i] = neuron[i].mean(all);
         store(p.mean + at(), out);
     }
     const Lanes carry = load<Real, kWidth>(p.carry + at());  // again: it had no register to wait in
@@ -100,11 +105,28 @@ __device__ __forceinline__ int32_t run_neurons(const Tiled<Real>& tiled, uint32_
     for (int i = 0; i < kWidth; ++i) {
         const Real start = p.parameters.initial_fraction * neuron[i].threshold + carry.lane[i];
         out.lane[i] = residual_carry<Real>(neuron[i].potential - start,
-                                           neuron[i].transmitted(Real(timesteps)), carry.lane[i],
+                                           neuron[i].transmitted(all), carry.lane[i],
                                            neuron[i].threshold, p.parameters);
     }
     store(p.next_carry + at(), out);
     return fired;
+}
+
+// The same, after a look at the thresholds: levels of tiny ones are searched in another way.
+template <Kind kind, class Real, int kWidth, bool kCodedOnce, bool kSpikes>
+__device__ __forceinline__ int32_t run_thread(const Tiled<Real>& tiled, uint32_t b, uint32_t n) {
+    const auto threshold = load<Real, kWidth>(tiled.problem.threshold + n);
+    if constexpr (kind == Kind::MT || kind == Kind::DC) {
+        bool tiny = false;
+#pragma unroll
+        for (int i = 0; i < kWidth; ++i)
+            tiny |= is_tiny(threshold.lane[i], tiled.problem.parameters.levels,
+                            tiled.problem.timesteps);
+        if (tiny)
+            return run_neurons<kind, true, Real, kWidth, kCodedOnce, kSpikes>(tiled, b, n,
+                                                                              threshold);
+    }
+    return run_neurons<kind, false, Real, kWidth, kCodedOnce, kSpikes>(tiled, b, n, threshold);
 }
 
 // A block covers some rows and a part of their columns; a warp stays in one row. Where one warp
@@ -119,7 +141,7 @@ __global__ void __launch_bounds__(kThreads, blocks_per_multiprocessor(kind))
     if (b >= p.batch) return;
     const uint32_t n = (column_block * blockDim.x + threadIdx.x) * kWidth;
     int64_t fired = 0;
-    if (n < p.neurons) fired = run_neurons<kind, Real, kWidth, kCodedOnce, kSpikes>(tiled, b, n);
+    if (n < p.neurons) fired = run_thread<kind, Real, kWidth, kCodedOnce, kSpikes>(tiled, b, n);
     for (int offset = kWarp / 2; offset; offset /= 2)
         fired += __shfl_xor_sync(kAllLanes, fired, offset);
     if (threadIdx.x % kWarp) return;
@@ -170,7 +192,7 @@ void launch_width(const NeuronProblem<Real>& p, Stream stream) {
 
 template <Kind kind, class Real>
 void launch_kind(const NeuronProblem<Real>& p, Stream stream) {
-    constexpr int kWidth = neurons_per_thread<Real>(kind);
+    constexpr int kWidth = kNeuronsPerThread<Real>;
     if (kWidth > 1 && aligned(p, kWidth))
         launch_width<kind, Real, kWidth>(p, stream);
     else

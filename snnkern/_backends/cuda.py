@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnkern._backends import ActorParts, Problem, Result
+from snnkern.neurons import Dynamics
 
 _reason = ""
 try:
@@ -115,6 +116,7 @@ class Engine:
             memory=dynamics.memory,
             clip=dynamics.clip,
             timesteps=dynamics.timesteps,
+            tiny=any(_is_tiny(threshold, dynamics) for *_, threshold in actor.hidden),
             layers=self._layers(actor.hidden),
             actions=self._outputs,
             output_weight=self._keep(weight.T),
@@ -170,6 +172,12 @@ def _place(tensor: Tensor) -> dict[str, int]:
     """Where a kernel on this tensor runs: its device, and what is torch's current stream there."""
     device = tensor.device
     return {"device": device.index, "stream": torch.cuda.current_stream(device).cuda_stream}
+
+
+def _is_tiny(threshold: Tensor, dynamics: Dynamics) -> bool:
+    """Whether the levels of some θ are to be searched as `csrc/neuron.h` does for the smallest ones."""
+    on_host = threshold.cpu().contiguous()
+    return _cuda.has_tiny_threshold(on_host.data_ptr(), len(on_host), dynamics.neuron.levels, dynamics.timesteps)
 
 
 def _address(tensor: Tensor | None) -> int:
