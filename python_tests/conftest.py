@@ -38,11 +38,7 @@ def cuda_device(request, monkeypatch):
     """Where the backend "cuda" computes: a GPU, or the host, from the same source and on tensors of the CPU."""
     if request.param == "gpu":
         return request.getfixturevalue("gpu")
-    from snnkern._backends import cuda
+    import cuda_on_host
 
-    monkeypatch.setattr(cuda, "_cuda", request.getfixturevalue("cuda_on_host"))
-    monkeypatch.setattr(cuda, "unavailable", lambda: "")
-    monkeypatch.setattr(cuda, "detail", lambda: "the host")
-    monkeypatch.setattr(cuda, "serves", lambda device, dtype: dtype in cuda._DTYPES)
-    monkeypatch.setattr(cuda, "_place", lambda tensor: {"device": 0, "stream": 0})
+    cuda_on_host.use(request.getfixturevalue("cuda_on_host"), monkeypatch.setattr)
     return torch.device("cpu")

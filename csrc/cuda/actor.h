@@ -6,11 +6,11 @@
 
 namespace snnkern {
 
-constexpr int kMostHidden = 16;           // layers travel with the launch
-constexpr int kMostActorNeurons = 65535;  // lists of spikes number senders in 16 bits
-constexpr int kActorPadding = 32;         // widths are padded to whole warps
-constexpr int kMostActorWarps = 16;       // of a block, and of a multiprocessor
-constexpr int kListLength = 256;          // senders whose spikes a warp lists at a time
+constexpr int kMostHidden = 16;               // layers travel with the launch
+constexpr int kMostActorNeurons = 65535;      // lists of spikes number senders in 16 bits
+constexpr int kActorPadding = 32;             // widths are padded to whole warps
+constexpr int kMostActorWarps = 16;           // of a block, and of a multiprocessor
+constexpr int kListLength = 256;              // senders whose spikes a warp lists at a time
 constexpr int kListPlaces = kListLength + 8;  // one may be left from before; read in eights
 
 // A hidden layer. Padding has weight, bias and θ of 0, which never fires.

@@ -383,8 +383,8 @@ void prepare_actor(const ActorModel& model, const ActorPlan& plan) {
 
 void launch_actor(const ActorProblem& p, Stream stream) {
     if (p.rows.batch == 0) return;
-    launch(kernel_of(p.model), p.rows.batch, dim3(p.plan.warps * kWarp), p.plan.bytes, stream,
-           p, kName);
+    launch(kernel_of(p.model), p.rows.batch, dim3(p.plan.warps * kWarp), p.plan.bytes, stream, p,
+           kName);
 }
 
 }  // namespace snnkern

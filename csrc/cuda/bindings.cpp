@@ -144,8 +144,8 @@ void define_engine(py::module_& module) {
     using py::arg;
     py::class_<Engine>(module, "Engine",
                        "A spiking actor, packed for CUDA; used by snnkern.nn.SpikingActor.")
-        .def(py::init<int, int, int, double, double, double, double, double, int32_t,
-                      bool, const std::vector<LayerArguments>&, int32_t, uintptr_t, uintptr_t, uintptr_t,
+        .def(py::init<int, int, int, double, double, double, double, double, int32_t, bool,
+                      const std::vector<LayerArguments>&, int32_t, uintptr_t, uintptr_t, uintptr_t,
                       uintptr_t, double, uintptr_t, uintptr_t, bool>(),
              py::kw_only(), arg("device"), arg("kind"), arg("levels"), arg("initial_fraction"),
              arg("negative_fraction"), arg("alpha"), arg("memory"), arg("clip"), arg("timesteps"),

@@ -61,9 +61,9 @@ __device__ __forceinline__ int32_t run_neurons(const Tiled<Real>& tiled, uint32_
         if (kind == Kind::DC && p.bias) bias = load<Real, kWidth>(p.bias + n);
 #pragma unroll
         for (int i = 0; i < kWidth; ++i)
-            neuron[i] = One(
-                p.parameters, threshold.lane[i],
-                p.parameters.initial_fraction * threshold.lane[i] + carry.lane[i], bias.lane[i]);
+            neuron[i] = One(p.parameters, threshold.lane[i],
+                            p.parameters.initial_fraction * threshold.lane[i] + carry.lane[i],
+                            bias.lane[i]);
     }
 
     const Real* current = p.current + b * p.current_stride_b + n;
@@ -104,9 +104,8 @@ __device__ __forceinline__ int32_t run_neurons(const Tiled<Real>& tiled, uint32_
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
         const Real start = p.parameters.initial_fraction * neuron[i].threshold + carry.lane[i];
-        out.lane[i] = residual_carry<Real>(neuron[i].potential - start,
-                                           neuron[i].transmitted(all), carry.lane[i],
-                                           neuron[i].threshold, p.parameters);
+        out.lane[i] = residual_carry<Real>(neuron[i].potential - start, neuron[i].transmitted(all),
+                                           carry.lane[i], neuron[i].threshold, p.parameters);
     }
     store(p.next_carry + at(), out);
     return fired;

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -22,8 +23,8 @@ COMPILER = os.environ.get("CXX", "g++")
 # As `nvcc` is called for the kernels: no fused multiply-add that the source does not name.
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
 
-# 0: threads take turns forward; 1: backward; others: at random, from this seed.
-ORDERS = {"forward": 0, "backward": 1, "random": 5}
+# Numbers of `Order` in host_runtime.cpp; the last one is a seed.
+ORDERS = {"forward": 0, "backward": 1, "first": 2, "last": 3, "random": 5}
 
 
 def missing() -> str:
@@ -65,12 +66,40 @@ def load(path: Path) -> ModuleType:
     return module
 
 
+def use(module: ModuleType, setattr: Callable[[object, str, object], None] = setattr) -> None:
+    """Makes the module what the backend "cuda" computes with, on tensors of the CPU."""
+    from snnkern._backends import cuda
+
+    setattr(cuda, "_cuda", module)
+    setattr(cuda, "unavailable", lambda: "")
+    setattr(cuda, "detail", lambda: "the host")
+    setattr(cuda, "serves", lambda device, dtype: dtype in cuda._DTYPES)
+    setattr(cuda, "_place", lambda tensor: {"device": 0, "stream": 0})
+
+
 def take_turns(module: ModuleType, order: str) -> None:
     """In which order a block's threads run from now on: a name from `ORDERS`."""
     ctypes.CDLL(module.__file__).snnkern_host_order(ORDERS[order])
 
 
-FAULTS = ("none", "no barrier", "a barrier in a branch", "a part of a warp", "different operations")
+def leave_out(module: ModuleType, line: int) -> None:
+    """From now on nobody waits at a `__syncthreads` or `__syncwarp` in this line of a source; 0 for everybody again."""
+    ctypes.CDLL(module.__file__).snnkern_host_leave_out(line)
+
+
+def barriers(module: ModuleType) -> int:
+    """Barriers that a block came to in the last launch."""
+    return ctypes.CDLL(module.__file__).snnkern_host_barriers()
+
+
+FAULTS = (
+    "none",
+    "no barrier",
+    "a barrier in a branch",
+    "a part of a warp",
+    "different operations",
+    "outside shared memory",
+)
 
 
 def run_fault(module: ModuleType, fault: str) -> tuple[int, str]:

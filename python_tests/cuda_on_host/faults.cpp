@@ -7,7 +7,14 @@
 
 namespace {
 
-enum Fault : int { None, NoBarrier, BarrierInBranch, PartOfAWarp, DifferentOperations };
+enum Fault : int {
+    None,
+    NoBarrier,
+    BarrierInBranch,
+    PartOfAWarp,
+    DifferentOperations,
+    OutsideSharedMemory
+};
 
 struct Problem {
     Fault fault;
@@ -22,6 +29,7 @@ void kernel(Problem p) {
     values[thread] = thread;
     if (p.fault != NoBarrier && !(p.fault == BarrierInBranch && thread < 32)) __syncthreads();
     atomicAdd(p.sum, values[(thread + 1) % blockDim.x]);
+    if (p.fault == OutsideSharedMemory && thread == 63) values[64] = 0;
     if (p.fault == PartOfAWarp && thread < 16) __syncwarp(0x0000ffffu);
     if (p.fault == DifferentOperations) thread % 2 ? __syncwarp() : void(__ballot_sync(~0u, true));
 }

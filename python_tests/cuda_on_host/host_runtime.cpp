@@ -22,9 +22,18 @@ namespace snnkern::host {
 namespace {
 
 constexpr size_t kStackBytes = 256 * 1024;
+// Bytes around shared memory that a kernel must leave alone; the address sanitizer has its own.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr size_t kGuardBytes = 0;
+#else
+constexpr size_t kGuardBytes = 256;
+#endif
+constexpr unsigned char kGarbage = 0xff;  // a NaN, as a float
 constexpr unsigned kWarp = 32;
 
-enum class Order : int { Forward, Backward, Random };
+// Forward and backward, everybody goes on in turn, at random in another order each round; first and
+// last, the first or last thread that can go on always does, so that one warp runs far ahead.
+enum class Order : int { Forward, Backward, First, Last, Random };
 Order order = Order::Forward;
 std::mt19937 generator;
 
@@ -59,6 +68,8 @@ struct Block {
 };
 
 Block block;
+int64_t most_barriers = 0;  // of a block, in the last launch
+int line_left_out = 0;
 std::vector<Fiber> fibers;  // their stacks are used again
 ucontext_t scheduler;
 const void* scheduler_stack = nullptr;
@@ -136,11 +147,12 @@ void run_block(const std::string& where) {
     block.arrived = 0;
     block.barriers = 0;
     block.error = nullptr;
-    std::fill(block.shared.begin(), block.shared.end(), 0xff);  // a NaN, as a float
+    std::fill(block.shared.begin(), block.shared.end(), kGarbage);
     prepare();
     std::vector<unsigned> turns(block.size);
     std::iota(turns.begin(), turns.end(), 0);
-    if (order == Order::Backward) std::reverse(turns.begin(), turns.end());
+    if (order == Order::Backward || order == Order::Last) std::reverse(turns.begin(), turns.end());
+    const bool in_turn = order != Order::First && order != Order::Last;
     for (unsigned done = 0; done < block.size;) {
         if (order == Order::Random) std::shuffle(turns.begin(), turns.end(), generator);
         bool moved = false;
@@ -151,14 +163,22 @@ void run_block(const std::string& where) {
             moved = true;
             done += fiber.done;
             if (block.error) std::rethrow_exception(block.error);
+            if (!in_turn) break;
         }
         if (!moved) throw std::logic_error(where + ": threads wait for others that never come");
     }
+    const auto untouched = [](unsigned char byte) { return byte == kGarbage; };
+    if (!std::all_of(block.shared.begin(), block.shared.begin() + kGuardBytes, untouched) ||
+        !std::all_of(block.shared.end() - kGuardBytes, block.shared.end(), untouched))
+        throw std::logic_error(where + ": a thread wrote outside of shared memory");
+    most_barriers = std::max(most_barriers, block.barriers);
 }
 
 }  // namespace
 
-void* shared_memory() { return block.shared.data(); }
+void* shared_memory() { return block.shared.data() + kGuardBytes; }
+
+bool left_out(int line) { return line == line_left_out; }
 
 void barrier() {
     const int64_t number = block.barriers;
@@ -196,8 +216,9 @@ void run(int64_t blocks, dim3 shape, int64_t shared_bytes, const char* name,
         throw std::logic_error(where + ": no such grid or block");
     if (shared_bytes > most_shared_memory())
         throw std::logic_error(where + ": more shared memory than there is");
-    block.shared = std::vector<unsigned char>(shared_bytes);
+    block.shared = std::vector<unsigned char>(shared_bytes + 2 * kGuardBytes);
     block.shared.shrink_to_fit();
+    most_barriers = 0;
     for (int64_t b = 0; b < blocks; ++b) {
         blockIdx = dim3(static_cast<unsigned>(b));
         run_block(where);
@@ -206,9 +227,18 @@ void run(int64_t blocks, dim3 shape, int64_t shared_bytes, const char* name,
 
 }  // namespace snnkern::host
 
-// 0: forward, 1: backward, others: random, from this seed.
+// Barriers that a block came to in the last launch.
+extern "C" __attribute__((visibility("default"))) int64_t snnkern_host_barriers() {
+    return snnkern::host::most_barriers;
+}
+
+extern "C" __attribute__((visibility("default"))) void snnkern_host_leave_out(int line) {
+    snnkern::host::line_left_out = line;
+}
+
+// A number of `Order`, or a larger one, which is a seed.
 extern "C" __attribute__((visibility("default"))) void snnkern_host_order(int number) {
     using namespace snnkern::host;
-    order = static_cast<Order>(std::min(number, 2));
+    order = static_cast<Order>(std::min(number, static_cast<int>(Order::Random)));
     generator.seed(number);
 }

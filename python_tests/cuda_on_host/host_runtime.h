@@ -1,10 +1,10 @@
 // Takes the place of csrc/cuda/runtime.h: runs kernels on the host, from the same source.
 //
 // A block's threads are fibers. Each runs until it has to wait for others, at a barrier or at an
-// operation of its warp; then the next one goes on. The order of turns is forward, backward or
-// random: a kernel that leaves out a barrier gives different results. A thread that waits where
-// others never come, a warp that is not whole, and lanes that do different things are errors.
-// Shared memory is allocated to the byte and starts as garbage. Blocks run one after another.
+// operation of its warp; then the next one goes on. The order of turns can be chosen: a kernel that
+// leaves out a barrier gives different results. A thread that waits where others never come, a warp
+// that is not whole, and lanes that do different things are errors. Shared memory starts as
+// garbage, and has guards around it. Blocks run one after another.
 #pragma once
 
 #include <algorithm>
@@ -44,6 +44,7 @@ enum class Operation : int { Ballot, Shuffle, Synchronize };
 
 void* shared_memory();
 void barrier();
+bool left_out(int line);
 // Every lane of the warp brings a value; afterwards `all` holds the 32 values.
 void exchange(Operation operation, unsigned mask, uint64_t value, uint64_t all[32]);
 void run(int64_t blocks, dim3 block, int64_t shared_bytes, const char* name,
@@ -76,12 +77,31 @@ void launch(void (*kernel)(Problem), int64_t blocks, dim3 block, int64_t shared_
 
 }  // namespace snnkern
 
-inline void __syncthreads() { snnkern::host::barrier(); }
+// With the line that they stand in, so that tests can leave one out.
+#define __syncthreads \
+    snnkern::host::BlockBarrier { __LINE__ }
+#define __syncwarp \
+    snnkern::host::WarpBarrier { __LINE__ }
 
-inline void __syncwarp(unsigned mask = 0xffffffffu) {
-    uint64_t all[32];
-    snnkern::host::exchange(snnkern::host::Operation::Synchronize, mask, 0, all);
-}
+namespace snnkern::host {
+
+struct BlockBarrier {
+    int line;
+    void operator()() const {
+        if (!left_out(line)) barrier();
+    }
+};
+
+struct WarpBarrier {
+    int line;
+    void operator()(unsigned mask = 0xffffffffu) const {
+        if (left_out(line)) return;
+        uint64_t all[32];
+        exchange(Operation::Synchronize, mask, 0, all);
+    }
+};
+
+}  // namespace snnkern::host
 
 inline unsigned __ballot_sync(unsigned mask, bool vote) {
     uint64_t all[32];
