@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 import snnkern
 from snnkern import SpikingActor, _backends
 from snnkern._backends import cuda
+from snnkern.capture import CapturedDecision
 from snnkern.neurons import Kind
 
 pytestmark = needs_cpu
@@ -181,6 +183,25 @@ def test_a_refused_observation_leaves_everything_as_it_was(cuda_device) -> None:
     assert bool(ours.hidden[0].carry.value[1].isnan().any())
 
 
+@each("neuron", DEFAULT_NEURONS)
+def test_nothing_is_written_outside_of_carries_and_counts(cuda_device, neuron) -> None:
+    ours, wanted = twins((11, 133, 65, 3), neuron, cuda_device, alpha=1.0)
+    engine = ours._pack(5)
+    guards = [torch.full((5 * width + 64,), 1e30, device=cuda_device) for width in (133, 65)]
+    guards.append(torch.full((2 * 5 + 64,), -1, dtype=torch.int64, device=cuda_device))
+    inner = [guard[32:-32] for guard in guards]
+    carries = [one.view(5, -1).zero_() for one in inner[:2]]
+    observation = random_observations(1, 5, 11)[0]
+    engine.bind(carries, inner[2].view(2, 5))
+    engine.decide(observation.to(cuda_device), True, 1)
+    wanted(observation)
+    for mine, layer in zip(carries, wanted.hidden, strict=True):
+        assert torch.equal(mine.cpu(), layer.carry.value)
+    for guard in guards:
+        outside = torch.cat([guard[:32], guard[-32:]])
+        assert bool((outside == outside[0]).all())
+
+
 TOO_LARGE = {
     "layers": ((3, *[5] * 17, 2), 2),
     "shared-memory": ((3, 500, 500, 2), 210),
@@ -255,3 +276,62 @@ def test_capture_needs_a_gpu() -> None:
     for batch in (0, -1, 2.0, "3"):
         with pytest.raises(snnkern.InputError, match="batch must be a whole number of at least 1"):
             snn.capture(batch)
+
+
+class RecordedGraph:
+    """A CUDA graph on the host: what was captured is done again at a replay."""
+
+    def replay(self) -> None:
+        self.again()
+
+
+def test_a_captured_decision_has_a_carry_of_its_own(cuda_device, monkeypatch) -> None:
+    """On the host, with a graph that only remembers; `test_cuda_gpu.py` has the real one."""
+    if cuda_device.type != "cpu":
+        pytest.skip("a GPU has graphs of its own")
+    ours, wanted = twins((11, 33, 17, 3), "mt", cuda_device, alpha=1.0)
+    observations = random_observations(4, 3, 11)
+    decide(ours, observations[0])
+    wanted(observations[0])
+    engine = ours._pack(3)
+
+    def nothing(*arguments: object) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def decide_into(captured: CapturedDecision) -> Tensor:
+        action = engine.decide(captured.observation, False, 1)
+        captured._graph.again = lambda: action.copy_(engine.decide(captured.observation, False, 1))
+        return action
+
+    class NoStream:
+        def wait_stream(self, other: object) -> None:
+            pass
+
+    for name, value in {
+        "CUDAGraph": RecordedGraph,
+        "Stream": NoStream,
+        "current_stream": NoStream,
+        "device": nothing,
+        "stream": nothing,
+        "graph": nothing,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(CapturedDecision, "_decide", decide_into)
+    carries = [layer.carry.value.clone() for layer in ours.hidden]
+    captured = CapturedDecision(engine, [carry.clone() for carry in carries], 11)
+    for mine, carry in zip(captured.carries, carries, strict=True):
+        assert torch.equal(mine, carry)
+    assert not bool(captured.spikes.any())
+    for step, observation in enumerate(observations[1:]):
+        if step == 1:
+            mask = torch.tensor([True, False, True])
+            captured.reset(mask)
+            wanted.reset(mask)
+        captured.observation.copy_(observation)
+        torch.testing.assert_close(captured.replay(), wanted(observation), rtol=1e-5, atol=1e-5)
+        assert torch.equal(captured.spikes, wanted.spikes)
+        for mine, layer in zip(captured.carries, wanted.hidden, strict=True):
+            assert torch.equal(mine, layer.carry.value)
+    assert all(torch.equal(layer.carry.value, carry) for layer, carry in zip(ours.hidden, carries, strict=True))
+    captured.reset()
+    assert not any(bool(carry.any()) for carry in captured.carries)

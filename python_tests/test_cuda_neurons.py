@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from cases import (
@@ -21,9 +24,10 @@ from cases import (
     random_layer,
     run_layer,
 )
-from cuda_on_host import ORDERS, take_turns
+from cuda_on_host import ORDERS, divide, take_turns
 
 from snnkern import Dynamics, ops
+from snnkern._backends import cuda
 from snnkern.neurons import Kind
 
 CARRYING = {"alpha": 0.7, "memory": 0.6}
@@ -132,6 +136,63 @@ def test_the_order_of_threads_does_not_matter(cuda_on_host, cuda_device, neuron,
         assert_cuda_is_reference(random_layer(Dynamics(neuron, 5, **CARRYING), Size(3, 260)), cuda_device)
     finally:
         take_turns(cuda_on_host, "forward")
+
+
+class Guarded:
+    """The module, but every output goes to memory with guards around it, and from there to where it should go."""
+
+    def __init__(self, module) -> None:
+        self.module = module
+        self.calls = 0
+
+    def neuron_float32(self, **arguments) -> None:
+        timesteps, batch, neurons = (arguments[name] for name in ("timesteps", "batch", "neurons"))
+        sizes = {"spikes": timesteps * batch * neurons, "mean": batch * neurons, "next_carry": batch * neurons}
+        buffers = {name: torch.full((size + 64,), 1e30) for name, size in sizes.items() if arguments[name]}
+        buffers["counts"] = torch.full((batch + 64,), -1, dtype=torch.int64)
+        inner = {name: buffer[32:-32] for name, buffer in buffers.items()}
+        self.module.neuron_float32(**arguments | {name: one.data_ptr() for name, one in inner.items()})
+        self.calls += 1
+        for name, buffer in buffers.items():
+            outside = torch.cat([buffer[:32], buffer[-32:]])
+            assert bool((outside == outside[0]).all()), f"{name} was written outside"
+            ctypes.memmove(arguments[name], inner[name].data_ptr(), inner[name].nbytes)
+
+
+@each("size", {"B3-N20": Size(3, 20), "B5-N33": Size(5, 33), "B2-N1028": Size(2, 1028)})
+@each("neuron", DEFAULT_NEURONS)
+def test_nothing_is_written_outside_of_the_outputs(cuda_on_host, cuda_device, monkeypatch, neuron, size):
+    if cuda_device.type != "cpu":
+        pytest.skip("guards are watched on the host")
+    guarded = Guarded(cuda_on_host)
+    monkeypatch.setattr(cuda, "_cuda", guarded)
+    assert_cuda_is_reference(random_layer(Dynamics(neuron, 5, **CARRYING), size), cuda_device)
+    assert guarded.calls > 0
+
+
+def numbers_of_every_size(dtype: torch.dtype) -> torch.Tensor:
+    """Random mantissas, and those next to powers of two, at every exponent; both signs, zeros, infinities, NaN."""
+    numbers = torch.finfo(dtype)
+    lowest, highest = math.frexp(numbers.smallest_normal * numbers.eps)[1], math.frexp(numbers.max)[1]
+    near = torch.tensor([1.0, 1 + numbers.eps, 2 - numbers.eps, 2 - 2 * numbers.eps], dtype=dtype)
+    random = 1 + torch.rand(60, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    mantissas = torch.cat([near, random]).numpy()
+    positive = torch.from_numpy(np.ldexp(mantissas[:, None], np.arange(lowest - 1, highest - 1))).flatten()
+    special = torch.tensor([0.0, math.inf, math.nan, numbers.max], dtype=dtype)
+    positive = torch.cat([positive, special])
+    return torch.cat([positive, -positive])
+
+
+@each("dtype", NATIVE_DTYPES)
+def test_division_by_steps_is_exact(cuda_on_host, dtype):
+    x = numbers_of_every_size(dtype)
+    smallest = 2 * torch.finfo(dtype).smallest_normal
+    for steps in [*range(1, 258), 1023, 1025, 65537, 2**20 + 1, 2**21 - 1, 2**21, 2**21 + 1, 2**24 + 2, 2**29 - 1]:
+        wanted = x / torch.tensor(steps, dtype=dtype)
+        assert_same_bits(divide(cuda_on_host, x, steps), wanted)
+        if steps <= 2**21:
+            normal = (x == 0) | ((wanted.abs() >= smallest) & x.isfinite())
+            assert torch.equal(divide(cuda_on_host, x[normal], steps, normal=True), wanted[normal])
 
 
 @pytest.mark.gpu

@@ -17,6 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
+import torch
+from torch import Tensor
+
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE.parents[1] / "csrc" / "cuda"
 COMPILER = os.environ.get("CXX", "g++")
@@ -90,6 +93,15 @@ def leave_out(module: ModuleType, line: int) -> None:
 def barriers(module: ModuleType) -> int:
     """Barriers that a block came to in the last launch."""
     return ctypes.CDLL(module.__file__).snnkern_host_barriers()
+
+
+def divide(module: ModuleType, x: Tensor, steps: int, normal: bool = False) -> Tensor:
+    """x / steps by `Divisor` (csrc/cuda/divisor.h); `normal` says that no quotient is denormal, infinite or NaN."""
+    result = torch.empty_like(x)
+    run = getattr(ctypes.CDLL(module.__file__), f"snnkern_host_divide_{str(x.dtype).removeprefix('torch.')}")
+    numbers = ctypes.c_int64(x.numel()), ctypes.c_int(steps), ctypes.c_bool(normal)
+    run(ctypes.c_void_p(x.data_ptr()), *numbers, ctypes.c_void_p(result.data_ptr()))
+    return result
 
 
 FAULTS = (
