@@ -8,165 +8,17 @@ Nothing here runs on a GPU. The flags and the targets are those of CMakeLists.tx
 from __future__ import annotations
 
 import math
-import re
-import shutil
-import subprocess
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+from cuda_compiled import KINDS, ROOT, Compiled, compile_all, compiled_table, disassembler, line, missing
 
 import snnkern
 from snnkern.calibration import collect
 from snnkern.files import write_atomically
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "gpu.md"
-SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-KINDS = ("IF", "SNM", "MT", "DC")
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """What ptxas says about one kernel for one target.
-
-    Attributes:
-        target: such as "sm_90".
-        kernel: "neuron" or "actor".
-        kind: of neuron.
-        dtype: "float32" or "float64".
-        width: neurons per thread of a neuron kernel; 1 for the actor.
-        registers: per thread.
-        stack: bytes of local memory per thread.
-        spills: bytes that are spilled and read again.
-        threads: of the largest block.
-    """
-
-    target: str
-    kernel: str
-    kind: str
-    dtype: str
-    width: int
-    registers: int
-    stack: int
-    spills: int
-    threads: int
-
-    @property
-    def warps(self) -> int:
-        """Warps that the registers of a multiprocessor hold at the same time; they are given out in eights."""
-        block = math.ceil(self.registers / 8) * 8 * self.threads
-        return min(65536 // block * self.threads // 32, 64)
-
-
-def missing() -> str:
-    """Why the targets cannot be compiled for here; empty where they can."""
-    if not shutil.which("nvcc"):
-        return "no nvcc on the path"
-    known = _ask("--list-gpu-code").split()
-    _, targets = build_settings()
-    unknown = [target for target in targets if target not in known]
-    return f"nvcc {version()} does not know {', '.join(unknown)}" if unknown else ""
-
-
-def version() -> str:
-    """nvcc's release, such as "13.0.88"."""
-    found = re.search(r"V(\d+\.\d+\.\d+)", _ask("--version"))
-    assert found is not None
-    return found[1]
-
-
-def _ask(option: str) -> str:
-    return subprocess.run(["nvcc", option], capture_output=True, text=True, check=True).stdout
-
-
-def build_settings() -> tuple[list[str], list[str]]:
-    """nvcc's flags and the targets, from CMakeLists.txt."""
-    text = (ROOT / "CMakeLists.txt").read_text()
-    flags = re.search(r"COMPILE_LANGUAGE:CUDA>:([^>]*)>", text)
-    targets = re.search(r"CMAKE_CUDA_ARCHITECTURES ([\d-]+real .*)\)", text)
-    assert flags is not None
-    assert targets is not None
-    return flags[1].split(), [f"sm_{number}" for number in re.findall(r"\d+", targets[1])]
-
-
-def compile_all() -> list[Compiled]:
-    """Every kernel for every target.
-
-    Raises:
-        RuntimeError: nvcc fails or warns.
-    """
-    flags, targets = build_settings()
-
-    def one(source: Path, target: str, folder: str) -> list[Compiled]:
-        arch = target.removeprefix("sm_")
-        code = f"-gencode=arch=compute_{arch},code={target}"
-        output = f"{folder}/{source.stem}-{target}.cubin"
-        command = ["nvcc", "-std=c++17", "-O3", *flags, code, "-cubin", "-Xptxas=-v", str(source), "-o", output]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        said = done.stderr + done.stdout
-        if done.returncode or "warning" in said:
-            raise RuntimeError(f"{' '.join(command)}\n{said}")
-        return parse(said, target)
-
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
-        jobs = [pool.submit(one, source, target, folder) for target in targets for source in SOURCES]
-        return [kernel for job in jobs for kernel in job.result()]
-
-
-def parse(said: str, target: str) -> list[Compiled]:
-    """Reads the output of `nvcc -Xptxas=-v`."""
-    kernels = []
-    for part in said.split("Compiling entry function ")[1:]:
-        name = re.search(r"(neuron|actor)_kernelILNS_4KindE(\d)E(?:([fd])Li(\d)E)?", part)
-        stack = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", part)
-        registers = re.search(r"Used (\d+) registers", part)
-        if name is None or stack is None or registers is None:
-            raise RuntimeError(f"ptxas said something else than expected: {part}")
-        kernels.append(
-            Compiled(
-                target=target,
-                kernel=name[1],
-                kind=KINDS[int(name[2])],
-                dtype="float64" if name[3] == "d" else "float32",
-                width=int(name[4] or 1),
-                registers=int(registers[1]),
-                stack=int(stack[1]),
-                spills=int(stack[2]) + int(stack[3]),
-                threads=256 if name[1] == "neuron" else 512,
-            )
-        )
-    return kernels
-
-
-def compiled_table(kernels: list[Compiled]) -> str:
-    """Registers of each kernel's hungriest form (constant or sequence in, spikes or mean out), and what follows."""
-    targets = list(dict.fromkeys(kernel.target for kernel in kernels))
-    columns = ["kernel", "neurons per thread", *targets, "warps per multiprocessor"]
-    lines = [_line(columns), _line(["---"] * len(columns))]
-    rows: dict[tuple[str, str, int, int], list[Compiled]] = {}
-    for kernel in kernels:
-        place = (kernel.kernel, kernel.dtype, -kernel.width, KINDS.index(kernel.kind))
-        rows.setdefault(place, []).append(kernel)
-    for _, group in sorted(rows.items()):
-        first = group[0]
-        most = [max(kernel.registers for kernel in group if kernel.target == target) for target in targets]
-        name = f"{first.kernel}, {first.kind}, {first.dtype}"
-        lines.append(_line([name, first.width, *most, min(kernel.warps for kernel in group)]))
-    stack, spills = sum(kernel.stack for kernel in kernels), sum(kernel.spills for kernel in kernels)
-    lines += [
-        "",
-        f"Registers per thread, as ptxas of nvcc {version()} counts them. Local memory of all {len(kernels)} compiled "
-        f"kernels together: {stack} bytes of stack, {spills} bytes spilled.",
-    ]
-    return "\n".join(lines)
-
-
-def _line(cells: list[object]) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
-
 
 # An H100 SXM: its data sheet, and assumed latencies in clocks, see the page.
 CLOCK = 1.755e9
@@ -177,6 +29,8 @@ L1_BYTES = 128  # per clock and multiprocessor
 L2_BYTES = 64  # per clock, to one multiprocessor alone
 L2_SHARED = 5.5e12 / CLOCK / MULTIPROCESSORS  # per clock and multiprocessor, when all of them read
 L2, SHARED, BARRIER, SHUFFLE, ADD = 270, 30, 40, 25, 4
+ISSUED = 4  # instructions of warps, per clock and multiprocessor
+REACHED = 0.9  # of memory's and the issue's rate, at best
 LAUNCH = 1.0e-6  # from the end of what stands before it in the stream
 IN_FLIGHT = 8
 FIRST_IN_FLIGHT = 16
@@ -217,17 +71,25 @@ def measure(decisions: int = 1000) -> dict[str, Load]:
     return loads
 
 
-STEP = {"IF": 45, "SNM": 55, "MT": 145, "DC": 225}  # clocks of a neuron's update, which depend on each other; L = 4
+STEP = {"IF": 45, "SNM": 55, "MT": 130, "DC": 150}  # clocks of a neuron's update, which depend on each other; L = 4
 WIDTH, INPUTS, ACTIONS, TIMESTEPS, BATCH = 256, 17, 6, 8, 1024
+# Of the neuron kernels, with the numbers that a neuron's decision reads and writes.
+ROWS, COLUMNS, NEURONS_PER_WARP = 4096, 1024, 4 * 32
+NEURON_FORMS = {
+    "a sequence in, spikes out": 2 * TIMESTEPS + 2,
+    "a sequence in, mean out": TIMESTEPS + 3,
+    "a constant current in, mean out": 4,
+}
+ONCE = 150  # instructions of a neuron kernel's thread beside its steps
 ROW = WIDTH * 4  # bytes of a sender's weights
 
 
 def one_row(load: Load, step: int) -> dict[str, float]:
     """Clocks of each part of one row's decision, alone on a multiprocessor."""
-    rounds = math.ceil(load.most / IN_FLIGHT) * (L2 + IN_FLIGHT * ADD)
+    rounds = math.ceil(load.most / IN_FLIGHT) * (L2 + (1 + IN_FLIGHT / 2) * ADD)  # in pairs
     return {
         "start of the kernel, observation": 600,
-        "first layer: current": math.ceil(INPUTS / FIRST_IN_FLIGHT) * L2 + INPUTS * 2 * ADD,
+        "first layer: current": math.ceil(INPUTS / FIRST_IN_FLIGHT) * L2 + (INPUTS / 2 + 2) * ADD,
         "first layer: T steps": TIMESTEPS * step,
         "first layer: carry, barrier": L2 + SHARED + BARRIER,
         "second layer: lists from fire masks": WIDTH / 32 * 12 + 2 * SHARED,
@@ -246,12 +108,12 @@ def next_row(load: Load) -> tuple[float, float]:
     return max(fetched / L1_BYTES, fetched * missed / L2_SHARED), fetched / L2_SHARED
 
 
-def predicted_table(loads: dict[str, Load]) -> str:
-    lines = [_line(["what", "floor, µs", "predicted, µs", "measured, µs"]), _line(["---"] * 4)]
+def predicted_table(loads: dict[str, Load], kernels: Sequence[Compiled]) -> str:
+    lines = [line(["what", "floor, µs", "predicted, µs", "measured, µs"]), line(["---"] * 4)]
     alone = {kind: LAUNCH + sum(one_row(load, STEP[kind]).values()) / CLOCK for kind, load in loads.items()}
     for kind, load in loads.items():
         floor = load.spikes * ROW / L1_BYTES / CLOCK
-        lines.append(_line([f"actor, {kind}, batch 1", f"{floor * 1e6:.1f}", f"{alone[kind] * 1e6:.1f}", ""]))
+        lines.append(line([f"actor, {kind}, batch 1", f"{floor * 1e6:.1f}", f"{alone[kind] * 1e6:.1f}", ""]))
     others = math.ceil(BATCH / MULTIPROCESSORS) - 1
     for kind, load in loads.items():
         floor = load.spikes * ROW / L1_BYTES / CLOCK * BATCH / MULTIPROCESSORS
@@ -262,27 +124,51 @@ def predicted_table(loads: dict[str, Load]) -> str:
             f"{expected:.0f} (L1 never hits: {worst:.0f})",
             "",
         ]
-        lines.append(_line(cells))
-    for name, numbers in (
-        ("a sequence in, spikes out", 2 * TIMESTEPS + 2),
-        ("a sequence in, mean out", TIMESTEPS + 3),
-        ("a constant current in, mean out", 4),
-    ):
-        floor = 4096 * 1024 * numbers * 4 / MEMORY * 1e6
-        lines.append(_line([f"neurons, 4096 × 1024 float32, {name}", f"{floor:.0f}", f"{floor / 0.9:.0f}", ""]))
+        lines.append(line(cells))
+    loops = instructions(kernels)
+    for kind in KINDS:
+        for name, numbers in NEURON_FORMS.items():
+            memory = ROWS * COLUMNS * numbers * 4 / MEMORY
+            each = TIMESTEPS * loops[kind, name] + ONCE
+            issue = ROWS * COLUMNS / NEURONS_PER_WARP * each / (ISSUED * MULTIPROCESSORS * CLOCK)
+            limit = "" if memory > issue else ", by instructions"
+            cells = [
+                f"neurons, {kind}, {name}",
+                f"{memory * 1e6:.0f}",
+                f"{max(memory, issue) / REACHED * 1e6:.0f}{limit}",
+            ]
+            lines.append(line([*cells, ""]))
+    return "\n".join(lines)
+
+
+def instructions(kernels: Sequence[Compiled]) -> dict[tuple[str, str], int]:
+    """Instructions of a thread in a step, for the kind and form of a float32 neuron kernel, on an H100."""
+    loops = {(one.kind, one.flags): one.loop for one in kernels if one.target == "sm_90" and one.width == 4}
+    found = {}
+    for kind in KINDS:
+        # Only DC has a form of its own for constant currents; the others read the same again.
+        forms = ((False, True), (False, False), (kind == "DC", False))
+        found |= {(kind, name): loops[kind, flags] or 0 for name, flags in zip(NEURON_FORMS, forms, strict=True)}
+    return found
+
+
+def instructions_table(kernels: Sequence[Compiled]) -> str:
+    loops = instructions(kernels)
+    lines = [line(["instructions of a step", *NEURON_FORMS]), line(["---"] * (1 + len(NEURON_FORMS)))]
+    lines += [line([kind, *(loops[kind, name] for name in NEURON_FORMS)]) for kind in KINDS]
     return "\n".join(lines)
 
 
 def parts_table(load: Load) -> str:
-    lines = [_line(["part of a row, IF", "clocks"]), _line(["---"] * 2)]
-    lines += [_line([part, f"{clocks:,.0f}"]) for part, clocks in one_row(load, STEP["IF"]).items()]
+    lines = [line(["part of a row, IF", "clocks"]), line(["---"] * 2)]
+    lines += [line([part, f"{clocks:,.0f}"]) for part, clocks in one_row(load, STEP["IF"]).items()]
     return "\n".join(lines)
 
 
 def loads_table(loads: dict[str, Load]) -> str:
-    lines = [_line(["first layer, T = 8", *loads]), _line(["---"] * (1 + len(loads)))]
+    lines = [line(["first layer, T = 8", *loads]), line(["---"] * (1 + len(loads)))]
     for name, field in (("spikes", "spikes"), ("in the busiest step", "most"), ("neurons that send", "senders")):
-        lines.append(_line([name, *(f"{getattr(load, field):.0f}" for load in loads.values())]))
+        lines.append(line([name, *(f"{getattr(load, field):.0f}" for load in loads.values())]))
     return "\n".join(lines)
 
 
@@ -300,11 +186,14 @@ def draw(marker: str, content: str) -> None:
 def main() -> None:
     if why := missing():
         raise SystemExit(why)
-    loads = measure()
-    draw("cuda-compiled", compiled_table(compile_all()))
+    if disassembler() is None:
+        raise SystemExit("nvdisasm counts instructions, and comes with CUDA's toolkit or with triton: found neither")
+    loads, kernels = measure(), compile_all()
+    draw("cuda-compiled", compiled_table(kernels))
+    draw("cuda-instructions", instructions_table(kernels))
     draw("cuda-loads", loads_table(loads))
     draw("cuda-parts", parts_table(loads["IF"]))
-    draw("cuda-predicted", predicted_table(loads))
+    draw("cuda-predicted", predicted_table(loads, kernels))
 
 
 if __name__ == "__main__":
