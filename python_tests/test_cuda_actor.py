@@ -268,6 +268,50 @@ def test_the_rule_decides_which_engine_is_packed(monkeypatch) -> None:
     assert packed(Fake("cuda", None), rows=1) is None
 
 
+def test_what_auto_takes_is_explained(monkeypatch) -> None:
+    """As on a machine with a GPU and all backends; then with CUDA's kernels missing."""
+
+    class Fake:
+        missing = ""
+
+        def __init__(self, name: str, device: str, *dtypes: torch.dtype) -> None:
+            self.NAME, self.device, self.dtypes = name, device, dtypes
+
+        def unavailable(self) -> str:
+            return self.missing
+
+        def serves(self, device: torch.device, dtype: torch.dtype) -> bool:
+            return device.type in self.device and dtype in self.dtypes
+
+    single, double, half = torch.float32, torch.float64, torch.bfloat16
+    modules = (
+        Fake("cpu", "cpu", single, double),
+        Fake("cuda", "cuda", single, double),
+        Fake("triton", "cuda", single, half),
+        Fake("reference", "cpu cuda", single, double, half),
+    )
+    monkeypatch.setattr(_backends, "_modules", lambda: modules)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    taken = {choice.what: choice.backend for choice in _backends.choices()}
+    assert taken == {
+        "float32, float64 on the CPU": "cpu",
+        "bfloat16, float16 on the CPU": "reference",
+        "a layer in float32 on a GPU": "cuda",
+        "a layer in float64 on a GPU": "cuda",
+        "a layer in bfloat16, float16 on a GPU": "triton",
+        "an actor on a GPU, up to 2,048 rows": "cuda",
+        "an actor on a GPU, more than 2,048 rows": "triton",
+    }
+    modules[1].missing = "not built"
+    double_on_gpu = next(choice for choice in _backends.choices() if choice.what == "a layer in float64 on a GPU")
+    assert double_on_gpu.backend == "reference"
+    assert double_on_gpu.passed_over == {
+        "cpu": "does not compute float64 on cuda",
+        "cuda": "not built",
+        "triton": "does not compute float64 on cuda",
+    }
+
+
 def test_capture_needs_a_gpu() -> None:
     actor, thresholds = random_actor((3, 7, 2))
     snn = snnkern.convert(actor, thresholds=thresholds, neuron="if", timesteps=2)

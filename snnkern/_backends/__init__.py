@@ -166,6 +166,52 @@ def small_batch() -> int:
     return int(given)
 
 
+class Choice(NamedTuple):
+    """What "auto" takes on this machine, and what it passes over.
+
+    Attributes:
+        what: what is computed.
+        backend: what computes it.
+        passed_over: the backends that come before it, each with the reason why it does not.
+    """
+
+    what: str
+    backend: str
+    passed_over: dict[str, str]
+
+
+def choices() -> tuple[Choice, ...]:
+    """What "auto" takes for layers and whole actors, on the CPU and, where there is one, on a GPU."""
+    half = "bfloat16, float16"
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    found = [
+        _choice("float32, float64 on the CPU", cpu, torch.float32, rows=1),
+        _choice(f"{half} on the CPU", cpu, torch.bfloat16, rows=1),
+    ]
+    if torch.cuda.is_available():
+        border = small_batch()
+        found += [
+            _choice("a layer in float32 on a GPU", gpu, torch.float32, rows=1),
+            _choice("a layer in float64 on a GPU", gpu, torch.float64, rows=1),
+            _choice(f"a layer in {half} on a GPU", gpu, torch.bfloat16, rows=1),
+            _choice(f"an actor on a GPU, up to {border:,} rows", gpu, torch.float32, rows=border),
+            _choice(f"an actor on a GPU, more than {border:,} rows", gpu, torch.float32, rows=border + 1),
+        ]
+    return tuple(found)
+
+
+def _choice(what: str, device: torch.device, dtype: torch.dtype, rows: int) -> Choice:
+    passed_over = {}
+    for module in _in_order(large=is_large(device, rows)):
+        if why := module.unavailable():
+            passed_over[module.NAME] = why
+        elif not module.serves(device, dtype):
+            passed_over[module.NAME] = f"does not compute {str(dtype).removeprefix('torch.')} on {device.type}"
+        else:
+            return Choice(what, module.NAME, passed_over)
+    raise AssertionError("the reference computes everything")
+
+
 def rule() -> str:
     """How "auto" chooses, in a sentence."""
     return (
@@ -175,9 +221,11 @@ def rule() -> str:
 
 
 def _candidates(name: str, device: torch.device, dtype: torch.dtype, large: bool) -> Iterator[ModuleType]:
-    modules = _modules()
-    if large:
-        modules = tuple(sorted(modules, key=lambda module: module.NAME != "triton"))  # Triton first, if it is there
-    for module in modules:
+    for module in _in_order(large):
         if name in ("auto", module.NAME) and not module.unavailable() and module.serves(device, dtype):
             yield module
+
+
+def _in_order(large: bool) -> list[ModuleType]:
+    """The backends, those that "auto" prefers first: Triton for large batches, if it is there."""
+    return sorted(_modules(), key=lambda module: large and module.NAME != "triton")
