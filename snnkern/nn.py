@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from snnkern import _backends, ops
 from snnkern.actors import Actor, Policy
+from snnkern.capture import CapturedDecision
 from snnkern.errors import InputError
 from snnkern.neurons import Dynamics, Kind, Neuron, parse_neuron
 
@@ -257,6 +258,7 @@ class SpikingActor(Policy):
         self._row_alpha: Tensor | None = None
         self._spikes: Tensor | None = None
         self._engine: _backends.Engine | None = None  # packed at the first decision
+        self._large = False  # whether for batches that are large (`_backends.is_large`)
         self._bound: _Bound | None = None
 
     @property
@@ -336,6 +338,30 @@ class SpikingActor(Policy):
                 return action
         return super().act(observation)
 
+    def capture(self, batch: int = 1) -> CapturedDecision:
+        """One decision as a CUDA graph, which takes next to no work of the CPU to replay.
+
+        It goes on from the carry that the actor has now, in memory of its own: afterwards neither knows of the other,
+        new weights and `reset` included. Observations are not checked.
+
+        Args:
+            batch: B, rows of the captured decision.
+
+        Raises:
+            InputError: the actor is not on a CUDA device, or too large for an engine; the carry belongs to another
+                number of rows; batch is not a whole number of at least 1.
+        """
+        if not isinstance(batch, int) or batch < 1:
+            raise InputError(f"batch must be a whole number of at least 1, got {batch!r}")
+        device = self.output.weight.device
+        if device.type != "cuda":
+            raise InputError(f"capture() makes a CUDA graph, but the actor is on {device}: move it with .to('cuda')")
+        carries = [layer.carry.start(batch, layer.threshold).clone() for layer in self.hidden]
+        engine = self._pack(batch)
+        if engine is None:
+            raise InputError(f"backend {self.backend!r} runs this actor layer by layer, which cannot be captured")
+        return CapturedDecision(engine, carries, self._alpha_of_rows(batch), self.interface.observation_dim)
+
     def _decide_by_layers(self, observation: Tensor) -> Tensor:
         """One operator per layer: what runs where there is no engine, and what torch.compile sees."""
         signal = self.interface.normalize(observation)
@@ -370,17 +396,9 @@ class SpikingActor(Policy):
         """The engine, packed and working on the carries of a batch; None where there is none for this actor."""
         if torch.compiler.is_compiling():
             return None
-        if self._engine is None:
-            weight = self.output.weight
-            module = _backends.choose(self.backend, weight.device, weight.dtype)
-            self._engine = module.engine(
-                _backends.ActorParts(
-                    hidden=[(layer.weight, layer.bias, layer.threshold) for layer in self.hidden],
-                    output=(weight, self.output.bias),
-                    interface=dict(self.interface.named_buffers()) | self.interface.description(),
-                    dynamics=self.dynamics,
-                )
-            )
+        large = _backends.is_large(self.output.weight.device, batch)
+        if self._engine is None or self._large != large:
+            self._engine, self._large = self._pack(batch), large
         if self._engine is None:
             return None
         row_alpha = self._alpha_of_rows(batch)
@@ -398,6 +416,16 @@ class SpikingActor(Policy):
         if len(self._row_alpha) != batch:
             raise InputError(f"alpha (α) is set for each of {len(self._row_alpha)} rows, this call has {batch}")
         return self._row_alpha.to(self.output.weight)
+
+    def _pack(self, batch: int) -> _backends.Engine | None:
+        """An engine of the present weights and thresholds; None where there is none for this actor."""
+        parts = _backends.ActorParts(
+            hidden=[(layer.weight, layer.bias, layer.threshold) for layer in self.hidden],
+            output=(self.output.weight, self.output.bias),
+            interface=dict(self.interface.named_buffers()) | self.interface.description(),
+            dynamics=self.dynamics,
+        )
+        return _backends.engine(self.backend, parts, batch)
 
     def _release(self) -> None:
         """Takes the carries back from the engine: others take their place."""
