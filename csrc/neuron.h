@@ -175,8 +175,8 @@ struct Spike {
 //   reset(s, x, t)     what sending s_t changes
 //   transmitted(T)     Q_T
 //   mean(T)            Q_T / T, or e_T for DC
-// `kTiny` says whether a threshold may be so small that its levels underflow; see `has_tiny`. `Steps`
-// is what t and T are given as.
+// `kTiny` says whether a threshold may be so small that its levels underflow; see `has_tiny`.
+// `Steps` is what t and T are given as.
 template <Kind kind, class V, bool kTiny = true, class Steps = Steps<typename Lanes<V>::Real>>
 struct Neuron;
 
@@ -446,8 +446,7 @@ struct Neuron<Kind::DC, V, kTiny, Steps> {
     SNNKERN_INLINE void reset(const Spike<V>& spike, V x, const Steps& t) {
         potential = potential - spike.value;
         current_mean = current_mean + t.divide(x);
-        output_mean =
-            output_mean + (kTiny ? t.divide(spike.value) : t.divide_normal(spike.value));
+        output_mean = output_mean + (kTiny ? t.divide(spike.value) : t.divide_normal(spike.value));
     }
 
     SNNKERN_INLINE V transmitted(const Steps& t) const { return t.number * output_mean; }

@@ -57,8 +57,8 @@ void define_neuron(py::module_& module, const char* name) {
                arg("levels"), arg("initial_fraction"), arg("negative_fraction"), arg("alpha"),
                arg("memory"), arg("clip"), arg("timesteps"), arg("batch"), arg("neurons"),
                arg("current"), arg("constant"), arg("current_stride_t"), arg("current_stride_b"),
-               arg("threshold"), arg("bias"), arg("carry"), arg("row_alpha"), arg("spikes"), arg("mean"),
-               arg("next_carry"), arg("counts"));
+               arg("threshold"), arg("bias"), arg("carry"), arg("row_alpha"), arg("spikes"),
+               arg("mean"), arg("next_carry"), arg("counts"));
 }
 
 // Whether some of a layer's thresholds, in the host's memory, is tiny.
