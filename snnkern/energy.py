@@ -1,0 +1,257 @@
+"""What a decision costs: spikes, operations and energy of a spiking actor, counted on recorded observations.
+
+Every floating-point addition and multiplication of `docs/semantics.md` is counted, in the cheapest order that gives its
+result, and nothing else: comparisons, tanh and the observation's normalisation are left out for spiking and dense
+actors alike. `docs/energy.md` has the rules in words.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from snnkern.actors import Actor
+from snnkern.errors import InputError
+from snnkern.neurons import Dynamics, Kind
+from snnkern.nn import SpikingActor
+from snnkern.trajectories import LayerDecision, replay
+
+
+@dataclass(frozen=True)
+class Energies:
+    """Picojoules per operation.
+
+    Attributes:
+        multiplication: of two 32-bit floating-point numbers.
+        addition: of two 32-bit floating-point numbers. With the multiplication: 4.6 pJ per multiply-accumulate.
+        scaling: multiplication by a power of two, which a spike of MT or DC below the largest level needs at every
+            synapse. As dear as any multiplication unless the hardware shifts exponents.
+        read: of one parameter. The usual figures leave memory out.
+
+    Source: Horowitz, "Computing's energy problem (and what we can do about it)", ISSCC 2014, for 45 nm.
+    """
+
+    multiplication: float = 3.7
+    addition: float = 0.9
+    scaling: float = 3.7
+    read: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise InputError(f"the energy of one {field.name} must be a number of at least 0 pJ, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Operations per decision: additions, multiplications, multiplications by a power of two, parameter reads."""
+
+    additions: float = 0.0
+    multiplications: float = 0.0
+    scalings: float = 0.0
+    reads: float = 0.0
+
+    def __add__(self, other: Operations) -> Operations:
+        return Operations(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
+
+    def nanojoules(self, energies: Energies) -> float:
+        """Energy per decision."""
+        return 1e-3 * (
+            self.additions * energies.addition
+            + self.multiplications * energies.multiplication
+            + self.scalings * energies.scaling
+            + self.reads * energies.read
+        )
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What one layer costs per decision.
+
+    Attributes:
+        name: "hidden 1", …, "output".
+        spikes: sent by this layer.
+        synaptic_operations: weights met by a spike from the layer before.
+        synapses: operations on weights.
+        neurons: operations of the neurons: potentials, DC's decoding, the carry.
+    """
+
+    name: str
+    spikes: float
+    synaptic_operations: float
+    synapses: Operations
+    neurons: Operations
+
+    @property
+    def operations(self) -> Operations:
+        """Of synapses and neurons together."""
+        return self.synapses + self.neurons
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a decision costs, layer by layer."""
+
+    layers: tuple[LayerCost, ...]
+
+    @property
+    def spikes(self) -> float:
+        """Spikes per decision."""
+        return sum(layer.spikes for layer in self.layers)
+
+    @property
+    def synaptic_operations(self) -> float:
+        """Synaptic operations per decision."""
+        return sum(layer.synaptic_operations for layer in self.layers)
+
+    @property
+    def operations(self) -> Operations:
+        """Operations per decision."""
+        return sum((layer.operations for layer in self.layers), Operations())
+
+    def nanojoules(self, energies: Energies | None = None) -> float:
+        """Energy per decision; by the 45 nm figures unless others are given."""
+        return self.operations.nanojoules(energies or Energies())
+
+    def to_dict(self, energies: Energies | None = None) -> dict[str, Any]:
+        """Totals and layers; ready for JSON."""
+        energies = energies or Energies()
+
+        def entry(spikes: float, synaptic: float, operations: Operations) -> dict[str, Any]:
+            return {
+                "spikes": spikes,
+                "synaptic_operations": synaptic,
+                **asdict(operations),
+                "nanojoules": operations.nanojoules(energies),
+            }
+
+        layers = []
+        for layer in self.layers:
+            shares = {"synapses": layer.synapses, "neurons": layer.neurons}
+            layers.append(
+                {"name": layer.name, **entry(layer.spikes, layer.synaptic_operations, layer.operations)}
+                | {f"nanojoules_{name}": share.nanojoules(energies) for name, share in shares.items()}
+            )
+        return {**entry(self.spikes, self.synaptic_operations, self.operations), "layers": layers}
+
+
+@torch.no_grad()
+def dense_cost(actor: Actor, observations: NDArray[np.floating] | None = None) -> Cost:
+    """What the dense actor costs: a multiply-accumulate and a read for every weight, and a read for every bias.
+
+    Args:
+        actor: the dense actor.
+        observations: `[N, observation_dim]`; where they are given, weights whose input is zero are skipped, as hardware
+            with zero-skipping does: the mean over these observations.
+
+    Raises:
+        InputError: the observations do not fit the actor.
+    """
+    layers = [*actor.hidden, actor.output]
+    active = [float(layer.in_features) for layer in layers]
+    if observations is not None:
+        rows = torch.from_numpy(np.array(observations, dtype=np.float64)).to(actor.output.weight)
+        for index, activation in enumerate(actor.hidden_activations(rows), 1):
+            active[index] = float((activation > 0).sum(dim=1).double().mean())
+    names = _names(len(actor.hidden))
+    return Cost(
+        tuple(
+            LayerCost(name, 0.0, 0.0, _products(inputs, layer.out_features), Operations())
+            for name, inputs, layer in zip(names, active, layers, strict=True)
+        )
+    )
+
+
+def spiking_cost(
+    snn: SpikingActor, observations: NDArray[np.floating], running: NDArray[np.bool_] | None = None
+) -> Cost:
+    """What a spiking actor costs, as a mean over decisions along recorded observations.
+
+    Args:
+        snn: the spiking actor; its carry stays as it is.
+        observations: `[decisions, rows, observation_dim]`, each row a sequence, or one sequence
+            `[decisions, observation_dim]`.
+        running: which decisions count, `[decisions, rows]`; all of them unless given.
+
+    Raises:
+        InputError: the observations do not fit the actor, or no decision counts.
+    """
+    if observations.ndim == 2:
+        observations = observations[:, None]
+    counting = np.ones(observations.shape[:2], dtype=bool) if running is None else running
+    if counting.shape != observations.shape[:2] or not counting.any():
+        raise InputError(
+            f"running must be a boolean {list(observations.shape[:2])} with a decision that counts, "
+            f"got shape {list(counting.shape)} with {int(counting.sum())}"
+        )
+    sent = np.zeros((len(snn.hidden), 3))  # spikes, those below the largest level, neurons whose mean is not zero
+    for decisions, rows in zip(replay(snn, observations), counting, strict=True):
+        for index, (decision, layer) in enumerate(zip(decisions, snn.hidden, strict=True)):
+            sent[index] += _sent(decision, layer.threshold, torch.from_numpy(rows))
+    sent /= counting.sum()
+
+    dynamics = snn.dynamics
+    layers = []
+    for index, (name, layer) in enumerate(zip(_names(len(snn.hidden)), snn.hidden, strict=False)):
+        inputs, width = layer.weight.shape
+        if index == 0:  # the observation is real: its current is computed once, and is the same at every step
+            synaptic, synapses = 0.0, _products(inputs, width)
+        else:
+            synaptic, scaled = sent[index - 1, 0] * width, sent[index - 1, 1] * width
+            synapses = Operations(additions=synaptic, scalings=scaled, reads=synaptic + width)
+        neurons = _neurons(dynamics, width, sent[index, 0], first=index == 0) + _carry(dynamics, width)
+        layers.append(LayerCost(name, float(sent[index, 0]), float(synaptic), synapses, neurons))
+    actions = snn.output.weight.shape[1]
+    layers.append(LayerCost("output", 0.0, 0.0, _products(float(sent[-1, 2]), actions), Operations()))
+    return Cost(tuple(layers))
+
+
+def _sent(decision: LayerDecision, threshold: torch.Tensor, rows: torch.Tensor) -> NDArray[np.float64]:
+    """Spikes, spikes below the largest level, and neurons whose mean output is not zero, in the rows that count."""
+    size = decision.spikes[:, rows].abs()
+    counts = [size != 0, (size != 0) & (size < threshold), decision.mean[rows] != 0]
+    return np.array([float(count.sum()) for count in counts])
+
+
+def _products(inputs: float, outputs: int) -> Operations:
+    """Real inputs times weights, the sums beginning with the bias."""
+    products = inputs * outputs
+    return Operations(additions=products, multiplications=products, reads=products + outputs)
+
+
+def _neurons(dynamics: Dynamics, width: int, spikes: float, first: bool) -> Operations:
+    """The neurons' own updates over T steps."""
+    steps = dynamics.timesteps * width
+    if dynamics.neuron.kind is not Kind.DC:
+        # u takes weights in directly; at every step the bias, or the first layer's current, is added to it, and at
+        # every spike θ or λ is taken off.
+        return Operations(additions=steps + spikes)
+    # At every step u ← u + x + e^x − e and Q = t·e; with x also e^x ← e^x + x / t, where the first layer's x comes at
+    # t = 1 alone; at every spike u ← u − s and e ← e + s / t.
+    arriving, divided = (width, 0) if first else (steps, steps)
+    return Operations(
+        additions=2 * steps + 2 * arriving + 2 * spikes,
+        multiplications=steps + divided + spikes,
+    )
+
+
+def _carry(dynamics: Dynamics, width: int) -> Operations:
+    """r = max(u − u_0, −Q), c ← μ·c + α·r, u_0 = β·θ + c; DC has its Q already. Nothing without a carry."""
+    if not dynamics.alpha and not dynamics.memory:
+        return Operations()
+    remembers, starts = dynamics.memory > 0, dynamics.neuron.initial_fraction > 0
+    counts = dynamics.neuron.kind is not Kind.DC
+    return Operations(
+        additions=float(width * (1 + remembers + starts)), multiplications=float(width * (1 + remembers + counts))
+    )
+
+
+def _names(hidden: int) -> Sequence[str]:
+    return [*(f"hidden {index + 1}" for index in range(hidden)), "output"]

@@ -1,0 +1,220 @@
+"""Episodes step by step: what a policy saw and did, what others would have done there, and what its layers did."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from snnkern import environments, ops
+from snnkern.actors import Policy
+from snnkern.errors import Error, InputError, check_whole
+from snnkern.neurons import Kind
+from snnkern.nn import SpikingActor
+from snnkern.rollout import Acts
+
+if TYPE_CHECKING:
+    import gymnasium
+
+_CHECK_EVERY = 50  # steps between two looks at whether the copy of an environment pays what the environment pays
+_UNBOUNDED = 1e9  # κ that leaves every residual as it is
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Episodes side by side, one per row; past a row's end stand its last observation, and zeros.
+
+    Attributes:
+        observations: what the policies saw, `[steps, rows, observation_dim]`.
+        actions: what each policy chose in those states, `[steps, rows, action_dim]` by name.
+        rewards: what each policy's action earned in those states, or would have earned, `[steps, rows]` by name.
+        lengths: steps of every episode, `[rows]`.
+    """
+
+    observations: NDArray[np.float64]
+    actions: dict[str, NDArray[np.float64]]
+    rewards: dict[str, NDArray[np.float64]]
+    lengths: NDArray[np.int64]
+
+    @property
+    def running(self) -> NDArray[np.bool_]:
+        """Where an episode has not ended yet, `[steps, rows]`."""
+        running: NDArray[np.bool_] = np.arange(len(self.observations))[:, None] < self.lengths
+        return running
+
+
+def follow(
+    driver: str,
+    policies: Mapping[str, Acts],
+    env: str | Callable[[], gymnasium.Env[Any, Any]],
+    *,
+    episodes: int = 1,
+    seed: int = 1000,
+    progress: Callable[[int, int], None] | None = None,
+) -> Trajectories:
+    """Runs one policy's episodes and asks the others what they would do in the states that it visits.
+
+    The driver's actions move the environments. What another policy's action would have earned is measured by taking it
+    in a copy of the environment, whose next state is then forgotten. All policies see the same observations; a spiking
+    one keeps its carry along them.
+
+    Args:
+        driver: the name of the policy that drives.
+        policies: all of them by name, the driver among them.
+        env: a registered name, or a function that makes the environment.
+        episodes: how many, side by side, with the seeds seed, seed + 1, ….
+        seed: seed of the first.
+        progress: called after every step with how much is done, and of how much.
+
+    Raises:
+        InputError: the environment does not exist or does not fit a policy; a number is out of range.
+        Error: the environment's rewards depend on more than a copy of its state holds.
+    """
+    check_whole("episodes", episodes, least=1)
+    check_whole("seed", seed, least=0)
+    if driver not in policies:
+        raise InputError(f"the driver must be one of the policies ({', '.join(policies)}), got {driver!r}")
+    envs = [environments.make(env) for _ in range(episodes)]
+    twin = _Twin(env) if len(policies) > 1 else None
+    for policy in policies.values():
+        if isinstance(policy, Policy):
+            environments.check_spaces(policy.interface, envs[0].observation_space, envs[0].action_space)
+        if isinstance(policy, SpikingActor):
+            policy.reset()
+    limit = envs[0].spec.max_episode_steps if envs[0].spec else None
+    current = np.stack([one.reset(seed=seed + row)[0] for row, one in enumerate(envs)]).astype(np.float64)
+    lengths = np.zeros(episodes, dtype=np.int64)
+    ended = np.zeros(episodes, dtype=bool)
+    seen: list[NDArray[np.float64]] = []
+    actions: dict[str, list[NDArray[Any]]] = {name: [] for name in policies}
+    rewards: dict[str, list[NDArray[np.float64]]] = {name: [] for name in policies}
+    try:
+        while not ended.all():
+            seen.append(current.copy())
+            chosen = {name: np.where(ended[:, None], 0, policy.act(current)) for name, policy in policies.items()}
+            earned = {name: np.zeros(episodes) for name in policies}
+            for row in np.flatnonzero(~ended):
+                for name in policies:
+                    if twin and (name != driver or len(seen) % _CHECK_EVERY == 1):
+                        earned[name][row] = twin.reward(envs[row], chosen[name][row])
+                tried = earned[driver][row]
+                observation, reward, terminated, truncated, _ = envs[row].step(chosen[driver][row])
+                earned[driver][row] = float(reward)
+                if twin and len(seen) % _CHECK_EVERY == 1 and not np.isclose(tried, earned[driver][row]):
+                    raise Error(
+                        f"in a copy of the environment an action earned {tried:g}, in itself {float(reward):g}: its "
+                        "rewards depend on more than the state that can be copied (a wrapper, another program)"
+                    )
+                current[row] = observation
+                lengths[row] += 1
+                ended[row] = terminated or truncated
+            for name in policies:
+                actions[name].append(chosen[name])
+                rewards[name].append(earned[name])
+            if progress:
+                progress(*((int(ended.sum()), episodes) if limit is None else (len(seen), limit)))
+        if progress and limit is not None:
+            progress(limit, limit)
+    finally:
+        for one in envs:
+            one.close()
+    return Trajectories(
+        np.stack(seen),
+        {name: np.stack(found).astype(np.float64) for name, found in actions.items()},
+        {name: np.stack(found) for name, found in rewards.items()},
+        lengths,
+    )
+
+
+class _Twin:
+    """A second environment, in which an action can be tried in another one's state.
+
+    A MuJoCo environment's state is copied whole, warm start of the solver included; another one is copied as an object.
+    """
+
+    def __init__(self, env: str | Callable[[], gymnasium.Env[Any, Any]]) -> None:
+        self.env: Any = environments.make(env).unwrapped
+        try:
+            import mujoco
+        except ImportError:
+            self._copy = None
+        else:
+            same = isinstance(getattr(self.env, "data", None), mujoco.MjData)
+            self._copy = mujoco.mj_copyData if same else None
+
+    def reward(self, original: gymnasium.Env[Any, Any], action: NDArray[Any]) -> float:
+        """What the action would earn in the original's state, which stays as it is."""
+        source: Any = original.unwrapped
+        if self._copy:
+            self._copy(self.env.data, self.env.model, source.data)
+        else:
+            self.env = copy.deepcopy(source)
+        return float(self.env.step(action)[1])
+
+
+class LayerDecision(NamedTuple):
+    """What one hidden layer did in one decision step, all rows at once.
+
+    Attributes:
+        spikes: what was sent at every step, in activation units, `[T, B, N]`.
+        mean: mean output over the decision step, `[B, N]`.
+        residual: r, what it should have sent and has not, `[B, N]`.
+        unclamped: μ·c + α·r, the next carry before its clamp, `[B, N]`.
+        carry: the next carry, `[B, N]`.
+    """
+
+    spikes: Tensor
+    mean: Tensor
+    residual: Tensor
+    unclamped: Tensor
+    carry: Tensor
+
+
+@torch.no_grad()
+def replay(snn: SpikingActor, observations: NDArray[np.floating]) -> Iterator[list[LayerDecision]]:
+    """What the hidden layers of a spiking actor do along recorded observations, decision by decision.
+
+    Starts from an empty carry and leaves the actor's own as it is.
+
+    Args:
+        snn: the spiking actor.
+        observations: `[decisions, B, observation_dim]`; each row is a sequence.
+
+    Raises:
+        InputError: the observations do not fit the actor; α is set for every row.
+
+    Source: `docs/semantics.md`.
+    """
+    width, own = snn.interface.observation_dim, snn.interface.action_scale
+    if observations.ndim != 3 or observations.shape[2] != width:
+        raise InputError(f"observations must be [decisions, B, {width}], got shape {list(observations.shape)}")
+    if isinstance(snn.alpha, Tensor):
+        raise InputError("alpha (α) is set for every row: set it to one number before the actor is replayed")
+    dynamics, backend = snn.dynamics, snn.backend
+    whole = replace(dynamics, alpha=1.0, memory=0.0, clip=_UNBOUNDED)  # with these the carry is the residual
+    differential = dynamics.neuron.kind is Kind.DC
+    steps = torch.arange(1, dynamics.timesteps + 1).to(own) if differential else own.new_tensor(dynamics.timesteps)
+    carries = [layer.threshold.new_zeros(observations.shape[1], len(layer.threshold)) for layer in snn.hidden]
+    for observation in observations:
+        rows = torch.from_numpy(np.array(observation, dtype=np.float64)).to(own)
+        snn.interface.check(rows, snn.check_finite)
+        signal, decisions = snn.interface.normalize(rows), []
+        for index, layer in enumerate(snn.hidden):
+            current = ops.linear(signal, layer.weight, None if differential else layer.bias, backend=backend)
+            bias = layer.bias if differential else None
+            spikes, residual, _ = ops.neuron_spikes(
+                current, layer.threshold, carries[index], whole, bias=bias, backend=backend
+            )
+            unclamped = dynamics.memory * carries[index] + dynamics.alpha * residual
+            bound = dynamics.clip * layer.threshold
+            carries[index] = torch.minimum(torch.maximum(unclamped, -bound), bound)
+            mean = (spikes / steps.reshape(-1, 1, 1)).sum(dim=0)  # a DC spike at step t changes the mean by s / t
+            decisions.append(LayerDecision(spikes, mean, residual, unclamped, carries[index]))
+            signal = spikes
+        yield decisions
