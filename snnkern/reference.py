@@ -32,6 +32,7 @@ class Decision(NamedTuple):
     carry: Tensor
     counts: Tensor
     margin: Tensor
+    potentials: Tensor
 
 
 class _IF:
@@ -182,7 +183,7 @@ def neuron(
     spec, timesteps = dynamics.neuron, dynamics.timesteps
     start = spec.initial_fraction * threshold + carry
     state = _STATES[spec.kind](spec, threshold, start, bias)
-    spikes = start.new_empty((timesteps, *start.shape))
+    spikes, potentials = start.new_empty((2, timesteps, *start.shape))
     margin = torch.full_like(start, torch.inf)
 
     for t in range(1, timesteps + 1):
@@ -192,6 +193,7 @@ def neuron(
             margin = torch.minimum(margin, distance)
         spikes[t - 1] = spike = state.fire(t)
         state.reset(spike, x, t)
+        potentials[t - 1] = state.potential
 
     gained = state.potential - start
     margin = torch.where(threshold > 0, margin / threshold, torch.inf)
@@ -201,6 +203,7 @@ def neuron(
         carry=residual_carry(gained, state.transmitted(timesteps), carry, threshold, dynamics, row_alpha),
         counts=(spikes != 0).sum(dim=(0, 2)),
         margin=torch.cat([margin, start.new_full((len(start), 1), torch.inf)], dim=1).amin(dim=1),
+        potentials=potentials,
     )
 
 

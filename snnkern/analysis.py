@@ -1,0 +1,329 @@
+"""Where a conversion's loss comes from: the CRPI paper's analysis of error amplification, for any actor and setting.
+
+Four policies drive episodes from the same seeds: the dense actor, its spiking version without and with the residual
+carry, and the dense actor with noise as large as the spiking version's errors. In every state that one of the first
+three visits, others are asked what they would do, so that states and actions can be told apart.
+
+Source: Xu et al., "Error Amplification Limits ANN-to-SNN Conversion in Continuous Control", ICML 2026, section 4; the
+controls with noise and with random actions are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from snnkern import environments
+from snnkern.actors import Actor
+from snnkern.errors import InputError, check_whole
+from snnkern.internals import Raster, Residuals, raster, residuals
+from snnkern.neurons import Dynamics
+from snnkern.nn import SpikingActor
+from snnkern.rollout import Acts
+from snnkern.statistics import (
+    Curve,
+    Estimate,
+    Shift,
+    autocorrelation,
+    curve_over_steps,
+    distances,
+    low_frequency_share,
+    mean_over_episodes,
+    offset_share,
+    root_mean_square,
+    spectrum,
+    state_shift,
+)
+from snnkern.trajectories import Trajectories, follow
+
+if TYPE_CHECKING:
+    import gymnasium
+
+DENSE, PLAIN, CRPI = "dense", "without CRPI", "with CRPI"
+WHITE, CORRELATED, RANDOM, OTHER = "white noise", "correlated noise", "random actions", "other seeds"
+LOW_FREQUENCY = 0.05  # cycles per decision
+_TRACE = 200  # steps of the first episode's errors that are kept as they are
+
+
+@dataclass(frozen=True)
+class Returns:
+    """Undiscounted returns that one policy's actions earn in the states that another one visits.
+
+    Where they are the same policy it is its ordinary return. Where not, it is the sum over those states of what the
+    action would have earned, the state then going on as if it had not been taken.
+
+    Attributes:
+        states: whose.
+        actions: whose.
+        returns: of every episode.
+        mean: over episodes.
+    """
+
+    states: str
+    actions: str
+    returns: list[float]
+    mean: Estimate
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Spiking minus dense action in the states that one of the two visits, as a fraction of half the action range.
+
+    Attributes:
+        states: whose: the dense actor's (open loop) or the spiking policy's own (closed loop).
+        actions: which spiking version's.
+        size: root mean square over steps, episodes and action dimensions.
+        size_over_time: the same at each step.
+        offset_share: share of the power that is each episode's mean error.
+        low_frequency_share: share of the power below `LOW_FREQUENCY`; white noise has twice that frequency.
+        autocorrelation: by lag, the mean left in.
+        spectrum: power by frequency, 1 for white noise.
+        trace: errors of the first episode, `[steps ≤ 200][action_dim]`.
+    """
+
+    states: str
+    actions: str
+    size: Estimate
+    size_over_time: Curve
+    offset_share: Estimate
+    low_frequency_share: Estimate
+    autocorrelation: Curve
+    spectrum: Curve
+    trace: list[list[float]]
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """How far a policy's states are from the dense actor's.
+
+    Attributes:
+        states: whose.
+        distance: between runs from the same seed, in standard deviations of the dense actor's states, by step.
+        shift: between the distributions of states.
+        lengths: steps of every episode.
+    """
+
+    states: str
+    distance: Curve
+    shift: Shift
+    lengths: list[int]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """All that `analyze` finds.
+
+    Attributes:
+        dynamics: the setting with CRPI; the one without has α = μ = 0.
+        episodes: how many, with the seeds seed, seed + 1, …; "other seeds" are the dense actor's next ones.
+        seed: of the first.
+        returns: for pairs of states and actions.
+        errors: without and with CRPI, open and closed loop.
+        divergences: of the spiking policies, the noisy ones, and the dense actor from other seeds.
+        noise: standard deviation of the noise in each action dimension, in action units, and what part of the
+            correlated noise stays from step to step.
+        residuals: of each spiking version's hidden layers, in the states that it visits.
+        raster: a few decisions of a few neurons.
+    """
+
+    dynamics: Dynamics
+    episodes: int
+    seed: int
+    returns: list[Returns]
+    errors: list[Errors]
+    divergences: list[Divergence]
+    noise: dict[str, Any]
+    residuals: dict[str, list[Residuals]]
+    raster: Raster
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {**asdict(self), "dynamics": self.dynamics.to_dict(), "low_frequency": LOW_FREQUENCY}
+
+
+def analyze(
+    actor: Actor,
+    env: str | Callable[[], gymnasium.Env[Any, Any]],
+    dynamics: Dynamics,
+    *,
+    thresholds: Sequence[Tensor],
+    episodes: int = 20,
+    seed: int = 1000,
+    backend: str = "auto",
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Analysis:
+    """Finds where the loss of a conversion comes from.
+
+    Args:
+        actor: the dense actor.
+        env: a registered name, or a function that makes the environment.
+        dynamics: neuron, T, α, μ, κ. Where α and μ are 0 there is nothing to compare, and "with CRPI" is left out.
+        thresholds: θ of every hidden layer, `[N]` each; see `calibrate`.
+        episodes: per policy, side by side.
+        seed: seed of the first.
+        backend: a name from `snnkern.backends()`, or "auto".
+        progress: called with what is being done, how much of it is done, and how much there is.
+
+    Raises:
+        InputError: the environment does not exist or does not fit the actor, or a parameter is out of range.
+        Error: the environment's rewards depend on more than a copy of its state holds.
+    """
+    check_whole("episodes", episodes, least=1)
+    check_whole("seed", seed, least=0)
+    if not isinstance(actor, Actor):
+        raise InputError(f"actor must be an Actor (see load_actor), got {type(actor).__name__}")
+    report = progress or (lambda task, done, total: None)
+
+    def run(driver: str, *others: str, first: int = seed) -> Trajectories:
+        chosen = {name: policies[name] for name in (driver, *others)}
+        task = f"{driver} drives" if first == seed else f"{driver} drives, {OTHER}"
+        return follow(
+            driver,
+            chosen,
+            env,
+            episodes=episodes,
+            seed=first,
+            progress=lambda done, total: report(task, done, total),
+        )
+
+    spiking = _spiking_versions(actor, thresholds, dynamics, backend)
+    bounds = environments.make(env).action_space
+    generators = [np.random.default_rng([seed, index]) for index in range(3)]
+    policies: dict[str, Acts] = {DENSE: actor, **spiking, RANDOM: _Random(bounds, generators[0])}
+    runs = {DENSE: run(DENSE, *spiking, RANDOM)}
+    for name in spiking:
+        runs[name] = run(name, DENSE)
+    half_range = np.broadcast_to(actor.interface.action_scale.abs().cpu().numpy(), actor.interface.action_dim)
+    errors = [
+        _errors(states, name, runs[states], half_range)
+        for states, name in [*((DENSE, name) for name in spiking), *((name, name) for name in spiking)]
+    ]
+
+    size = _error_size(runs[DENSE], PLAIN)
+    kept = _kept(errors[0].autocorrelation)
+    for name, part, generator in ((WHITE, 0.0, generators[1]), (CORRELATED, kept, generators[2])):
+        policies[name] = _Noisy(actor, size, part, bounds, generator)
+        runs[name] = run(name)
+    runs[OTHER] = run(DENSE, first=seed + episodes)
+    divergences = [_divergence(name, found, runs[DENSE]) for name, found in runs.items() if name != DENSE]
+
+    inside: dict[str, list[Residuals]] = {}
+    for name, snn in spiking.items():
+        report("inside the layers", len(inside), len(spiking))
+        inside[name] = residuals(snn, runs[name].observations, runs[name].running)
+    report("inside the layers", len(spiking), len(spiking))
+    shown = CRPI if CRPI in spiking else PLAIN
+    first_episode = runs[shown].observations[: runs[shown].lengths[0], 0]
+    return Analysis(
+        dynamics=dynamics,
+        episodes=episodes,
+        seed=seed,
+        returns=_returns(runs),
+        errors=errors,
+        divergences=divergences,
+        noise={"deviation": size.tolist(), "kept": kept},
+        residuals=inside,
+        raster=raster(spiking[shown], first_episode),
+    )
+
+
+def _spiking_versions(
+    actor: Actor, thresholds: Sequence[Tensor], dynamics: Dynamics, backend: str
+) -> dict[str, SpikingActor]:
+    """Without the carry and, where the setting has one, with it."""
+    settings = {PLAIN: replace(dynamics, alpha=0.0, memory=0.0)}
+    if settings[PLAIN] != dynamics:
+        settings[CRPI] = dynamics
+    return {name: SpikingActor(actor, thresholds, setting, backend=backend) for name, setting in settings.items()}
+
+
+def _returns(runs: dict[str, Trajectories]) -> list[Returns]:
+    found = []
+    for states, run in runs.items():
+        for actions, rewards in run.rewards.items():
+            sums = rewards.sum(axis=0)
+            found.append(
+                Returns(states, DENSE if states == OTHER else actions, sums.tolist(), mean_over_episodes(sums))
+            )
+    return found
+
+
+def _errors(states: str, name: str, run: Trajectories, half_range: NDArray[Any]) -> Errors:
+    errors = (run.actions[name] - run.actions[DENSE]) / half_range
+    running = run.running
+    return Errors(
+        states=states,
+        actions=name,
+        size=root_mean_square(errors, running),
+        size_over_time=curve_over_steps((errors**2).mean(axis=2), running, root=True),
+        offset_share=offset_share(errors, running),
+        low_frequency_share=low_frequency_share(errors, running, LOW_FREQUENCY),
+        autocorrelation=autocorrelation(errors, running),
+        spectrum=spectrum(errors, running),
+        trace=errors[: min(_TRACE, run.lengths[0]), 0].tolist(),
+    )
+
+
+def _error_size(run: Trajectories, name: str) -> NDArray[np.float64]:
+    """Root mean square error of each action dimension, in action units."""
+    errors = run.actions[name] - run.actions[DENSE]
+    size: NDArray[np.float64] = np.sqrt((errors[run.running] ** 2).mean(axis=0))
+    return size
+
+
+def _kept(correlation: Curve) -> float:
+    """The errors' autocorrelation at lag 1, 0 … 1: what part of a correlated noise stays from step to step."""
+    value = correlation.value[1] if len(correlation.value) > 1 else None
+    return min(max(value or 0.0, 0.0), 1.0)
+
+
+def _divergence(name: str, run: Trajectories, dense: Trajectories) -> Divergence:
+    scale = dense.observations[dense.running].std(axis=0)
+    scale = np.where(scale > 1e-6, scale, 0.0)
+    both = min(len(run.observations), len(dense.observations))
+    return Divergence(
+        states=name,
+        distance=curve_over_steps(
+            distances(run.observations, dense.observations, scale), run.running[:both] & dense.running[:both]
+        ),
+        shift=state_shift(run.observations, run.running, dense.observations, dense.running, scale),
+        lengths=run.lengths.tolist(),
+    )
+
+
+class _Random:
+    """Actions drawn evenly from the action space."""
+
+    def __init__(self, bounds: Any, generator: np.random.Generator) -> None:
+        self.bounds = bounds
+        self.generator = generator
+
+    def act(self, observation: NDArray[Any]) -> NDArray[Any]:
+        shape = len(observation), *self.bounds.shape
+        return self.generator.uniform(self.bounds.low, self.bounds.high, shape)
+
+
+class _Noisy:
+    """The dense actor with Gaussian noise of a given size, a part of which stays from step to step."""
+
+    def __init__(
+        self, actor: Actor, size: NDArray[np.float64], kept: float, bounds: Any, generator: np.random.Generator
+    ) -> None:
+        self.actor = actor
+        self.size = size
+        self.kept = kept
+        self.bounds = bounds
+        self.generator = generator
+        self.noise: NDArray[np.float64] | None = None
+
+    def act(self, observation: NDArray[Any]) -> NDArray[Any]:
+        action = self.actor.act(observation)
+        fresh = self.size * self.generator.standard_normal(action.shape)
+        kept = self.kept
+        self.noise = fresh if self.noise is None else kept * self.noise + np.sqrt(1 - kept**2) * fresh
+        return np.clip(action + self.noise, self.bounds.low, self.bounds.high)
