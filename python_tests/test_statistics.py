@@ -32,15 +32,23 @@ def test_the_autocorrelation_of_an_autoregressive_error(kept) -> None:
     assert found.high[1] - found.low[1] < 0.05
 
 
-def test_it_is_the_sum_of_products_and_ignores_what_comes_after_an_end() -> None:
+def test_it_is_the_mean_of_products_and_ignores_what_comes_after_an_end() -> None:
     errors = autoregressive(0.5)
     running = np.arange(STEPS)[:, None] < np.linspace(5, STEPS, ROWS).astype(int)
     rows = [errors[: running[:, row].sum(), row] for row in range(ROWS)]
+    changed = np.where(running[..., None], errors, 1e6)
+    found = autocorrelation(changed, running)
     for lag in (1, 7):
-        products = np.concatenate([(row[:-lag] * row[lag:]).sum(axis=1) for row in rows])
-        power = np.concatenate([(row**2).sum(axis=1) for row in rows]).mean()
-        changed = np.where(running[..., None], errors, 1e6)
-        assert autocorrelation(changed, running).value[lag] == pytest.approx(products.mean() / power)
+        long = [row for row in rows if len(row) > lag]
+        wanted = [(row[:-lag] * row[lag:]).sum(axis=1).mean() / (row**2).sum(axis=1).mean() for row in long]
+        assert found.value[lag] == pytest.approx(np.median(wanted))
+
+
+def test_one_episode_gone_wrong_does_not_speak_for_all() -> None:
+    errors = autoregressive(0.0)
+    errors[:, 0] = 100.0
+    assert autocorrelation(errors, EVERYWHERE).value[1] == pytest.approx(0.0, abs=0.03)
+    assert statistics.root_mean_square(errors, EVERYWHERE).value == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.9])

@@ -74,12 +74,14 @@ class Returns:
 class Errors:
     """Spiking minus dense action in the states that one of the two visits, as a fraction of half the action range.
 
+    Numbers and curves are medians over episodes.
+
     Attributes:
         states: whose: the dense actor's (open loop) or the spiking policy's own (closed loop).
         actions: which spiking version's.
-        size: root mean square over steps, episodes and action dimensions.
+        size: root mean square over steps and action dimensions.
         size_over_time: the same at each step.
-        offset_share: share of the power that is each episode's mean error.
+        offset_share: share of the power that is the episode's mean error.
         low_frequency_share: share of the power below `LOW_FREQUENCY`; white noise has twice that frequency.
         autocorrelation: by lag, the mean left in.
         spectrum: power by frequency, 1 for white noise.
@@ -103,7 +105,8 @@ class Divergence:
 
     Attributes:
         states: whose.
-        distance: between runs from the same seed, in standard deviations of the dense actor's states, by step.
+        distance: between runs from the same seed, in standard deviations of the dense actor's states, by step;
+            the median over episodes.
         shift: between the distributions of states.
         lengths: steps of every episode.
     """
@@ -260,7 +263,7 @@ def _errors(states: str, name: str, run: Trajectories, half_range: NDArray[Any])
         states=states,
         actions=name,
         size=root_mean_square(errors, running),
-        size_over_time=curve_over_steps((errors**2).mean(axis=2), running, root=True),
+        size_over_time=curve_over_steps(np.sqrt((errors**2).mean(axis=2)), running),
         offset_share=offset_share(errors, running),
         low_frequency_share=low_frequency_share(errors, running, LOW_FREQUENCY),
         autocorrelation=autocorrelation(errors, running),
@@ -270,9 +273,10 @@ def _errors(states: str, name: str, run: Trajectories, half_range: NDArray[Any])
 
 
 def _error_size(run: Trajectories, name: str) -> NDArray[np.float64]:
-    """Root mean square error of each action dimension, in action units."""
+    """Root mean square error of each action dimension in the median episode, in action units."""
     errors = run.actions[name] - run.actions[DENSE]
-    size: NDArray[np.float64] = np.sqrt((errors[run.running] ** 2).mean(axis=0))
+    squares = np.where(run.running[..., None], errors**2, 0.0).sum(axis=0) / run.lengths[:, None]
+    size: NDArray[np.float64] = np.sqrt(np.median(squares, axis=0))
     return size
 
 

@@ -1,6 +1,8 @@
 """Statistics of episodes: errors over time, distances and distributions, with intervals from resampled episodes.
 
-Episodes are the unit that is resampled, since steps of one episode are not independent. Arrays are `[steps, rows]` or
+Each episode has one value, and the median over episodes is taken (of returns, the mean), since in one that has gone
+wrong the errors may be so large that they would speak for all. Episodes are what is resampled for intervals: steps of
+one episode are not independent. Arrays are `[steps, rows]` or
 `[steps, rows, …]` with a row per episode, and `running` `[steps, rows]` says where an episode has not ended.
 """
 
@@ -48,37 +50,34 @@ class Curve:
 
 def mean_over_episodes(values: Array) -> Estimate:
     """The mean of one value per episode, `[rows]`."""
-    return _estimate(np.asarray(values, dtype=np.float64), np.ones(len(values)))
+    samples = _drawn(len(values))
+    return _estimate(*_ends(np.asarray(values, dtype=np.float64)[samples].mean(axis=1)[:, None]))
 
 
-def curve_over_steps(values: Array, running: Mask, root: bool = False) -> Curve:
-    """The mean over the episodes that are running at each step; its square root where `root`.
+def median_over_episodes(values: Array) -> Estimate:
+    """The median of one value per episode, `[rows]`; NaN is an episode without one."""
+    return _estimate(*_median(np.asarray(values, dtype=np.float64)[:, None]))
+
+
+def curve_over_steps(values: Array, running: Mask) -> Curve:
+    """The median over the episodes that are running at each step, of values `[steps, rows]`.
 
     Every step up to 100, then every tenth.
     """
     steps = np.arange(len(values))
     steps = steps[(steps < 100) | (steps % 10 == 0)]
-    counted = running[steps]
-    sums = np.where(counted, values[steps], 0.0)
-    value, low, high = _ratio(sums.T, counted.T.astype(np.float64))
-    if root:
-        value, low, high = np.sqrt(value), np.sqrt(low), np.sqrt(high)
-    return _curve(steps, value, low, high)
+    return _curve(steps, *_median(np.where(running[steps], values[steps], np.nan).T))
 
 
 def root_mean_square(errors: Array, running: Mask) -> Estimate:
-    """Of errors `[steps, rows, dimensions]` over all steps, rows and dimensions."""
-    squares = np.where(running, (errors**2).mean(axis=2), 0.0)
-    found = _estimate(squares.sum(axis=0), running.sum(axis=0).astype(np.float64))
-    return Estimate(*(None if end is None else float(np.sqrt(end)) for end in (found.value, found.low, found.high)))
+    """Of errors `[steps, rows, dimensions]` over steps and dimensions; the median over episodes."""
+    return median_over_episodes(np.sqrt(np.array([(row**2).mean() for row in _episodes(errors, running)])))
 
 
 def offset_share(errors: Array, running: Mask) -> Estimate:
-    """The share of an error's power that is each episode's mean error: 0 for errors that cancel, 1 for a constant."""
-    present = np.where(running[..., None], errors, 0.0)
-    lengths = running.sum(axis=0)
-    offset = (present.sum(axis=0) ** 2).sum(axis=1) / lengths
-    return _estimate(offset, (present**2).sum(axis=(0, 2)))
+    """The share of an error's power that is its mean over the episode: 0 for errors that cancel, 1 for a constant."""
+    shares = [_share((row.mean(axis=0) ** 2).sum(), (row**2).sum(axis=1).mean()) for row in _episodes(errors, running)]
+    return median_over_episodes(np.array(shares))
 
 
 def autocorrelation(errors: Array, running: Mask, lags: int = 50) -> Curve:
@@ -91,51 +90,55 @@ def autocorrelation(errors: Array, running: Mask, lags: int = 50) -> Curve:
         running: `[steps, rows]`.
         lags: the largest lag; episodes with no more steps than a lag do not count for it.
     """
-    present = np.where(running[..., None], errors, 0.0)
-    steps, lags = len(errors), min(lags, len(errors) - 1)
-    padded = np.fft.rfft(present, n=2 * steps, axis=0)
-    products = np.fft.irfft((padded * padded.conj()).sum(axis=2), n=2 * steps, axis=0)[: lags + 1]
-    pairs = np.maximum(running.sum(axis=0) - np.arange(lags + 1)[:, None], 0)
-    weights = _weights(running.shape[1])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        correlation = (weights @ products.T) / (weights @ pairs.T)
-        correlation /= correlation[:, :1]
-    return _curve(np.arange(lags + 1), *_ends(correlation))
+    lags = min(lags, len(errors) - 1)
+    correlations = np.full((running.shape[1], lags + 1), np.nan)
+    for correlation, row in zip(correlations, _episodes(errors, running), strict=True):
+        steps = len(row)
+        transformed = np.fft.rfft(row, n=2 * steps, axis=0)
+        products = np.fft.irfft((transformed * transformed.conj()).sum(axis=1), n=2 * steps)[: min(lags + 1, steps)]
+        if products[0] > 0:
+            correlation[: len(products)] = products / (steps - np.arange(len(products))) / (products[0] / steps)
+    return _curve(np.arange(lags + 1), *_median(correlations))
 
 
 def spectrum(errors: Array, running: Mask, bands: int = 50) -> Curve:
-    """Power of the errors by frequency, relative to white noise of the same power, which is 1 everywhere.
+    """Power of the errors by frequency, relative to white noise of the same power, which is about 1 everywhere.
 
     Frequencies are in cycles per decision, 0 … 0.5, as the middles of `bands` bands. The mean is not taken out.
     """
-    power = np.stack([_power_by_band(errors[:, row][running[:, row]], bands) for row in range(running.shape[1])])
-    total = power.sum(axis=1, keepdims=True)
-    value, low, high = _ratio(power, np.broadcast_to(total / bands, power.shape))
-    return _curve((np.arange(bands) + 0.5) * 0.5 / bands, value, low, high)
+    found = np.full((running.shape[1], bands), np.nan)
+    for relative, row in zip(found, _episodes(errors, running), strict=True):
+        frequency, power = _periodogram(row)
+        band = np.minimum((frequency * 2 * bands).astype(int), bands - 1)
+        if len(row) >= 2 * bands and power.sum() > 0:  # a shorter one has bands without a frequency
+            relative[:] = np.bincount(band, power, minlength=bands) * bands / power.sum()
+    return _curve((np.arange(bands) + 0.5) * 0.5 / bands, *_median(found))
 
 
 def low_frequency_share(errors: Array, running: Mask, below: float = 0.05) -> Estimate:
     """The share of an error's power at frequencies below `below` cycles per decision; white noise has 2 · `below`."""
     shares = []
-    for row in range(running.shape[1]):
-        frequency, power = _periodogram(errors[:, row][running[:, row]])
-        shares.append((power[frequency < below].sum(), power.sum()))
-    low, total = np.array(shares).T
-    return _estimate(low, total)
+    for row in _episodes(errors, running):
+        frequency, power = _periodogram(row)
+        shares.append(_share(power[frequency < below].sum(), power.sum()))
+    return median_over_episodes(np.array(shares))
+
+
+def _episodes(values: Array, running: Mask) -> list[Array]:
+    """Every episode's steps, `[its steps, …]`."""
+    return [values[:, row][running[:, row]] for row in range(running.shape[1])]
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else np.nan
 
 
 def _periodogram(errors: Array) -> tuple[Array, Array]:
-    """Frequencies and power of errors `[steps, dimensions]`, all dimensions together; sums to steps · Σ e²."""
+    """Frequencies and power of errors `[steps, dimensions]`, all dimensions together; the power sums to Σ e²."""
     steps = len(errors)
     power = (np.abs(np.fft.rfft(errors, axis=0)) ** 2).sum(axis=1)
     power[1 : (steps + 1) // 2] *= 2  # the negative frequencies
     return np.fft.rfftfreq(steps).astype(np.float64), power / steps
-
-
-def _power_by_band(errors: Array, bands: int) -> Array:
-    frequency, power = _periodogram(errors)
-    band = np.minimum((frequency * 2 * bands).astype(int), bands - 1)
-    return np.bincount(band, power, minlength=bands).astype(np.float64)
 
 
 def distances(first: Array, second: Array, scale: Array) -> Array:
@@ -206,8 +209,7 @@ def state_shift(states: Array, running: Mask, base: Array, base_running: Mask, s
 
 
 def _by_episode(states: Array, running: Mask) -> list[Array]:
-    rows = [states[:, row][running[:, row]] for row in range(running.shape[1])]
-    return [row[:: max(1, len(row) // _STATES_PER_EPISODE)] for row in rows]
+    return [row[:: max(1, len(row) // _STATES_PER_EPISODE)] for row in _episodes(states, running)]
 
 
 def _wasserstein(one: list[Array], two: list[Array], first: list[int], second: list[int]) -> Array:
@@ -216,17 +218,22 @@ def _wasserstein(one: list[Array], two: list[Array], first: list[int], second: l
     return np.array([distance(left[:, index], right[:, index]) for index in range(left.shape[1])])
 
 
-def _weights(rows: int) -> Array:
-    """How often each row is drawn: once each in the first line, then in each resample; a fixed generator."""
-    drawn = np.random.default_rng(0).multinomial(rows, np.full(rows, 1 / rows), size=_RESAMPLES if rows > 1 else 0)
-    return np.concatenate([np.ones((1, rows)), drawn]).astype(np.float64)
+def _drawn(rows: int) -> NDArray[np.int64]:
+    """Which rows each sample has, `[samples, rows]`: all of them in the first, then resamples by a fixed generator."""
+    resamples = np.random.default_rng(0).integers(rows, size=(_RESAMPLES if rows > 1 else 0, rows))
+    return np.concatenate([np.arange(rows)[None], resamples])
 
 
-def _ratio(numerator: Array, denominator: Array) -> tuple[Array, Array, Array]:
-    """Σ numerator / Σ denominator over rows, both `[rows, places]`, and the interval's ends."""
-    weights = _weights(len(numerator))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return _ends((weights @ numerator) / (weights @ denominator))
+def _median(values: Array) -> tuple[Array, Array, Array]:
+    """The median over rows of values `[rows, places]` and the ends of its interval; NaN does not count."""
+    samples = np.sort(values[_drawn(len(values))], axis=1)  # NaN last
+    numbers = (~np.isnan(samples)).sum(axis=1)
+    middles = [np.take_along_axis(samples, np.maximum(at, 0)[:, None], axis=1)[:, 0] for at in _middles(numbers)]
+    return _ends(np.where(numbers > 0, sum(middles) / 2, np.nan))
+
+
+def _middles(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return (numbers - 1) // 2, numbers // 2
 
 
 def _ends(samples: Array) -> tuple[Array, Array, Array]:
@@ -234,13 +241,12 @@ def _ends(samples: Array) -> tuple[Array, Array, Array]:
     if len(samples) == 1:
         nothing = np.full(samples.shape[1], np.nan)
         return samples[0], nothing, nothing
-    missing = np.isnan(samples[1:]).any(axis=0)  # a resample without a single running episode
+    missing = np.isnan(samples[1:]).any(axis=0)  # a resample without a single value
     low, high = np.quantile(np.where(missing, 0.0, samples[1:]), [0.025, 0.975], axis=0)
     return samples[0], np.where(missing, np.nan, low), np.where(missing, np.nan, high)
 
 
-def _estimate(numerator: Array, denominator: Array) -> Estimate:
-    value, low, high = _ratio(numerator[:, None], denominator[:, None])
+def _estimate(value: Array, low: Array, high: Array) -> Estimate:
     return Estimate(_plain(value[0]), _plain(low[0]), _plain(high[0]))
 
 

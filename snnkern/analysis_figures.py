@@ -1,0 +1,347 @@
+"""Figures of an analysis and of costs, drawn from what `snnkern analyze` and `snnkern energy` write as JSON.
+
+Lines and bars that belong together differ in dashes, markers or hatching as well, so that they can be told apart in
+black and white.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from snnkern.analysis import CORRELATED, CRPI, DENSE, OTHER, PLAIN, RANDOM, WHITE
+from snnkern.files import write_atomically
+from snnkern.report import check_drawing
+
+# Okabe and Ito's colours, darker and lighter in turn, with a dash, a marker and a hatching each.
+_STYLES: dict[str, tuple[str, Any, str, str]] = {
+    DENSE: ("0.25", "-", "o", ""),
+    PLAIN: ("#D55E00", "--", "s", "////"),
+    CRPI: ("#0072B2", "-", "o", "...."),
+    WHITE: ("#E69F00", ":", "^", "||||"),
+    CORRELATED: ("#CC79A7", "-.", "v", "----"),
+    RANDOM: ("0.6", (0, (1, 3)), "x", "xxxx"),
+    OTHER: ("0.6", (0, (5, 1, 1, 1)), "d", ""),
+}
+_NEURONS = {
+    "if": ("#D55E00", "--", "s"),
+    "snm": ("#E69F00", ":", "^"),
+    "mt": ("#009E73", "-.", "v"),
+    "dc": ("#0072B2", "-", "o"),
+}
+
+
+def draw_analysis(summary: dict[str, Any], folder: str | os.PathLike[str]) -> list[Path]:
+    """Draws all figures of an analysis, each as PNG and PDF, and says which files they are.
+
+    Args:
+        summary: what `snnkern analyze` writes as `analysis.json`.
+        folder: where the files go; each is written whole or not at all.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+        InputError: a file cannot be written.
+    """
+    check_drawing()
+    files = []
+    for name, draw in _FIGURES.items():
+        files += write_figure(draw(summary), Path(folder) / name)
+    return files
+
+
+def write_figure(figure: Any, path: Path) -> list[Path]:
+    """Writes a figure as PNG and as PDF beside it; `path` has no suffix."""
+    files = []
+    for suffix in ("png", "pdf"):
+        content = io.BytesIO()
+        # Without a date the same data give the same file.
+        metadata = {"CreationDate": None} if suffix == "pdf" else None
+        figure.savefig(content, format=suffix, dpi=140, metadata=metadata)
+        file = path.parent / f"{path.name}.{suffix}"
+        write_atomically(file, content.getvalue())
+        files.append(file)
+    return files
+
+
+def returns_figure(summary: dict[str, Any]) -> Any:
+    """Returns by whose states are visited and whose actions are taken in them."""
+    names = list(dict.fromkeys(entry["states"] for entry in summary["returns"]))
+    bars: list[tuple[float, dict[str, Any]]] = []
+    ticks, at = [], 0.0
+    for states in names:
+        entries = [entry for entry in summary["returns"] if entry["states"] == states]
+        ticks.append(at + (len(entries) - 1) / 2)
+        for entry in entries:
+            bars.append((at, entry))
+            at += 1.0
+        at += 0.6
+    figure, (panel,) = _panels(summary, 1, (7.5, 0.9 + 0.3 * at), "Whose states, whose actions")
+    for place, entry in bars:
+        actions = DENSE if entry["states"] == OTHER else entry["actions"]
+        color, _, _, hatch = _STYLES[actions]
+        mean = entry["mean"]
+        whisker = None if mean["low"] is None else [[mean["value"] - mean["low"]], [mean["high"] - mean["value"]]]
+        panel.barh(
+            place,
+            mean["value"],
+            0.85,
+            xerr=whisker,
+            color=color,
+            alpha=0.75,
+            hatch=hatch,
+            edgecolor="white",
+            ecolor="black",
+            capsize=2,
+        )
+        right = max(mean["value"], mean["high"] or mean["value"], 0.0)
+        panel.annotate(
+            f"{actions}: {mean['value']:,.0f}", (right, place), (5, 0), textcoords="offset points", va="center", size=8
+        )
+    panel.set_yticks(ticks, [f"{name}" for name in names])
+    panel.set_ylabel("who drives (whose states)")
+    panel.tick_params(axis="y", length=0)
+    panel.invert_yaxis()
+    panel.margins(x=0.35)
+    panel.axvline(0, color="black", linewidth=0.8)
+    panel.set_xlabel("return that the named policy's actions earn in these states, with 95 % intervals")
+    panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    panel.grid(axis="x", color="0.9")
+    return figure
+
+
+def errors_figure(summary: dict[str, Any]) -> Any:
+    """Action errors over time, their autocorrelation and their spectrum; open loop above, closed loop below."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    panels = figure.subplots(2, 3, sharex="col")
+    for row, (loop, is_open) in enumerate((("open loop: dense states", True), ("closed loop: own states", False))):
+        trace, correlation, spectrum = panels[row]
+        for entry in summary["errors"]:
+            if (entry["states"] == DENSE) != is_open:
+                continue
+            name = entry["actions"]
+            color, dash, _, _ = _STYLES[name]
+            size = entry["size"]["value"]
+            errors = [step[0] for step in entry["trace"][:100]]
+            trace.plot(errors, linestyle=dash, color=color, linewidth=1, label=f"{name}, RMS {size:.2g}")
+            _curve(correlation, entry["autocorrelation"], name, places=slice(1, None))
+            _curve(spectrum, entry["spectrum"], f"{name}, {_percent(entry['low_frequency_share'])} in grey", name)
+        trace.set_ylabel(f"{loop}\n\nerror / half range")
+        trace.axhline(0, color="0.5", linewidth=0.6)
+        trace.legend(fontsize=7.5, loc="upper right")
+        correlation.set_ylim(-1, 1)
+        correlation.axhline(0, color="0.5", linewidth=0.6)
+        correlation.set_ylabel("autocorrelation")
+        spectrum.axvspan(0, summary["low_frequency"], color="0.9", zorder=0)
+        spectrum.axhline(1, color="0.5", linewidth=0.8, linestyle=":")
+        spectrum.set_yscale("log")
+        spectrum.set_ylabel("power, white noise = 1")
+        spectrum.legend(fontsize=7.5, loc="best")
+    panels[0, 0].set_title("first action, first episode")
+    panels[0, 1].set_title("by lag")
+    panels[0, 2].set_title("by frequency")
+    panels[1, 0].set_xlabel("decision")
+    panels[1, 1].set_xlabel("lag in decisions")
+    panels[1, 2].set_xlabel("cycles per decision")
+    _tidy(panels.flat)
+    figure.suptitle(f"Action errors; {_title(summary)}", fontsize="medium")
+    return figure
+
+
+def states_figure(summary: dict[str, Any]) -> Any:
+    """How runs started alike part, and how far the distributions of states shift."""
+    figure, (growth, shift) = _panels(summary, 2, (10, 4), "States against the dense actor's")
+    for index, entry in enumerate(summary["divergences"]):
+        _curve(growth, entry["distance"], entry["states"])
+        color, _, marker, _ = _STYLES[entry["states"]]
+        average = entry["shift"]["average"]
+        ends = [average["low"], average["high"]]
+        if ends[0] is not None:
+            shift.plot(ends, [index, index], color=color, linewidth=1.5)
+        shift.plot(average["value"], index, marker=marker, color=color, markersize=7)
+    growth.set_yscale("log")
+    growth.set_xscale("symlog", linthresh=10, linscale=0.6)
+    growth.set_xlim(left=0)
+    growth.set_xlabel("decision")
+    growth.set_ylabel("distance from the dense run\n(standard deviations per dimension)")
+    growth.axhline(math.sqrt(2), color="0.5", linewidth=0.8, linestyle=":")
+    growth.legend(fontsize=8, loc="lower right")
+    shift.set_yticks(range(len(summary["divergences"])), [entry["states"] for entry in summary["divergences"]])
+    shift.invert_yaxis()
+    shift.set_xlim(left=0)
+    shift.grid(axis="x", color="0.9")
+    shift.set_xlabel("Wasserstein-1 distance of the states' distribution\n(standard deviations, mean over dimensions)")
+    return figure
+
+
+def residuals_figure(summary: dict[str, Any]) -> Any:
+    """Distribution of the residuals of every hidden layer, and how often the clamp cuts the carry."""
+    number = len(next(iter(summary["residuals"].values())))
+    figure, panels = _panels(summary, number, (1 + 4.5 * number, 3.8), "Residuals at the end of decisions")
+    clip = summary["dynamics"]["clip"]
+    for name, layers in summary["residuals"].items():
+        color, dash, _, _ = _STYLES[name]
+        for index, (panel, layer) in enumerate(zip(panels, layers, strict=True)):
+            cut = f", clamp cuts {_short_percent(layer['clamped'])}" if name == CRPI else ""
+            label = f"{name}: σ = {layer['deviation']:.2g}, {_short_percent(layer['owing'])} owe{cut}"
+            panel.stairs(layer["share"], layer["edges"], color=color, linestyle=dash, linewidth=1.3, label=label)
+            panel.set_title(f"hidden layer {index + 1}", fontsize="medium")
+    for panel in panels:
+        panel.set_yscale("log")
+        panel.set_xlabel("residual r / θ (where not zero; outermost bins: and beyond)")
+        panel.legend(fontsize=7.5, loc="lower center")
+        alpha = summary["dynamics"]["alpha"]
+        if alpha and not summary["dynamics"]["memory"]:
+            for side in (-clip / alpha, clip / alpha):
+                if abs(side) <= 2:
+                    panel.axvline(side, color="0.5", linewidth=0.8, linestyle=":")
+    panels[0].set_ylabel("share of residuals per bin")
+    return figure
+
+
+def raster_figure(summary: dict[str, Any]) -> Any:
+    """Spikes, membrane potentials and carries of some neurons through some decisions."""
+    from matplotlib.figure import Figure
+
+    raster = summary["raster"]
+    layers, steps = raster["layers"], raster["timesteps"]
+    total = raster["decisions"] * steps
+    rows = [max(len(layer["neurons"]), 1) for layer in layers]
+    figure = Figure(figsize=(10, 1.2 + 0.42 * sum(rows)), layout="constrained")
+    panels = figure.subplots(len(layers), 1, sharex=True, squeeze=False, height_ratios=rows)[:, 0]
+    for number, (panel, layer) in enumerate(zip(panels, layers, strict=True), 1):
+        for row, neuron in enumerate(layer["neurons"]):
+            potentials = np.array([step[row] for step in layer["potentials"]])
+            spikes = np.array([step[row] for step in layer["spikes"]])
+            carries = [decision[row] for decision in layer["carries"]]
+            # Half a unit of height is one θ: potentials beyond it run into the neighbour, and are cut.
+            panel.plot(np.arange(total) + 0.5, row + 0.4 * np.clip(potentials, -1, 1), color="0.6", linewidth=0.8)
+            panel.axhline(row, color="0.9", linewidth=0.6, zorder=0)
+            for at in np.flatnonzero(spikes):
+                color = "black" if spikes[at] > 0 else "#D55E00"
+                panel.vlines(at + 0.5, row, row + 0.4 * float(np.clip(spikes[at], -1, 1)), color=color, linewidth=2)
+            for decision, carry in enumerate(carries):
+                panel.vlines(decision * steps, row, row + 0.4 * carry, color="#0072B2", linewidth=4, alpha=0.8)
+        for decision in range(raster["decisions"] + 1):
+            panel.axvline(decision * steps, color="0.75", linewidth=0.8, zorder=0)
+        panel.set_yticks(range(len(layer["neurons"])), layer["neurons"])
+        panel.set_ylim(-0.6, rows[number - 1] - 0.4)
+        panel.set_ylabel(f"layer {number}: neuron")
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[-1].set_xlim(-0.5, total)
+    middles = (np.arange(raster["decisions"]) + 0.5) * steps
+    panels[-1].set_xticks(middles, [str(raster["first"] + index) for index in range(raster["decisions"])])
+    panels[-1].set_xlabel(f"decision ({steps} simulation steps each)")
+    figure.suptitle(
+        f"Black: spikes (red, down: taken back); grey line: potential; blue: carry at the start; height: share of θ\n"
+        f"{_title(summary)}",
+        fontsize="medium",
+    )
+    return figure
+
+
+def energy_figure(summary: dict[str, Any]) -> Any:
+    """Spikes and energy per decision against T, a line per neuron, beside the dense actor."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.5, 4), layout="constrained")
+    panels = figure.subplots(1, 2)
+    names = list(dict.fromkeys(entry["neuron"]["name"] for entry in summary["results"]))
+    alphas = list(dict.fromkeys((entry["alpha"], entry["memory"]) for entry in summary["results"]))
+    for name in names:
+        color, dash, marker = _NEURONS[name]
+        for alpha, memory in alphas:
+            entries = [
+                entry
+                for entry in summary["results"]
+                if (entry["neuron"]["name"], entry["alpha"], entry["memory"]) == (name, alpha, memory)
+            ]
+            entries.sort(key=lambda entry: int(entry["timesteps"]))
+            several = f", α = {alpha:g}, μ = {memory:g}" if len(alphas) > 1 else ""
+            timesteps = [entry["timesteps"] for entry in entries]
+            for panel, key in zip(panels, ("spikes", "nanojoules"), strict=True):
+                values = [entry[key] for entry in entries]
+                style = {"color": color, "linestyle": dash, "marker": marker, "markersize": 5}
+                panel.plot(timesteps, values, **style, label=f"{name.upper()}{several}")
+    for key, label, dash in (("dense", "dense", "-"), ("dense_without_zeros", "dense, zeros skipped", "--")):
+        panels[1].axhline(summary[key]["nanojoules"], color="0.35", linewidth=1, linestyle=dash, label=label)
+    ticks = sorted({entry["timesteps"] for entry in summary["results"]})
+    for panel, label in zip(panels, ("spikes per decision", "nJ per decision"), strict=True):
+        panel.set_xscale("log", base=2)
+        panel.set_yscale("log")
+        panel.set_xticks(ticks, [str(steps) for steps in ticks])
+        panel.minorticks_off()
+        panel.yaxis.set_major_locator(_ticks())
+        panel.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+        panel.set_xlabel("simulation steps T")
+        panel.set_ylabel(label)
+        panel.legend(fontsize=8)
+        panel.grid(color="0.92")
+    _tidy(panels)
+    figure.suptitle(f"{summary['actor']} in {summary['environment']}", fontsize="medium")
+    return figure
+
+
+def _ticks() -> Any:
+    from matplotlib.ticker import LogLocator
+
+    return LogLocator(base=10, subs=(1, 2, 5))
+
+
+_FIGURES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "returns": returns_figure,
+    "errors": errors_figure,
+    "states": states_figure,
+    "residuals": residuals_figure,
+    "raster": raster_figure,
+}
+
+
+def _panels(summary: dict[str, Any], number: int, size: tuple[float, float], what: str) -> tuple[Any, Sequence[Any]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(1, number, squeeze=False)[0]
+    _tidy(panels)
+    figure.suptitle(f"{what}; {_title(summary)}", fontsize="medium")
+    return figure, panels
+
+
+def _tidy(panels: Any) -> None:
+    for panel in panels:
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+
+
+def _title(summary: dict[str, Any]) -> str:
+    setting = summary["dynamics"]
+    memory = f", μ = {setting['memory']:g}" if setting["memory"] else ""
+    return (
+        f"{summary['actor']} in {summary['environment']}, {setting['neuron']['name'].upper()}, "
+        f"T = {setting['timesteps']}, α = {setting['alpha']:g}{memory}, {summary['episodes']} episodes"
+    )
+
+
+def _curve(panel: Any, curve: dict[str, Any], label: str, name: str = "", places: slice = slice(None)) -> None:
+    """A line with its interval as a band; gaps where there is no value."""
+    color, dash, _, _ = _STYLES[name or label]
+    at, value, low, high = (
+        np.array(curve[part], dtype=np.float64)[places] for part in ("at", "value", "low", "high")
+    )  # None becomes NaN
+    panel.plot(at, value, linestyle=dash, color=color, linewidth=1.4, label=label)
+    panel.fill_between(at, low, high, color=color, alpha=0.15, linewidth=0)
+
+
+def _percent(estimate: dict[str, Any]) -> str:
+    return "–" if estimate["value"] is None else _short_percent(estimate["value"])
+
+
+def _short_percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"
