@@ -86,7 +86,7 @@ def test_what_it_says_is_what_evaluation_says(actor, thresholds) -> None:
 def test_noise_is_as_large_as_the_errors(actor, thresholds) -> None:
     found = analyze(actor, Pushed, snnkern.Dynamics(snnkern.IF(), 2), thresholds=thresholds, episodes=2)
     open_loop = next(errors for errors in found.errors if errors.states == DENSE)
-    assert np.sqrt(np.mean(np.square(found.noise["deviation"]))) == pytest.approx(open_loop.size.value, rel=1e-6)
+    assert np.sqrt(np.mean(np.square(found.noise["deviation"]))) == pytest.approx(open_loop.size.value, rel=0.02)
     assert found.noise["kept"] == pytest.approx(min(1.0, open_loop.autocorrelation.value[1]))
     assert {entry.states for entry in found.returns} >= {WHITE, PLAIN}
     assert CRPI not in found.residuals  # there is no carry to compare with

@@ -217,7 +217,7 @@ def raster_figure(summary: dict[str, Any]) -> Any:
     figure = Figure(figsize=(10, 1.2 + 0.42 * sum(rows)), layout="constrained")
     panels = figure.subplots(len(layers), 1, sharex=True, squeeze=False, height_ratios=rows)[:, 0]
     for number, (panel, layer) in enumerate(zip(panels, layers, strict=True), 1):
-        for row, neuron in enumerate(layer["neurons"]):
+        for row in range(len(layer["neurons"])):
             potentials = np.array([step[row] for step in layer["potentials"]])
             spikes = np.array([step[row] for step in layer["spikes"]])
             carries = [decision[row] for decision in layer["carries"]]
