@@ -103,7 +103,7 @@ def test_residuals_and_the_clamp_by_hand(neuron) -> None:
     sent = 0.25 if neuron in ("mt", "dc") else 0.0
     assert found.owing == 1.0
     assert found.mean == pytest.approx(0.31 - sent, abs=1e-6)
-    assert found.deviation == pytest.approx(0, abs=1e-3)
+    assert (found.large, found.one_too_many) == (0, 0)
     assert found.clamped == (1.0 if sent == 0 else 0.0)
     assert found.carry == pytest.approx(min(0.5 * (0.31 - sent), 0.1), abs=1e-6)
     assert sum(found.share) == pytest.approx(1)
@@ -111,6 +111,17 @@ def test_residuals_and_the_clamp_by_hand(neuron) -> None:
     assert found.edges[bin_] <= 0.31 - sent <= found.edges[bin_ + 1]
     (idle,) = residuals(snn, -observations, np.array([[True, True]]))
     assert (idle.owing, idle.clamped, idle.carry) == (0, 0, 0)
+
+
+def test_a_spike_too_many_is_a_residual_of_one_threshold() -> None:
+    """The first layer sends 1 at the first step and −1 through another neuron at the second: the second layer, which
+    receives nothing on average, has sent one spike by then."""
+    first = (torch.tensor([[0.6], [0.5]]), torch.zeros(2))
+    second = (torch.tensor([[2.0, -3.0]]), torch.zeros(1))
+    actor = snnkern.Actor([first, second], (torch.ones(1, 1), torch.zeros(1)))
+    snn = snnkern.convert(actor, thresholds=[torch.ones(2), torch.ones(1)], neuron="if", timesteps=2)
+    _, found = residuals(snn, np.ones((3, 1, 1)), np.ones((3, 1), dtype=bool))
+    assert (found.owing, found.one_too_many, found.large, found.mean) == (1, 1, 0, -1)
 
 
 @pytest.mark.parametrize("neuron", NEURONS)

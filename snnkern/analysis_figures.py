@@ -128,20 +128,20 @@ def errors_figure(summary: dict[str, Any]) -> Any:
                 continue
             name = entry["actions"]
             color, dash, _, _ = _STYLES[name]
-            size = entry["size"]["value"]
             errors = [step[0] for step in entry["trace"][:100]]
-            trace.plot(errors, linestyle=dash, color=color, linewidth=1, label=f"{name}, RMS {size:.2g}")
-            _curve(correlation, entry["autocorrelation"], name, places=slice(1, None))
+            trace.plot(errors, linestyle=dash, color=color, linewidth=1)
+            label = f"{name}, RMS {entry['size']['value']:.2g}"
+            _curve(correlation, entry["autocorrelation"], label, name, places=slice(1, None))
             _curve(spectrum, entry["spectrum"], f"{name}, {_percent(entry['low_frequency_share'])} in grey", name)
         trace.set_ylabel(f"{loop}\n\nerror / half range")
         trace.axhline(0, color="0.5", linewidth=0.6)
-        trace.legend(fontsize=7.5, loc="upper right")
-        correlation.set_ylim(-1, 1)
+        correlation.set_ylim(-0.35, 1)
+        correlation.legend(fontsize=7.5, loc="upper right")
         correlation.axhline(0, color="0.5", linewidth=0.6)
         correlation.set_ylabel("autocorrelation")
         spectrum.axvspan(0, summary["low_frequency"], color="0.9", zorder=0)
         spectrum.axhline(1, color="0.5", linewidth=0.8, linestyle=":")
-        spectrum.set_yscale("log")
+        _log_ticks(spectrum)
         spectrum.set_ylabel("power, white noise = 1")
         spectrum.legend(fontsize=7.5, loc="best")
     panels[0, 0].set_title("first action, first episode")
@@ -166,7 +166,7 @@ def states_figure(summary: dict[str, Any]) -> Any:
         if ends[0] is not None:
             shift.plot(ends, [index, index], color=color, linewidth=1.5)
         shift.plot(average["value"], index, marker=marker, color=color, markersize=7)
-    growth.set_yscale("log")
+    _log_ticks(growth)
     growth.set_xscale("symlog", linthresh=10, linscale=0.6)
     growth.set_xlim(left=0)
     growth.set_xlabel("decision")
@@ -190,13 +190,17 @@ def residuals_figure(summary: dict[str, Any]) -> Any:
         color, dash, _, _ = _STYLES[name]
         for index, (panel, layer) in enumerate(zip(panels, layers, strict=True)):
             cut = f", clamp cuts {_short_percent(layer['clamped'])}" if name == CRPI else ""
-            label = f"{name}: σ = {layer['deviation']:.2g}, {_short_percent(layer['owing'])} owe{cut}"
+            label = (
+                f"{name}: {_short_percent(layer['owing'])} not zero, {_short_percent(layer['large'])} beyond ±θ{cut}"
+            )
             panel.stairs(layer["share"], layer["edges"], color=color, linestyle=dash, linewidth=1.3, label=label)
             panel.set_title(f"hidden layer {index + 1}", fontsize="medium")
     for panel in panels:
         panel.set_yscale("log")
         panel.set_xlabel("residual r / θ (where not zero; outermost bins: and beyond)")
-        panel.legend(fontsize=7.5, loc="lower center")
+        low, high = panel.get_ylim()
+        panel.set_ylim(low, high * (high / low) ** 0.25)  # room for the legend
+        panel.legend(fontsize=7.5, loc="upper center", frameon=False)
         alpha = summary["dynamics"]["alpha"]
         if alpha and not summary["dynamics"]["memory"]:
             for side in (-clip / alpha, clip / alpha):
@@ -275,11 +279,9 @@ def energy_figure(summary: dict[str, Any]) -> Any:
     ticks = sorted({entry["timesteps"] for entry in summary["results"]})
     for panel, label in zip(panels, ("spikes per decision", "nJ per decision"), strict=True):
         panel.set_xscale("log", base=2)
-        panel.set_yscale("log")
         panel.set_xticks(ticks, [str(steps) for steps in ticks])
+        _log_ticks(panel)
         panel.minorticks_off()
-        panel.yaxis.set_major_locator(_ticks())
-        panel.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         panel.set_xlabel("simulation steps T")
         panel.set_ylabel(label)
         panel.legend(fontsize=8)
@@ -289,10 +291,14 @@ def energy_figure(summary: dict[str, Any]) -> Any:
     return figure
 
 
-def _ticks() -> Any:
-    from matplotlib.ticker import LogLocator
+def _log_ticks(panel: Any) -> None:
+    """A logarithmic vertical axis with plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter
 
-    return LogLocator(base=10, subs=(1, 2, 5))
+    panel.set_yscale("log")
+    panel.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+    panel.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    panel.yaxis.set_minor_formatter(NullFormatter())
 
 
 _FIGURES: dict[str, Callable[[dict[str, Any]], Any]] = {

@@ -51,13 +51,15 @@ def print_analysis(summary: dict[str, Any]) -> None:
         at = dict(zip(entry["distance"]["at"], entry["distance"]["value"], strict=True))
         found = [_number(at.get(step), "{:.3f}") for step in (10, 100)]
         states.add_row(entry["states"], *found, _estimate(entry["shift"]["average"], "{:.3f}"))
-    inside = _table("Residuals r / θ", "spiking", "layer", "not zero, %", "mean", "deviation", "clamped, %", "carry")
-    inside.caption = "mean, deviation and clamped: of the residuals that are not zero; carry: root mean square of c / θ"
+    inside = _table("Residuals r / θ", "spiking", "layer", "not zero", "-θ", "beyond ±θ", "clamped", "carry")
+    inside.caption = (
+        "in %; -θ (one spike too many), beyond ±θ and clamped: of the residuals that are not zero\n"
+        "carry: root mean square of c / θ"
+    )
     for name, layers in summary["residuals"].items():
         for number, layer in enumerate(layers, 1):
-            shares = [f"{100 * layer[key]:.1f}" for key in ("owing", "clamped")]
-            sizes = [f"{layer[key]:.3f}" for key in ("mean", "deviation", "carry")]
-            inside.add_row(name, str(number), shares[0], *sizes[:2], shares[1], sizes[2])
+            shares = [f"{100 * layer[key]:.1f}" for key in ("owing", "one_too_many", "large", "clamped")]
+            inside.add_row(name, str(number), *shares, f"{layer['carry']:.3f}")
     for table in (returns, errors, states, inside):
         output.print("", table, sep="\n")
 

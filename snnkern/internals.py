@@ -25,7 +25,9 @@ class Residuals:
         share: of the non-zero residuals in each bin.
         owing: share that is not zero. A neuron whose current is negative throughout owes nothing.
         mean: of r / θ where it is not zero.
-        deviation: standard deviation of r / θ where it is not zero.
+        large: share of the non-zero residuals beyond ±θ: more than one spike too few or too many.
+        one_too_many: share of the non-zero residuals that are −θ, to 1e-3: one spike was sent where the mean current is
+            not positive, or one more than the mean current is worth.
         clamped: share of the non-zero residuals whose carry the clamp cuts.
         carry: root mean square of c / θ, over all.
     """
@@ -34,7 +36,8 @@ class Residuals:
     share: list[float]
     owing: float
     mean: float
-    deviation: float
+    large: float
+    one_too_many: float
     clamped: float
     carry: float
 
@@ -52,7 +55,7 @@ def residuals(snn: SpikingActor, observations: NDArray[np.floating], running: ND
     """
     edges = np.linspace(-_REACH, _REACH, _BINS + 1)
     counts = np.zeros((len(snn.hidden), _BINS))
-    sums = np.zeros((len(snn.hidden), 6))  # all, non-zero, Σ r/θ, Σ (r/θ)², clamped, Σ (c/θ)²
+    sums = np.zeros((len(snn.hidden), 7))  # all, non-zero, Σ r/θ, beyond ±θ, −θ, clamped, Σ (c/θ)²
     for decisions, rows in zip(replay(snn, observations), running, strict=True):
         for index, (decision, layer) in enumerate(zip(decisions, snn.hidden, strict=True)):
             alive = layer.threshold > 0
@@ -64,18 +67,19 @@ def residuals(snn: SpikingActor, observations: NDArray[np.floating], running: ND
             some = owed[owed != 0]
             inside = np.clip(some, edges[0], np.nextafter(edges[-1], 0))
             counts[index] += np.histogram(inside, edges)[0]
-            sums[index] += owed.size, some.size, some.sum(), (some**2).sum(), cut.sum(), (carried**2).sum()
+            large, single = (np.abs(some) > 1.001).sum(), (np.abs(some + 1) < 1e-3).sum()
+            sums[index] += owed.size, some.size, some.sum(), large, single, cut.sum(), (carried**2).sum()
     found = []
-    for count, (every, some, total, squares, cut, carried) in zip(counts, sums, strict=True):
+    for count, (every, some, total, large, single, cut, carried) in zip(counts, sums, strict=True):
         number = max(some, 1.0)
-        mean = total / number
         found.append(
             Residuals(
                 edges=edges.tolist(),
                 share=(count / number).tolist(),
                 owing=float(some / max(every, 1.0)),
-                mean=float(mean),
-                deviation=float(np.sqrt(max(squares / number - mean**2, 0.0))),
+                mean=float(total / number),
+                large=float(large / number),
+                one_too_many=float(single / number),
                 clamped=float(cut / number),
                 carry=float(np.sqrt(carried / max(every, 1.0))),
             )
