@@ -16,6 +16,7 @@ except PackageNotFoundError:  # run from a source tree that was never installed
 from snnkern import nn, ops, reference, zoo
 from snnkern._backends import BackendStatus, backends
 from snnkern.actors import Actor, Interface
+from snnkern.analysis import analyze
 from snnkern.calibration import Max, Percentile, calibrate, collect
 from snnkern.checkpoints import actor_from_module, actor_from_state_dict, load_actor
 from snnkern.conversion import convert, load, save
@@ -45,6 +46,7 @@ __all__ = [
     "SpikingActor",
     "actor_from_module",
     "actor_from_state_dict",
+    "analyze",
     "backends",
     "calibrate",
     "collect",

@@ -431,7 +431,9 @@ def analyze_command(
     require("scipy", "rl", "an analysis")
     loaded = conversion.load_policy(policy, action_scale=action_scale, backend=backend)
     name = _environment(loaded, env)
-    environments.make(name).close()
+    environment = environments.make(name)
+    environments.check_spaces(loaded.interface, environment.observation_space, environment.action_space)
+    environment.close()
     rule = parse_calibration("max" if calibration is None else calibration)
     if isinstance(loaded, SpikingActor):
         wanted = {"--neuron": neuron, "--timesteps": timesteps, "--alpha": alpha, "--memory": memory}
