@@ -287,7 +287,7 @@ def energy_figure(summary: dict[str, Any]) -> Any:
         panel.legend(fontsize=8)
         panel.grid(color="0.92")
     _tidy(panels)
-    figure.suptitle(f"{summary['actor']} in {summary['environment']}", fontsize="medium")
+    figure.suptitle(f"{summary['actor']}, along {summary['along']}", fontsize="medium")
     return figure
 
 
