@@ -152,3 +152,13 @@ def test_figures_do_without_crpi_and_intervals(tmp_path, files) -> None:
     found = snnkern.analyze(actor, "Hopper-v5", snnkern.Dynamics(snnkern.MT(), 2), thresholds=thresholds, episodes=1)
     summary = {"actor": "tiny", "environment": "Hopper-v5", **found.to_dict()}
     assert len(analysis_figures.draw_analysis(summary, tmp_path)) == 2 * len(FIGURES)
+
+
+def test_the_page_shows_what_was_measured() -> None:
+    """The tables of docs/analysis.md are those that bench/analysis_page.py draws from its results."""
+    import analysis_page
+
+    analyses = json.loads(analysis_page.RESULTS.read_text())["analyses"]
+    page = analysis_page.PAGE.read_text()
+    for name, table in analysis_page.TABLES.items():
+        assert f"<!-- {name} -->\n{table(analyses)}\n<!-- /{name} -->" in page
