@@ -1,8 +1,8 @@
 """What a decision costs: spikes, operations and energy of a spiking actor, counted on recorded observations.
 
-Every floating-point addition and multiplication of `docs/semantics.md` is counted, in the cheapest order that gives its
-result, and nothing else: comparisons, tanh and the observation's normalisation are left out for spiking and dense
-actors alike. `docs/energy.md` has the rules in words.
+Every floating-point addition and multiplication of `docs/semantics.md` is counted, with thresholds folded into weights and
+the weights of one level summed before they are scaled. Comparisons, tanh and the observation's normalisation are left
+out for spiking and dense actors alike. `docs/energy.md` has the rules in words.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Energies:
     Attributes:
         multiplication: of two 32-bit floating-point numbers.
         addition: of two 32-bit floating-point numbers. With the multiplication: 4.6 pJ per multiply-accumulate.
-        scaling: multiplication by a power of two, which a spike of MT or DC below the largest level needs at every
-            synapse. As dear as any multiplication unless the hardware shifts exponents.
+        scaling: multiplication by a power of two, which spikes of MT and DC below the largest level need. As dear as
+            any multiplication unless the hardware shifts exponents.
         read: of one parameter. The usual figures leave memory out.
 
     Source: Horowitz, "Computing's energy problem (and what we can do about it)", ISSCC 2014, for 45 nm.
@@ -191,10 +191,10 @@ def spiking_cost(
             f"running must be a boolean {list(observations.shape[:2])} with a decision that counts, "
             f"got shape {list(counting.shape)} with {int(counting.sum())}"
         )
-    sent = np.zeros((len(snn.hidden), 3))  # spikes, those below the largest level, neurons whose mean is not zero
+    sent = np.zeros((len(snn.hidden), 3))  # spikes, smaller levels in use, neurons whose mean is not zero
     for decisions, rows in zip(replay(snn, observations), counting, strict=True):
         for index, (decision, layer) in enumerate(zip(decisions, snn.hidden, strict=True)):
-            sent[index] += _sent(decision, layer.threshold, torch.from_numpy(rows))
+            sent[index] += _sent(decision, layer.threshold, snn.dynamics.neuron.levels, torch.from_numpy(rows))
     sent /= counting.sum()
 
     dynamics = snn.dynamics
@@ -213,11 +213,16 @@ def spiking_cost(
     return Cost(tuple(layers))
 
 
-def _sent(decision: LayerDecision, threshold: torch.Tensor, rows: torch.Tensor) -> NDArray[np.float64]:
-    """Spikes, spikes below the largest level, and neurons whose mean output is not zero, in the rows that count."""
-    size = decision.spikes[:, rows].abs()
-    counts = [size != 0, (size != 0) & (size < threshold), decision.mean[rows] != 0]
-    return np.array([float(count.sum()) for count in counts])
+def _sent(decision: LayerDecision, threshold: torch.Tensor, levels: int, rows: torch.Tensor) -> NDArray[np.float64]:
+    """In the rows that count: spikes, levels below the largest that were in use summed over steps, active neurons.
+
+    The weights that a step's spikes of one level meet are summed first, and scaled once for every receiving neuron.
+    """
+    spikes = decision.spikes[:, rows]
+    size = spikes.abs()
+    alive = threshold > 0
+    used = sum(int((alive & (size == threshold / 2**level)).any(dim=2).sum()) for level in range(1, levels))
+    return np.array([float((spikes != 0).sum()), float(used), float((decision.mean[rows] != 0).sum())])
 
 
 def _products(inputs: float, outputs: int) -> Operations:
