@@ -90,6 +90,8 @@ def errors_table(analyses: list[dict[str, Any]]) -> str:
     lines = _head("", "states", "CRPI", "RMS", "lag 1", "lag 5", "lag 20", "low-frequency share, %", "offset share, %")
     for analysis in analyses:
         for entry in analysis["errors"]:
+            if _is_above(analysis, entry["actions"]):
+                continue
             lags = [f"{value:.2f}" for value in entry["autocorrelation"].values()]
             lines.append(
                 _row(
@@ -110,6 +112,8 @@ def states_table(analyses: list[dict[str, Any]]) -> str:
     lines = _head("", "whose states", *(f"distance at {step}" for step in STEPS), "shift (Wasserstein-1)")
     for analysis in analyses:
         for entry in analysis["divergences"]:
+            if _is_above(analysis, entry["states"]):
+                continue
             distances = ["–" if value is None else f"{value:.3f}" for value in entry["distance"].values()]
             shift = _interval(entry["shift"], "{:.3f}")
             lines.append(_row(_setting(analysis), _whose(entry["states"]), *distances, shift))
@@ -122,11 +126,18 @@ def residuals_table(analyses: list[dict[str, Any]]) -> str:
     lines = _head("", *heads)
     for analysis in analyses:
         for name, layers in analysis["residuals"].items():
-            for number, layer in enumerate(layers, 1):
+            for number, layer in enumerate([] if _is_above(analysis, name) else layers, 1):
                 shares = [f"{100 * layer[key]:.1f}" for key in ("owing", "one_too_many", "large", "clamped")]
                 crpi = "with" if name == CRPI else "without"
                 lines.append(_row(_setting(analysis), crpi, str(number), *shares, f"{layer['carry']:.3f}"))
     return "\n".join(lines)
+
+
+def _is_above(analysis: dict[str, Any], name: str) -> bool:
+    """Whether this is what another setting's lines say already: one that differs in the carry alone."""
+    setting = tuple(analysis["dynamics"][key] for key in ("timesteps", "alpha", "memory"))
+    first = setting == SETTINGS[0][1:] and analysis["dynamics"]["neuron"]["name"] == SETTINGS[0][0]
+    return (analysis["dynamics"]["memory"] > 0 and name != CRPI) or (not first and name == OTHER)
 
 
 def _whose(name: str) -> str:
