@@ -17,6 +17,7 @@ import typer
 from control import ROOT, fill
 from rich.console import Console
 from rich.progress import Progress
+from scipy.stats import spearmanr
 
 import snnkern
 from snnkern.analysis import CORRELATED, CRPI, DENSE, OTHER, PLAIN, RANDOM, WHITE
@@ -120,6 +121,24 @@ def states_table(analyses: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def shifts_table(analyses: list[dict[str, Any]]) -> str:
+    """Whether a lower return goes with a larger shift: rank correlation over policies and settings."""
+    lines = _head("environment", "policies", "Spearman's ρ of return and shift", "of return and distance at 100")
+    for env in dict.fromkeys(analysis["environment"] for analysis in analyses):
+        found = {}  # some policies are the same in several settings
+        for analysis in analyses:
+            means = {(entry["states"], entry["actions"]): entry["mean"]["value"] for entry in analysis["returns"]}
+            for entry in analysis["divergences"]:
+                name = entry["states"]
+                if analysis["environment"] == env and name != OTHER and not _is_above(analysis, name):
+                    point = means[name, name], entry["shift"]["value"], entry["distance"]["100"]
+                    found[_setting(analysis), name] = point
+        returns, shifts, distances = zip(*found.values(), strict=True)
+        ranks = [spearmanr(returns, other).statistic for other in (shifts, distances)]
+        lines.append(_row(env, str(len(found)), *(f"{rank:.2f}" for rank in ranks)))
+    return "\n".join(lines)
+
+
 def residuals_table(analyses: list[dict[str, Any]]) -> str:
     """Residuals and the clamp."""
     heads = ["CRPI", "layer", "not zero, %", "−θ, %", "beyond ±θ, %", "clamped, %", "carry"]
@@ -181,7 +200,13 @@ def main(
         fill(PAGE, name, table(analyses))
 
 
-TABLES = {"returns": returns_table, "errors": errors_table, "states": states_table, "residuals": residuals_table}
+TABLES = {
+    "returns": returns_table,
+    "errors": errors_table,
+    "states": states_table,
+    "shifts": shifts_table,
+    "residuals": residuals_table,
+}
 
 if __name__ == "__main__":
     typer.run(main)

@@ -1,8 +1,8 @@
 """What a decision costs: spikes, operations and energy of a spiking actor, counted on recorded observations.
 
-Every floating-point addition and multiplication of `docs/semantics.md` is counted, with thresholds folded into weights and
-the weights of one level summed before they are scaled. Comparisons, tanh and the observation's normalisation are left
-out for spiking and dense actors alike. `docs/energy.md` has the rules in words.
+Every floating-point addition and multiplication of `docs/semantics.md` is counted, with thresholds folded into weights
+and the weights of one level summed before they are scaled. Comparisons, tanh and the observation's normalisation are
+left out for spiking and dense actors alike. `docs/energy.md` has the rules in words.
 """
 
 from __future__ import annotations
