@@ -61,9 +61,9 @@ def residuals(snn: SpikingActor, observations: NDArray[np.floating], running: ND
             alive = layer.threshold > 0
             threshold = layer.threshold[alive]
             chosen = torch.from_numpy(rows)
-            owed = (decision.residual[chosen][:, alive] / threshold).double().numpy()
-            carried = (decision.carry[chosen][:, alive] / threshold).double().numpy()
-            cut = (decision.carry != decision.unclamped)[chosen][:, alive].numpy()
+            owed = (decision.residual[chosen][:, alive] / threshold).double().cpu().numpy()
+            carried = (decision.carry[chosen][:, alive] / threshold).double().cpu().numpy()
+            cut = (decision.carry != decision.unclamped)[chosen][:, alive].cpu().numpy()
             some = owed[owed != 0]
             inside = np.clip(some, edges[0], np.nextafter(edges[-1], 0))
             counts[index] += np.histogram(inside, edges)[0]

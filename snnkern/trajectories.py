@@ -122,7 +122,7 @@ def follow(
         if progress and limit is not None:
             progress(limit, limit)
     finally:
-        for one in envs:
+        for one in [*envs, *([twin.env] if twin else [])]:
             one.close()
     return Trajectories(
         np.stack(seen),
