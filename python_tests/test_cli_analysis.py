@@ -17,7 +17,7 @@ from matplotlib import image
 from test_cli import run, run_json
 
 import snnkern
-from snnkern import analysis_figures, cli
+from snnkern import analysis_figures, cli_analysis
 
 FIGURES = ("returns", "errors", "states", "residuals", "raster")
 
@@ -138,7 +138,7 @@ def test_an_interrupted_analysis_leaves_no_file(capsys, tmp_path, monkeypatch, f
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "analyze", interrupt)
+    monkeypatch.setattr(cli_analysis, "analyze", interrupt)
     code, _, err = run(capsys, "analyze", files["TINY"], "--steps", 20, "-o", tmp_path)
     assert code == 130
     assert "interrupted" in err

@@ -4,37 +4,51 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import sys
-import time
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
-import numpy as np
 import torch
 import typer
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 import snnkern
-from snnkern import benchmark, conversion, environments, zoo
+from snnkern import benchmark, conversion, zoo
 from snnkern._backends import choices, rule
 from snnkern.actors import Actor
-from snnkern.analysis import DENSE, analyze
-from snnkern.analysis_figures import draw_analysis, energy_figure, write_figure
-from snnkern.analysis_tables import print_analysis, print_energy, print_energy_of_layers
-from snnkern.calibration import calibrate, collect, parse_calibration
+from snnkern.calibration import calibrate, parse_calibration
 from snnkern.checkpoints import load_actor
+from snnkern.cli_analysis import analyze_command, energy_command
+from snnkern.cli_options import (
+    _ACTOR,
+    _Backend,
+    _Calibration,
+    _collect,
+    _cores,
+    _counts,
+    _Env,
+    _environment,
+    _Json,
+    _Levels,
+    _list,
+    _Observations,
+    _observations,
+    _print_json,
+    _progress,
+    _refuse,
+    _Scale,
+    _Seed,
+    _Steps,
+    _Workers,
+)
 from snnkern.demo import run_demo
-from snnkern.energy import Energies, dense_cost, spiking_cost
-from snnkern.errors import Error, InputError, MissingDependencyError, check_whole, require
+from snnkern.errors import Error, InputError
 from snnkern.evaluation import evaluate, grid, sweep
 from snnkern.files import check_writable, write_atomically
 from snnkern.neurons import NEURON_NAMES
@@ -49,14 +63,11 @@ from snnkern.report import (
 )
 from snnkern.tables import console, print_benchmark, print_evaluation, print_sweep
 from snnkern.timing import busy, machine
-from snnkern.trajectories import follow
 
 # The base of every complaint about a command line, whether Typer brings its own Click or uses the real one.
 _CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]
 
 _INTERRUPTED = 130
-_CALIBRATION_STEPS = 10_000
-_PACKAGES = ("snnkern", "torch", "numpy", "scipy", "gymnasium", "mujoco")
 
 app = typer.Typer(
     name="snnkern",
@@ -65,40 +76,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     epilog="Start with: snnkern demo",
 )
-
-_ACTOR = typer.Argument(
-    help="A zoo actor (snnkern info lists them), or a checkpoint: .safetensors, or a TD3, DDPG or SAC state dict."
-)
-_Env = Annotated[
-    str | None,
-    typer.Option(
-        "--env",
-        "--environment",
-        help="Gymnasium environment, such as HalfCheetah-v5; the actor's own where its file says.",
-    ),
-]
-_Scale = Annotated[
-    float | None, typer.Option("--action-scale", help="max_action, where the checkpoint does not hold it (default 1).")
-]
-_Levels = Annotated[int | None, typer.Option("--levels", help="L, thresholds per sign of MT and DC (default 4).")]
-_Calibration = Annotated[
-    str, typer.Option("--calibration", help="Thresholds: max, percentile (99.9) or percentile:P of the activations.")
-]
-_Steps = Annotated[
-    int | None, typer.Option("--steps", help="Steps of the dense actor to calibrate on (default 10000).", min=1)
-]
-_Seed = Annotated[
-    int | None, typer.Option("--seed", help="Seed of the calibration run's first episode (default 0).", min=0)
-]
-_Observations = Annotated[
-    Path | None,
-    typer.Option("--observations", help="Calibrate on a .npy array [N, observation_dim] instead of running."),
-]
-_Backend = Annotated[str, typer.Option("--backend", help="What computes; snnkern info lists them.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of a table.")]
-_Workers = Annotated[
-    int | None, typer.Option("--workers", help="Processes that share the work (default: one per core).", min=1)
-]
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -387,230 +364,8 @@ def bench(
         raise KeyboardInterrupt
 
 
-@app.command(name="analyze")
-def analyze_command(
-    policy: Annotated[str, typer.Argument(help="A zoo actor, a checkpoint, or what snnkern convert wrote.")],
-    neuron: Annotated[str | None, typer.Option("--neuron", help="if, snm, mt or dc (default if).")] = None,
-    timesteps: Annotated[
-        int | None, typer.Option("--timesteps", "-T", help="T, simulation steps per decision (default 8).")
-    ] = None,
-    alpha: Annotated[
-        float | None, typer.Option("--alpha", help="α of CRPI, to compare with none (default 0.2).")
-    ] = None,
-    memory: Annotated[float | None, typer.Option("--memory", help="μ, how much of the old carry stays.")] = None,
-    levels: _Levels = None,
-    calibration: Annotated[
-        str | None, typer.Option("--calibration", help="max (default), percentile or percentile:P of the activations.")
-    ] = None,
-    env: _Env = None,
-    steps: _Steps = None,
-    seed: _Seed = None,
-    episodes: Annotated[int, typer.Option("--episodes", help="Episodes of every policy.", min=1)] = 20,
-    episode_seed: Annotated[int, typer.Option("--episode-seed", help="Seed of the first episode.", min=0)] = 1000,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for analysis.json and the figures; made where missing.")
-    ] = Path("analysis"),
-    action_scale: _Scale = None,
-    backend: _Backend = "auto",
-    as_json: _Json = False,
-) -> None:
-    """Find out where a conversion loses return: error amplification, as the CRPI paper analyses it.
-
-    Runs the dense actor and its spiking version, without and with CRPI, and asks each what it would do in the states
-    that the other visits; measures errors over time, how runs started alike part, how far the states shift, and the
-    residuals inside the layers. Writes analysis.json and figures (PNG and PDF) of returns, errors, states, residuals
-    and a spike raster. A spiking actor's file is analysed as it is.
-
-    Examples:
-
-    * snnkern analyze td3-halfcheetah --neuron if --timesteps 8 --alpha 0.2 --output cheetah
-    * snnkern analyze hopper.safetensors --episodes 50
-    """
-    started = time.monotonic()
-    check_drawing()
-    require("scipy", "rl", "an analysis")
-    loaded = conversion.load_policy(policy, action_scale=action_scale, backend=backend)
-    name = _environment(loaded, env)
-    environment = environments.make(name)
-    environments.check_spaces(loaded.interface, environment.observation_space, environment.action_space)
-    environment.close()
-    rule = parse_calibration("max" if calibration is None else calibration)
-    if isinstance(loaded, SpikingActor):
-        wanted = {"--neuron": neuron, "--timesteps": timesteps, "--alpha": alpha, "--memory": memory}
-        data = {"--calibration": calibration, "--steps": steps, "--seed": seed}
-        _refuse(
-            {**wanted, "--levels": levels, **data}, f"{policy} is a spiking actor already, and is analysed as it is"
-        )
-        setting = loaded.dynamics
-    else:
-        (setting,) = grid(
-            [neuron or "if"],
-            [8 if timesteps is None else timesteps],
-            [0.2 if alpha is None else alpha],
-            [memory or 0.0],
-            levels,
-        )
-    _make_folder(output)
-    if isinstance(loaded, SpikingActor):
-        thresholds, origin = list(loaded.thresholds), loaded.metadata.get("calibration", "")
-    else:
-        thresholds, origin = calibrate(loaded, _collect(loaded, name, steps, seed), rule), str(rule)
-    with _progress() as report:
-        found = analyze(
-            conversion.dense_actor(loaded),
-            name,
-            setting,
-            thresholds=thresholds,
-            episodes=episodes,
-            seed=episode_seed,
-            backend=backend,
-            progress=report,
-        )
-    summary = {
-        "kind": "analysis",
-        "actor": Path(policy).name,
-        "environment": name,
-        "calibration": origin,
-        "calibration_steps": None if isinstance(loaded, SpikingActor) else steps or _CALIBRATION_STEPS,
-        "calibration_seed": None if isinstance(loaded, SpikingActor) else seed or 0,
-        "machine": machine(_PACKAGES),
-        **found.to_dict(),
-        "seconds": time.monotonic() - started,
-    }
-    write_atomically(output / "analysis.json", json.dumps(summary, allow_nan=False).encode())
-    files = draw_analysis(summary, output)
-    if as_json:
-        _print_json(summary)
-        return
-    print_analysis(summary)
-    print(f"\nWrote {output / 'analysis.json'} and {len(files)} figures beside it.")
-
-
-@app.command()
-def energy(
-    policy: Annotated[str, typer.Argument(help="A zoo actor, a checkpoint, or what snnkern convert wrote.")],
-    neuron: Annotated[str | None, typer.Option("--neuron", help="One or several (default if,snm,mt,dc).")] = None,
-    timesteps: Annotated[str | None, typer.Option("--timesteps", "-T", help="T, one or several (default 4,8).")] = None,
-    alpha: Annotated[str | None, typer.Option("--alpha", help="α of CRPI, one or several (default 0.2).")] = None,
-    memory: Annotated[str | None, typer.Option("--memory", help="μ, one or several (default 0).")] = None,
-    levels: _Levels = None,
-    calibration: Annotated[
-        str | None, typer.Option("--calibration", help="max (default), percentile or percentile:P of the activations.")
-    ] = None,
-    env: _Env = None,
-    steps: _Steps = None,
-    seed: _Seed = None,
-    observations: _Observations = None,
-    episodes: Annotated[
-        int | None, typer.Option("--episodes", help="Own episodes to count in (default 1).", min=1)
-    ] = None,
-    episode_seed: Annotated[
-        int | None, typer.Option("--episode-seed", help="Seed of the first of them (default 1000).", min=0)
-    ] = None,
-    multiplication: Annotated[float, typer.Option("--multiplication", help="pJ per multiplication.")] = 3.7,
-    addition: Annotated[float, typer.Option("--addition", help="pJ per addition.")] = 0.9,
-    scaling: Annotated[
-        float, typer.Option("--scaling", help="pJ per multiplication by a power of two (MT, DC); less for a shift.")
-    ] = 3.7,
-    read: Annotated[float, typer.Option("--read", help="pJ per parameter read.")] = 0.0,
-    by_layer: Annotated[bool, typer.Option("--by-layer", help="Show every layer as well.")] = False,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write what --json prints to this file (.json) as well.")
-    ] = None,
-    figure: Annotated[Path | None, typer.Option("--figure", help="Draw spikes and energy against T (.png).")] = None,
-    action_scale: _Scale = None,
-    backend: _Backend = "auto",
-    as_json: _Json = False,
-) -> None:
-    """Count what a decision costs: spikes, operations and energy of spiking versions and of the dense actor.
-
-    Each spiking actor is counted along the episodes that it runs itself, or along observations that you give
-    (--observations, a sequence). Energies are Horowitz's (ISSCC 2014) for 45 nm and 32-bit floats: 4.6 pJ per
-    multiply-accumulate, 0.9 pJ per addition; docs/energy.md says what is counted.
-
-    Examples:
-
-    * snnkern energy td3-halfcheetah --neuron if,dc --timesteps 4,8,16
-    * snnkern energy snn.safetensors --observations observations.npy --by-layer
-    """
-    energies = Energies(multiplication, addition, scaling, read)
-    rule = parse_calibration("max" if calibration is None else calibration)
-    loaded = conversion.load_policy(policy, action_scale=action_scale, backend=backend)
-    for file in (output, figure):
-        if file:
-            check_writable(file)
-    if figure:
-        check_drawing()
-    if isinstance(loaded, SpikingActor):
-        wanted = {"--neuron": neuron, "--timesteps": timesteps, "--alpha": alpha, "--memory": memory}
-        _refuse(
-            {**wanted, "--levels": levels, "--calibration": calibration},
-            f"{policy} is a spiking actor already, and is counted as it is",
-        )
-        if observations is None:
-            _refuse({"--steps": steps, "--seed": seed}, "a spiking actor needs no calibration")
-        settings = []
-    else:
-        settings = grid(
-            NEURON_NAMES if neuron is None else _list("--neuron", neuron, str),
-            [4, 8] if timesteps is None else _list("--timesteps", timesteps, int),
-            [0.2] if alpha is None else _list("--alpha", alpha, float),
-            [0.0] if memory is None else _list("--memory", memory, float),
-            levels,
-        )
-    dense = conversion.dense_actor(loaded)
-    data = None
-    if observations is not None or not isinstance(loaded, SpikingActor):
-        data = _observations(dense, observations, env, steps, seed)
-    name = ""
-    if observations is None:
-        name = _environment(loaded, env)
-    else:
-        _refuse({"--episodes": episodes, "--episode-seed": episode_seed}, "you give the observations yourself")
-    spiking = [loaded] if isinstance(loaded, SpikingActor) else []
-    if settings:
-        assert data is not None
-        thresholds = calibrate(dense, data, rule)
-        spiking = [SpikingActor(dense, thresholds, setting, backend=backend) for setting in settings]
-
-    def visited(of: Actor | SpikingActor) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        if observations is not None:
-            assert data is not None
-            return data[:, None], np.ones((len(data), 1), dtype=bool)
-        run = follow(DENSE, {DENSE: of}, name, episodes=episodes or 1, seed=episode_seed or 1000)
-        return run.observations, run.running
-
-    with _progress() as report:
-        seen, running = visited(dense)
-        costs = []
-        for index, snn in enumerate(spiking):
-            report("settings counted", index, len(spiking))
-            costs.append((snn.dynamics, spiking_cost(snn, *visited(snn))))
-        report("settings counted", len(spiking), len(spiking))
-    own = f"{episodes or 1} own episode{'s' if (episodes or 1) > 1 else ''} in {name}"
-    summary = {
-        "kind": "energy",
-        "actor": Path(policy).name,
-        "environment": name,
-        "along": own if observations is None else f"the {len(seen)} observations of {observations.name}",
-        "seed": None if observations is not None else episode_seed or 1000,
-        "calibration": str(rule) if settings else "",
-        "machine": machine(_PACKAGES),
-        "picojoules": vars(energies),
-        "dense": dense_cost(dense).to_dict(energies),
-        "dense_without_zeros": dense_cost(dense, seen[running]).to_dict(energies),
-        "results": [{**setting.to_dict(), **cost.to_dict(energies)} for setting, cost in costs],
-    }
-    if output:
-        write_atomically(output, json.dumps(summary, indent=1).encode())
-    if figure:
-        write_figure(energy_figure(summary), figure.with_suffix(""))
-    if as_json:
-        _print_json(summary)
-        return
-    print_energy(summary)
-    if by_layer:
-        print_energy_of_layers(summary)
+app.command(name="analyze")(analyze_command)
+app.command(name="energy")(energy_command)
 
 
 @app.command()
@@ -649,95 +404,6 @@ def info(as_json: _Json = False) -> None:
     output.print(actors)
 
 
-def _refuse(options: Mapping[str, object], why: str) -> None:
-    """Refuses options that were given where they would be ignored."""
-    for option, given in options.items():
-        if given is not None:
-            raise InputError(f"{option} has no use here: {why}")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
-    check_writable(folder / "file")
-
-
-def _collect(actor: Actor, env: str, steps: int | None, seed: int | None) -> NDArray[np.floating]:
-    steps = _CALIBRATION_STEPS if steps is None else steps
-    with _progress() as report:
-        return collect(actor, env, steps, seed or 0, lambda done: report(f"calibration in {env}", done, steps))
-
-
-def _observations(
-    actor: Actor, file: Path | None, env: str | None, steps: int | None, seed: int | None
-) -> NDArray[np.floating]:
-    """Observations from a file where one is given, else from the actor's environment."""
-    if file is None:
-        try:
-            return _collect(actor, _environment(actor, env, "--env or --observations"), steps, seed)
-        except MissingDependencyError as error:
-            raise MissingDependencyError(f"{error}, or give --observations") from error
-    _refuse({"--env": env, "--steps": steps, "--seed": seed}, "you give the observations yourself")
-    try:
-        array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"cannot read {file} as a .npy array: {error}") from error
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise InputError(f"{file} holds several arrays; give a .npy file of one")
-    return array
-
-
-def _environment(policy: Actor | SpikingActor, env: str | None, options: str = "--env") -> str:
-    name = env or environments.named_by(policy)
-    if not name:
-        raise InputError(f"the file does not say which environment the actor is for: give {options}")
-    return name
-
-
-T = TypeVar("T")
-
-
-def _list(option: str, text: str, convert: Callable[[str], T]) -> list[T]:
-    try:
-        return [convert(part.strip()) for part in text.split(",")]
-    except ValueError as error:
-        raise InputError(f"{option} takes one value or several with commas between, got {text!r}") from error
-
-
-def _counts(option: str, text: str) -> list[int]:
-    counts = _list(option, text, int)
-    for count in counts:
-        check_whole(option, count, least=1)
-    return counts
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Progress bars on standard error, one per description, from the first report on."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    progress = Progress(*columns, console=Console(stderr=True))
-    bars: dict[str, Any] = {}
-
-    def report(description: str, done: int, total: int) -> None:
-        progress.start()
-        if description not in bars:
-            bars[description] = progress.add_task(description)
-        progress.update(bars[description], completed=done, total=total)
-
-    try:
-        yield report
-    finally:
-        if bars:
-            progress.stop()
-
-
 @contextmanager
 def _seconds_left(seconds: float) -> Iterator[Callable[[float], None]]:
     """A bar of time on standard error; drawn between turns, not by a thread of its own, which turns would feel."""
@@ -753,7 +419,3 @@ def _seconds_left(seconds: float) -> Iterator[Callable[[float], None]]:
                 progress.update(bar, completed=min(passed, seconds), refresh=True)
 
         yield report
-
-
-def _print_json(content: dict[str, Any]) -> None:
-    print(json.dumps(content, indent=1))

@@ -1,0 +1,153 @@
+"""Options that several verbs of the command line share, and what they do with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from snnkern import environments
+from snnkern.actors import Actor
+from snnkern.calibration import collect
+from snnkern.errors import InputError, MissingDependencyError, check_whole
+from snnkern.files import check_writable
+from snnkern.nn import SpikingActor
+
+_CALIBRATION_STEPS = 10_000
+
+_ACTOR = typer.Argument(
+    help="A zoo actor (snnkern info lists them), or a checkpoint: .safetensors, or a TD3, DDPG or SAC state dict."
+)
+_Env = Annotated[
+    str | None,
+    typer.Option(
+        "--env",
+        "--environment",
+        help="Gymnasium environment, such as HalfCheetah-v5; the actor's own where its file says.",
+    ),
+]
+_Scale = Annotated[
+    float | None, typer.Option("--action-scale", help="max_action, where the checkpoint does not hold it (default 1).")
+]
+_Levels = Annotated[int | None, typer.Option("--levels", help="L, thresholds per sign of MT and DC (default 4).")]
+_Calibration = Annotated[
+    str, typer.Option("--calibration", help="Thresholds: max, percentile (99.9) or percentile:P of the activations.")
+]
+_Steps = Annotated[
+    int | None, typer.Option("--steps", help="Steps of the dense actor to calibrate on (default 10000).", min=1)
+]
+_Seed = Annotated[
+    int | None, typer.Option("--seed", help="Seed of the calibration run's first episode (default 0).", min=0)
+]
+_Observations = Annotated[
+    Path | None,
+    typer.Option("--observations", help="Calibrate on a .npy array [N, observation_dim] instead of running."),
+]
+_Backend = Annotated[str, typer.Option("--backend", help="What computes; snnkern info lists them.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of a table.")]
+_Workers = Annotated[
+    int | None, typer.Option("--workers", help="Processes that share the work (default: one per core).", min=1)
+]
+
+
+def _refuse(options: Mapping[str, object], why: str) -> None:
+    """Refuses options that were given where they would be ignored."""
+    for option, given in options.items():
+        if given is not None:
+            raise InputError(f"{option} has no use here: {why}")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
+    check_writable(folder / "file")
+
+
+def _collect(actor: Actor, env: str, steps: int | None, seed: int | None) -> NDArray[np.floating]:
+    steps = _CALIBRATION_STEPS if steps is None else steps
+    with _progress() as report:
+        return collect(actor, env, steps, seed or 0, lambda done: report(f"calibration in {env}", done, steps))
+
+
+def _observations(
+    actor: Actor, file: Path | None, env: str | None, steps: int | None, seed: int | None
+) -> NDArray[np.floating]:
+    """Observations from a file where one is given, else from the actor's environment."""
+    if file is None:
+        try:
+            return _collect(actor, _environment(actor, env, "--env or --observations"), steps, seed)
+        except MissingDependencyError as error:
+            raise MissingDependencyError(f"{error}, or give --observations") from error
+    _refuse({"--env": env, "--steps": steps, "--seed": seed}, "you give the observations yourself")
+    try:
+        array = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"cannot read {file} as a .npy array: {error}") from error
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise InputError(f"{file} holds several arrays; give a .npy file of one")
+    return array
+
+
+def _environment(policy: Actor | SpikingActor, env: str | None, options: str = "--env") -> str:
+    name = env or environments.named_by(policy)
+    if not name:
+        raise InputError(f"the file does not say which environment the actor is for: give {options}")
+    return name
+
+
+T = TypeVar("T")
+
+
+def _list(option: str, text: str, convert: Callable[[str], T]) -> list[T]:
+    try:
+        return [convert(part.strip()) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"{option} takes one value or several with commas between, got {text!r}") from error
+
+
+def _counts(option: str, text: str) -> list[int]:
+    counts = _list(option, text, int)
+    for count in counts:
+        check_whole(option, count, least=1)
+    return counts
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars on standard error, one per description, from the first report on."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    progress = Progress(*columns, console=Console(stderr=True))
+    bars: dict[str, Any] = {}
+
+    def report(description: str, done: int, total: int) -> None:
+        progress.start()
+        if description not in bars:
+            bars[description] = progress.add_task(description)
+        progress.update(bars[description], completed=done, total=total)
+
+    try:
+        yield report
+    finally:
+        if bars:
+            progress.stop()
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    print(json.dumps(content, indent=1))
