@@ -127,7 +127,9 @@ def test_auto_takes_cuda_for_tensors_on_a_gpu(gpu) -> None:
 
 def arguments(device: int) -> dict[str, int | float | bool]:
     numbers = dict.fromkeys(("kind", "stream", "initial_fraction", "negative_fraction", "alpha", "memory", "clip"), 0)
-    addresses = dict.fromkeys(("current", "threshold", "bias", "carry", "spikes", "mean", "next_carry", "counts"), 0)
+    addresses = dict.fromkeys(
+        ("current", "threshold", "bias", "carry", "row_alpha", "spikes", "mean", "next_carry", "counts"), 0
+    )
     sizes = dict.fromkeys(("levels", "timesteps", "batch", "neurons"), 1)
     strides = {"current_stride_t": 0, "current_stride_b": 1}
     return {**numbers, **addresses, **sizes, **strides, "device": device, "constant": True}
