@@ -92,7 +92,7 @@ def fit(
     if not all(bool(torch.isfinite(activation).all()) for activation in activations):
         raise InputError("calibration observations are so large that activations overflow")
 
-    layers = [(layer.weight, layer.bias) for layer in (*actor.hidden, actor.output)]
+    layers: list[tuple[Tensor, Tensor]] = [(layer.weight, layer.bias) for layer in (*actor.hidden, actor.output)]
     sent = actor.interface.normalize(signal)
     thresholds, errors = [], []
     for index, activation in enumerate(activations):
