@@ -4,7 +4,8 @@ A backend module has
     NAME                      how users name it
     detail() -> str           what it runs on
     unavailable() -> str      why it cannot be used on this machine; empty where it can
-    serves(device, dtype)     whether it computes tensors of this device type and dtype
+    serves(device, dtype)     whether it computes tensors of this device and dtype
+    DEVICES                   the types of device that "auto" chooses it for; None for all
     neuron(problem) -> Result one decision step of one layer of neurons
     linear(input, weight, bias) -> Tensor
     engine(actor) -> Engine   a whole actor in one call; None where the backend has none for it
@@ -87,9 +88,9 @@ class BackendStatus:
 
 
 def _modules() -> tuple[ModuleType, ...]:
-    from snnkern._backends import cpu, reference
+    from snnkern._backends import cpu, reference, triton
 
-    return (cpu, reference)  # in order of preference
+    return (cpu, triton, reference)  # in order of preference
 
 
 def backends() -> tuple[BackendStatus, ...]:
@@ -123,7 +124,8 @@ def choose(name: str, device: torch.device, dtype: torch.dtype) -> ModuleType:
         InputError: the named backend is unknown, not available, or does not serve this device and dtype.
     """
     for module in _modules():
-        if name in ("auto", module.NAME) and not module.unavailable() and module.serves(device, dtype):
+        automatic = name == "auto" and (module.DEVICES is None or device.type in module.DEVICES)
+        if (automatic or name == module.NAME) and not module.unavailable() and module.serves(device, dtype):
             return module
     check_name(name)
     raise InputError(f"backend {name!r} does not compute {dtype} tensors on {device.type}")

@@ -22,6 +22,7 @@ except ImportError as error:
     _reason = f"the native kernels were not built: reinstall where there is a C++ compiler ({error})"
 
 NAME = "cpu"
+DEVICES = ("cpu",)
 
 _DTYPES = (torch.float32, torch.float64)
 

@@ -9,6 +9,7 @@ from snnkern import reference
 from snnkern._backends import ActorParts, Problem, Result
 
 NAME = "reference"
+DEVICES = None
 
 
 def detail() -> str:
