@@ -1,4 +1,5 @@
-"""The Triton kernels in Triton's interpreter, on CPU tensors: neurons bit for bit as the reference.
+"""The Triton kernels in Triton's interpreter, on CPU tensors: neurons bit for bit as the reference, whole actors
+against the reference in float64.
 
 `test_triton.py` runs this file in a process of its own: TRITON_INTERPRET must be set before triton is first imported.
     TRITON_INTERPRET=1 python -m pytest python_tests/triton_interpreted.py            # -m long: the rest
@@ -6,12 +7,14 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from cases import (
+    ACTOR_WIDTHS,
     ALL_DTYPES,
     DEFAULT_NEURONS,
     INPUTS,
@@ -22,15 +25,19 @@ from cases import (
     Size,
     assert_same_bits,
     each,
+    random_actor,
     random_layer,
+    random_observations,
     run_layer,
 )
+from test_engine import assert_agrees, engine_actor, random_case
 from test_kernels import LAYOUTS, PARAMETERS, strided, transposed
 from torch import Tensor
 
 import snnkern
-from snnkern import Dynamics
-from snnkern._backends import triton
+from snnkern import Dynamics, SpikingActor
+from snnkern._backends import triton, triton_engine
+from snnkern.neurons import Kind
 
 CARRYING = {"alpha": 0.7, "memory": 0.6}
 HALVES = {name: ALL_DTYPES[name] for name in ("bfloat16", "float16")}
@@ -157,3 +164,161 @@ def test_carry_is_bit_identical_for_every_parameter(neuron, parameters) -> None:
     layer = random_layer(Dynamics(neuron, 3, **parameters), Size(3, 17))
     for shift in (0.0, 3.0, -3.0):
         assert_triton_is_reference(replace(layer, current=layer.current + shift))
+
+
+# Whole actors.
+
+
+def triton_actor(widths: tuple[int, ...], neuron="if", timesteps: int = 4, **options) -> SpikingActor:
+    return engine_actor(widths, neuron, timesteps, backend="triton", **options)
+
+
+@each("widths", ACTOR_WIDTHS)
+@each("neuron", DEFAULT_NEURONS)
+def test_actors_agree_with_the_reference(neuron, widths) -> None:
+    actor = triton_actor(widths, neuron, 5, alpha=0.6, memory=0.4)
+    batch = 70 if len(widths) == 4 else 20
+    resets = {2: torch.arange(batch) % 3 == 0}
+    share = assert_agrees(actor, random_observations(3, batch, widths[0]), resets)
+    assert share > (0.02 if neuron.kind is Kind.DC else 0.7)
+
+
+WIDE = {"one-block": (3, 256, 2), "two-blocks": (5, 300, 40, 3), "wide-observation": (130, 20, 65, 17)}
+
+
+@each("widths", WIDE)
+@each("neuron", {name: DEFAULT_NEURONS[name] for name in ("if", "mt")})
+def test_wide_actors_agree_with_the_reference(neuron, widths) -> None:
+    assert assert_agrees(triton_actor(widths, neuron, 3), random_observations(2, 5, widths[0])) > 0.5
+
+
+@pytest.mark.parametrize("levels", [1, 2, 7, 8, 15, 16, 24])
+def test_every_number_of_levels_is_packed_and_unpacked(levels) -> None:
+    actor = triton_actor((5, 20, 12, 3), snnkern.MT(levels=levels), 3, alpha=1.0)
+    assert assert_agrees(actor, random_observations(2, 20, 5)) > 0.2
+
+
+@pytest.mark.parametrize("timesteps", [1, 8, 9, 17])
+def test_every_number_of_timesteps_is_packed_and_unpacked(timesteps) -> None:
+    actor = triton_actor((5, 20, 12, 3), snnkern.IF(), timesteps, alpha=1.0)
+    assert assert_agrees(actor, random_observations(2, 20, 5)) > 0.7
+
+
+@each("tile", {f"{tile.rows}x{tile.columns}": tile for tile in triton_engine.TILES})
+def test_every_tile_gives_the_same_bits(tile) -> None:
+    observations = random_observations(2, 140, 11)
+    actions = []
+    for chosen in (triton_engine.TILES[0], tile):
+        actor = triton_actor((11, 33, 17, 3), "mt", alpha=1.0)
+        actor(observations[0])
+        actor._engine._use(chosen)
+        actions.append(actor(observations[1]))
+    assert_same_bits(actions[1], actions[0])
+
+
+@pytest.mark.parametrize("precision", triton_engine.PRECISIONS)
+def test_precisions_are_those_of_the_weights_between_hidden_layers(precision, monkeypatch) -> None:
+    """The reference with its weights rounded as `precision` says decides the same."""
+    monkeypatch.setenv("SNNKERN_TRITON_PRECISION", precision)
+    rounding = {
+        "float32": lambda weight: weight,
+        "tf32": triton_engine.rounded_to_tf32,
+        "bf16": lambda weight: weight.bfloat16().float(),
+    }
+    actor = triton_actor((11, 33, 17, 3), "mt", 5, alpha=1.0)
+    actor(torch.zeros(40, 11))  # packs
+    actor.reset()
+    theta = actor.hidden[0].threshold[:, None]
+    actor.hidden[1].weight = (rounding[precision](actor.hidden[1].weight * theta).double() / theta.double()).float()
+    assert assert_agrees(actor, random_observations(3, 40, 11)) > 0.7
+
+
+def test_an_unknown_precision_is_refused(monkeypatch) -> None:
+    monkeypatch.setenv("SNNKERN_TRITON_PRECISION", "fp8")
+    with pytest.raises(snnkern.InputError, match="must be one of float32, tf32, bf16, got 'fp8'"):
+        triton_actor((3, 7, 2))(torch.zeros(1, 3))
+
+
+def test_parts_of_a_weight_add_up_to_it() -> None:
+    weight = random_observations(1, 300, 300)[0] * torch.logspace(-9, 9, 300)
+    parts = triton_engine.split(weight)
+    assert parts.dtype == torch.bfloat16
+    assert torch.equal(parts.double().sum(dim=0), weight.double())
+    tf32 = triton_engine.rounded_to_tf32(weight)
+    assert bool(((tf32 - weight).abs() <= weight.abs() * 2.0**-11).all())
+    assert not bool((tf32.view(torch.int32) & 0x1FFF).any())
+
+
+def test_normalised_observations_and_plain_outputs() -> None:
+    actor, thresholds = random_actor((5, 16, 3))
+    mean, std = torch.linspace(-1, 1, 5), torch.linspace(0.5, 2, 5)
+    pairs = [(layer.weight, layer.bias) for layer in [*actor.hidden, actor.output]]
+    interface = snnkern.Interface(
+        5, 3, squash=False, observation_mean=mean, observation_std=std, observation_clip=1.5, action_scale=3.0
+    )
+    x = 3 * random_observations(1, 20, 5)[0]
+    actions = [
+        snnkern.convert(
+            snnkern.Actor(pairs[:-1], pairs[-1], interface),
+            thresholds=thresholds,
+            neuron="dc",
+            timesteps=3,
+            backend=backend,
+        )(x)
+        for backend in ("triton", "reference")
+    ]
+    torch.testing.assert_close(actions[0], actions[1], rtol=0, atol=1e-5)
+
+
+def test_empty_batches_arrays_and_refused_observations() -> None:
+    actor = triton_actor((11, 33, 17, 3), alpha=1.0)
+    assert actor(torch.zeros(0, 11)).shape == (0, 3)
+    actor.reset()
+    x = random_observations(1, 2, 11)[0]
+    action = actor(x)
+    before = [layer.carry.value.clone() for layer in actor.hidden]
+    with pytest.raises(snnkern.InputError, match="NaN or infinity in 1 of 2 rows"):
+        actor(x.index_fill(0, torch.tensor([1]), torch.nan))
+    for layer, carry in zip(actor.hidden, before, strict=True):
+        assert_same_bits(layer.carry.value, carry)
+    actor.check_finite = False
+    actor(x.index_fill(0, torch.tensor([1]), torch.nan))
+    assert bool(actor.hidden[0].carry.value[1].isnan().any())
+    assert bool(actor.hidden[0].carry.value[0].isfinite().all())
+    actor.reset()
+    np.testing.assert_array_equal(actor.act(x.numpy()), action.numpy())
+
+
+def test_what_the_kernel_does_not_serve_runs_by_layers() -> None:
+    for widths, layers in (((3, 1025, 2), 1), ((3, 7, 65), 1), ((3, *[5] * 7, 2), 7)):
+        actor = triton_actor(widths)
+        assert actor(torch.ones(2, 3)).shape == (2, widths[-1])
+        assert actor._bound is None
+        assert actor.spikes.shape == (layers, 2)
+    tiny, thresholds = random_actor((3, 7, 2))
+    thresholds[0][0] = 1e-38
+    actor = snnkern.convert(tiny, thresholds=thresholds, neuron="mt", backend="triton")
+    assert bool(actor(torch.ones(2, 3)).isfinite().all())
+    assert actor._bound is None
+
+
+def test_warmup_leaves_carries_and_counts_as_they_are() -> None:
+    actors = [triton_actor((11, 33, 17, 3), "snm", alpha=1.0) for _ in range(2)]
+    observations = random_observations(2, 5, 11)
+    for actor in actors:
+        actor(observations[0])
+    spikes = actors[1].spikes
+    assert actors[1]._engine.warmup() in triton_engine.TILES
+    assert torch.equal(actors[1].spikes, spikes)
+    assert_same_bits(actors[1](observations[1]), actors[0](observations[1]))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(60))
+def test_random_actors_agree_with_the_reference(seed, monkeypatch) -> None:
+    make = lambda widths, *arguments, **options: triton_actor(  # noqa: E731
+        tuple(min(width, 300) for width in widths), *arguments, **options
+    )
+    monkeypatch.setattr("test_engine.engine_actor", make)
+    actor, observations, resets = random_case(random.Random(seed), seed)
+    assert_agrees(actor, observations[..., : actor.interface.observation_dim], resets)

@@ -23,7 +23,7 @@ NAME = "triton"
 DEVICES = ("cuda",)
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
 _OLDEST = (8, 0)  # compute capability: the first with bfloat16 tensor cores
 
 # Two elements per thread: an 8-byte read per step, the next one under way, and so few registers (docs/gpu.md) that the
@@ -33,7 +33,7 @@ TILE_WARPS = 4
 
 
 def detail() -> str:
-    where = "the interpreter, on the CPU" if _INTERPRETED else torch.cuda.get_device_name()
+    where = "the interpreter, on the CPU" if INTERPRETED else torch.cuda.get_device_name()
     return f"Triton {importlib.metadata.version('triton')} on {where}; float32, bfloat16 and float16"
 
 
@@ -41,7 +41,7 @@ def detail() -> str:
 def unavailable() -> str:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed: pip install 'snnkern[triton]'"
-    if _INTERPRETED:
+    if INTERPRETED:
         return ""
     if not torch.cuda.is_available() or torch.version.hip is not None:
         return "PyTorch sees no NVIDIA GPU"
@@ -52,7 +52,7 @@ def serves(device: torch.device, dtype: torch.dtype) -> bool:
     if dtype not in _DTYPES:
         return False
     if device.type == "cpu":
-        return _INTERPRETED
+        return INTERPRETED
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _OLDEST
 
 
@@ -115,7 +115,9 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def engine(actor: ActorParts) -> Engine | None:
-    return None
+    from snnkern._backends import triton_engine
+
+    return triton_engine.Engine(actor) if triton_engine.fits(actor) else None
 
 
 def tile_shape(neurons: int) -> tuple[int, int]:

@@ -1,0 +1,388 @@
+"""A whole actor in one Triton kernel, for large batches.
+
+A program takes a tile of rows through one decision: layer by layer, and within a layer a tile of neurons at a time,
+whose state stays in registers for all T steps.
+
+A layer's spikes go to the next layer packed: 1 bit per neuron and step for IF, 2 for SNM, 1 + ⌈log2(L + 1)⌉ for MT and
+DC. A byte holds the steps of one neuron that fit, a plane one byte per neuron, and a 32-bit word of a plane the bytes
+of four neurons, a quarter of a block of inputs apart: bit operations turn a tile of words into four tiles of spikes.
+The planes lie in scratch memory that each program uses again for every tile of rows, and that stays in the L2 cache.
+
+Currents come from tensor cores. With the sender's θ folded into the weights a spike is 0, ±1 or ±2^-j, which bfloat16
+holds exactly; a float32 weight is the sum of three bfloat16 parts. So three products with float32 accumulators give
+float32 currents. What is not exact in bfloat16 (the observation, the mean of the last layer) is split in three as well,
+and of the nine products the six that float32 can see are taken.
+
+The weights between a tile of neurons and up to 256 inputs stay in shared memory for all T steps. Those of wider layers
+come from L2 at every step.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from snnkern._backends.triton_neurons import DC, IF, mean_output, neuron_step, residual_carry, transmitted
+
+# The widest block of inputs, whose weights stay in shared memory where it is the only one.
+BLOCK = tl.constexpr(256)
+
+
+@triton.jit
+def encode(units, LEVELS: tl.constexpr, EXPONENT_BITS: tl.constexpr):
+    """A spike of size 2^-j as the number L − j, and its sign above it; 0 for no spike."""
+    bits = units.to(tl.int32, bitcast=True)
+    exponent = (bits >> 23) & 0xFF
+    size = tl.where(exponent > 0, exponent - (127 - LEVELS), 0)
+    return size | (((bits >> 31) & 1) << EXPONENT_BITS)
+
+
+@triton.jit
+def decode(code, KIND: tl.constexpr, LEVELS: tl.constexpr, EXPONENT_BITS: tl.constexpr):
+    """What `encode` took in, from the lowest bits of a word."""
+    size = code & ((1 << EXPONENT_BITS) - 1)
+    if KIND == IF:
+        bits = size * 0x3F800000  # 1.0
+    else:
+        sign = (code >> EXPONENT_BITS) & 1
+        bits = tl.where(size > 0, (size + (127 - LEVELS)) << 23, 0) | (sign << 31)
+    return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def split(value, dtype: tl.constexpr):
+    """A float32 value as the sum of three bfloat16 ones, in the dtype of the weights."""
+    high = value.to(tl.bfloat16)
+    rest = value - high.to(tl.float32)
+    middle = rest.to(tl.bfloat16)
+    low = (rest - middle.to(tl.float32)).to(tl.bfloat16)
+    return high.to(dtype), middle.to(dtype), low.to(dtype)
+
+
+@triton.jit
+def load_weights(weight, k, n, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, PART: tl.constexpr):
+    """Rows k and columns n of one part of the weights `[parts, INPUTS, OUTPUTS]`."""
+    return tl.load(weight + PART * INPUTS * OUTPUTS + (k[:, None] * OUTPUTS + n[None, :]))
+
+
+@triton.jit
+def multiply(value, weight, k, n, sums, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr):
+    """sums + value · weight in float32, for any finite value; the weights are in three parts. The smallest go first."""
+    high, middle, low = split(value, weight.dtype.element_ty)
+    weight_high = load_weights(weight, k, n, INPUTS, OUTPUTS, 0)
+    weight_middle = load_weights(weight, k, n, INPUTS, OUTPUTS, 1)
+    weight_low = load_weights(weight, k, n, INPUTS, OUTPUTS, 2)
+    sums = tl.dot(low, weight_high, sums)
+    sums = tl.dot(middle, weight_middle, sums)
+    sums = tl.dot(high, weight_low, sums)
+    sums = tl.dot(middle, weight_high, sums)
+    sums = tl.dot(high, weight_middle, sums)
+    return tl.dot(high, weight_high, sums)
+
+
+@triton.jit
+def observe(
+    observation,
+    observation_mean,
+    observation_std,
+    observation_clip,
+    rows,
+    is_row,
+    columns,
+    WIDTH: tl.constexpr,
+    NORMALIZE: tl.constexpr,
+):
+    """Some columns of the observations, normalised; 0 beyond the last."""
+    is_column = columns < WIDTH
+    value = tl.load(observation + (rows[:, None] * WIDTH + columns[None, :]), is_row[:, None] & is_column[None, :], 0.0)
+    if NORMALIZE:
+        mean = tl.load(observation_mean + columns, is_column, other=0.0)
+        std = tl.load(observation_std + columns, is_column, other=1.0)
+        value = tl.div_rn(value - mean[None, :], tl.broadcast_to(std[None, :], value.shape))
+        value = tl.where(value > observation_clip, observation_clip, value)
+        value = tl.where(value < -observation_clip, -observation_clip, value)
+    return value
+
+
+@triton.jit
+def load_quarters(weight, k, n, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr, PART: tl.constexpr):
+    """The weights of a block of 4 · DEPTH inputs as four tiles; k are the inputs of the first."""
+    return (
+        load_weights(weight, k, n, INPUTS, OUTPUTS, PART),
+        load_weights(weight, k + DEPTH, n, INPUTS, OUTPUTS, PART),
+        load_weights(weight, k + 2 * DEPTH, n, INPUTS, OUTPUTS, PART),
+        load_weights(weight, k + 3 * DEPTH, n, INPUTS, OUTPUTS, PART),
+    )
+
+
+@triton.jit
+def receive(
+    words,
+    bit,
+    high,
+    middle,
+    low,
+    sums,
+    KIND: tl.constexpr,
+    LEVELS: tl.constexpr,
+    EXPONENT_BITS: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """sums + spikes · weights of a block of inputs, for the step that begins at `bit` of every byte of the words."""
+    for quarter in tl.static_range(4):
+        spikes = decode(words >> (8 * quarter + bit), KIND, LEVELS, EXPONENT_BITS).to(high[quarter].dtype)
+        if PARTS == 3:
+            sums = tl.dot(spikes, low[quarter], sums)
+            sums = tl.dot(spikes, middle[quarter], sums)
+        sums = tl.dot(spikes, high[quarter], sums, input_precision="tf32")
+    return sums
+
+
+@triton.jit
+def hyperbolic_tangent(z):
+    """tanh, within 2^-22 of it absolutely."""
+    shrunk = tl.exp(-2.0 * tl.abs(z))
+    size = (1.0 - shrunk) / (1.0 + shrunk)
+    return tl.where(z < 0.0, -size, size)
+
+
+@triton.jit
+def first_currents(
+    observation,
+    observation_mean,
+    observation_std,
+    observation_clip,
+    weight,
+    rows,
+    is_row,
+    n,
+    current,
+    WIDTH: tl.constexpr,
+    INPUTS: tl.constexpr,
+    NEURONS: tl.constexpr,
+    NORMALIZE: tl.constexpr,
+):
+    """The currents of the first layer, which are constant, added to `current`."""
+    DEPTH: tl.constexpr = min(INPUTS, 64)
+    for begin in range(0, INPUTS, DEPTH):
+        k = begin + tl.arange(0, DEPTH)
+        value = observe(
+            observation, observation_mean, observation_std, observation_clip, rows, is_row, k, WIDTH, NORMALIZE
+        )
+        current = multiply(value, weight, k, n, current, INPUTS, NEURONS)
+    return current
+
+
+@triton.jit
+def run_tile(
+    current,
+    threshold,
+    bias,
+    start,
+    weight,
+    words,
+    sent,
+    n,
+    timesteps,
+    negative_fraction,
+    FIRST: tl.constexpr,
+    LAST: tl.constexpr,
+    INPUTS: tl.constexpr,
+    NEURONS: tl.constexpr,
+    KIND: tl.constexpr,
+    LEVELS: tl.constexpr,
+    EXPONENT_BITS: tl.constexpr,
+    BITS: tl.constexpr,
+    PARTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """All T steps of a tile of rows and neurons n, from the potential `start`.
+
+    The first layer's `current` is constant. The others' currents come from the planes of `words` [ROWS, INPUTS / 4];
+    the bytes for the next layer go to `sent` [ROWS, NEURONS]. Returns the potential, the count, e, and how many spikes
+    each row sent.
+    """
+    STEPS: tl.constexpr = 8 // BITS  # in one plane
+    DEPTH: tl.constexpr = min(INPUTS, BLOCK) // 4
+    KEPT: tl.constexpr = not FIRST and INPUTS <= BLOCK
+    in_tile = tl.arange(0, ROWS)[:, None]
+    potential = start
+    count = tl.zeros((ROWS, WIDTH), tl.int32)
+    events = tl.zeros((ROWS,), tl.int32)
+    output_mean = tl.zeros((ROWS, WIDTH), tl.float32)
+    current_mean = bias if KIND == DC else output_mean
+    j = tl.arange(0, DEPTH)
+    if KEPT:
+        high = load_quarters(weight, j, n, INPUTS, NEURONS, DEPTH, 0)
+        tl.debug_barrier()
+        middle = load_quarters(weight, j, n, INPUTS, NEURONS, DEPTH, PARTS // 2)
+        tl.debug_barrier()
+        low = load_quarters(weight, j, n, INPUTS, NEURONS, DEPTH, PARTS - 1)
+    for plane in range(0, tl.cdiv(timesteps, STEPS)):
+        received = words + plane * (ROWS * (INPUTS // 4)) + (in_tile * (INPUTS // 4) + j[None, :])
+        if KEPT:
+            block = tl.load(received)
+        packing = tl.zeros((ROWS, WIDTH), tl.int32)
+        for step in range(0, tl.minimum(timesteps - plane * STEPS, STEPS)):
+            time = tl.full((1, 1), plane * STEPS + step + 1, tl.int32).to(tl.float32)
+            bit = step * BITS
+            if not FIRST:
+                current = tl.zeros((ROWS, WIDTH), tl.float32)
+                if KEPT:
+                    current = receive(block, bit, high, middle, low, current, KIND, LEVELS, EXPONENT_BITS, PARTS)
+                else:
+                    for begin in range(0, INPUTS, BLOCK):
+                        block = tl.load(received + begin // 4)
+                        high = load_quarters(weight, begin + j, n, INPUTS, NEURONS, DEPTH, 0)
+                        middle = load_quarters(weight, begin + j, n, INPUTS, NEURONS, DEPTH, PARTS // 2)
+                        low = load_quarters(weight, begin + j, n, INPUTS, NEURONS, DEPTH, PARTS - 1)
+                        current = receive(block, bit, high, middle, low, current, KIND, LEVELS, EXPONENT_BITS, PARTS)
+                if KIND != DC:
+                    current += bias
+            _, units, potential, count, current_mean, output_mean = neuron_step(
+                current,
+                potential,
+                count,
+                current_mean,
+                output_mean,
+                threshold,
+                negative_fraction,
+                LEVELS,
+                True,
+                time,
+                KIND,
+                LEVELS,
+            )
+            events += tl.sum((units != 0.0).to(tl.int32), axis=1)
+            if not LAST:
+                packing |= encode(units, LEVELS, EXPONENT_BITS) << bit
+            if FIRST and KIND == DC:
+                current = tl.zeros_like(current)  # a constant is coded as x_1, 0, 0, …
+        if not LAST:
+            QUARTER: tl.constexpr = min(NEURONS, BLOCK) // 4
+            byte = (n // (4 * QUARTER)) * (4 * QUARTER) + (n % QUARTER) * 4 + (n // QUARTER) % 4
+            tl.store(sent + plane * (ROWS * NEURONS) + (in_tile * NEURONS + byte[None, :]), packing.to(tl.int8))
+    return potential, count, output_mean, events
+
+
+@triton.jit(do_not_specialize=["timesteps", "tiles"])
+def actor_kernel(
+    observation,  # [B, WIDTHS[0]]
+    observation_mean,  # [WIDTHS[0]], read where NORMALIZE, as the next
+    observation_std,
+    weights,  # a tuple, the output layer last, as the next: [parts, PADDED[l], PADDED[l + 1]], padded with 0
+    biases,  # [PADDED[l + 1]]
+    thresholds,  # a tuple over hidden layers, as the next: [PADDED[l + 1]], padded with 0, which never fires
+    carries,  # [B, WIDTHS[l + 1]], read and replaced
+    counts,  # int64 [hidden layers, B]
+    action,  # [B, WIDTHS[-1]]
+    action_scale,  # [WIDTHS[-1]]
+    action_bias,
+    scratch,  # int8 [programs, 2, planes, ROWS, widest]
+    scratch_words,  # the same memory as int32
+    batch,
+    tiles,
+    timesteps,
+    observation_clip,
+    initial_fraction,
+    negative_fraction,
+    alpha,
+    memory,
+    clip,
+    WIDTHS: tl.constexpr,
+    PADDED: tl.constexpr,
+    WIDEST: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    KIND: tl.constexpr,
+    LEVELS: tl.constexpr,
+    EXPONENT_BITS: tl.constexpr,
+    BITS: tl.constexpr,
+    PARTS: tl.constexpr,
+    NORMALIZE: tl.constexpr,
+    SQUASH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """One decision of the actor for every tile of rows that falls to this program."""
+    last_time = tl.full((1, 1), timesteps, tl.int32).to(tl.float32)
+    buffer = tl.cdiv(timesteps, 8 // BITS).to(tl.int64) * (ROWS * WIDEST)
+    own = tl.program_id(0) * (2 * buffer)
+    outputs = tl.arange(0, PADDED[HIDDEN + 1])
+    is_output = outputs < WIDTHS[HIDDEN + 1]
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), disable_licm=True):
+        # The tile's place is a 64-bit number, but a place in the tile is not: it would take twice the registers.
+        before_tile = tl.full((), tile, tl.int64) * ROWS
+        row = tl.arange(0, ROWS)
+        is_row = row < batch - tile * ROWS
+        z = tl.zeros((ROWS, PADDED[HIDDEN + 1]), tl.float32)
+        for layer in tl.static_range(HIDDEN):
+            events = tl.zeros((ROWS,), tl.int32)
+            for first in tl.range(0, PADDED[layer + 1], min(COLUMNS, PADDED[layer + 1]), disable_licm=True):
+                n = first + tl.arange(0, min(COLUMNS, PADDED[layer + 1]))
+                inside = is_row[:, None] & (n < WIDTHS[layer + 1])[None, :]
+                place = (
+                    carries[layer] + before_tile * WIDTHS[layer + 1] + (row[:, None] * WIDTHS[layer + 1] + n[None, :])
+                )
+                threshold = tl.broadcast_to(tl.load(thresholds[layer] + n)[None, :], inside.shape)
+                bias = tl.broadcast_to(tl.load(biases[layer] + n)[None, :], inside.shape)
+                current = tl.zeros(inside.shape, tl.float32)
+                if layer == 0:
+                    current = first_currents(
+                        observation + before_tile * WIDTHS[0],
+                        observation_mean,
+                        observation_std,
+                        observation_clip,
+                        weights[0],
+                        row,
+                        is_row,
+                        n,
+                        current,
+                        WIDTHS[0],
+                        PADDED[0],
+                        PADDED[1],
+                        NORMALIZE,
+                    )
+                    if KIND != DC:
+                        current += bias
+                potential, count, output_mean, sent = run_tile(
+                    current,
+                    threshold,
+                    bias,
+                    initial_fraction * threshold + tl.load(place, inside, 0.0),
+                    weights[layer],
+                    scratch_words + (own + (layer % 2) * buffer) // 4,
+                    scratch + (own + ((layer + 1) % 2) * buffer),
+                    n,
+                    timesteps,
+                    negative_fraction,
+                    layer == 0,
+                    layer == HIDDEN - 1,
+                    PADDED[layer],
+                    PADDED[layer + 1],
+                    KIND,
+                    LEVELS,
+                    EXPONENT_BITS,
+                    BITS,
+                    PARTS,
+                    ROWS,
+                    min(COLUMNS, PADDED[layer + 1]),
+                )
+                events += sent
+                before = tl.load(place, inside, 0.0)
+                gained = potential - (initial_fraction * threshold + before)
+                total = transmitted(count, output_mean, threshold, last_time, KIND, LEVELS)
+                after = residual_carry(gained, total, before, threshold, alpha, memory, clip)
+                tl.store(place, after, inside)
+                if layer == HIDDEN - 1:
+                    mean = mean_output(count, output_mean, threshold, last_time, KIND, LEVELS)
+                    z = multiply(mean, weights[HIDDEN], n, outputs, z, PADDED[HIDDEN], PADDED[HIDDEN + 1])
+            tl.store(counts + (layer * batch.to(tl.int64) + before_tile) + row, events.to(tl.int64), is_row)
+            tl.debug_barrier()  # all of this layer's words are written, and all of the last one's are read
+        z += tl.load(biases[HIDDEN] + outputs)[None, :]
+        if SQUASH:
+            z = hyperbolic_tangent(z)
+        scale = tl.load(action_scale + outputs, is_output, other=0.0)
+        shift = tl.load(action_bias + outputs, is_output, other=0.0)
+        place = action + before_tile * WIDTHS[HIDDEN + 1] + (row[:, None] * WIDTHS[HIDDEN + 1] + outputs[None, :])
+        tl.store(place, scale[None, :] * z + shift[None, :], is_row[:, None] & is_output[None, :])
