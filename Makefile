@@ -1,6 +1,7 @@
 # make demo    set everything up, then do the main job
 # make test    set everything up, then pass the tests
 # make sanitize   the tests of kernels and engine, built with AddressSanitizer, UndefinedBehaviorSanitizer, ThreadSanitizer
+# make bench   microbenchmarks of the CPU kernels and the engine, under two minutes on a quiet machine
 # make lint    check formatting, lint and types;  make format  mend what can be mended
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ READY := $(VENV)/ready
 TORCH := torch==2.13.0
 NATIVE := CMakeLists.txt $(shell find csrc -name '*.h' -o -name '*.cpp')
 
-.PHONY: demo test sanitize lint format clean
+.PHONY: demo test sanitize bench lint format clean
 
 demo: $(READY)
 	$(BIN)/snnkern demo
@@ -21,6 +22,9 @@ test: $(READY)
 sanitize: $(READY)
 	python_tests/sanitize.sh $(BIN)/python address,undefined
 	python_tests/sanitize.sh $(BIN)/python thread
+
+bench: $(READY)
+	$(BIN)/python -m pytest bench --benchmark-only --benchmark-columns=min,median,iqr,rounds,iterations
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

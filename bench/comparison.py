@@ -1,50 +1,20 @@
-"""What a comparison is about: the task, what a contender is, and whether it decides as the reference does."""
+"""What a comparison is about: the task, and whether a contender decides as the reference does."""
 
 from __future__ import annotations
 
-import importlib
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 import snnkern
-from snnkern import Actor, SpikingActor, reference
+from snnkern import Actor, SpikingActor, benchmark
 from snnkern.neurons import Dynamics, parse_neuron
+from snnkern.timing import Contender
 
 T = 8  # of everyone but snnkern, which runs all of TIMESTEPS
 ALPHA = 0.2
-# A float64 run that comes closer than this to firing or not, as a fraction of θ, may be decided by rounding.
-MARGIN = 1e-5
-TOLERANCE = 1e-4
-
-
-class Missing(Exception):
-    """A contender that cannot take part, and why."""
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One way of computing actions.
-
-    Attributes:
-        act: the action for what `prepare` makes of a NumPy observation; what is timed.
-        reset: starts a new episode.
-        setting: neuron, T and α that the actions must agree with; None for the dense actor.
-        threads: what torch.set_num_threads is set to; ONNX Runtime always has one.
-    """
-
-    act: Callable[[Any], Any]
-    reset: Callable[[], None] = lambda: None
-    prepare: Callable[[NDArray[np.float32]], Any] = lambda observation: observation
-    setting: tuple[str, int, float] | None = None
-    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -79,24 +49,8 @@ def record(steps: int = 10_000) -> Task:
     return Task(actor, snnkern.calibrate(actor, observations, "max"), observations)
 
 
-def rows(observations: NDArray[np.float32], batch: int, decisions: int) -> NDArray[np.float32]:
-    """`[decisions, batch, observation_dim]`: consecutive observations in a row, rows far apart."""
-    apart = (len(observations) - decisions) // batch
-    return np.stack([observations[np.arange(batch) * apart + decision] for decision in range(decisions)])
-
-
-def optional(name: str) -> ModuleType:
-    """Imports an optional package.
-
-    Raises:
-        Missing: it is not installed, or does not import.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return importlib.import_module(name)
-        except Exception as error:  # an incompatible package fails in its own way
-            raise Missing(f"{type(error).__name__}: {error}") from error
+def setting(neuron: str = "if", timesteps: int = T, alpha: float = ALPHA) -> Dynamics:
+    return Dynamics(parse_neuron(neuron), timesteps, alpha)
 
 
 def check(
@@ -111,46 +65,8 @@ def check(
     Raises:
         AssertionError: a certain action differs, or one in ten of all.
     """
-    expected, certain = _expected(task, contender.setting, observations)
-    actions = np.empty(expected.shape)
-    groups = [[row] for row in range(observations.shape[1])] if by_row else [slice(None)]
-    for group in groups:
-        contender.reset()
-        for decision, observation in enumerate(observations[:, group]):
-            given = contender.prepare(np.ascontiguousarray(observation[0] if by_row else observation))
-            actions[decision, group] = np.asarray(contender.act(given))
-    contender.reset()
-    agreeing = (np.abs(actions - expected) <= TOLERANCE).all(axis=-1)
-    assert agreeing[certain].all(), f"{name}: {(~agreeing[certain]).sum()} actions differ that rounding cannot decide"
-    assert agreeing.mean() > 0.9, f"{name}: {1 - agreeing.mean():.0%} of the actions differ"
-    return {"certain": float(certain.mean()), "agreeing": float(agreeing.mean())}
-
-
-def _expected(
-    task: Task, setting: tuple[str, int, float] | None, observations: NDArray[np.float32]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    # Whether a DC neuron may take a spike back turns on rounding of what it has sent, the same in every float32 run.
-    dtype = torch.float32 if setting and setting[0] == "dc" else torch.float64
-    layers = [(weight.to(dtype), bias.to(dtype)) for weight, bias in task.layers()]
-    inputs = torch.from_numpy(observations).to(dtype)
-    action = task.actor.interface.action
-    if setting is None:
-        signal = inputs
-        for weight, bias in layers[:-1]:
-            signal = torch.relu(reference.linear(signal, weight, bias))
-        actions = action(reference.linear(signal, *layers[-1])).numpy()
-        return actions, np.ones(actions.shape[:-1], dtype=bool)
-    neuron, timesteps, alpha = setting
-    dynamics = Dynamics(parse_neuron(neuron), timesteps, alpha, 0.0, 0.5)
-    hidden = [(*layer, theta.to(dtype)) for layer, theta in zip(layers, task.thresholds, strict=False)]
-    carries = [inputs.new_zeros(inputs.shape[1], len(theta)) for theta in task.thresholds]
-    actions, certainties = [], []
-    certain = torch.ones(inputs.shape[1], dtype=torch.bool)
-    for observation in inputs:
-        decided = reference.actor(observation, hidden, layers[-1], carries, dynamics)
-        carries = [layer.carry for layer in decided.layers]
-        for layer in decided.layers:
-            certain = certain & (layer.margin > MARGIN)
-        actions.append(action(decided.output).numpy())
-        certainties.append(certain.numpy())
-    return np.stack(actions), np.stack(certainties)
+    wanted = benchmark.expected(task.actor, task.thresholds, contender.setting, observations)
+    found = benchmark.agreement(contender, observations, wanted, by_row)
+    assert not found.wrong, f"{name}: {found.wrong} actions differ that rounding cannot decide"
+    assert found.agreeing > 0.9, f"{name}: {1 - found.agreeing:.0%} of the actions differ"
+    return {"certain": found.certain, "agreeing": found.agreeing}

@@ -13,11 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from comparison import ALPHA, Contender, T, Task, optional
+from comparison import ALPHA, T, Task, setting
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from snnkern import baselines
+from snnkern.baselines import optional
 from snnkern.neurons import NEURON_NAMES
+from snnkern.timing import Contender
 
 TIMESTEPS = (1, 2, 4, 8, 16, 32)
 
@@ -45,7 +48,7 @@ NOT_EQUIVALENT = {
 
 def engine(task: Task, neuron: str, timesteps: int, threads: int = 1) -> Contender:
     snn = task.convert(neuron, timesteps)
-    return Contender(snn.act, snn.reset, setting=(neuron, timesteps, ALPHA), threads=threads)
+    return Contender(snn.act, snn.reset, setting=setting(neuron, timesteps), threads=threads)
 
 
 def engine_on_tensors(task: Task, neuron: str, timesteps: int) -> Contender:
@@ -54,77 +57,29 @@ def engine_on_tensors(task: Task, neuron: str, timesteps: int) -> Contender:
         snn,
         snn.reset,
         prepare=lambda observation: torch.from_numpy(np.atleast_2d(observation)),
-        setting=(neuron, timesteps, ALPHA),
+        setting=setting(neuron, timesteps),
     )
 
 
 def readable(task: Task, neuron: str) -> Contender:
     snn = task.convert(neuron, T, backend="reference")
-    return Contender(snn.act, snn.reset, setting=(neuron, T, ALPHA))
+    return Contender(snn.act, snn.reset, setting=setting(neuron))
 
 
 # ---- the published loop
 
 
-class PublishedNeuron(nn.Module):
-    """IF with the carry, a step at a time, written as the CRPI authors' code does: state in attributes, eager."""
-
-    def __init__(self, threshold: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("threshold", threshold)
-        self.potential: Tensor | None = None
-
-    def start(self) -> None:
-        """Ends a decision: what it owes, times α and clipped, starts the next one."""
-        if self.potential is None:
-            return
-        residual = torch.clamp(self.potential - self.initial, min=-self.threshold * self.count)
-        bound = 0.5 * self.threshold
-        self.potential = torch.clamp(residual * ALPHA, -bound, bound)
-        self.first = True
-
-    def forward(self, current: Tensor) -> Tensor:
-        if self.potential is None:
-            self.potential, self.first = torch.zeros_like(current), True
-        if self.first:
-            self.initial = self.potential + 0.5 * self.threshold
-            self.potential = self.initial
-            self.count = torch.zeros_like(current)
-            self.first = False
-        self.potential = self.potential + current
-        self.count += (self.potential - self.threshold) > 0
-        spike = ((self.potential - self.threshold) > 0) * self.threshold
-        self.potential = self.potential - spike
-        return spike
+def published_loop(task: Task) -> Contender:
+    return baselines.PublishedLoop(task.actor, task.thresholds, T, ALPHA).contender()
 
 
-class PublishedLoop:
-    """All layers at each of T steps, outputs summed; then mean and tanh."""
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        hidden = zip(task.actor.hidden, task.thresholds, strict=True)
-        modules = [module for layer, threshold in hidden for module in (layer, PublishedNeuron(threshold))]
-        self.network = nn.Sequential(*modules, task.actor.output)
-        self.neurons = [module for module in self.network if isinstance(module, PublishedNeuron)]
-
-    def reset(self) -> None:
-        for neuron in self.neurons:
-            neuron.potential = None
-
-    def act(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
-        x = torch.as_tensor(np.atleast_2d(observation))
-        for neuron in self.neurons:
-            neuron.start()
-        total: Any = 0.0
-        for _ in range(T):
-            total = total + self.network(x)
-        action = self.task.action(total / T)
-        return action[0] if observation.ndim == 1 else action
+def compiled_loop(task: Task) -> Contender:
+    loop = CompiledLoop(task)
+    return Contender(loop.act, loop.reset, setting=setting())
 
 
 class CompiledLoop:
-    """The same loop as one function without state for torch.compile, the first layer's current computed once."""
+    """The published loop as one function without state for torch.compile, the first layer's current computed once."""
 
     def __init__(self, task: Task) -> None:
         (w1, b1), (w2, b2), (w3, b3) = task.layers()
@@ -201,7 +156,7 @@ def spikingjelly(task: Task) -> Contender:
         spikes = nodes[1](layers[1](spikes))
         return task.action(layers[2](spikes.mean(dim=0)))[0]
 
-    return Contender(act, setting=("if", T, 0.0))
+    return Contender(act, setting=setting(alpha=0.0))
 
 
 def snntorch(task: Task) -> Contender:
@@ -223,7 +178,7 @@ def snntorch(task: Task) -> Contender:
             total = total + spikes
         return task.action(layers[2](total / T))[0]
 
-    return Contender(act, setting=("if", T, 0.0))
+    return Contender(act, setting=setting(alpha=0.0))
 
 
 def sinabs(task: Task) -> Contender:
@@ -242,7 +197,7 @@ def sinabs(task: Task) -> Contender:
         spikes = nodes[1](layers[1](spikes))
         return task.action(layers[2](spikes.mean(dim=1)))[0]
 
-    return Contender(act, setting=("if", T, 0.0))
+    return Contender(act, setting=setting(alpha=0.0))
 
 
 def norse(task: Task) -> Contender:
@@ -275,80 +230,14 @@ def norse(task: Task) -> Contender:
             total = total + spikes
         return task.action(layers[2](total / T))[0]
 
-    return Contender(act, setting=("if", T, 0.0))
+    return Contender(act, setting=setting(alpha=0.0))
 
 
 # ---- the dense actor
 
 
-def eager(task: Task) -> Contender:
-    network = _plain_network(task)
-    return Contender(lambda observation: network(torch.from_numpy(observation[None])).numpy()[0])
-
-
 def compiled(task: Task) -> Contender:
-    network = torch.compile(_plain_network(task), fullgraph=True)
-    return Contender(lambda observation: network(torch.from_numpy(observation[None])).numpy()[0])
-
-
-def _plain_network(task: Task) -> nn.Module:
-    """Linear, ReLU and tanh, without the checks of `Actor`."""
-    modules = [module for layer in task.actor.hidden for module in (layer, nn.ReLU())]
-    interface = task.actor.interface
-    if interface.observation_mean is not None or not interface.squash or (interface.action_scale != 1).any():
-        raise ValueError("the comparison is for an actor whose interface is tanh alone")
-    return nn.Sequential(*modules, task.actor.output, nn.Tanh())
-
-
-def numpy(task: Task) -> Contender:
-    _plain_network(task)
-    (w1, b1), (w2, b2), (w3, b3) = [(weight.numpy(), bias.numpy()) for weight, bias in task.layers()]
-
-    def act(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        x = np.maximum(w1 @ x + b1, 0.0)
-        x = np.maximum(w2 @ x + b2, 0.0)
-        return np.tanh(w3 @ x + b3)
-
-    return Contender(act)
-
-
-def onnx_runtime(task: Task) -> Contender:
-    onnxruntime = optional("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(_onnx_model(task), options, providers=["CPUExecutionProvider"])
-
-    def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:
-        return session.run(None, {"observation": observation})[0]
-
-    return Contender(act, prepare=np.atleast_2d)
-
-
-def _onnx_model(task: Task) -> bytes:
-    """Gemm, Relu and Tanh; the batch size is left open."""
-    onnx = optional("onnx")
-    helper, float_type = onnx.helper, onnx.TensorProto.FLOAT
-    _plain_network(task)
-    nodes, weights, signal = [], [], "observation"
-    last = len(task.layers()) - 1
-    for index, (weight, bias) in enumerate(task.layers()):
-        for part, tensor in (("weight", weight), ("bias", bias)):
-            weights.append(onnx.numpy_helper.from_array(tensor.numpy(), f"{part}{index}"))
-        nodes.append(helper.make_node("Gemm", [signal, f"weight{index}", f"bias{index}"], [f"sum{index}"], transB=1))
-        signal = "action" if index == last else f"signal{index}"
-        nodes.append(helper.make_node("Tanh" if index == last else "Relu", [f"sum{index}"], [signal]))
-    interface = task.actor.interface
-    graph = helper.make_graph(
-        nodes,
-        "actor",
-        [helper.make_tensor_value_info("observation", float_type, ["batch", interface.observation_dim])],
-        [helper.make_tensor_value_info("action", float_type, ["batch", interface.action_dim])],
-        weights,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(model)
-    return model.SerializeToString()
+    return baselines.from_network(torch.compile(baselines.dense_network(task.actor), fullgraph=True))
 
 
 # ---- all of them
@@ -361,18 +250,18 @@ def at_batch_one(task: Task, compiling: bool = True) -> Iterator[tuple[str, Call
             yield f"act {neuron} {timesteps}", lambda n=neuron, t=timesteps: engine(task, n, t)
             yield f"tensor {neuron} {timesteps}", lambda n=neuron, t=timesteps: engine_on_tensors(task, n, t)
         yield f"reference {neuron} {T}", lambda n=neuron: readable(task, n)
-    yield "published loop", lambda: _loop(PublishedLoop(task))
+    yield "published loop", lambda: published_loop(task)
     if compiling:
-        yield "compiled loop", lambda: _loop(CompiledLoop(task))
+        yield "compiled loop", lambda: compiled_loop(task)
         yield "dense torch.compile", lambda: compiled(task)
     yield "SpikingJelly", lambda: spikingjelly(task)
     yield "snnTorch", lambda: snntorch(task)
     yield "sinabs", lambda: sinabs(task)
     yield "Norse", lambda: norse(task)
     yield "dense Actor.act", lambda: Contender(task.actor.act)
-    yield "dense eager PyTorch", lambda: eager(task)
-    yield "dense ONNX Runtime", lambda: onnx_runtime(task)
-    yield "dense NumPy", lambda: numpy(task)
+    yield "dense eager PyTorch", lambda: baselines.eager(task.actor)
+    yield "dense ONNX Runtime", lambda: baselines.onnx_runtime(task.actor)
+    yield "dense NumPy", lambda: baselines.numpy(task.actor)
 
 
 def at_batch_many(task: Task) -> Iterator[tuple[str, Callable[[], Contender]]]:
@@ -381,9 +270,5 @@ def at_batch_many(task: Task) -> Iterator[tuple[str, Callable[[], Contender]]]:
         yield f"act {neuron} {T}", lambda n=neuron: engine(task, n, T)
         if (os.cpu_count() or 1) > 1:
             yield f"act {neuron} {T} ×2", lambda n=neuron: engine(task, n, T, threads=2)
-    yield "published loop", lambda: _loop(PublishedLoop(task))
-    yield "dense ONNX Runtime", lambda: onnx_runtime(task)
-
-
-def _loop(loop: PublishedLoop | CompiledLoop) -> Contender:
-    return Contender(loop.act, loop.reset, setting=("if", T, ALPHA))
+    yield "published loop", lambda: published_loop(task)
+    yield "dense ONNX Runtime", lambda: baselines.onnx_runtime(task.actor)

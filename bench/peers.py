@@ -13,12 +13,10 @@ import os
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy reads it when it is imported
 
-import gc
+import contextlib
+import itertools
 import json
-import platform
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,20 +25,19 @@ import contenders
 import numpy as np
 import torch
 import typer
-from comparison import ALPHA, Contender, Missing, T, Task
+from comparison import ALPHA, T, Task
 from contenders import PEERS
 from control import ROOT, fill
 from numpy.typing import NDArray
 from peers_page import BATCH, TABLES, batch_table, draw, latency_table, targets_table
 
 import snnkern
-from snnkern import ops
+from snnkern import ops, timing
+from snnkern.baselines import Missing
 from snnkern.files import write_atomically
-from snnkern.neurons import Dynamics, parse_neuron
+from snnkern.timing import MOST, TURN_SECONDS, Contender, machine, quartiles
 
 ROUNDS = 100
-TURN_SECONDS = 2e-3  # a turn lasts about as long, and at least FEWEST decisions
-FEWEST, MOST = 5, 500
 CHECKED_ROWS, CHECKED_DECISIONS = 24, 4
 
 Turns = dict[str, NDArray[np.float64]]
@@ -54,17 +51,17 @@ def measure(rounds: int) -> dict[str, Any]:
     missing: dict[str, str] = {}
     checks: dict[str, dict[str, float]] = {}
     with torch.no_grad():
-        few = comparison.rows(task.observations, CHECKED_ROWS, CHECKED_DECISIONS)
+        few = timing.rows(task.observations, CHECKED_ROWS, CHECKED_DECISIONS)
         singles = make(contenders.at_batch_one(task), task, few, True, missing, checks)
-        many = comparison.rows(task.observations, BATCH, CHECKED_DECISIONS)
+        many = timing.rows(task.observations, BATCH, CHECKED_DECISIONS)
         batched = make(contenders.at_batch_many(task), task, many, False, missing, {})
-        one = take_turns(singles, task.observations[: MOST + FEWEST], rounds)
+        one = take_turns(singles, task.observations[:MOST], rounds)
         batch = take_turns(batched, many, max(rounds // 2, 3))
         kernel = take_turns(kernel_and_copy(task), many, rounds)
         floor = measure_floor(task, rounds)
     found = {"one": one, "batch": batch, "kernel": kernel}
     return {
-        "machine": machine(),
+        "machine": machine(("snnkern", "torch", "numpy", *PEERS.values())),
         "rounds": rounds,
         "alpha": ALPHA,
         "missing": missing,
@@ -100,60 +97,11 @@ def take_turns(
     parties: Mapping[str, Contender], observations: NDArray[np.float32], rounds: int, turn_seconds: float = TURN_SECONDS
 ) -> Turns:
     """Seconds per decision of every turn, `[rounds]` each; everyone has one turn per round, in changing order."""
-    inputs, decisions = {}, {}
-    for name, party in parties.items():
-        inputs[name] = [party.prepare(observation) for observation in observations]
-        _turn(party, inputs[name], 2)
-        decisions[name] = int(np.clip(turn_seconds / _turn(party, inputs[name], 3), FEWEST, MOST))
-    turns: Turns = {name: np.empty(rounds) for name in parties}
-    order, shuffle = list(parties), np.random.default_rng(0)
-    gc.collect()
-    gc.disable()
-    try:
-        for turn in range(rounds):
-            shuffle.shuffle(order)
-            for name in order:
-                turns[name][turn] = _turn(parties[name], inputs[name], decisions[name])
-    finally:
-        gc.enable()
-        torch.set_num_threads(1)
-    return turns
-
-
-def _turn(party: Contender, inputs: Sequence[Any], decisions: int) -> float:
-    """Seconds per decision, after one decision that brings weights and code back into the caches."""
-    torch.set_num_threads(party.threads)
-    act = party.act
-    chosen = [inputs[index % len(inputs)] for index in range(decisions)]
-    act(inputs[-1])
-    start = time.perf_counter()
-    for given in chosen:
-        act(given)
-    return (time.perf_counter() - start) / decisions
-
-
-def quartiles(seconds: NDArray[np.float64]) -> list[float]:
-    """Lower quartile, median, upper quartile."""
-    return [float(value) for value in np.quantile(seconds, [0.25, 0.5, 0.75])]
-
-
-def machine() -> dict[str, Any]:
-    versions = {name: _version(name) for name in ("snnkern", "torch", "numpy", *PEERS.values())}
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        found = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = found[0] if found else model
-    engine = next(status.detail for status in snnkern.backends() if status.name == "cpu")
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return {"cpu": model, "cores": os.cpu_count(), "engine": engine, "load": load, "versions": versions}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    taken: dict[str, list[float]] = {name: [] for name in parties}
+    with contextlib.closing(timing.turns([(parties, observations)], turn_seconds)) as turns:
+        for name, seconds in itertools.islice(turns, rounds * len(parties)):
+            taken[name].append(seconds)
+    return {name: np.array(seconds) for name, seconds in taken.items()}
 
 
 # ---- what has no rival: memory, the kernel against a copy, the floor
@@ -184,11 +132,10 @@ def kernel_and_copy(task: Task) -> dict[str, Contender]:
     theta = task.thresholds[0]
     current = torch.randn(T, BATCH, len(theta)) * theta
     carry = torch.zeros(BATCH, len(theta))
-    dynamics = Dynamics(parse_neuron("if"), T, ALPHA, 0.0, 0.5)
     moved = current.numel() + 3 * carry.numel()  # reads the current and the carry, writes mean and carry
     source, target = torch.ones(moved // 2), torch.ones(moved // 2)
     return {
-        "kernel": Contender(lambda _: ops.neuron_mean(current, theta, carry, dynamics)),
+        "kernel": Contender(lambda _: ops.neuron_mean(current, theta, carry, comparison.setting())),
         "copy": Contender(lambda _: target.copy_(source)),
     }
 

@@ -11,6 +11,7 @@ from contenders import PEERS, TIMESTEPS
 
 from snnkern.files import write_atomically
 from snnkern.neurons import NEURON_NAMES
+from snnkern.report import shorten
 
 BATCH = 1024
 
@@ -29,9 +30,9 @@ def targets_table(results: dict[str, Any]) -> str:
         ):
             if value >= row[aim] if row["more"] else value <= row[aim]:
                 verdict = word
-        spread = f"{_short(low)} … {_short(high)}" if low != high else ""
+        spread = f"{shorten(low)} … {shorten(high)}" if low != high else ""
         aims = f"{sign} {row['least']:g} {unit} | {row['reach']:g} {unit}"
-        lines.append(f"| {row['what']} | {aims} | {_short(middle)} {unit} | {spread} | {verdict} |")
+        lines.append(f"| {row['what']} | {aims} | {shorten(middle)} {unit} | {spread} | {verdict} |")
     return "\n".join(lines)
 
 
@@ -68,13 +69,13 @@ def latency_table(results: dict[str, Any]) -> str:
             lines.append(f"| {label} | missing | | |")
             continue
         low, middle, high = (1e6 * value for value in one[name])
-        ratio = _short(middle / (1e6 * ours))
-        lines.append(f"| {label} | {_short(middle)} | {_short(low)} … {_short(high)} | {ratio} |")
+        ratio = shorten(middle / (1e6 * ours))
+        lines.append(f"| {label} | {shorten(middle)} | {shorten(low)} … {shorten(high)} | {ratio} |")
     lines += ["", "| `snn.act`, `snn(tensor)`, µs | " + " | ".join(name.upper() for name in NEURON_NAMES) + " |"]
     lines.append("|---|" + "---|" * len(NEURON_NAMES))
     for timesteps in TIMESTEPS:
         cells = [
-            ", ".join(_short(1e6 * one[f"{way} {name} {timesteps}"][1]) for way in ("act", "tensor"))
+            ", ".join(shorten(1e6 * one[f"{way} {name} {timesteps}"][1]) for way in ("act", "tensor"))
             for name in NEURON_NAMES
         ]
         lines.append(f"| T = {timesteps} | {' | '.join(cells)} |")
@@ -139,10 +140,6 @@ def _conditions(results: dict[str, Any]) -> str:
     )
 
 
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 99.5 else f"{value:.1f}" if value >= 9.95 else f"{value:.2f}"
-
-
 _COLORS = {"snnkern": "#0072B2", "spiking": "#767676", "dense": "#E69F00"}
 _MEANING = {"snnkern": "spiking, snnkern", "spiking": "spiking, others", "dense": "dense"}
 
@@ -161,7 +158,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     panel, lines = figure.subplots(1, 2, width_ratios=[2, 1])
     panel.barh([label for _, label, _ in bars], [value for value, _, _ in bars], color=[_COLORS[g] for *_, g in bars])
     for index, (value, _, _) in enumerate(bars):
-        panel.annotate(_short(value), (value, index), (3, 0), textcoords="offset points", va="center", fontsize=8)
+        panel.annotate(shorten(value), (value, index), (3, 0), textcoords="offset points", va="center", fontsize=8)
     panel.set_xscale("log")
     panel.set_xlim(1, 3.0 * max(value for value, _, _ in bars))
     panel.set_xticks([1, 10, 100, 1000], ["1", "10", "100", "1,000"])

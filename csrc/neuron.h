@@ -37,9 +37,27 @@ struct Parameters {
     int32_t levels;          // L
 };
 
+// A whole number of steps to divide by. Where it is a power of two, multiplying gives the same.
+template <class Real>
+struct Steps {
+    Real number, reciprocal;
+    bool power_of_two;
+
+    Steps() = default;
+    SNNKERN_INLINE explicit Steps(int64_t steps)
+        : number(static_cast<Real>(steps)),
+          reciprocal(Real(1) / number),
+          power_of_two((steps & (steps - 1)) == 0) {}
+
+    template <class V>
+    SNNKERN_INLINE V divide(V x) const {
+        return power_of_two ? x * reciprocal : x / number;
+    }
+};
+
 inline namespace SNNKERN_ARCH {
 
-// What a lane type is made of: the number in a lane, the integer that counts in it, what a
+// What a lane type is made of: the number in a lane, the integer of the same size, what a
 // comparison gives, and what is done with that.
 template <class V>
 struct Lanes;
@@ -53,9 +71,36 @@ struct PlainLanes {
     static SNNKERN_INLINE Mask greater(V a, V b) { return a > b; }
     static SNNKERN_INLINE Mask at_least(V a, V b) { return a >= b; }
     static SNNKERN_INLINE Mask at_least(Int a, Int b) { return a >= b; }
+    static SNNKERN_INLINE Mask both(Mask a, Mask b) { return a & b; }
+    static SNNKERN_INLINE Mask either(Mask a, Mask b) { return a | b; }
     template <class T>
     static SNNKERN_INLINE T select(Mask mask, T a, T b) {
         return mask ? a : b;
+    }
+    // a − b where the mask holds, else a.
+    template <class T>
+    static SNNKERN_INLINE T subtract(Mask mask, T a, T b) {
+        return a - select(mask, b, T{});
+    }
+    // a where it is the smaller (the larger) one, else b: also where one is NaN.
+    template <class T>
+    static SNNKERN_INLINE T smaller(T a, T b) {
+        return a < b ? a : b;
+    }
+    template <class T>
+    static SNNKERN_INLINE T larger(T a, T b) {
+        return a > b ? a : b;
+    }
+    // The bit pattern of a number, which orders numbers of one sign as integers, and back.
+    static SNNKERN_INLINE Int bits(V x) {
+        Int n;
+        __builtin_memcpy(&n, &x, sizeof(n));
+        return n;
+    }
+    static SNNKERN_INLINE V from_bits(Int n) {
+        V x;
+        __builtin_memcpy(&x, &n, sizeof(x));
+        return x;
     }
 };
 
@@ -71,173 +116,325 @@ struct Lanes<double> : PlainLanes<double, double, int64_t, bool> {
     static SNNKERN_INLINE Int to_int(double x) { return static_cast<Int>(x); }
 };
 
-// State of a neuron during one decision step. Every kind has:
-//   integrate(x)       u after the current of a step
-//   fire(t)            s_t, also in units of θ
-//   reset(s, x, t)     what sending s_t changes
-//   transmitted(T)     Q_T
-//   mean(T)            Q_T / T, or e_T for DC
-template <Kind kind, class V>
-struct Neuron;
+// The bit pattern of a number: sign, exponent, mantissa.
+template <class Real>
+struct Layout;
+template <>
+struct Layout<float> {
+    using Int = int32_t;
+    static constexpr int kMantissaBits = 23;
+    static constexpr Int kBias = 127;
+    static constexpr float kSmallestNormal = 0x1p-126f;
+};
+template <>
+struct Layout<double> {
+    using Int = int64_t;
+    static constexpr int kMantissaBits = 52;
+    static constexpr Int kBias = 1023;
+    static constexpr double kSmallestNormal = 0x1p-1022;
+};
+
+template <class Real>
+struct Bits : Layout<Real> {
+    using typename Layout<Real>::Int;
+    static SNNKERN_INLINE constexpr Int exponent(int e) {
+        return Int(e) * (Int(1) << Layout<Real>::kMantissaBits);
+    }
+    static constexpr Int kOne = exponent(Layout<Real>::kBias);  // 1.0
+    static constexpr Int kExponents = -exponent(1);             // all bits but the mantissa's
+    static constexpr Int kInfinity = exponent(2 * Layout<Real>::kBias + 1);
+    static constexpr Int kSign = kExponents ^ kInfinity;
+    static constexpr Int kNan = kInfinity + exponent(1) / 2;
+};
 
 template <class V>
+SNNKERN_INLINE V infinity() {
+    using X = Lanes<V>;
+    return X::from_bits(typename X::Int{} + Bits<typename X::Real>::kInfinity);
+}
+
+// What a neuron sends at a step.
+template <class V>
 struct Spike {
+    typename Lanes<V>::Mask fires;
     V value;  // s_t, in activation units
     V units;  // s_t / θ: 0, ±1 or ±2^-j, exactly; 0 where θ = 0
 };
 
-template <class V>
-struct Neuron<Kind::IF, V> {
+// State of a neuron during one decision step. Every kind has:
+//   integrate(x)       u after the current of a step
+//   fire(t)            s_t
+//   reset(s, x, t)     what sending s_t changes
+//   transmitted(T)     Q_T
+//   mean(T)            Q_T / T, or e_T for DC
+// `kTiny` says whether a threshold may be so small that its levels underflow; see `has_tiny`.
+template <Kind kind, class V, bool kTiny = true>
+struct Neuron;
+
+template <class V, bool kTiny>
+struct Neuron<Kind::IF, V, kTiny> {
     using X = Lanes<V>;
     using Real = typename X::Real;
     using Int = typename X::Int;
 
     V potential, threshold;
+    V limit;  // what the potential must exceed: θ, and infinity where θ = 0
     Int count = Int{};
 
     Neuron() = default;
     SNNKERN_INLINE Neuron(const Parameters<Real>&, V threshold, V start, V)
-        : potential(start), threshold(threshold) {}
+        : potential(start),
+          threshold(threshold),
+          limit(X::select(X::greater(threshold, V{}), threshold, infinity<V>())) {}
 
     SNNKERN_INLINE void integrate(V x) { potential = potential + x; }
 
-    SNNKERN_INLINE Spike<V> fire(Real) {
-        const auto up = X::greater(potential, threshold);
-        const auto fires = up & X::greater(threshold, V{});
-        count += X::select(fires, Int{} + 1, Int{});
-        return {X::select(up, threshold, V{}), X::select(fires, V{} + 1, V{})};
+    SNNKERN_INLINE Spike<V> fire(const Steps<Real>&) {
+        const auto fires = X::greater(potential, limit);
+        count = X::subtract(fires, count, Int{} - 1);
+        return {fires, X::select(fires, threshold, V{}), X::select(fires, V{} + 1, V{})};
     }
 
-    SNNKERN_INLINE void reset(V spike, V, Real) { potential = potential - spike; }
+    SNNKERN_INLINE void reset(const Spike<V>& spike, V, const Steps<Real>&) {
+        potential = X::subtract(spike.fires, potential, limit);  // where it fires, the limit is θ
+    }
 
-    SNNKERN_INLINE V transmitted(Real) const { return Lanes<V>::to_real(count) * threshold; }
-    SNNKERN_INLINE V mean(Real timesteps) const { return transmitted(timesteps) / timesteps; }
+    SNNKERN_INLINE V transmitted(const Steps<Real>&) const { return X::to_real(count) * threshold; }
+    SNNKERN_INLINE V mean(const Steps<Real>& timesteps) const {
+        return timesteps.divide(transmitted(timesteps));
+    }
 };
 
-template <class V>
-struct Neuron<Kind::SNM, V> {
+template <class V, bool kTiny>
+struct Neuron<Kind::SNM, V, kTiny> {
     using X = Lanes<V>;
     using Real = typename X::Real;
     using Int = typename X::Int;
 
-    V potential, threshold, lower;
+    V potential, threshold;
+    V upper, lower;  // the potential fires above and below them; infinite where θ = 0
     Int count = Int{};
 
     Neuron() = default;
     SNNKERN_INLINE Neuron(const Parameters<Real>& p, V threshold, V start, V)
-        : potential(start), threshold(threshold), lower(p.negative_fraction * threshold) {}
+        : potential(start), threshold(threshold) {
+        const auto alive = X::greater(threshold, V{});
+        upper = X::select(alive, threshold, infinity<V>());
+        lower = X::select(alive, p.negative_fraction * threshold, -infinity<V>());
+    }
 
     SNNKERN_INLINE void integrate(V x) { potential = potential + x; }
 
-    SNNKERN_INLINE Spike<V> fire(Real) {
-        const auto up = X::greater(potential, threshold);
-        const auto down = X::greater(lower, potential) & X::at_least(count, Int{} + 1);
-        const auto alive = X::greater(threshold, V{});
-        count += X::select(up & alive, Int{} + 1, X::select(down & alive, Int{} - 1, Int{}));
-        return {X::select(up, threshold, X::select(down, -threshold, V{})),
-                X::select(up & alive, V{} + 1, X::select(down & alive, V{} - 1, V{}))};
+    SNNKERN_INLINE Spike<V> fire(const Steps<Real>&) {
+        const auto up = X::greater(potential, upper);
+        const auto down = X::both(X::greater(lower, potential), X::at_least(count, Int{} + 1));
+        count = X::subtract(down, X::subtract(up, count, Int{} - 1), Int{} + 1);
+        return {X::either(up, down), X::select(up, threshold, X::select(down, -threshold, V{})),
+                X::select(up, V{} + 1, X::select(down, V{} - 1, V{}))};
     }
 
-    SNNKERN_INLINE void reset(V spike, V, Real) { potential = potential - spike; }
+    SNNKERN_INLINE void reset(const Spike<V>& spike, V, const Steps<Real>&) {
+        potential = potential - spike.value;
+    }
 
-    SNNKERN_INLINE V transmitted(Real) const { return Lanes<V>::to_real(count) * threshold; }
-    SNNKERN_INLINE V mean(Real timesteps) const { return transmitted(timesteps) / timesteps; }
+    SNNKERN_INLINE V transmitted(const Steps<Real>&) const { return X::to_real(count) * threshold; }
+    SNNKERN_INLINE V mean(const Steps<Real>& timesteps) const {
+        return timesteps.divide(transmitted(timesteps));
+    }
 };
 
-// The level that a multi-threshold neuron sends at a potential. `can_take_back(level, unit)` says
-// where a negative spike is allowed. Levels are visited from the smallest, so that a larger one
-// overrules it. A level of 0 (θ = 0, or an underflow) never fires.
-template <class V, class CanTakeBack>
-SNNKERN_INLINE Spike<V> fire_level(V potential, V threshold, int32_t levels,
-                                   typename Lanes<V>::Int* sent, CanTakeBack can_take_back) {
+// What a multi-threshold neuron has sent, as MT counts it: `count` in units of the smallest level.
+template <class V>
+struct Counted {
+    using X = Lanes<V>;
+    using Int = typename X::Int;
+    Int count;
+    int32_t levels;
+
+    // Where a level, `unit` times the smallest one, may be taken back.
+    SNNKERN_INLINE typename X::Mask covers(V, Int unit) const { return X::at_least(count, unit); }
+
+    // The largest 2^-j that may be taken back, in bit patterns relative to 1.0: below any level's
+    // where there is none.
+    SNNKERN_INLINE Int largest() const {
+        using B = Bits<typename X::Real>;
+        // More than the largest level changes nothing; up to it, the conversion is exact.
+        const Int bounded = X::smaller(count, Int{} + (typename B::Int(1) << (levels - 1)));
+        const Int exponent = X::bits(X::to_real(bounded)) & (Int{} + B::kExponents);
+        return exponent - (Int{} + B::kOne + B::exponent(levels - 1));
+    }
+};
+
+// The same as DC knows it: `promised` = t·e, in activation units.
+template <class V>
+struct Promised {
+    using X = Lanes<V>;
+    using Int = typename X::Int;
+    V promised, threshold;
+
+    SNNKERN_INLINE typename X::Mask covers(V level, Int) const {
+        return X::at_least(promised, level);
+    }
+
+    SNNKERN_INLINE Int largest() const {
+        using B = Bits<typename X::Real>;
+        const V positive = X::larger(promised, V{});  // 0 for NaN
+        return (X::bits(positive) - X::bits(threshold)) & (Int{} + B::kExponents);
+    }
+};
+
+// Finds the level that a multi-threshold neuron sends at a potential.
+template <class V, bool kTiny>
+struct Levels;
+
+// By comparing with every level, from the smallest, so that a larger one overrules it. A level of 0
+// (θ = 0, or an underflow) never fires.
+template <class V>
+struct Levels<V, true> {
     using X = Lanes<V>;
     using Real = typename X::Real;
     using Int = typename X::Int;
-    V units = V{};
-    int32_t unit = 1;
-    Real scale = Real(1) / Real(1 << (levels - 1));
-    for (int32_t j = levels - 1; j >= 0; --j, unit <<= 1, scale *= 2) {
-        const V level = threshold * scale;
-        const V bound = Real(0.75) * level;
-        const auto alive = X::greater(level, V{});
-        const auto up = alive & X::at_least(potential, bound);
-        const auto down =
-            alive & X::at_least(-bound, potential) & can_take_back(level, Int{} + unit);
-        units = X::select(up, V{} + scale, X::select(down, V{} - scale, units));
+
+    V threshold;
+    int32_t levels;
+
+    Levels() = default;
+    SNNKERN_INLINE Levels(V threshold, int32_t levels) : threshold(threshold), levels(levels) {}
+
+    template <class Sent>
+    SNNKERN_INLINE Spike<V> find(V potential, const Sent& sent) const {
+        V units = V{};
+        int32_t unit = 1;
+        Real scale = Real(1) / Real(1 << (levels - 1));
+        for (int32_t j = levels - 1; j >= 0; --j, unit <<= 1, scale *= 2) {
+            const V level = threshold * scale;
+            const V bound = Real(0.75) * level;
+            const auto alive = X::greater(level, V{});
+            const auto up = X::both(alive, X::at_least(potential, bound));
+            const auto down = X::both(X::both(alive, X::at_least(-bound, potential)),
+                                      sent.covers(level, Int{} + unit));
+            units = X::select(up, V{} + scale, X::select(down, V{} - scale, units));
+        }
+        const auto fires = X::either(X::greater(units, V{}), X::greater(V{}, units));
+        return {fires, X::select(fires, threshold * units, V{}), units};  // θ · 2^-j, as the level
     }
-    *sent = X::to_int(units * Real(1 << (levels - 1)));  // both factors are powers of two: exact
-    const auto fires = X::greater(units, V{}) | X::greater(V{}, units);
-    return {X::select(fires, threshold * units, V{}),
-            units};  // θ · 2^-j, as the level was computed
+};
+
+// By the exponent. Where no level underflows, the bounds 0.75·λ_j are one number times 2^-j: the
+// largest that a potential reaches follows from the difference of two bit patterns, rounded down to
+// whole exponents.
+template <class V>
+struct Levels<V, false> {
+    using X = Lanes<V>;
+    using Real = typename X::Real;
+    using Int = typename X::Int;
+    using B = Bits<Real>;
+
+    V threshold;
+    V lowest;      // the smallest bound; NaN, which nothing reaches, where θ = 0
+    Int highest;   // bits of the largest bound
+    Int smallest;  // bits of 2^-(L-1), relative to 1.0
+
+    Levels() = default;
+    SNNKERN_INLINE Levels(V threshold, int32_t levels)
+        : threshold(threshold),
+          highest(X::bits(Real(0.75) * threshold)),
+          smallest(Int{} - B::exponent(levels - 1)) {
+        const V bound = Real(0.75) * threshold * (Real(1) / Real(1 << (levels - 1)));
+        lowest = X::select(X::greater(threshold, V{}), bound, X::from_bits(Int{} + B::kNan));
+    }
+
+    template <class Sent>
+    SNNKERN_INLINE Spike<V> find(V potential, const Sent& sent) const {
+        const Int bits = X::bits(potential);
+        const Int sign = bits & (Int{} + B::kSign);
+        const Int magnitude = bits ^ sign;
+        const auto down = X::greater(V{}, potential);
+        Int level = X::smaller((magnitude - highest) & (Int{} + B::kExponents), Int{});
+        level = X::select(down, X::smaller(level, sent.largest()), level);
+        const auto fires =
+            X::both(X::at_least(X::from_bits(magnitude), lowest), X::at_least(level, smallest));
+        const V units = X::select(fires, X::from_bits((level + (Int{} + B::kOne)) | sign), V{});
+        return {fires, threshold * units, units};
+    }
+};
+
+// Whether some θ > 0 is so small that `Levels<V, false>` is not for it.
+template <class Real>
+inline bool has_tiny(const Real* threshold, int64_t count, int32_t levels) {
+    const Real smallest = Bits<Real>::kSmallestNormal * 4 * Real(1 << (levels - 1));
+    bool tiny = false;
+    for (int64_t n = 0; n < count; ++n) tiny |= threshold[n] > 0 && threshold[n] < smallest;
+    return tiny;
 }
 
-template <class V>
-struct Neuron<Kind::MT, V> {
+template <class V, bool kTiny>
+struct Neuron<Kind::MT, V, kTiny> {
     using X = Lanes<V>;
     using Real = typename X::Real;
     using Int = typename X::Int;
 
     V potential, threshold;
-    Int count = Int{};  // m: what was sent, in units of the smallest level
-    int32_t levels;
+    Levels<V, kTiny> search;
+    Counted<V> sent;  // m
 
     Neuron() = default;
     SNNKERN_INLINE Neuron(const Parameters<Real>& p, V threshold, V start, V)
-        : potential(start), threshold(threshold), levels(p.levels) {}
+        : potential(start),
+          threshold(threshold),
+          search(threshold, p.levels),
+          sent{Int{}, p.levels} {}
 
     SNNKERN_INLINE void integrate(V x) { potential = potential + x; }
 
-    SNNKERN_INLINE Spike<V> fire(Real) {
-        Int sent;
-        const Int before = count;
-        const Spike<V> spike =
-            fire_level<V>(potential, threshold, levels, &sent,
-                          [before](V, Int unit) { return X::at_least(before, unit); });
-        count += sent;
+    SNNKERN_INLINE Spike<V> fire(const Steps<Real>&) {
+        const Spike<V> spike = search.find(potential, sent);
+        sent.count +=
+            X::to_int(spike.units * Real(1 << (sent.levels - 1)));  // powers of two: exact
         return spike;
     }
 
-    SNNKERN_INLINE void reset(V spike, V, Real) { potential = potential - spike; }
-
-    SNNKERN_INLINE V transmitted(Real) const {
-        // As a multiple of θ first: the smallest level may underflow.
-        return Lanes<V>::to_real(count) * (Real(1) / Real(1 << (levels - 1))) * threshold;
+    SNNKERN_INLINE void reset(const Spike<V>& spike, V, const Steps<Real>&) {
+        potential = potential - spike.value;
     }
-    SNNKERN_INLINE V mean(Real timesteps) const { return transmitted(timesteps) / timesteps; }
+
+    SNNKERN_INLINE V transmitted(const Steps<Real>&) const {
+        // As a multiple of θ first: the smallest level may underflow.
+        return X::to_real(sent.count) * (Real(1) / Real(1 << (sent.levels - 1))) * threshold;
+    }
+    SNNKERN_INLINE V mean(const Steps<Real>& timesteps) const {
+        return timesteps.divide(transmitted(timesteps));
+    }
 };
 
-template <class V>
-struct Neuron<Kind::DC, V> {
+template <class V, bool kTiny>
+struct Neuron<Kind::DC, V, kTiny> {
     using X = Lanes<V>;
     using Real = typename X::Real;
-    using Int = typename X::Int;
 
     V potential, threshold;
     V current_mean;       // e^x
     V output_mean = V{};  // e
-    int32_t levels;
+    Levels<V, kTiny> search;
 
     Neuron() = default;
     SNNKERN_INLINE Neuron(const Parameters<Real>& p, V threshold, V start, V bias)
-        : potential(start), threshold(threshold), current_mean(bias), levels(p.levels) {}
+        : potential(start), threshold(threshold), current_mean(bias), search(threshold, p.levels) {}
 
     SNNKERN_INLINE void integrate(V x) { potential = potential + x + current_mean - output_mean; }
 
-    SNNKERN_INLINE Spike<V> fire(Real t) {
-        Int sent;
-        const V promised = transmitted(t);
-        return fire_level<V>(potential, threshold, levels, &sent,
-                             [promised](V level, Int) { return X::at_least(promised, level); });
+    SNNKERN_INLINE Spike<V> fire(const Steps<Real>& t) {
+        return search.find(potential, Promised<V>{transmitted(t), threshold});
     }
 
-    SNNKERN_INLINE void reset(V spike, V x, Real t) {
-        potential = potential - spike;
-        current_mean = current_mean + x / t;
-        output_mean = output_mean + spike / t;
+    SNNKERN_INLINE void reset(const Spike<V>& spike, V x, const Steps<Real>& t) {
+        potential = potential - spike.value;
+        current_mean = current_mean + t.divide(x);
+        output_mean = output_mean + t.divide(spike.value);
     }
 
-    SNNKERN_INLINE V transmitted(Real timesteps) const { return timesteps * output_mean; }
-    SNNKERN_INLINE V mean(Real) const { return output_mean; }
+    SNNKERN_INLINE V transmitted(const Steps<Real>& t) const { return t.number * output_mean; }
+    SNNKERN_INLINE V mean(const Steps<Real>&) const { return output_mean; }
 };
 
 // CRPI: r = max(u_T − u_0, −Q_T), then c ← clamp(μ·c + α·r, −κ·θ, κ·θ). A NaN stays visible in the
@@ -246,11 +443,9 @@ template <class V>
 SNNKERN_INLINE V residual_carry(V gained, V transmitted, V carry, V threshold,
                                 const Parameters<typename Lanes<V>::Real>& p) {
     using X = Lanes<V>;
-    const V residual = X::select(X::greater(-transmitted, gained), -transmitted, gained);
+    const V residual = X::larger(-transmitted, gained);
     const V bound = p.clip * threshold;
-    V next = p.memory * carry + p.alpha * residual;
-    next = X::select(X::greater(next, bound), bound, next);
-    return X::select(X::greater(-bound, next), -bound, next);
+    return X::larger(-bound, X::smaller(bound, p.memory * carry + p.alpha * residual));
 }
 
 }  // namespace SNNKERN_ARCH

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,12 +13,13 @@ import time
 import numpy as np
 import pytest
 import torch
+from builders import make_actor, make_observations
 
 pytest.importorskip("typer", reason="Typer is not installed")
 pytest.importorskip("mujoco", reason="MuJoCo is not installed")
 
 import snnkern
-from snnkern import cli, demo
+from snnkern import cli, demo, tables
 
 
 def run(capsys, *arguments: object) -> tuple[int, str, str]:
@@ -41,7 +44,7 @@ def observations(tmp_path):
 def test_help_teaches_every_verb(capsys) -> None:
     code, out, _ = run(capsys, "--help")
     assert code == 0
-    for verb in ("demo", "convert", "evaluate", "info"):
+    for verb in ("demo", "convert", "evaluate", "bench", "info"):
         assert verb in out
         code, text, _ = run(capsys, verb, "--help")
         assert code == 0
@@ -181,6 +184,17 @@ MISTAKES = {
     ),
     "empty list": (["evaluate", "td3-hopper", "--neuron", "if", "-T", ""], "--timesteps takes"),
     "no name": (["evaluate", ""], "no actor ''"),
+    "bench without environment": (
+        ["bench", "PLAIN"],
+        "which environment the actor is for: give --env or --observations",
+    ),
+    "bench of a spiking actor with neurons": (["bench", "SPIKING", "--neuron", "if"], "--neuron has no use here"),
+    "batch of none": (["bench", "td3-hopper", "--batch", "1,0"], "--batch must be a whole number of at least 1, got 0"),
+    "batch not a number": (["bench", "td3-hopper", "--batch", "1;2"], "--batch takes one value or several"),
+    "no threads": (["bench", "td3-hopper", "--threads", "0"], "--threads must be a whole number of at least 1, got 0"),
+    "no time": (["bench", "td3-hopper", "--seconds", "0"], "--seconds"),
+    "nowhere to write to": (["bench", "td3-hopper", "-o", "no/x.json"], "there is no folder no"),
+    "observations of another actor": (["bench", "td3-hopper", "--observations", "THREE"], "floating-point [N, 11]"),
     "observations and steps": (
         ["convert", "td3-hopper", "x.safetensors", "--observations", "x.npy", "--steps", "5"],
         "--steps has no use here",
@@ -188,10 +202,22 @@ MISTAKES = {
 }
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, str]:
+    """An actor of no environment, its spiking version, and observations for them."""
+    folder = tmp_path_factory.mktemp("files")
+    actor, observations = make_actor(3, 17, 2), make_observations(50, 3)
+    snnkern.save(actor, folder / "actor.safetensors")
+    snnkern.save(snnkern.convert(actor, observations, neuron="dc", timesteps=3), folder / "snn.safetensors")
+    np.save(folder / "observations.npy", observations)
+    names = {"PLAIN": "actor.safetensors", "SPIKING": "snn.safetensors", "THREE": "observations.npy"}
+    return {key: str(folder / name) for key, name in names.items()}
+
+
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_one_clear_line_and_exit_code_2(capsys, tmp_path, monkeypatch, arguments, message) -> None:
+def test_a_mistake_is_one_clear_line_and_exit_code_2(capsys, tmp_path, monkeypatch, files, arguments, message) -> None:
     monkeypatch.chdir(tmp_path)
-    code, out, err = run(capsys, *arguments)
+    code, out, err = run(capsys, *(files.get(argument, argument) for argument in arguments))
     lines = [line for line in err.splitlines() if line.startswith("snnkern: ")]
     assert code == 2
     assert out == ""
@@ -212,12 +238,61 @@ def test_the_tables_fit_a_terminal_of_80_columns(capsys) -> None:
         "performance_ratio_interval": [0.951, 1.042],
         "spikes_per_decision": 1689.0,
     }
-    cli._print_sweep(
+    tables.print_sweep(
         {"actor": "td3-halfcheetah", "environment": "HalfCheetah-v5", "dense": evaluation, "results": [entry]}
     )
     lines = capsys.readouterr().out.splitlines()
     assert any("100.4 [95.1 … 104.2]" in line for line in lines)
     assert max(len(line.rstrip()) for line in lines) <= 80
+
+
+def test_bench_times_an_actor_of_no_environment(capsys, tmp_path, files) -> None:
+    output, figure = tmp_path / "bench.json", tmp_path / "bench.png"
+    arguments = ["--observations", files["THREE"], "--batch", "1,4", "--threads", 1, "--seconds", 1.5]
+    summary = run_json(
+        capsys, "bench", files["PLAIN"], *arguments, "--neuron", "if,mt", "-T", "2", "-o", output, "--figure", figure
+    )
+    assert json.loads(output.read_text()) == summary
+    assert figure.stat().st_size > 10_000
+    assert summary["layers"] == [3, 17, 2]
+    assert {entry["neuron"]["name"] for entry in summary["results"] if entry["name"] == "snn.act"} == {"if", "mt"}
+    assert {entry["batch"] for entry in summary["results"]} == {1, 4}
+    assert {entry["wrong"] for entry in summary["results"]} == {0}
+
+    code, out, _ = run(capsys, "bench", files["SPIKING"], *arguments)
+    assert code == 0
+    assert re.search(r"DC +3 +[\d.]+ \[[\d.]+ … [\d.]+\]", out)
+    assert "published IF   3" in out
+    assert ("ONNX Runtime (" in out) == ("onnxruntime" not in sys.modules)
+    rows = [line.rstrip() for line in out.splitlines() if not line.endswith(".")]
+    assert max(len(row) for row in rows) <= 80
+
+
+def test_an_interrupted_bench_shows_and_writes_what_it_has(capsys, tmp_path, files, monkeypatch) -> None:
+    def interrupt(passed: float) -> None:
+        heard.append(passed)
+        if len(heard) == 30:
+            raise KeyboardInterrupt
+
+    heard: list[float] = []
+    monkeypatch.setattr(cli, "_seconds_left", lambda seconds: contextlib.nullcontext(interrupt))
+    output = tmp_path / "bench.json"
+    code, out, err = run(
+        capsys, "bench", files["SPIKING"], "--observations", files["THREE"], "--batch", 1, "-o", output
+    )
+    assert code == 130
+    assert "snnkern: interrupted" in err
+    assert "One observation" in out
+    summary = json.loads(output.read_text())
+    assert summary["interrupted"]
+    assert summary["results"]
+
+
+def test_bench_needs_gymnasium_or_observations(capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "gymnasium", None)
+    code, _, err = run(capsys, "bench", "td3-hopper")
+    assert code == 2
+    assert "needs gymnasium, which is not installed: pip install 'snnkern[rl]', or give --observations" in err
 
 
 def test_version(capsys) -> None:

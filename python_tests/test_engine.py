@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import os
 import pickle
-import random
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
 import torch
 from cases import ACTOR_WIDTHS, DEFAULT_NEURONS, each, needs_cpu, random_actor, random_observations
+from engine_cases import FORMS, ISAS, assert_agrees, carries, engine_actor, runs_on_engine
 from torch import Tensor
 
 import snnkern
-from snnkern import SpikingActor, reference
 from snnkern._backends import cpu
 from snnkern.neurons import Kind
 
 pytestmark = needs_cpu
-
-ISAS = [] if cpu._cpu is None else cpu._cpu.isas()
-# How long the random search runs; a longer run: SNNKERN_FUZZ_SECONDS=3600 pytest -k random_actors
-FUZZ_SECONDS = float(os.environ.get("SNNKERN_FUZZ_SECONDS", "10"))
 
 
 @pytest.fixture(params=ISAS)
@@ -39,54 +32,6 @@ def isa(request):
     cpu._cpu.use_isa(before)
 
 
-def engine_actor(widths, neuron="if", timesteps=4, *, seed=0, check_finite=True, **dynamics) -> SpikingActor:
-    actor, thresholds = random_actor(widths, seed=seed)
-    return snnkern.convert(
-        actor, thresholds=thresholds, neuron=neuron, timesteps=timesteps, check_finite=check_finite, **dynamics
-    )
-
-
-def runs_on_engine(actor: SpikingActor) -> bool:
-    return actor._bound is not None
-
-
-def carries(actor: SpikingActor) -> list[Tensor]:
-    return [layer.carry.value for layer in actor.hidden]
-
-
-def reference_decisions(actor: SpikingActor, observations: Tensor, resets: dict[int, Tensor] | None = None):
-    """Actions, spike counts and margins of every decision, `[D, B, …]`, by the reference in float64."""
-    hidden = [(layer.weight.T.double(), layer.bias.double(), layer.threshold.double()) for layer in actor.hidden]
-    output = (actor.output.weight.T.double(), actor.output.bias.double())
-    carry = [torch.zeros(observations.shape[1], len(threshold), dtype=torch.float64) for _, _, threshold in hidden]
-    actions, counts, margins = [], [], []
-    for step, observation in enumerate(observations.double()):
-        for layer in carry:
-            layer[(resets or {}).get(step, torch.zeros(len(layer), dtype=torch.bool))] = 0.0
-        decision = reference.actor(observation, hidden, output, carry, actor.dynamics)
-        carry = [layer.carry.clone() for layer in decision.layers]
-        scale, shift = actor.interface.action_scale.double(), actor.interface.action_bias.double()
-        actions.append(scale * decision.output.tanh() + shift)
-        counts.append(torch.stack([layer.counts for layer in decision.layers]))
-        margins.append(torch.stack([layer.margin for layer in decision.layers]).amin(dim=0))
-    return torch.stack(actions), torch.stack(counts), torch.stack(margins)
-
-
-def assert_agrees(actor: SpikingActor, observations: Tensor, resets: dict[int, Tensor] | None = None) -> float:
-    """Compares every decision on the rows that rounding cannot have changed so far; returns the share of those."""
-    actions, counts, margins = reference_decisions(actor, observations, resets)
-    sure = torch.ones(observations.shape[1], dtype=torch.bool)
-    for step, observation in enumerate(observations):
-        if resets and step in resets and step:
-            actor.reset(resets[step])
-        action = actor(observation)
-        assert runs_on_engine(actor)
-        sure &= margins[step] >= 1e-5
-        torch.testing.assert_close(action[sure].double(), actions[step][sure], rtol=0, atol=1e-4)
-        assert torch.equal(actor.spikes[:, sure], counts[step][:, sure])
-    return float(sure.double().mean()) if len(sure) else 1.0
-
-
 @each("widths", ACTOR_WIDTHS)
 @each("neuron", DEFAULT_NEURONS)
 def test_agrees_with_the_reference(isa, neuron, widths) -> None:
@@ -94,53 +39,6 @@ def test_agrees_with_the_reference(isa, neuron, widths) -> None:
     share = assert_agrees(actor, random_observations(3, 64, widths[0]))
     # Q of DC often equals a level but for rounding, and then the margin of the whole row is 0.
     assert share > (0.02 if neuron.kind is Kind.DC else 0.7)
-
-
-def random_case(generator: random.Random, seed: int):
-    widths = [generator.choice([1, 2, 3, 8, 15, 16, 17, 31, 64, 65, 255, 257, 1000]) for _ in range(3)]
-    widths += [generator.choice([1, 3, 17, 63, 100]) for _ in range(generator.randint(0, 3))]
-    neuron = generator.choice(
-        [
-            snnkern.IF(initial_fraction=generator.choice([0.0, 0.5, 1.0])),
-            snnkern.SNM(negative_fraction=generator.choice([-1.0, -0.3, 0.0])),
-            snnkern.MT(levels=generator.randint(1, 8)),
-            snnkern.DC(levels=generator.randint(1, 8)),
-        ]
-    )
-    actor = engine_actor(
-        tuple(widths),
-        neuron,
-        timesteps=generator.choice([1, 2, 3, 4, 8, 16, 33]),
-        alpha=generator.choice([0.0, 0.2, 1.0]),
-        memory=generator.choice([0.0, 0.5, 1.0]),
-        clip=generator.choice([0.0, 0.5, 2.0]),
-        seed=seed,
-    )
-    actor.hidden[0].threshold[:: generator.randint(1, 9)] = 0.0
-    batch = generator.choice([1, 1, 2, 3, 7, 40])
-    observations = random_observations(3, batch, widths[0], seed=seed)
-    resets = {2: torch.rand(batch, generator=torch.Generator().manual_seed(seed)) < 0.5}
-    return actor, observations, resets
-
-
-def test_random_actors_agree_with_the_reference() -> None:
-    """Architectures, widths, neurons, T, α, μ, κ, batch sizes and resets at random, each build in turn."""
-    before = cpu._cpu.isa()
-    ends = time.monotonic() + FUZZ_SECONDS
-    compared = 0.0
-    try:
-        for seed in itertools.count():
-            if time.monotonic() > ends and seed >= 3 * len(ISAS):
-                break
-            cpu._cpu.use_isa(ISAS[seed % len(ISAS)])
-            actor, observations, resets = random_case(random.Random(seed), seed)
-            try:
-                compared += assert_agrees(actor, observations, resets)
-            except AssertionError as error:
-                raise AssertionError(f"seed {seed}, {cpu._cpu.isa()}: {actor}") from error
-    finally:
-        cpu._cpu.use_isa(before)
-    assert compared >= 3
 
 
 @each("neuron", DEFAULT_NEURONS)
@@ -177,23 +75,16 @@ def test_threads_and_splits_of_the_batch_change_no_bit(isa, neuron) -> None:
         assert torch.equal(results[0], other)
 
 
-def test_act_and_call_give_the_same_actions_in_every_form() -> None:
-    observations = random_observations(6, 1, 11)[:, 0]
-    forms = {
-        "tensor": lambda actor, x: actor(x[None])[0].numpy(),
-        "array": lambda actor, x: actor.act(x.numpy()),
-        "batch of one": lambda actor, x: actor.act(x.numpy()[None])[0],
-        "float64": lambda actor, x: actor.act(x.numpy().astype(np.float64)),
-        "strided": lambda actor, x: actor.act(np.repeat(x.numpy(), 2)[::2]),
-        "strided tensor": lambda actor, x: actor(torch.stack([x, x], dim=1)[:, 0][None])[0].numpy(),
-    }
-    wanted = None
-    for form in forms.values():
+@pytest.mark.parametrize("batch", [1, 5])
+def test_act_and_call_give_the_same_actions_in_every_form(batch) -> None:
+    observations = random_observations(6, batch, 11)
+    results = []
+    for form in FORMS.values():
         actor = engine_actor((11, 33, 17, 3), "mt", alpha=0.7)
-        got = np.stack([form(actor, x) for x in observations])
+        results.append(torch.stack([form(actor, observation) for observation in observations]))
         assert runs_on_engine(actor)
-        wanted = got if wanted is None else wanted
-        np.testing.assert_array_equal(got, wanted)
+    for other in results[1:]:
+        assert torch.equal(results[0], other)
 
 
 def test_agrees_with_the_layers_under_compile_and_takes_over_their_carry(monkeypatch) -> None:
@@ -343,21 +234,6 @@ def test_one_actor_from_two_threads_is_right_or_refused() -> None:
     }
 
 
-def test_many_decisions_neither_drift_nor_grow() -> None:
-    """Ten thousand decisions with the whole carry: still on the layers' trajectory, in the same memory."""
-    observations = random_observations(200, 2, 5)
-    actor, layers = (engine_actor((5, 16, 16, 2), "mt", alpha=1.0, memory=1.0) for _ in range(2))
-    actor(observations[0])
-    layers.double()
-    layers(observations[0].double())
-    places = [carry.data_ptr() for carry in carries(actor)]
-    for step in range(1, 10_000):
-        actor(observations[step % 200])
-    assert [carry.data_ptr() for carry in carries(actor)] == places
-    bound = 0.5 * torch.cat([layer.threshold for layer in actor.hidden])
-    assert bool((torch.cat(carries(actor), dim=1).abs() <= bound).all())
-
-
 def test_the_environment_variable_forces_a_build() -> None:
     program = "import snnkern; print([s.detail for s in snnkern.backends() if s.name == 'cpu'][0])"
 
@@ -370,4 +246,4 @@ def test_the_environment_variable_forces_a_build() -> None:
 
     for name in ISAS:
         assert detail(name) == f"native kernels for {name}, float32 and float64"
-    assert detail("sse9") == f"SNNKERN_ISA is 'sse9', but this machine runs {', '.join(ISAS)}"
+    assert detail("sse9") == f"SNNKERN_ISA is 'sse9', but this machine runs {', '.join(cpu._cpu.isas())}"

@@ -14,6 +14,7 @@ import torch
 from cases import needs_cpu
 
 import snnkern
+from snnkern import baselines, timing
 
 pytestmark = needs_cpu
 
@@ -31,10 +32,10 @@ def task() -> comparison.Task:
         pytest.skip(f"no HalfCheetah to record: {error}")
 
 
-def make(task: comparison.Task, name: str, makers=contenders.at_batch_one) -> comparison.Contender:
+def make(task: comparison.Task, name: str, makers=contenders.at_batch_one) -> timing.Contender:
     try:
         return dict(makers(task))[name]()
-    except comparison.Missing as error:
+    except baselines.Missing as error:
         pytest.skip(f"{name} is missing: {error}")
 
 
@@ -42,21 +43,21 @@ def make(task: comparison.Task, name: str, makers=contenders.at_batch_one) -> co
 @torch.no_grad()
 def test_one_observation_at_a_time_decides_as_the_reference(task, name):
     party = make(task, name)
-    comparison.check(task, name, party, comparison.rows(task.observations, 4, 3), by_row=True)
+    comparison.check(task, name, party, timing.rows(task.observations, 4, 3), by_row=True)
 
 
 @pytest.mark.parametrize("name", [name for name, _ in contenders.at_batch_many(None)])
 @torch.no_grad()
 def test_a_batch_decides_as_the_reference(task, name):
     party = make(task, name, contenders.at_batch_many)
-    comparison.check(task, name, party, comparison.rows(task.observations, 32, 3), by_row=False)
+    comparison.check(task, name, party, timing.rows(task.observations, 32, 3), by_row=False)
 
 
 @torch.no_grad()
 def test_the_check_refuses_a_contender_with_other_dynamics(task):
-    party = comparison.Contender(contenders.engine(task, "if", 4).act, setting=("if", T, comparison.ALPHA))
+    party = timing.Contender(contenders.engine(task, "if", 4).act, setting=comparison.setting())
     with pytest.raises(AssertionError, match="actions differ"):
-        comparison.check(task, "T = 4", party, comparison.rows(task.observations, 4, 3), by_row=True)
+        comparison.check(task, "T = 4", party, timing.rows(task.observations, 4, 3), by_row=True)
 
 
 @torch.no_grad()
@@ -75,8 +76,8 @@ def test_turns_are_measured_and_give_ratios(task):
 
 
 def test_a_package_that_is_not_installed_is_missing():
-    with pytest.raises(comparison.Missing, match="ModuleNotFoundError"):
-        comparison.optional("no_such_package")
+    with pytest.raises(baselines.Missing, match="ModuleNotFoundError"):
+        baselines.optional("no_such_package")
 
 
 def test_the_page_is_drawn_from_the_data_alone(tmp_path):

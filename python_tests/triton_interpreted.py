@@ -30,7 +30,8 @@ from cases import (
     random_observations,
     run_layer,
 )
-from test_engine import assert_agrees, engine_actor, random_case
+from engine_cases import assert_agrees, engine_actor
+from test_engine_fuzz import random_episode, random_spiking_actor
 from test_kernels import LAYOUTS, PARAMETERS, strided, transposed
 from torch import Tensor
 
@@ -315,10 +316,11 @@ def test_warmup_leaves_carries_and_counts_as_they_are() -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(60))
-def test_random_actors_agree_with_the_reference(seed, monkeypatch) -> None:
-    make = lambda widths, *arguments, **options: triton_actor(  # noqa: E731
-        tuple(min(width, 300) for width in widths), *arguments, **options
-    )
-    monkeypatch.setattr("test_engine.engine_actor", make)
-    actor, observations, resets = random_case(random.Random(seed), seed)
-    assert_agrees(actor, observations[..., : actor.interface.observation_dim], resets)
+def test_random_actors_agree_with_the_reference(seed) -> None:
+    choose = random.Random(seed)
+    while True:
+        actor = random_spiking_actor(list(Kind)[seed % len(Kind)], seed, choose, backend="triton")
+        if max(len(threshold) for threshold in actor.thresholds) <= 300 and actor.interface.action_dim <= 64:
+            break
+    for number in range(2):
+        assert_agrees(actor, *random_episode(actor.interface.observation_dim, seed + number, choose))

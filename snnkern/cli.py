@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -22,16 +23,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import snnkern
-from snnkern import conversion, environments, zoo
+from snnkern import benchmark, conversion, environments, zoo
 from snnkern.actors import Actor
 from snnkern.calibration import calibrate, collect, parse_calibration
 from snnkern.checkpoints import load_actor
 from snnkern.demo import run_demo
-from snnkern.errors import Error, InputError
+from snnkern.errors import Error, InputError, MissingDependencyError, check_whole
 from snnkern.evaluation import evaluate, grid, sweep
-from snnkern.files import check_writable
+from snnkern.files import check_writable, write_atomically
+from snnkern.neurons import NEURON_NAMES
 from snnkern.nn import SpikingActor
-from snnkern.report import check_drawing, performance_figure, summarize_evaluation, summarize_sweep
+from snnkern.report import (
+    check_drawing,
+    latency_figure,
+    performance_figure,
+    summarize_benchmark,
+    summarize_evaluation,
+    summarize_sweep,
+)
+from snnkern.tables import console, print_benchmark, print_evaluation, print_sweep
+from snnkern.timing import busy, machine
 
 # The base of every complaint about a command line, whether Typer brings its own Click or uses the real one.
 _CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]
@@ -66,6 +77,10 @@ _Steps = Annotated[
 _Seed = Annotated[
     int | None, typer.Option("--seed", help="Seed of the calibration run's first episode (default 0).", min=0)
 ]
+_Observations = Annotated[
+    Path | None,
+    typer.Option("--observations", help="Calibrate on a .npy array [N, observation_dim] instead of running."),
+]
 _Backend = Annotated[str, typer.Option("--backend", help="What computes; snnkern info lists them.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of a table.")]
 _Workers = Annotated[
@@ -87,7 +102,7 @@ def run(arguments: list[str] | None = None) -> int:
             print(f"snnkern: {' '.join(message.split())}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        print("snnkern: interrupted; settings that the demo or a --store has finished are kept", file=sys.stderr)
+        print("snnkern: interrupted; what the demo, bench or a --store has finished is kept", file=sys.stderr)
         return _INTERRUPTED
 
 
@@ -123,7 +138,7 @@ def demo(
     if as_json:
         _print_json(result.summary)
         return
-    _print_sweep(result.summary)
+    print_sweep(result.summary)
     print(f"\nWrote {result.results} and {result.figure}.")
 
 
@@ -140,10 +155,7 @@ def convert(
     env: _Env = None,
     steps: _Steps = None,
     seed: _Seed = None,
-    observations: Annotated[
-        Path | None,
-        typer.Option("--observations", help="Calibrate on a .npy array [N, observation_dim] instead of running."),
-    ] = None,
+    observations: _Observations = None,
     action_scale: _Scale = None,
     as_json: _Json = False,
 ) -> None:
@@ -158,8 +170,6 @@ def convert(
     (setting,) = grid([neuron], [timesteps], [alpha], [memory], levels)
     check_writable(output)
     dense = load_actor(actor, action_scale=action_scale)
-    if observations is not None:
-        _refuse({"--env": env, "--steps": steps, "--seed": seed}, "you give the observations yourself")
     data = _observations(dense, observations, env, steps, seed)
     snn = conversion.convert(
         dense, data, neuron=setting.neuron, timesteps=timesteps, alpha=alpha, memory=memory, calibration=rule
@@ -246,7 +256,7 @@ def evaluate_command(
         summary = {"policy": policy, "environment": name, **summarize_evaluation(result)}
         if isinstance(loaded, SpikingActor):
             summary |= {**loaded.dynamics.to_dict(), "spikes_per_decision_per_layer": list(result.spikes)}
-        _print_json(summary) if as_json else _print_evaluation(summary)
+        _print_json(summary) if as_json else print_evaluation(summary)
         return
 
     if not isinstance(loaded, Actor):
@@ -262,7 +272,7 @@ def evaluate_command(
         _list("--memory", "0" if memory is None else memory, float),
         levels,
     )
-    thresholds = calibrate(loaded, _observations(loaded, None, name, steps, seed), rule)
+    thresholds = calibrate(loaded, _collect(loaded, name, steps, seed), rule)
     with _progress() as report:
         measured = sweep(
             loaded,
@@ -277,9 +287,91 @@ def evaluate_command(
             progress=lambda done, total: report(f"{episodes} episodes per setting", done, total),
         )
     summary = {"actor": policy, "environment": name, "calibration": str(rule), **summarize_sweep(measured)}
-    _print_json(summary) if as_json else _print_sweep(summary)
+    _print_json(summary) if as_json else print_sweep(summary)
     if figure:
         performance_figure(measured, figure, f"{policy} in {name}: {episodes} episodes per point")
+
+
+@app.command()
+def bench(
+    policy: Annotated[str, typer.Argument(help="A zoo actor, a checkpoint, or what snnkern convert wrote.")],
+    neuron: Annotated[str | None, typer.Option("--neuron", help="One or several (default if,snm,mt,dc).")] = None,
+    timesteps: Annotated[str | None, typer.Option("--timesteps", "-T", help="T, one or several (default 4,8).")] = None,
+    levels: _Levels = None,
+    calibration: Annotated[
+        str | None, typer.Option("--calibration", help="max (default), percentile or percentile:P of the activations.")
+    ] = None,
+    env: _Env = None,
+    steps: _Steps = None,
+    seed: _Seed = None,
+    observations: _Observations = None,
+    action_scale: _Scale = None,
+    batch: Annotated[str, typer.Option("--batch", help="Rows that a decision is for, one or several.")] = ",".join(
+        map(str, benchmark.BATCHES)
+    ),
+    threads: Annotated[
+        str | None, typer.Option("--threads", help="For batches above 1: one or several (default 1 and all cores).")
+    ] = None,
+    seconds: Annotated[float, typer.Option("--seconds", help="How long it may measure, in all.", min=1)] = 120,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write what --json prints to this file (.json) as well.")
+    ] = None,
+    figure: Annotated[Path | None, typer.Option("--figure", help="Draw times and ratios (.png).")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Time decisions of an actor's spiking versions beside the dense actor.
+
+    All take turns in one process, on observations that the dense actor collects in its environment (--env) or that you
+    give (--observations): snn.act and snn(tensor), the dense actor in PyTorch, NumPy and ONNX Runtime (where it is
+    installed), and the published Python loop. A spiking actor's file is measured as it is. Interrupted, it shows what
+    it has measured.
+
+    Examples:
+
+    * snnkern bench td3-hopper
+    * snnkern bench snn.safetensors --observations observations.npy --batch 1,64 --seconds 20
+    """
+    batches = _counts("--batch", batch)
+    counts = [*dict.fromkeys([1, _cores()])] if threads is None else _counts("--threads", threads)
+    rule = parse_calibration("max" if calibration is None else calibration)
+    settings = grid(
+        NEURON_NAMES if neuron is None else _list("--neuron", neuron, str),
+        [4, 8] if timesteps is None else _list("--timesteps", timesteps, int),
+        [0.2],
+        levels=levels,
+    )
+    for file in (output, figure):
+        if file:
+            check_writable(file)
+    if figure:
+        check_drawing()
+    loaded = conversion.load_policy(policy, action_scale=action_scale)
+    if isinstance(loaded, SpikingActor):
+        given = {"--neuron": neuron, "--timesteps": timesteps, "--levels": levels, "--calibration": calibration}
+        _refuse(given, f"{policy} is a spiking actor already, and is measured as it is")
+        settings = []
+    data = _observations(conversion.dense_actor(loaded), observations, env, steps, seed)
+    if warning := busy(machine(())):
+        print(f"Warning: {warning}.", file=sys.stderr)
+    with _seconds_left(seconds) as report:
+        result = benchmark.run(
+            loaded,
+            data,
+            settings,
+            calibration=rule,
+            batches=batches,
+            threads=counts,
+            seconds=seconds,
+            progress=report,
+        )
+    summary = {"actor": policy, "observations": len(data), **summarize_benchmark(result)}
+    if output:
+        write_atomically(output, json.dumps(summary, indent=1).encode())
+    if figure:
+        latency_figure(result, figure, f"{policy}, {'-'.join(map(str, result.widths))}")
+    _print_json(summary) if as_json else print_benchmark(summary)
+    if result.interrupted:
+        raise KeyboardInterrupt
 
 
 @app.command()
@@ -296,35 +388,43 @@ def info(as_json: _Json = False) -> None:
     if as_json:
         _print_json(facts)
         return
-    console = _console()
-    console.print(f"snnkern {facts['snnkern']}, Python {facts['python']}, torch {facts['torch']}\n", highlight=False)
+    output = console()
+    output.print(f"snnkern {facts['snnkern']}, Python {facts['python']}, torch {facts['torch']}\n", highlight=False)
     backends = Table("backend", "available", "", title="What computes, in order of preference", title_justify="left")
     for status in statuses:
         backends.add_row(status.name, "yes" if status.available else "[red]no[/red]", escape(status.detail))
-    console.print(backends)
+    output.print(backends)
     actors = Table("actor", "algorithm", "environment", "return", title="\nActors in the zoo", title_justify="left")
     for name in zoo.names():
         metadata = load_actor(name).metadata
         spread = f"{float(metadata['return_mean']):,.0f} ± {float(metadata['return_std']):,.0f}"
         actors.add_row(name, metadata["algorithm"], metadata["environment"], spread)
-    console.print(actors)
+    output.print(actors)
 
 
-def _refuse(options: dict[str, object], why: str) -> None:
+def _refuse(options: Mapping[str, object], why: str) -> None:
     """Refuses options that were given where they would be ignored."""
     for option, given in options.items():
         if given is not None:
             raise InputError(f"{option} has no use here: {why}")
 
 
+def _collect(actor: Actor, env: str, steps: int | None, seed: int | None) -> NDArray[np.floating]:
+    steps = 10_000 if steps is None else steps
+    with _progress() as report:
+        return collect(actor, env, steps, seed or 0, lambda done: report(f"calibration in {env}", done, steps))
+
+
 def _observations(
     actor: Actor, file: Path | None, env: str | None, steps: int | None, seed: int | None
 ) -> NDArray[np.floating]:
+    """Observations from a file where one is given, else from the actor's environment."""
     if file is None:
-        name = _environment(actor, env)
-        steps = 10_000 if steps is None else steps
-        with _progress() as report:
-            return collect(actor, name, steps, seed or 0, lambda done: report(f"calibration in {name}", done, steps))
+        try:
+            return _collect(actor, _environment(actor, env, "--env or --observations"), steps, seed)
+        except MissingDependencyError as error:
+            raise MissingDependencyError(f"{error}, or give --observations") from error
+    _refuse({"--env": env, "--steps": steps, "--seed": seed}, "you give the observations yourself")
     try:
         array = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -335,10 +435,10 @@ def _observations(
     return array
 
 
-def _environment(policy: Actor | SpikingActor, env: str | None) -> str:
+def _environment(policy: Actor | SpikingActor, env: str | None, options: str = "--env") -> str:
     name = env or environments.named_by(policy)
     if not name:
-        raise InputError("the file does not say which environment the actor is for: give --env")
+        raise InputError(f"the file does not say which environment the actor is for: give {options}")
     return name
 
 
@@ -350,6 +450,13 @@ def _list(option: str, text: str, convert: Callable[[str], T]) -> list[T]:
         return [convert(part.strip()) for part in text.split(",")]
     except ValueError as error:
         raise InputError(f"{option} takes one value or several with commas between, got {text!r}") from error
+
+
+def _counts(option: str, text: str) -> list[int]:
+    counts = _list(option, text, int)
+    for count in counts:
+        check_whole(option, count, least=1)
+    return counts
 
 
 def _cores() -> int:
@@ -376,68 +483,22 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
             progress.stop()
 
 
-def _console() -> Console:
-    # Tables keep their width in files and pipes, where there is no terminal to ask.
-    console = Console()
-    return console if console.is_terminal else Console(width=120)
+@contextmanager
+def _seconds_left(seconds: float) -> Iterator[Callable[[float], None]]:
+    """A bar of time on standard error; drawn between turns, not by a thread of its own, which turns would feel."""
+    columns = (TextColumn("measuring"), BarColumn(), TextColumn("{task.remaining:.0f} s left"))
+    drawn = -math.inf
+    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as progress:
+        bar = progress.add_task("", total=seconds)
+
+        def report(passed: float) -> None:
+            nonlocal drawn
+            if passed - drawn > 0.5 or passed > seconds:
+                drawn = passed
+                progress.update(bar, completed=min(passed, seconds), refresh=True)
+
+        yield report
 
 
 def _print_json(content: dict[str, Any]) -> None:
     print(json.dumps(content, indent=1))
-
-
-def _print_evaluation(summary: dict[str, Any]) -> None:
-    interval = summary["return_interval"]
-    between = f", 95 % interval {interval[0]:,.1f} … {interval[1]:,.1f}" if interval else ""
-    print(
-        f"{summary['policy']} in {summary['environment']}: return {summary['return_mean']:,.1f} "
-        f"± {summary['return_std']:,.1f} over {len(summary['returns'])} episodes{between}"
-    )
-    if "spikes_per_decision_per_layer" in summary:
-        layers = " + ".join(f"{spikes:.1f}" for spikes in summary["spikes_per_decision_per_layer"])
-        print(f"spikes per decision: {layers}")
-
-
-def _print_sweep(summary: dict[str, Any]) -> None:
-    timed = "microseconds_per_decision" in summary["dense"]
-    positive = summary["dense"]["return_mean"] > 0
-    remembers = any(entry["memory"] for entry in summary["results"])
-    table = Table(
-        "neuron", title=f"{summary['actor']} in {summary['environment']}", title_justify="left", caption_justify="left"
-    )
-    headings = ["T", "α", *(["μ"] if remembers else []), "return", "ratio, %", "spikes", *(["µs"] if timed else [])]
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-
-    def row(entry: dict[str, Any], *first: str) -> None:
-        ends = entry.get("performance_ratio_interval")
-        between = f" [{100 * ends[0]:.1f} … {100 * ends[1]:.1f}]" if ends else ""
-        ratio = entry.get("performance_ratio")
-        spikes = entry.get("spikes_per_decision")
-        cells = [
-            *first,
-            f"{entry['return_mean']:,.0f} ± {entry['return_std']:,.0f}",
-            "" if ratio is None else escape(f"{100 * ratio:.1f}{between}"),
-            "" if spikes is None else f"{spikes:.0f}",
-        ]
-        if timed:
-            cells.append(f"{entry['microseconds_per_decision']:.1f}")
-        table.add_row(*cells)
-
-    row(summary["dense"] | {"performance_ratio": 1.0 if positive else None}, "dense", *[""] * (3 if remembers else 2))
-    previous = None
-    for entry in summary["results"]:
-        if entry["neuron"] != previous:
-            table.add_section()
-        previous = entry["neuron"]
-        carry = [f"{entry['alpha']:g}", *([f"{entry['memory']:g}"] if remembers else [])]
-        row(entry, entry["neuron"]["name"].upper(), str(entry["timesteps"]), *carry)
-    notes = [
-        "return: mean ± standard deviation over episodes",
-        "ratio: to the dense return, [95 % interval]" if positive else "no ratio: the dense return is not positive",
-        "spikes: per decision, all hidden layers",
-    ]
-    if timed:
-        notes.append("µs: one decision at batch 1, from Python, one thread")
-    table.caption = "\n".join(notes)
-    _console().print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -77,6 +78,21 @@ def convert(
     snn.metadata = {f"dense_{key}" if key in measured else key: value for key, value in actor.metadata.items()}
     snn.metadata["calibration"] = origin
     return snn
+
+
+def dense_actor(policy: Actor | SpikingActor) -> Actor:
+    """The dense actor that a spiking one was converted from, whose weights and interface it has; a dense one as it is.
+
+    Raises:
+        InputError: the policy is neither.
+    """
+    if isinstance(policy, Actor):
+        return policy
+    if not isinstance(policy, SpikingActor):
+        raise InputError(f"policy must be an Actor or a SpikingActor, got {type(policy).__name__}")
+    hidden = [(layer.weight.mT, layer.bias) for layer in policy.hidden]
+    output = policy.output.weight.mT, policy.output.bias
+    return Actor(hidden, output, copy.deepcopy(policy.interface), policy.metadata)
 
 
 def save(policy: Actor | SpikingActor, path: str | os.PathLike[str], *, include_carry: bool = False) -> None:

@@ -8,9 +8,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from snnkern.benchmark import ACT, DENSE, LOOP, TENSOR, Benchmark, Case
 from snnkern.errors import require
 from snnkern.evaluation import Evaluation, Interval, Sweep
 from snnkern.files import write_atomically
+from snnkern.timing import busy, quartiles
 
 
 def summarize_evaluation(evaluation: Evaluation) -> dict[str, Any]:
@@ -52,6 +54,61 @@ def summarize_sweep(sweep: Sweep, seconds: Mapping[tuple[str, int] | None, float
             entry["microseconds_per_decision"] = 1e6 * times[key]
         results.append(entry)
     return {"dense": dense, "results": results}
+
+
+def summarize_benchmark(benchmark: Benchmark) -> dict[str, Any]:
+    """Every case with its time and how many times as fast as the dense actor it is; ready for JSON.
+
+    Times are the quartiles of microseconds per decision of the whole batch, ratios the quartiles of ratios within a
+    round. A spiking actor does not beat a dense runtime where the lower quartile is not above 1.
+    """
+    results, not_beaten = [], []
+    for case, seconds in benchmark.turns.items():
+        entry: dict[str, Any] = {
+            "name": case.name,
+            **({} if case.dynamics is None else case.dynamics.to_dict()),
+            "batch": case.batch,
+            "threads": case.threads,
+            "microseconds": quartiles(1e6 * seconds),
+            "turns": len(seconds),
+            "times_as_fast_as": benchmark.ratios(case),
+            "agreeing_with_reference": benchmark.agreements[case].agreeing,
+            "wrong": benchmark.agreements[case].wrong,
+        }
+        if case.name in (ACT, TENSOR) and case.dynamics is not None:
+            spikes = benchmark.spikes[case.dynamics]
+            entry |= {"spikes_per_decision": sum(spikes), "spikes_per_decision_per_layer": list(spikes)}
+            beside = {key: entry[key] for key in ("name", "neuron", "timesteps", "batch", "threads")}
+            not_beaten += [
+                {**beside, "runtime": runtime, "times_as_fast": ratio}
+                for runtime, ratio in entry["times_as_fast_as"].items()
+                if runtime in DENSE and ratio[0] <= 1
+            ]
+        results.append(entry)
+    shapes = dict.fromkeys((case.batch, case.threads) for case in benchmark.turns)
+    fastest = {shape: benchmark.fastest_dense(*shape) for shape in shapes}
+    return {
+        "layers": list(benchmark.widths),
+        "machine": {**benchmark.machine, "busy": busy(benchmark.machine)},
+        "seconds": benchmark.seconds,
+        "interrupted": benchmark.interrupted,
+        "missing": dict(benchmark.missing),
+        "unreached": len(benchmark.unreached),
+        "fastest_dense": [
+            {"batch": batch, "threads": threads, "runtime": case.name}
+            for (batch, threads), case in fastest.items()
+            if case is not None
+        ],
+        "not_beaten": not_beaten,
+        "results": results,
+    }
+
+
+def shorten(value: float) -> str:
+    """A positive number with about three digits that count, or all those before the point."""
+    if value < 0.095:
+        return f"{value:.1g}"
+    return f"{value:,.0f}" if value >= 99.5 else f"{value:.1f}" if value >= 9.95 else f"{value:.2f}"
 
 
 def check_drawing() -> None:
@@ -115,9 +172,100 @@ def performance_figure(sweep: Sweep, path: str | os.PathLike[str], title: str) -
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)
     figure.suptitle(f"{title}; bands: 95 % intervals", fontsize="medium")
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=160)
-    write_atomically(path, image.getvalue())
+    _write(figure, path)
+
+
+def latency_figure(benchmark: Benchmark, path: str | os.PathLike[str], title: str) -> None:
+    """Draws times at the smallest batch as bars, and speed against the batch, and writes it as PNG.
+
+    Both are for the smallest number of threads. Whiskers and bands are quartiles over turns.
+
+    Args:
+        benchmark: what was measured.
+        path: the PNG file; written whole or not at all.
+        title: what was measured, in a few words.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+        InputError: the file cannot be written.
+    """
+    check_drawing()
+    from matplotlib.figure import Figure
+
+    threads = min(case.threads for case in benchmark.turns)
+    batches = sorted({case.batch for case in benchmark.turns if case.threads == threads})
+    bars = [
+        (case, quartiles(1e6 * seconds))
+        for case, seconds in benchmark.turns.items()
+        if (case.batch, case.threads) == (batches[0], threads) and case.name != TENSOR
+    ]
+    bars.sort(key=lambda bar: -bar[1][1])
+    several = len(batches) > 1
+    figure = Figure(figsize=(11 if several else 6.5, 1.6 + 0.24 * max(len(bars), 10)), layout="constrained")
+    panels = figure.subplots(1, 2 if several else 1, squeeze=False)[0]
+    _draw_bars(panels[0], bars)
+    panels[0].set_xlabel(f"µs per decision, batch {batches[0]}, called from Python")
+    if several:
+        _draw_batches(panels[1], benchmark, batches, threads)
+    for panel in panels:
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+    of = "one thread" if threads == 1 else f"{threads} threads"
+    figure.suptitle(f"{title}; {of}, {benchmark.machine['cpu']}", fontsize="medium")
+    _write(figure, path)
+
+
+def _draw_bars(panel: Any, bars: Sequence[tuple[Case, list[float]]]) -> None:
+    from matplotlib.patches import Patch
+
+    meanings = {ACT: (_COLORS[0], "snnkern, snn.act"), LOOP: (_GREY, "published loop"), "": (_COLORS[4], "dense")}
+    for index, (case, (low, median, high)) in enumerate(bars):
+        color, _ = meanings.get(case.name, meanings[""])
+        panel.barh(index, median, color=color, xerr=[[median - low], [high - median]], ecolor="0.25", capsize=1.5)
+        panel.annotate(shorten(median), (high, index), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    labels = [_label(case) for case, _ in bars]
+    panel.set_yticks(range(len(bars)), labels, fontsize=8.5)
+    panel.set_ylim(-0.6, len(bars) - 0.4)
+    panel.tick_params(axis="y", length=0)
+    panel.set_xscale("log")
+    if bars:
+        smallest, largest = min(bar[1][0] for bar in bars), max(bar[1][2] for bar in bars)
+        panel.set_xlim(10 ** math.floor(math.log10(0.8 * smallest)), 3 * largest)
+    panel.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    panel.grid(axis="x", color="0.9")
+    drawn = {meanings.get(case.name, meanings[""]) for case, _ in bars}
+    handles = [Patch(color=color, label=label) for color, label in meanings.values() if (color, label) in drawn]
+    panel.legend(handles=handles, loc="upper right", frameon=False, fontsize=8)
+
+
+def _draw_batches(panel: Any, benchmark: Benchmark, batches: Sequence[int], threads: int) -> None:
+    settings = list(dict.fromkeys(case.dynamics for case in benchmark.turns if case.name == ACT and case.dynamics))
+    timesteps = sorted({setting.timesteps for setting in settings})
+    neurons = list(dict.fromkeys(setting.neuron for setting in settings))
+    styles = ("-", "--", "-.", ":")
+    for setting in settings:
+        points = []
+        for batch in batches:
+            case, best = Case(ACT, setting, batch, threads), benchmark.fastest_dense(batch, threads)
+            if best and (ratio := benchmark.ratio(case, best)):
+                points.append((batch, *ratio))
+        if not points:  # time ran out before the dense actor's turn
+            continue
+        color = _COLORS[neurons.index(setting.neuron) % len(_COLORS)]
+        style = styles[timesteps.index(setting.timesteps) % len(styles)]
+        where, low, median, high = zip(*points, strict=True)
+        panel.plot(where, median, style, color=color, marker="o", markersize=4, label=_label(case))
+        panel.fill_between(where, low, high, color=color, alpha=0.15, linewidth=0)
+    panel.axhline(1.0, color="0.35", linewidth=0.8, linestyle=":", label="dense, fastest runtime")
+    panel.set_xscale("log", base=2)
+    panel.set_yscale("log", base=2)
+    panel.set_xticks(batches, [f"{batch:,}" for batch in batches])
+    panel.yaxis.set_major_formatter(lambda value, _: f"{value:g} ×" if value >= 1 else f"1/{1 / value:g} ×")
+    panel.minorticks_off()
+    panel.set_xlabel("batch")
+    panel.set_ylabel("times as fast as the fastest dense runtime")
+    panel.grid(color="0.9")
+    panel.legend(frameon=False, fontsize=8)
 
 
 # Okabe and Ito: colours that people with colour-blindness can tell apart. Grey is for the plain conversion.
@@ -145,3 +293,16 @@ def _draw_line(panel: Any, points: Sequence[tuple[int, Interval]], label: str, *
 def _ends(low: float, high: float) -> list[float] | None:
     """An interval for JSON, which has no NaN: None where there were too few episodes."""
     return None if math.isnan(low) else [low, high]
+
+
+def _label(case: Case) -> str:
+    if case.dynamics is None:
+        return f"dense, {case.name}"
+    loop = "published loop, " if case.name == LOOP else ""
+    return f"{loop}{case.dynamics.neuron.label}, T = {case.dynamics.timesteps}"
+
+
+def _write(figure: Any, path: str | os.PathLike[str]) -> None:
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=160)
+    write_atomically(path, image.getvalue())

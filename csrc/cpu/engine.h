@@ -13,13 +13,15 @@ constexpr int64_t padded(int64_t width) { return (width + kPadding - 1) / kPaddi
 constexpr int64_t kMostNeurons = 65536 - kPadding;  // spike lists number senders in 16 bits
 
 // A layer's weights are stored block by block, a block being a few vectors of receivers that a
-// kernel keeps in registers: the block of the receivers [n, n + width) starts at weight + inputs ·
-// n and holds a row of `width` for every sender. So what a decision reads of a block fits the
-// first-level cache, and stays there for all T steps.
+// kernel keeps in registers: the block of the receivers [n, n + width) starts at weight +
+// (inputs + 1) · n and holds a row of `width` for every sender, and one of zeros. So what a
+// decision reads of a block fits the first-level cache, and stays there for all T steps.
 struct EngineLayer {
     int64_t inputs, outputs;
-    int64_t width;        // padded(outputs)
-    const float* weight;  // [blocks][inputs][block width], in units of the sender's θ; padding is 0
+    int64_t width;  // padded(outputs)
+    const float*
+        weight;  // [blocks][inputs + 1][block width], in units of the sender's θ; padding is 0
+    const float* narrow;  // the same in narrow blocks, for tiles of rows; null where not needed
     const float* bias;    // [width]
     const float*
         threshold;  // θ [width]; padding is 0, which never fires; null for the output layer
@@ -35,6 +37,7 @@ constexpr int64_t block_width(int64_t n, int64_t width, int64_t widest) {
 struct EngineModel {
     Kind kind;
     Parameters<float> parameters;
+    bool tiny;  // has_tiny of some layer
     int64_t timesteps;
     int64_t hidden;                 // hidden layers
     const EngineLayer* layers;      // [hidden + 1], the output layer last
@@ -55,8 +58,11 @@ struct EngineRows {
     float* action;             // [B, outputs]
     int64_t* counts;           // spikes, [hidden, B]
     int64_t batch;
-    void* scratch;  // engine_scratch(model) bytes
+    int64_t tile;   // rows that are worked on together, at most kMostTileRows
+    void* scratch;  // tile · engine_scratch(model) bytes
 };
+
+constexpr int64_t kMostTileRows = 16;
 
 // Bytes that one row needs: two lists of spikes, those that a layer receives and those that it
 // sends, for every step.
@@ -66,9 +72,13 @@ constexpr int64_t engine_scratch(const EngineModel& model) {
     return 2 * (model.timesteps * bytes_per_step + 64);
 }
 
+struct EngineBlocks {
+    int64_t widest, narrow;
+};
+
 inline namespace SNNKERN_ARCH {
-// The widest block, see EngineLayer.
-int64_t engine_block();
+// Widths of blocks, see EngineLayer.
+EngineBlocks engine_blocks();
 
 void run_engine(const EngineModel& model, const EngineRows& rows);
 }  // namespace SNNKERN_ARCH

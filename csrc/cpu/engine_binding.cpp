@@ -6,6 +6,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <memory>
@@ -77,6 +78,10 @@ class Engine {
         for (const uintptr_t carry : carries) carries_.push_back(pointer<float>(carry));
         counts_ = pointer<int64_t>(counts);
         observation_.resize(batch * inputs_);
+        const int64_t tile =
+            std::clamp<int64_t>(kTileBytes / engine_scratch(model_), 1, kMostTileRows);
+        tile_ = batch < kRowsPerThread ? 1 : tile;
+        scratch_.clear();
     }
 
     // The action for a NumPy observation, or None where this is not a plain case that the engine is
@@ -119,30 +124,43 @@ class Engine {
 
   private:
     void pack(const std::vector<LayerArguments>& layers) {
-        const int64_t widest = kernels_.engine_block();
+        const auto [widest, narrow] = kernels_.engine_blocks();
         const float* sender = nullptr;  // thresholds of the layer before
         for (const auto& [inputs, outputs, weight_at, bias_at, threshold_at] : layers) {
-            const int64_t width = padded(outputs);
             const bool hidden = threshold_at != 0;
             const auto* given = pointer<const float>(weight_at);
-            memory_.emplace_back(inputs * width);
-            float* weight = memory_.back().get();
-            for (int64_t begin = 0, block; begin < width; begin += block) {
-                block = block_width(begin, width, widest);
-                for (int64_t k = 0; k < inputs; ++k) {
-                    // The output layer takes a mean, which is in activation units already.
-                    const float unit = sender && hidden ? sender[k] : 1.0f;
-                    for (int64_t n = begin; n < std::min(begin + block, outputs); ++n)
-                        weight[inputs * begin + k * block + n - begin] =
-                            given[k * outputs + n] * unit;
-                }
-            }
+            // The output layer takes a mean, which is in activation units already.
+            const float* units = hidden ? sender : nullptr;
+            const float* weight = pack_weight(given, inputs, outputs, units, widest);
+            const bool needs_narrow = hidden && (inputs + 1) * widest * sizeof(float) > kFirstLevel;
+            const float* narrow_weight =
+                needs_narrow ? pack_weight(given, inputs, outputs, units, narrow) : nullptr;
             const float* bias = copy(pointer<const float>(bias_at), outputs);
             const float* threshold =
                 hidden ? copy(pointer<const float>(threshold_at), outputs) : nullptr;
-            layers_.push_back({inputs, outputs, width, weight, bias, threshold});
+            if (hidden) model_.tiny |= has_tiny(threshold, outputs, model_.parameters.levels);
+            layers_.push_back(
+                {inputs, outputs, padded(outputs), weight, narrow_weight, bias, threshold});
             sender = threshold;
         }
+    }
+
+    // Weights [inputs, outputs] in blocks of a width, in units of the senders' thresholds.
+    const float* pack_weight(const float* given, int64_t inputs, int64_t outputs,
+                             const float* units, int64_t widest) {
+        const int64_t width = padded(outputs);
+        memory_.emplace_back((inputs + 1) * width);
+        float* weight = memory_.back().get();
+        for (int64_t begin = 0, block; begin < width; begin += block) {
+            block = block_width(begin, width, widest);
+            for (int64_t k = 0; k < inputs; ++k) {
+                const float unit = units ? units[k] : 1.0f;
+                for (int64_t n = begin; n < std::min(begin + block, outputs); ++n)
+                    weight[(inputs + 1) * begin + k * block + n - begin] =
+                        given[k * outputs + n] * unit;
+            }
+        }
+        return weight;
     }
 
     // A padded copy; null for null.
@@ -171,7 +189,7 @@ class Engine {
         const int parts = static_cast<int>(
             std::max<int64_t>(1, std::min<int64_t>(threads, batch_ / kRowsPerThread)));
         while (static_cast<int>(scratch_.size()) < parts)
-            scratch_.emplace_back((engine_scratch(model_) + 3) / 4);
+            scratch_.emplace_back((tile_ * engine_scratch(model_) + 3) / 4);
         const auto part = [&](int index) {
             const EngineRows rows{batch_ * index / parts,
                                   batch_ * (index + 1) / parts,
@@ -180,6 +198,7 @@ class Engine {
                                   action,
                                   counts_,
                                   batch_,
+                                  tile_,
                                   scratch_[index].get()};
             kernels_.run_engine(model_, rows);
         };
@@ -190,6 +209,9 @@ class Engine {
         py::gil_scoped_release released;
         run_parts(parts, part);
     }
+
+    static constexpr int64_t kFirstLevel = 40 << 10;  // of a cache, what a block's weights may take
+    static constexpr int64_t kTileBytes = 1 << 20;    // of the second level, for a tile's spikes
 
     // Below this many rows each, handing work to another thread costs more than it saves.
     static constexpr int64_t kRowsPerThread = 8;
@@ -202,7 +224,7 @@ class Engine {
     std::vector<float> observation_;  // where a NumPy observation is not float32
     std::vector<float*> carries_;
     int64_t* counts_ = nullptr;
-    int64_t inputs_ = 0, outputs_ = 0, batch_ = 0;
+    int64_t inputs_ = 0, outputs_ = 0, batch_ = 0, tile_ = 1;
     std::atomic<bool> busy_{false};
 };
 

@@ -15,7 +15,12 @@ inline namespace SNNKERN_ARCH {
 // Vectors in a block: their potentials, thresholds, counts and currents take four registers each.
 constexpr int kBlockVectors = 4;
 
-int64_t engine_block() { return kBlockVectors * kLanes<FloatLanes>; }
+// With the widest registers, such a block of 256 senders is larger than the first-level cache.
+constexpr int kNarrowVectors = kLanes<FloatLanes> == 16 ? 2 : kBlockVectors;
+
+EngineBlocks engine_blocks() {
+    return {kBlockVectors * kLanes<FloatLanes>, kNarrowVectors * kLanes<FloatLanes>};
+}
 
 namespace {
 
@@ -32,17 +37,17 @@ struct Spikes {
 
 // A row of a layer during a decision.
 struct Row {
-    const EngineModel& model;
-    const EngineLayer& layer;
-    const Spikes& received;
-    Spikes& sent;
+    const EngineModel* model;
+    const EngineLayer* layer;
+    const float* weight;  // packed for the blocks that are worked on
+    Spikes received, sent;
     float* carry;  // [outputs]
     bool last;     // the last hidden layer: nobody receives its spikes, only its mean
 };
 
 // The carry has no padding: the vector that stands over its end is read and written in part.
 SNNKERN_INLINE V load_carry(const Row& row, int64_t n) {
-    const int64_t left = row.layer.outputs - n;
+    const int64_t left = row.layer->outputs - n;
     if (left >= L) return load<V>(row.carry + n);
     V value{};
     if (left > 0) __builtin_memcpy(&value, row.carry + n, left * sizeof(float));
@@ -50,11 +55,18 @@ SNNKERN_INLINE V load_carry(const Row& row, int64_t n) {
 }
 
 SNNKERN_INLINE void store_carry(const Row& row, int64_t n, V value) {
-    const int64_t left = row.layer.outputs - n;
+    const int64_t left = row.layer->outputs - n;
     if (left >= L)
         store<V>(row.carry + n, value);
     else if (left > 0)
         __builtin_memcpy(row.carry + n, &value, left * sizeof(float));
+}
+
+// Makes the number of a step's spikes even: the row behind the last sender's is 0.
+SNNKERN_INLINE void complete(const EngineLayer& receiver, const Spikes& spikes, int64_t step) {
+    const int64_t end = step * spikes.stride + spikes.count[step];
+    spikes.sender[end] = static_cast<uint16_t>(receiver.inputs);
+    spikes.units[end] = 0;
 }
 
 template <int kVectors>
@@ -65,23 +77,29 @@ struct Block {
 // The currents of the block at n: the bias, where there is one, and the rows of those that sent at
 // a step.
 template <bool kScaled, int kVectors>
-SNNKERN_INLINE Block<kVectors> receive(const EngineLayer& layer, const float* bias,
-                                       const Spikes& spikes, int64_t step, int64_t n) {
+SNNKERN_INLINE Block<kVectors> receive(const EngineLayer& layer, const float* packed,
+                                       const float* bias, const Spikes& spikes, int64_t step,
+                                       int64_t n) {
     Block<kVectors> current;
 #pragma GCC unroll 4
     for (int i = 0; i < kVectors; ++i) current.vector[i] = bias ? load<V>(bias + n + i * L) : V{};
-    const float* weight = layer.weight + layer.inputs * n;
+    const float* weight = packed + (layer.inputs + 1) * n;
+    asm("" : "+r"(weight));  // one sum, which the compiler does not take apart again for every row
     const uint16_t* sender = spikes.sender + step * spikes.stride;
     const float* units = spikes.units + step * spikes.stride;
     const int32_t count = spikes.count[step];
-    for (int32_t e = 0; e < count; ++e) {
-        const float* row = weight + int64_t(sender[e]) * (kVectors * L);
+    // Two rows at a time: added to each other first, the current waits half as often for itself.
+    for (int32_t e = 0; e < count; e += 2) {
+        const float* one = weight + size_t(sender[e]) * (kVectors * L);
+        const float* other = weight + size_t(sender[e + 1]) * (kVectors * L);
 #pragma GCC unroll 4
         for (int i = 0; i < kVectors; ++i) {
-            if constexpr (kScaled)
-                current.vector[i] = current.vector[i] + load<V>(row + i * L) * units[e];
-            else
-                current.vector[i] = current.vector[i] + load<V>(row + i * L);
+            V a = load<V>(one + i * L), b = load<V>(other + i * L);
+            if constexpr (kScaled) {
+                a = a * units[e];
+                b = b * units[e + 1];
+            }
+            current.vector[i] = current.vector[i] + (a + b);
         }
     }
     return current;
@@ -89,32 +107,33 @@ SNNKERN_INLINE Block<kVectors> receive(const EngineLayer& layer, const float* bi
 
 // All T steps of the neurons [n, n + kVectors · L) of one row of a layer. The first layer's current
 // is constant.
-template <Kind kind, bool kFirst, int kVectors>
-SNNKERN_INLINE void run_block(const Row& row, int64_t n) {
+template <Kind kind, bool kTiny, bool kFirst, int kVectors>
+__attribute__((noinline)) void run_block(const Row& row, int64_t n) {
     constexpr bool kDifferential = kind == Kind::DC;
-    const EngineModel& model = row.model;
-    const EngineLayer& layer = row.layer;
+    const EngineModel& model = *row.model;
+    const EngineLayer& layer = *row.layer;
     const float* bias =
         kDifferential ? nullptr
                       : layer.bias;  // DC adds it once, as the mean that its current starts with
 
-    Neuron<kind, V> neurons[kVectors];
+    Neuron<kind, V, kTiny> neurons[kVectors];
     V start[kVectors];
     Block<kVectors> current;
 #pragma GCC unroll 4
     for (int i = 0; i < kVectors; ++i) {
         const V threshold = load<V>(layer.threshold + n + i * L);
         start[i] = model.parameters.initial_fraction * threshold + load_carry(row, n + i * L);
-        neurons[i] =
-            Neuron<kind, V>(model.parameters, threshold, start[i], load<V>(layer.bias + n + i * L));
+        neurons[i] = Neuron<kind, V, kTiny>(model.parameters, threshold, start[i],
+                                            load<V>(layer.bias + n + i * L));
     }
     if constexpr (kFirst) {
-        current = receive<true, kVectors>(layer, bias, row.received, 0, n);
+        current = receive<true, kVectors>(layer, row.weight, bias, row.received, 0, n);
     }
     for (int64_t step = 0; step < model.timesteps; ++step) {
-        const float t = static_cast<float>(step + 1);
+        const Steps<float> t(step + 1);
         if constexpr (!kFirst) {
-            current = receive<kind != Kind::IF, kVectors>(layer, bias, row.received, step, n);
+            current =
+                receive<kind != Kind::IF, kVectors>(layer, row.weight, bias, row.received, step, n);
         }
         int32_t count = row.sent.count[step];
         uint16_t* sender = row.sent.sender + step * row.sent.stride;
@@ -123,18 +142,19 @@ SNNKERN_INLINE void run_block(const Row& row, int64_t n) {
         for (int i = 0; i < kVectors; ++i) {
             neurons[i].integrate(current.vector[i]);
             const Spike<V> spike = neurons[i].fire(t);
-            neurons[i].reset(spike.value, current.vector[i], t);
+            neurons[i].reset(spike, current.vector[i], t);
             if (row.last)
-                count += __builtin_popcount(nonzero(spike.units));
+                count += __builtin_popcount(bits(spike.fires));
             else
-                count += compress_nonzero<kind != Kind::IF>(
-                    spike.units, static_cast<int32_t>(n + i * L), sender + count, units + count);
+                count += compress<kind != Kind::IF>(spike.fires, spike.units,
+                                                    static_cast<int32_t>(n + i * L), sender + count,
+                                                    units + count);
             if constexpr (kFirst && kDifferential)
                 current.vector[i] = V{};  // a constant is coded as x_1, 0, 0, …
         }
         row.sent.count[step] = count;
     }
-    const float timesteps = static_cast<float>(model.timesteps);
+    const Steps<float> timesteps(model.timesteps);
 #pragma GCC unroll 4
     for (int i = 0; i < kVectors; ++i) {
         const int64_t at = n + i * L;
@@ -146,18 +166,18 @@ SNNKERN_INLINE void run_block(const Row& row, int64_t n) {
     }
 }
 
-template <Kind kind, bool kFirst, int kVectors>
-SNNKERN_INLINE void run_blocks(const Row& row, int64_t n) {
-    for (; n + kVectors * L <= row.layer.width; n += kVectors * L)
-        run_block<kind, kFirst, kVectors>(row, n);
-    if constexpr (kVectors > 1) run_blocks<kind, kFirst, kVectors / 2>(row, n);
+template <Kind kind, bool kTiny, bool kFirst, int kVectors>
+void run_blocks(const Row* rows, int64_t count, int64_t n) {
+    for (; n + kVectors * L <= rows[0].layer->width; n += kVectors * L)
+        for (int64_t r = 0; r < count; ++r) run_block<kind, kTiny, kFirst, kVectors>(rows[r], n);
+    if constexpr (kVectors > 1) run_blocks<kind, kTiny, kFirst, kVectors / 2>(rows, count, n);
 }
 
 // z = W·mean + b of the block of outputs at n.
 template <int kVectors>
 SNNKERN_INLINE void read_out(const EngineLayer& layer, const Spikes& means, int64_t n, float* z) {
     for (; n + kVectors * L <= layer.width; n += kVectors * L) {
-        const auto sum = receive<true, kVectors>(layer, layer.bias, means, 0, n);
+        const auto sum = receive<true, kVectors>(layer, layer.weight, layer.bias, means, 0, n);
 #pragma GCC unroll 4
         for (int i = 0; i < kVectors; ++i) store<V>(z + n + i * L, sum.vector[i]);
     }
@@ -177,7 +197,7 @@ Spikes take_spikes(const EngineModel& model, char*& memory) {
 }
 
 // The observation, normalised, as what the first layer receives.
-void observe(const EngineModel& model, const float* observation, Spikes& spikes) {
+void observe(const EngineModel& model, const float* observation, const Spikes& spikes) {
     const int64_t inputs = model.layers[0].inputs;
     for (int64_t k = 0; k < inputs; ++k) {
         float value = observation[k];
@@ -190,54 +210,91 @@ void observe(const EngineModel& model, const float* observation, Spikes& spikes)
         spikes.units[k] = value;
     }
     spikes.count[0] = static_cast<int32_t>(inputs);
+    complete(model.layers[0], spikes, 0);
 }
 
-template <Kind kind>
-void run_row(const EngineModel& model, const EngineRows& rows, int64_t b) {
-    char* memory = static_cast<char*>(rows.scratch);
-    Spikes lists[2] = {take_spikes(model, memory), take_spikes(model, memory)};
-    observe(model, rows.observation + b * model.layers[0].inputs, lists[0]);
-    for (int64_t l = 0; l < model.hidden; ++l) {
-        const EngineLayer& layer = model.layers[l];
-        Spikes& sent = lists[(l + 1) & 1];
-        for (int64_t step = 0; step < model.timesteps; ++step) sent.count[step] = 0;
-        const Row row{model,
-                      layer,
-                      lists[l & 1],
-                      sent,
-                      rows.carry[l] + b * layer.outputs,
-                      l == model.hidden - 1};
-        if (l == 0)
-            run_blocks<kind, true, kBlockVectors>(row, 0);
-        else
-            run_blocks<kind, false, kBlockVectors>(row, 0);
-        int64_t count = 0;
-        for (int64_t step = 0; step < model.timesteps; ++step) count += sent.count[step];
-        rows.counts[l * rows.batch + b] = count;
+// The spikes of one hidden layer in a tile of rows. Several rows take turns at a block of weights.
+template <Kind kind, bool kTiny>
+void run_layer(Row* rows, int64_t count, bool first) {
+    const EngineModel& model = *rows[0].model;
+    const EngineLayer& layer = *rows[0].layer;
+    const bool narrow = count > 1 && layer.narrow;
+    for (int64_t r = 0; r < count; ++r) {
+        rows[r].weight = narrow ? layer.narrow : layer.weight;
+        for (int64_t step = 0; step < model.timesteps; ++step) rows[r].sent.count[step] = 0;
     }
+    if (first)
+        narrow ? run_blocks<kind, kTiny, true, kNarrowVectors>(rows, count, 0)
+               : run_blocks<kind, kTiny, true, kBlockVectors>(rows, count, 0);
+    else
+        narrow ? run_blocks<kind, kTiny, false, kNarrowVectors>(rows, count, 0)
+               : run_blocks<kind, kTiny, false, kBlockVectors>(rows, count, 0);
+}
 
-    // The output layer is linear: one product, on the mean.
-    const Spikes& means = lists[model.hidden & 1];
-    Spikes& silent_left_out = lists[(model.hidden + 1) & 1];
+// The output layer is linear: one product, on the mean.
+void act(const EngineModel& model, const Spikes& means, const Spikes& speaking, float* action) {
     int32_t count = 0;
-    for (int64_t n = 0; n < model.layers[model.hidden - 1].width; n += L)
-        count +=
-            compress_nonzero<true>(load<V>(means.units + n), static_cast<int32_t>(n),
-                                   silent_left_out.sender + count, silent_left_out.units + count);
-    silent_left_out.count[0] = count;
+    for (int64_t n = 0; n < model.layers[model.hidden - 1].width; n += L) {
+        const V mean = load<V>(means.units + n);
+        const auto speaks =
+            Lanes<V>::either(Lanes<V>::greater(mean, V{}), Lanes<V>::greater(V{}, mean));
+        count += compress<true>(speaks, mean, static_cast<int32_t>(n), speaking.sender + count,
+                                speaking.units + count);
+    }
+    speaking.count[0] = count;
     const EngineLayer& output = model.layers[model.hidden];
+    complete(output, speaking, 0);
     float* z = means.units;
-    read_out<kBlockVectors>(output, silent_left_out, 0, z);
-    float* action = rows.action + b * output.outputs;
+    read_out<kBlockVectors>(output, speaking, 0, z);
     for (int64_t n = 0; n < output.outputs; ++n) {
         const float squashed = model.squash ? __builtin_tanhf(z[n]) : z[n];
         action[n] = model.action_scale[n] * squashed + model.action_bias[n];
     }
 }
 
-template <Kind kind>
+// The decisions of the rows [begin, begin + count), at most kMostTileRows of them.
+template <Kind kind, bool kTiny>
+void run_tile(const EngineModel& model, const EngineRows& all, int64_t begin, int64_t count) {
+    Row rows[kMostTileRows];
+    char* memory = static_cast<char*>(all.scratch);
+    for (int64_t r = 0; r < count; ++r) {
+        Row& row = rows[r];
+        row.model = &model;
+        row.received = take_spikes(model, memory);
+        row.sent = take_spikes(model, memory);
+        observe(model, all.observation + (begin + r) * model.layers[0].inputs, row.received);
+    }
+    for (int64_t l = 0; l < model.hidden; ++l) {
+        const EngineLayer& layer = model.layers[l];
+        for (int64_t r = 0; r < count; ++r) {
+            rows[r].layer = &layer;
+            rows[r].carry = all.carry[l] + (begin + r) * layer.outputs;
+            rows[r].last = l == model.hidden - 1;
+        }
+        run_layer<kind, kTiny>(rows, count, l == 0);
+        for (int64_t r = 0; r < count; ++r) {
+            int64_t spikes = 0;
+            for (int64_t step = 0; step < model.timesteps; ++step) {
+                spikes += rows[r].sent.count[step];
+                if (!rows[r].last) complete(model.layers[l + 1], rows[r].sent, step);
+            }
+            all.counts[l * all.batch + begin + r] = spikes;
+            const Spikes next = rows[r].sent;
+            rows[r].sent = rows[r].received;
+            rows[r].received = next;
+        }
+    }
+    for (int64_t r = 0; r < count; ++r)
+        act(model, rows[r].received, rows[r].sent,
+            all.action + (begin + r) * model.layers[model.hidden].outputs);
+}
+
+template <Kind kind, bool kTiny>
 void run_rows(const EngineModel& model, const EngineRows& rows) {
-    for (int64_t b = rows.begin; b < rows.end; ++b) run_row<kind>(model, rows, b);
+    for (int64_t b = rows.begin; b < rows.end; b += rows.tile) {
+        const int64_t left = rows.end - b;
+        run_tile<kind, kTiny>(model, rows, b, left < rows.tile ? left : rows.tile);
+    }
 }
 
 }  // namespace
@@ -245,13 +302,15 @@ void run_rows(const EngineModel& model, const EngineRows& rows) {
 void run_engine(const EngineModel& model, const EngineRows& rows) {
     switch (model.kind) {
         case Kind::IF:
-            return run_rows<Kind::IF>(model, rows);
+            return run_rows<Kind::IF, false>(model, rows);
         case Kind::SNM:
-            return run_rows<Kind::SNM>(model, rows);
+            return run_rows<Kind::SNM, false>(model, rows);
         case Kind::MT:
-            return run_rows<Kind::MT>(model, rows);
+            return model.tiny ? run_rows<Kind::MT, true>(model, rows)
+                              : run_rows<Kind::MT, false>(model, rows);
         case Kind::DC:
-            return run_rows<Kind::DC>(model, rows);
+            return model.tiny ? run_rows<Kind::DC, true>(model, rows)
+                              : run_rows<Kind::DC, false>(model, rows);
     }
 }
 

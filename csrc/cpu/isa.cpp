@@ -6,7 +6,7 @@ namespace snnkern {
 
 #define SNNKERN_DECLARE(arch)                               \
     namespace arch {                                        \
-    int64_t engine_block();                                 \
+    EngineBlocks engine_blocks();                           \
     void run_engine(const EngineModel&, const EngineRows&); \
     template <class Real>                                   \
     void run_neuron(const NeuronProblem<Real>&);            \
@@ -16,7 +16,7 @@ namespace snnkern {
 
 #define SNNKERN_KERNELS(arch)   \
     {#arch,                     \
-     &arch::engine_block,       \
+     &arch::engine_blocks,      \
      &arch::run_engine,         \
      &arch::run_neuron<float>,  \
      &arch::run_neuron<double>, \

@@ -43,12 +43,31 @@ struct Lanes<FloatLanes> {
     static SNNKERN_INLINE Mask at_least(Int a, Int b) {
         return _mm512_cmpge_epi32_mask((__m512i)a, (__m512i)b);
     }
+    static SNNKERN_INLINE Mask both(Mask a, Mask b) { return static_cast<Mask>(a & b); }
+    static SNNKERN_INLINE Mask either(Mask a, Mask b) { return static_cast<Mask>(a | b); }
     static SNNKERN_INLINE FloatLanes select(Mask mask, FloatLanes a, FloatLanes b) {
         return (FloatLanes)_mm512_mask_blend_ps(mask, (__m512)b, (__m512)a);
     }
     static SNNKERN_INLINE Int select(Mask mask, Int a, Int b) {
         return (Int)_mm512_mask_blend_epi32(mask, (__m512i)b, (__m512i)a);
     }
+    static SNNKERN_INLINE FloatLanes subtract(Mask mask, FloatLanes a, FloatLanes b) {
+        return (FloatLanes)_mm512_mask_sub_ps((__m512)a, mask, (__m512)a, (__m512)b);
+    }
+    static SNNKERN_INLINE Int subtract(Mask mask, Int a, Int b) {
+        return (Int)_mm512_mask_sub_epi32((__m512i)a, mask, (__m512i)a, (__m512i)b);
+    }
+    static SNNKERN_INLINE Int smaller(Int a, Int b) {
+        return (Int)_mm512_min_epi32((__m512i)a, (__m512i)b);
+    }
+    static SNNKERN_INLINE FloatLanes smaller(FloatLanes a, FloatLanes b) {
+        return (FloatLanes)_mm512_min_ps((__m512)a, (__m512)b);
+    }
+    static SNNKERN_INLINE FloatLanes larger(FloatLanes a, FloatLanes b) {
+        return (FloatLanes)_mm512_max_ps((__m512)a, (__m512)b);
+    }
+    static SNNKERN_INLINE Int bits(FloatLanes x) { return (Int)x; }
+    static SNNKERN_INLINE FloatLanes from_bits(Int n) { return (FloatLanes)n; }
     static SNNKERN_INLINE FloatLanes to_real(Int n) {
         return (FloatLanes)_mm512_cvtepi32_ps((__m512i)n);
     }
@@ -69,12 +88,31 @@ struct Lanes<DoubleLanes> {
     static SNNKERN_INLINE Mask at_least(Int a, Int b) {
         return _mm512_cmpge_epi64_mask((__m512i)a, (__m512i)b);
     }
+    static SNNKERN_INLINE Mask both(Mask a, Mask b) { return static_cast<Mask>(a & b); }
+    static SNNKERN_INLINE Mask either(Mask a, Mask b) { return static_cast<Mask>(a | b); }
     static SNNKERN_INLINE DoubleLanes select(Mask mask, DoubleLanes a, DoubleLanes b) {
         return (DoubleLanes)_mm512_mask_blend_pd(mask, (__m512d)b, (__m512d)a);
     }
     static SNNKERN_INLINE Int select(Mask mask, Int a, Int b) {
         return (Int)_mm512_mask_blend_epi64(mask, (__m512i)b, (__m512i)a);
     }
+    static SNNKERN_INLINE DoubleLanes subtract(Mask mask, DoubleLanes a, DoubleLanes b) {
+        return (DoubleLanes)_mm512_mask_sub_pd((__m512d)a, mask, (__m512d)a, (__m512d)b);
+    }
+    static SNNKERN_INLINE Int subtract(Mask mask, Int a, Int b) {
+        return (Int)_mm512_mask_sub_epi64((__m512i)a, mask, (__m512i)a, (__m512i)b);
+    }
+    static SNNKERN_INLINE Int smaller(Int a, Int b) {
+        return (Int)_mm512_min_epi64((__m512i)a, (__m512i)b);
+    }
+    static SNNKERN_INLINE DoubleLanes smaller(DoubleLanes a, DoubleLanes b) {
+        return (DoubleLanes)_mm512_min_pd((__m512d)a, (__m512d)b);
+    }
+    static SNNKERN_INLINE DoubleLanes larger(DoubleLanes a, DoubleLanes b) {
+        return (DoubleLanes)_mm512_max_pd((__m512d)a, (__m512d)b);
+    }
+    static SNNKERN_INLINE Int bits(DoubleLanes x) { return (Int)x; }
+    static SNNKERN_INLINE DoubleLanes from_bits(Int n) { return (DoubleLanes)n; }
     static SNNKERN_INLINE DoubleLanes to_real(Int n) {
         return (DoubleLanes)_mm512_cvtepi64_pd((__m512i)n);
     }
@@ -124,59 +162,53 @@ SNNKERN_INLINE void store(T* to, V value) {
     std::memcpy(to, &value, sizeof(V));
 }
 
-// A bit for every lane that is not zero.
-SNNKERN_INLINE uint32_t nonzero(FloatLanes lanes) {
+SNNKERN_INLINE int64_t sum(IntLanes lanes) {
+    int64_t total = 0;
+    for (int i = 0; i < kLanes<FloatLanes>; ++i) total += lanes[i];
+    return total;
+}
+
+SNNKERN_INLINE int64_t sum(LongLanes lanes) {
+    int64_t total = 0;
+    for (int i = 0; i < kLanes<DoubleLanes>; ++i) total += lanes[i];
+    return total;
+}
+
+// A bit for every lane where a mask holds.
+SNNKERN_INLINE uint32_t bits(Lanes<FloatLanes>::Mask mask) {
 #if defined(__AVX512F__)
-    return _mm512_cmp_ps_mask((__m512)lanes, _mm512_setzero_ps(), _CMP_NEQ_UQ);
-#elif defined(__AVX2__)
-    return _mm256_movemask_ps(_mm256_cmp_ps((__m256)lanes, _mm256_setzero_ps(), _CMP_NEQ_UQ));
-#elif defined(__SSE2__)
-    return _mm_movemask_ps(_mm_cmpneq_ps((__m128)lanes, _mm_setzero_ps()));
-#else
-    uint32_t mask = 0;
-    for (int i = 0; i < kLanes<FloatLanes>; ++i) mask |= uint32_t(lanes[i] != 0) << i;
     return mask;
+#elif defined(__AVX2__)
+    return _mm256_movemask_ps((__m256)mask);
+#elif defined(__SSE2__)
+    return _mm_movemask_ps((__m128)mask);
+#else
+    uint32_t found = 0;
+    for (int i = 0; i < kLanes<FloatLanes>; ++i) found |= uint32_t(mask[i] != 0) << i;
+    return found;
 #endif
 }
 
-SNNKERN_INLINE uint32_t nonzero(DoubleLanes lanes) {
-#if defined(__AVX512F__)
-    return _mm512_cmp_pd_mask((__m512d)lanes, _mm512_setzero_pd(), _CMP_NEQ_UQ);
-#elif defined(__AVX2__)
-    return _mm256_movemask_pd(_mm256_cmp_pd((__m256d)lanes, _mm256_setzero_pd(), _CMP_NEQ_UQ));
-#elif defined(__SSE2__)
-    return _mm_movemask_pd(_mm_cmpneq_pd((__m128d)lanes, _mm_setzero_pd()));
-#else
-    uint32_t mask = 0;
-    for (int i = 0; i < kLanes<DoubleLanes>; ++i) mask |= uint32_t(lanes[i] != 0) << i;
-    return mask;
-#endif
-}
-
-SNNKERN_INLINE uint32_t nonzero(float lane) { return lane != 0; }
-SNNKERN_INLINE uint32_t nonzero(double lane) { return lane != 0; }
-
-// Writes first + i for every lane i that is not zero to `index`, and where kValues the lanes
+// Writes first + i for every lane i where the mask holds to `number`, and where kValues the lanes
 // themselves to `value`; both packed. Returns how many there are. May write a whole vector to each.
 template <bool kValues>
-SNNKERN_INLINE int32_t compress_nonzero(FloatLanes lanes, int32_t first, uint16_t* index,
-                                        float* value) {
-    uint32_t mask = nonzero(lanes);
+SNNKERN_INLINE int32_t compress(Lanes<FloatLanes>::Mask mask, FloatLanes lanes, int32_t first,
+                                uint16_t* number, float* value) {
+    uint32_t left = bits(mask);
 #if defined(__AVX512F__)
     // Compressing in a register and storing all of it is many times faster than a compressing store
     // on some processors.
     const __m512i iota = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     const __m512i numbers = _mm512_add_epi32(_mm512_set1_epi32(first), iota);
-    const auto packed = static_cast<__mmask16>(mask);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(index),
-                        _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(packed, numbers)));
-    if constexpr (kValues) _mm512_storeu_ps(value, _mm512_maskz_compress_ps(packed, (__m512)lanes));
-    return __builtin_popcount(mask);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(number),
+                        _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(mask, numbers)));
+    if constexpr (kValues) _mm512_storeu_ps(value, _mm512_maskz_compress_ps(mask, (__m512)lanes));
+    return __builtin_popcount(left);
 #else
     int32_t count = 0;
-    for (; mask; mask &= mask - 1, ++count) {
-        const int lane = __builtin_ctz(mask);
-        index[count] = static_cast<uint16_t>(first + lane);
+    for (; left; left &= left - 1, ++count) {
+        const int lane = __builtin_ctz(left);
+        number[count] = static_cast<uint16_t>(first + lane);
         if constexpr (kValues) value[count] = lanes[lane];
     }
     return count;

@@ -8,59 +8,108 @@ namespace snnkern {
 inline namespace SNNKERN_ARCH {
 namespace {
 
-// The decision step of the neurons [n, n + lanes) of row b. Returns the number of spikes they sent.
-template <Kind kind, class V, bool kConstant, bool kSpikes>
-SNNKERN_INLINE int64_t run_lanes(const NeuronProblem<typename Lanes<V>::Real>& p, int64_t b,
-                                 int64_t n) {
-    using Real = typename Lanes<V>::Real;
+// How many of the numbers of lanes are counted in one, before they might overflow.
+constexpr int64_t kMostCounted = int64_t(1) << 30;
+
+// Vectors that are worked on at once: the steps of one wait for each other, those of several do
+// not.
+template <Kind kind>
+constexpr int kVectorsOf = kind == Kind::IF ? 8 : 4;
+
+// The decision step of the neurons [n, n + vectors · lanes) of row b. Adds the spikes that each
+// lane sent to `fired`.
+template <Kind kind, bool kTiny, bool kConstant, bool kSpikes, class V, int vectors>
+SNNKERN_INLINE void run_lanes(const NeuronProblem<typename Lanes<V>::Real>& p, int64_t b, int64_t n,
+                              typename Lanes<V>::Int& fired) {
+    using X = Lanes<V>;
+    using Real = typename X::Real;
+    constexpr int64_t L = sizeof(V) / sizeof(Real);
     const int64_t at = b * p.neurons + n;
-    const V threshold = load<V>(p.threshold + n);
-    const V carry = load<V>(p.carry + at);
-    const V bias = (kind == Kind::DC && p.bias) ? load<V>(p.bias + n) : V{};
-    const V start = p.parameters.initial_fraction * threshold + carry;
-    Neuron<kind, V> neuron(p.parameters, threshold, start, bias);
-
+    Neuron<kind, V, kTiny> neurons[vectors];
+    V start[vectors], x[vectors];
     const Real* current = p.current + b * p.current_stride_b + n;
-    V x = kConstant ? load<V>(current) : V{};
-    int64_t fired = 0;
+#pragma GCC unroll 8
+    for (int i = 0; i < vectors; ++i) {
+        const V threshold = load<V>(p.threshold + n + i * L);
+        const V bias = (kind == Kind::DC && p.bias) ? load<V>(p.bias + n + i * L) : V{};
+        start[i] = p.parameters.initial_fraction * threshold + load<V>(p.carry + at + i * L);
+        neurons[i] = Neuron<kind, V, kTiny>(p.parameters, threshold, start[i], bias);
+        if constexpr (kConstant) x[i] = load<V>(current + i * L);
+    }
     for (int64_t t = 0; t < p.timesteps; ++t) {
-        const Real step = static_cast<Real>(t + 1);
-        if constexpr (!kConstant) x = load<V>(current + t * p.current_stride_t);
-        neuron.integrate(x);
-        const V spike = neuron.fire(step).value;
-        neuron.reset(spike, x, step);
-        fired += __builtin_popcount(nonzero(spike));
-        if constexpr (kSpikes) store<V>(p.spikes + t * p.batch * p.neurons + at, spike);
-        if constexpr (kConstant && kind == Kind::DC)
-            x = V{};  // a constant is coded as x_1, 0, 0, …
+        const Steps<Real> step(t + 1);
+#pragma GCC unroll 8
+        for (int i = 0; i < vectors; ++i) {
+            if constexpr (!kConstant) {
+                x[i] = load<V>(current + t * p.current_stride_t + i * L);
+                __builtin_prefetch(current + t * p.current_stride_t + i * L + p.current_stride_b);
+            }
+            neurons[i].integrate(x[i]);
+            const Spike<V> spike = neurons[i].fire(step);
+            neurons[i].reset(spike, x[i], step);
+            if constexpr (kind != Kind::IF)
+                fired = X::subtract(spike.fires, fired, typename X::Int{} - 1);
+            if constexpr (kSpikes)
+                store<V>(p.spikes + t * p.batch * p.neurons + at + i * L, spike.value);
+            if constexpr (kConstant && kind == Kind::DC)
+                x[i] = V{};  // a constant is coded as x_1, 0, 0, …
+        }
     }
-
-    const Real timesteps = static_cast<Real>(p.timesteps);
-    if constexpr (!kSpikes) store<V>(p.mean + at, neuron.mean(timesteps));
-    store<V>(p.next_carry + at,
-             residual_carry<V>(neuron.potential - start, neuron.transmitted(timesteps), carry,
-                               threshold, p.parameters));
-    return fired;
+    const Steps<Real> timesteps(p.timesteps);
+#pragma GCC unroll 8
+    for (int i = 0; i < vectors; ++i) {
+        if constexpr (kind == Kind::IF) fired += neurons[i].count;
+        if constexpr (!kSpikes) store<V>(p.mean + at + i * L, neurons[i].mean(timesteps));
+        store<V>(
+            p.next_carry + at + i * L,
+            residual_carry<V>(neurons[i].potential - start[i], neurons[i].transmitted(timesteps),
+                              load<V>(p.carry + at + i * L), neurons[i].threshold, p.parameters));
+    }
 }
 
-template <Kind kind, class Real, bool kConstant, bool kSpikes>
-void run_rows(const NeuronProblem<Real>& p) {
+template <Kind kind, bool kTiny, bool kConstant, bool kSpikes, class Real>
+void run_rows(const NeuronProblem<Real>& problem) {
+    const NeuronProblem<Real> p =
+        problem;  // a copy that no store can change: it stays in registers
     using V = typename VectorOf<Real>::Type;
+    using Int = typename Lanes<V>::Int;
+    constexpr int kVectors = kVectorsOf<kind>;
+    const int64_t most = kMostCounted / (p.timesteps * kVectors);
     for (int64_t b = 0; b < p.batch; ++b) {
-        int64_t count = 0, n = 0;
+        int64_t count = 0, n = 0, blocks = 0;
+        Int fired{};
+        typename Lanes<Real>::Int fired_alone = 0;
+        for (; n + kVectors * kLanes<V> <= p.neurons; n += kVectors * kLanes<V>) {
+            run_lanes<kind, kTiny, kConstant, kSpikes, V, kVectors>(p, b, n, fired);
+            if (++blocks >= most) {
+                count += sum(fired);
+                fired = Int{};
+                blocks = 0;
+            }
+        }
         for (; n + kLanes<V> <= p.neurons; n += kLanes<V>)
-            count += run_lanes<kind, V, kConstant, kSpikes>(p, b, n);
-        for (; n < p.neurons; ++n) count += run_lanes<kind, Real, kConstant, kSpikes>(p, b, n);
-        p.counts[b] = count;
+            run_lanes<kind, kTiny, kConstant, kSpikes, V, 1>(p, b, n, fired);
+        for (; n < p.neurons; ++n)
+            run_lanes<kind, kTiny, kConstant, kSpikes, Real, 1>(p, b, n, fired_alone);
+        p.counts[b] = count + sum(fired) + fired_alone;
     }
 }
 
-template <Kind kind, class Real>
+template <Kind kind, bool kTiny, class Real>
 void run_kind(const NeuronProblem<Real>& p) {
     if (p.constant)
-        p.spikes ? run_rows<kind, Real, true, true>(p) : run_rows<kind, Real, true, false>(p);
+        p.spikes ? run_rows<kind, kTiny, true, true>(p) : run_rows<kind, kTiny, true, false>(p);
     else
-        p.spikes ? run_rows<kind, Real, false, true>(p) : run_rows<kind, Real, false, false>(p);
+        p.spikes ? run_rows<kind, kTiny, false, true>(p) : run_rows<kind, kTiny, false, false>(p);
+}
+
+// With levels: those of tiny thresholds are searched in another way.
+template <Kind kind, class Real>
+void run_levels(const NeuronProblem<Real>& p) {
+    if (has_tiny(p.threshold, p.neurons, p.parameters.levels))
+        run_kind<kind, true>(p);
+    else
+        run_kind<kind, false>(p);
 }
 
 }  // namespace
@@ -69,13 +118,13 @@ template <class Real>
 void run_neuron(const NeuronProblem<Real>& p) {
     switch (p.kind) {
         case Kind::IF:
-            return run_kind<Kind::IF>(p);
+            return run_kind<Kind::IF, false>(p);
         case Kind::SNM:
-            return run_kind<Kind::SNM>(p);
+            return run_kind<Kind::SNM, false>(p);
         case Kind::MT:
-            return run_kind<Kind::MT>(p);
+            return run_levels<Kind::MT>(p);
         case Kind::DC:
-            return run_kind<Kind::DC>(p);
+            return run_levels<Kind::DC>(p);
     }
 }
 
