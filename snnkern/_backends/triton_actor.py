@@ -38,14 +38,22 @@ def encode(units, LEVELS: tl.constexpr, EXPONENT_BITS: tl.constexpr):
 
 
 @triton.jit
-def decode(code, KIND: tl.constexpr, LEVELS: tl.constexpr, EXPONENT_BITS: tl.constexpr):
-    """What `encode` took in, from the lowest bits of a word."""
-    size = code & ((1 << EXPONENT_BITS) - 1)
-    if KIND == IF:
-        bits = size * 0x3F800000  # 1.0
+def rotate(word, places):
+    """The bits of an unsigned word, moved upwards and around."""
+    return (word << (places & 31)) | (word >> (-places & 31))
+
+
+@triton.jit
+def decode(words, place, KIND: tl.constexpr, EXPONENT_BITS: tl.constexpr):
+    """Spikes from the bits of words that begin at `place`, with as few instructions as can be: they take their places in
+    a float32, with the other bits 0. So a number n > 0 means 2^(n − 127), and 2 where it has one bit only, which goes to
+    the top of the exponent, beside the sign.
+    """
+    if EXPONENT_BITS == 1:
+        bits = rotate(words, 30 - place) & (0x40000000 if KIND == IF else 0xC0000000)
     else:
-        sign = (code >> EXPONENT_BITS) & 1
-        bits = tl.where(size > 0, (size + (127 - LEVELS)) << 23, 0) | (sign << 31)
+        sign = rotate(words, 31 - EXPONENT_BITS - place) & 0x80000000
+        bits = (rotate(words, 23 - place) & (((1 << EXPONENT_BITS) - 1) << 23)) | sign
     return bits.to(tl.float32, bitcast=True)
 
 
@@ -105,36 +113,38 @@ def observe(
 
 
 @triton.jit
-def load_quarters(weight, k, n, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr, PART: tl.constexpr):
-    """The weights of a block of 4 · DEPTH inputs as four tiles; k are the inputs of the first."""
-    return (
-        load_weights(weight, k, n, INPUTS, OUTPUTS, PART),
-        load_weights(weight, k + DEPTH, n, INPUTS, OUTPUTS, PART),
-        load_weights(weight, k + 2 * DEPTH, n, INPUTS, OUTPUTS, PART),
-        load_weights(weight, k + 3 * DEPTH, n, INPUTS, OUTPUTS, PART),
-    )
-
-
-@triton.jit
 def receive(
-    words,
+    received,
+    weight,
+    n,
     bit,
-    high,
-    middle,
-    low,
-    sums,
+    INPUTS: tl.constexpr,
+    NEURONS: tl.constexpr,
     KIND: tl.constexpr,
-    LEVELS: tl.constexpr,
     EXPONENT_BITS: tl.constexpr,
+    BITS: tl.constexpr,
     PARTS: tl.constexpr,
+    STEPS: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    """sums + spikes · weights of a block of inputs, for the step that begins at `bit` of every byte of the words."""
-    for quarter in tl.static_range(4):
-        spikes = decode(words >> (8 * quarter + bit), KIND, LEVELS, EXPONENT_BITS).to(high[quarter].dtype)
-        if PARTS == 3:
-            sums = tl.dot(spikes, low[quarter], sums)
-            sums = tl.dot(spikes, middle[quarter], sums)
-        sums = tl.dot(spikes, high[quarter], sums, input_precision="tf32")
+    """Spikes · weights of the STEPS steps that begin at `bit` of every byte of the words at `received`, as a tuple."""
+    DEPTH: tl.constexpr = min(INPUTS, BLOCK) // 4
+    sums = ()
+    for _ in tl.static_range(STEPS):
+        sums = sums + (tl.zeros((ROWS, WIDTH), tl.float32),)
+    for begin in range(0, INPUTS, BLOCK):
+        words = tl.load(received + begin // 4).to(tl.uint32, bitcast=True)
+        for quarter in tl.range(0, 4, num_stages=STAGES):
+            k = begin + 4 * tl.arange(0, DEPTH) + quarter
+            for part in tl.static_range(PARTS):
+                parts = load_weights(weight, k, n, INPUTS, NEURONS, PARTS - 1 - part)
+                after = ()
+                for step in tl.static_range(STEPS):
+                    spikes = decode(words, 8 * quarter + bit + step * BITS, KIND, EXPONENT_BITS).to(parts.dtype)
+                    after = after + (tl.dot(spikes, parts, sums[step], input_precision="tf32"),)
+                sums = after
     return sums
 
 
@@ -193,9 +203,12 @@ def run_tile(
     LEVELS: tl.constexpr,
     EXPONENT_BITS: tl.constexpr,
     BITS: tl.constexpr,
+    UNIT: tl.constexpr,
     PARTS: tl.constexpr,
+    STEPS: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """All T steps of a tile of rows and neurons n, from the potential `start`.
 
@@ -203,66 +216,69 @@ def run_tile(
     the bytes for the next layer go to `sent` [ROWS, NEURONS]. Returns the potential, the count, e, and how many spikes
     each row sent.
     """
-    STEPS: tl.constexpr = 8 // BITS  # in one plane
-    DEPTH: tl.constexpr = min(INPUTS, BLOCK) // 4
-    KEPT: tl.constexpr = not FIRST and INPUTS <= BLOCK
+    PER_BYTE: tl.constexpr = 8 // BITS
     in_tile = tl.arange(0, ROWS)[:, None]
+    word = tl.arange(0, min(INPUTS, BLOCK) // 4)[None, :]
     potential = start
     count = tl.zeros((ROWS, WIDTH), tl.int32)
     events = tl.zeros((ROWS,), tl.int32)
     output_mean = tl.zeros((ROWS, WIDTH), tl.float32)
-    current_mean = bias if KIND == DC else output_mean
-    j = tl.arange(0, DEPTH)
-    if KEPT:
-        high = load_quarters(weight, j, n, INPUTS, NEURONS, DEPTH, 0)
-        tl.debug_barrier()
-        middle = load_quarters(weight, j, n, INPUTS, NEURONS, DEPTH, PARTS // 2)
-        tl.debug_barrier()
-        low = load_quarters(weight, j, n, INPUTS, NEURONS, DEPTH, PARTS - 1)
-    for plane in range(0, tl.cdiv(timesteps, STEPS)):
-        received = words + plane * (ROWS * (INPUTS // 4)) + (in_tile * (INPUTS // 4) + j[None, :])
-        if KEPT:
-            block = tl.load(received)
+    current_mean = output_mean + bias if KIND == DC else output_mean
+    for plane in range(0, tl.cdiv(timesteps, PER_BYTE)):
+        received = words + plane * (ROWS * (INPUTS // 4)) + (in_tile * (INPUTS // 4) + word)
         packing = tl.zeros((ROWS, WIDTH), tl.int32)
-        for step in range(0, tl.minimum(timesteps - plane * STEPS, STEPS)):
-            time = tl.full((1, 1), plane * STEPS + step + 1, tl.int32).to(tl.float32)
-            bit = step * BITS
+        for chunk in range(0, tl.minimum(timesteps - plane * PER_BYTE, PER_BYTE), STEPS):
             if not FIRST:
-                current = tl.zeros((ROWS, WIDTH), tl.float32)
-                if KEPT:
-                    current = receive(block, bit, high, middle, low, current, KIND, LEVELS, EXPONENT_BITS, PARTS)
-                else:
-                    for begin in range(0, INPUTS, BLOCK):
-                        block = tl.load(received + begin // 4)
-                        high = load_quarters(weight, begin + j, n, INPUTS, NEURONS, DEPTH, 0)
-                        middle = load_quarters(weight, begin + j, n, INPUTS, NEURONS, DEPTH, PARTS // 2)
-                        low = load_quarters(weight, begin + j, n, INPUTS, NEURONS, DEPTH, PARTS - 1)
-                        current = receive(block, bit, high, middle, low, current, KIND, LEVELS, EXPONENT_BITS, PARTS)
-                if KIND != DC:
-                    current += bias
-            _, units, potential, count, current_mean, output_mean = neuron_step(
-                current,
-                potential,
-                count,
-                current_mean,
-                output_mean,
-                threshold,
-                negative_fraction,
-                LEVELS,
-                True,
-                time,
-                KIND,
-                LEVELS,
-            )
-            events += tl.sum((units != 0.0).to(tl.int32), axis=1)
-            if not LAST:
-                packing |= encode(units, LEVELS, EXPONENT_BITS) << bit
-            if FIRST and KIND == DC:
-                current = tl.zeros_like(current)  # a constant is coded as x_1, 0, 0, …
+                sums = receive(
+                    received,
+                    weight,
+                    n,
+                    chunk * BITS,
+                    INPUTS,
+                    NEURONS,
+                    KIND,
+                    EXPONENT_BITS,
+                    BITS,
+                    PARTS,
+                    STEPS,
+                    ROWS,
+                    WIDTH,
+                    STAGES,
+                )
+            for step in tl.static_range(STEPS):
+                t = plane * PER_BYTE + chunk + step
+                if t < timesteps:
+                    time = tl.full((1, 1), t + 1, tl.int32).to(tl.float32)
+                    if not FIRST:
+                        current = sums[step] * UNIT
+                        if KIND != DC:
+                            current += bias
+                    _, units, potential, count, current_mean, output_mean = neuron_step(
+                        current,
+                        potential,
+                        count,
+                        current_mean,
+                        output_mean,
+                        threshold,
+                        negative_fraction,
+                        LEVELS,
+                        True,
+                        time,
+                        KIND,
+                        LEVELS,
+                    )
+                    if KIND != IF:
+                        packing += (units != 0.0).to(tl.int32) << 8  # how many, above the byte
+                    if not LAST:
+                        packing |= encode(units, LEVELS, EXPONENT_BITS) << ((chunk + step) * BITS)
+                    if FIRST and KIND == DC:
+                        current = tl.zeros_like(current)  # a constant is coded as x_1, 0, 0, …
         if not LAST:
-            QUARTER: tl.constexpr = min(NEURONS, BLOCK) // 4
-            byte = (n // (4 * QUARTER)) * (4 * QUARTER) + (n % QUARTER) * 4 + (n // QUARTER) % 4
-            tl.store(sent + plane * (ROWS * NEURONS) + (in_tile * NEURONS + byte[None, :]), packing.to(tl.int8))
+            tl.store(sent + plane * (ROWS * NEURONS) + (in_tile * NEURONS + n[None, :]), packing.to(tl.int8))
+        if KIND != IF:
+            events += tl.sum(packing >> 8, axis=1)
+    if KIND == IF:
+        events = tl.sum(count, axis=1)
     return potential, count, output_mean, events
 
 
@@ -298,11 +314,14 @@ def actor_kernel(
     LEVELS: tl.constexpr,
     EXPONENT_BITS: tl.constexpr,
     BITS: tl.constexpr,
+    UNIT: tl.constexpr,
     PARTS: tl.constexpr,
     NORMALIZE: tl.constexpr,
     SQUASH: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    STEPS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """One decision of the actor for every tile of rows that falls to this program."""
     last_time = tl.full((1, 1), timesteps, tl.int32).to(tl.float32)
@@ -324,8 +343,9 @@ def actor_kernel(
                 place = (
                     carries[layer] + before_tile * WIDTHS[layer + 1] + (row[:, None] * WIDTHS[layer + 1] + n[None, :])
                 )
-                threshold = tl.broadcast_to(tl.load(thresholds[layer] + n)[None, :], inside.shape)
-                bias = tl.broadcast_to(tl.load(biases[layer] + n)[None, :], inside.shape)
+                # Rows of one: a tensor of the tile's shape would take a register for every row.
+                threshold = tl.load(thresholds[layer] + n)[None, :]
+                bias = tl.load(biases[layer] + n)[None, :]
                 current = tl.zeros(inside.shape, tl.float32)
                 if layer == 0:
                     current = first_currents(
@@ -364,12 +384,15 @@ def actor_kernel(
                     LEVELS,
                     EXPONENT_BITS,
                     BITS,
+                    UNIT,
                     PARTS,
+                    STEPS,
                     ROWS,
                     min(COLUMNS, PADDED[layer + 1]),
+                    STAGES,
                 )
                 events += sent
-                before = tl.load(place, inside, 0.0)
+                before = tl.load(place, inside, 0.0, volatile=True)  # again: it has no registers to wait in
                 gained = potential - (initial_fraction * threshold + before)
                 total = transmitted(count, output_mean, threshold, last_time, KIND, LEVELS)
                 after = residual_carry(gained, total, before, threshold, alpha, memory, clip)
