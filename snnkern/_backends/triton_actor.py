@@ -118,6 +118,7 @@ def receive(
     weight,
     n,
     bit,
+    quarters,
     INPUTS: tl.constexpr,
     NEURONS: tl.constexpr,
     KIND: tl.constexpr,
@@ -136,7 +137,7 @@ def receive(
         sums = sums + (tl.zeros((ROWS, WIDTH), tl.float32),)
     for begin in range(0, INPUTS, BLOCK):
         words = tl.load(received + begin // 4).to(tl.uint32, bitcast=True)
-        for quarter in tl.range(0, 4, num_stages=STAGES):
+        for quarter in tl.range(0, quarters, num_stages=STAGES):
             k = begin + 4 * tl.arange(0, DEPTH) + quarter
             for part in tl.static_range(PARTS):
                 parts = load_weights(weight, k, n, INPUTS, NEURONS, PARTS - 1 - part)
@@ -173,7 +174,7 @@ def first_currents(
     NORMALIZE: tl.constexpr,
 ):
     """The currents of the first layer, which are constant, added to `current`."""
-    DEPTH: tl.constexpr = min(INPUTS, 64)
+    DEPTH: tl.constexpr = min(INPUTS, 32)
     for begin in range(0, INPUTS, DEPTH):
         k = begin + tl.arange(0, DEPTH)
         value = observe(
@@ -194,6 +195,7 @@ def run_tile(
     sent,
     n,
     timesteps,
+    quarters,
     negative_fraction,
     FIRST: tl.constexpr,
     LAST: tl.constexpr,
@@ -234,6 +236,7 @@ def run_tile(
                     weight,
                     n,
                     chunk * BITS,
+                    quarters,
                     INPUTS,
                     NEURONS,
                     KIND,
@@ -282,7 +285,7 @@ def run_tile(
     return potential, count, output_mean, events
 
 
-@triton.jit(do_not_specialize=["timesteps", "tiles"])
+@triton.jit(do_not_specialize=["timesteps", "tiles", "quarters"])
 def actor_kernel(
     observation,  # [B, WIDTHS[0]]
     observation_mean,  # [WIDTHS[0]], read where NORMALIZE, as the next
@@ -300,6 +303,7 @@ def actor_kernel(
     batch,
     tiles,
     timesteps,
+    quarters,  # 4
     observation_clip,
     initial_fraction,
     negative_fraction,
@@ -327,14 +331,12 @@ def actor_kernel(
     last_time = tl.full((1, 1), timesteps, tl.int32).to(tl.float32)
     buffer = tl.cdiv(timesteps, 8 // BITS).to(tl.int64) * (ROWS * WIDEST)
     own = tl.program_id(0) * (2 * buffer)
-    outputs = tl.arange(0, PADDED[HIDDEN + 1])
-    is_output = outputs < WIDTHS[HIDDEN + 1]
     for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), disable_licm=True):
         # The tile's place is a 64-bit number, but a place in the tile is not: it would take twice the registers.
         before_tile = tl.full((), tile, tl.int64) * ROWS
         row = tl.arange(0, ROWS)
         is_row = row < batch - tile * ROWS
-        z = tl.zeros((ROWS, PADDED[HIDDEN + 1]), tl.float32)
+        own_action = action + before_tile * WIDTHS[HIDDEN + 1] + row[:, None] * WIDTHS[HIDDEN + 1]
         for layer in tl.static_range(HIDDEN):
             events = tl.zeros((ROWS,), tl.int32)
             for first in tl.range(0, PADDED[layer + 1], min(COLUMNS, PADDED[layer + 1]), disable_licm=True):
@@ -375,6 +377,7 @@ def actor_kernel(
                     scratch + (own + ((layer + 1) % 2) * buffer),
                     n,
                     timesteps,
+                    quarters,
                     negative_fraction,
                     layer == 0,
                     layer == HIDDEN - 1,
@@ -392,20 +395,32 @@ def actor_kernel(
                     STAGES,
                 )
                 events += sent
-                before = tl.load(place, inside, 0.0, volatile=True)  # again: it has no registers to wait in
+                # Read again: in between they have no registers to wait in.
+                before = tl.load(place, inside, 0.0, volatile=True)
+                threshold = tl.load(thresholds[layer] + n, volatile=True)[None, :]
                 gained = potential - (initial_fraction * threshold + before)
                 total = transmitted(count, output_mean, threshold, last_time, KIND, LEVELS)
                 after = residual_carry(gained, total, before, threshold, alpha, memory, clip)
                 tl.store(place, after, inside)
                 if layer == HIDDEN - 1:
                     mean = mean_output(count, output_mean, threshold, last_time, KIND, LEVELS)
-                    z = multiply(mean, weights[HIDDEN], n, outputs, z, PADDED[HIDDEN], PADDED[HIDDEN + 1])
+                    # z waits in memory for the next tile of neurons.
+                    for begin in tl.static_range(0, PADDED[HIDDEN + 1], 16):
+                        output = begin + tl.arange(0, 16)
+                        is_action = is_row[:, None] & (output < WIDTHS[HIDDEN + 1])[None, :]
+                        z = tl.load(own_action + output[None, :], is_action & (first > 0), 0.0)
+                        z = multiply(mean, weights[HIDDEN], n, output, z, PADDED[HIDDEN], PADDED[HIDDEN + 1])
+                        tl.store(own_action + output[None, :], z, is_action)
+                    tl.debug_barrier()
             tl.store(counts + (layer * batch.to(tl.int64) + before_tile) + row, events.to(tl.int64), is_row)
             tl.debug_barrier()  # all of this layer's words are written, and all of the last one's are read
-        z += tl.load(biases[HIDDEN] + outputs)[None, :]
-        if SQUASH:
-            z = hyperbolic_tangent(z)
-        scale = tl.load(action_scale + outputs, is_output, other=0.0)
-        shift = tl.load(action_bias + outputs, is_output, other=0.0)
-        place = action + before_tile * WIDTHS[HIDDEN + 1] + (row[:, None] * WIDTHS[HIDDEN + 1] + outputs[None, :])
-        tl.store(place, scale[None, :] * z + shift[None, :], is_row[:, None] & is_output[None, :])
+        for begin in tl.static_range(0, PADDED[HIDDEN + 1], 16):
+            output = begin + tl.arange(0, 16)
+            is_output = output < WIDTHS[HIDDEN + 1]
+            is_action = is_row[:, None] & is_output[None, :]
+            z = tl.load(own_action + output[None, :], is_action, 0.0) + tl.load(biases[HIDDEN] + output)[None, :]
+            if SQUASH:
+                z = hyperbolic_tangent(z)
+            scale = tl.load(action_scale + output, is_output, other=0.0)
+            shift = tl.load(action_bias + output, is_output, other=0.0)
+            tl.store(own_action + output[None, :], scale[None, :] * z + shift[None, :], is_action)
