@@ -9,7 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 TORCH := torch==2.13.0
-NATIVE := CMakeLists.txt $(shell find csrc -name '*.h' -o -name '*.cpp')
+SOURCES := $(shell find csrc python_tests -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+NATIVE := CMakeLists.txt $(filter csrc/%,$(SOURCES))
 
 .PHONY: demo test sanitize bench lint format clean
 
@@ -30,12 +31,12 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	find csrc -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format --dry-run --Werror
+	$(BIN)/clang-format --dry-run --Werror $(SOURCES)
 
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	find csrc -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format -i
+	$(BIN)/clang-format -i $(SOURCES)
 
 clean:
 	rm -rf $(VENV) build *.egg-info snnkern/*.so

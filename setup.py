@@ -28,12 +28,12 @@ class CMakeBuild(build_ext):
         shutil.rmtree(build, ignore_errors=True)  # CMake refuses the cache of another generator or another folder
         build.mkdir(parents=True)
         try:
-            self.run_cmake(target.parent, build)
+            self.run_cmake(target.parent, build, ext.name.rpartition(".")[2])
         except (OSError, subprocess.CalledProcessError, ImportError) as error:
             # An optional extension that fails to build is left out: the package then works on its reference backend.
-            raise CompileError(f"the native kernels were not built: {error}") from error
+            raise CompileError(f"the kernels of {ext.name} were not built: {error}") from error
 
-    def run_cmake(self, output: Path, build: Path) -> None:
+    def run_cmake(self, output: Path, build: Path, module: str) -> None:
         import pybind11
 
         configure = [
@@ -44,15 +44,24 @@ class CMakeBuild(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DCMAKE_BUILD_TYPE={'Debug' if self.debug else 'Release'}",
+            f"-DSNNKERN_CUDA={'ON' if module == '_cuda' else 'OFF'}",
         ]
         if shutil.which("ninja"):
             configure.append("-GNinja")
         subprocess.run(configure, check=True)
         jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))
-        subprocess.run(["cmake", "--build", str(build), "--parallel", jobs], check=True)
+        subprocess.run(["cmake", "--build", str(build), "--parallel", jobs, "--target", module], check=True)
+
+
+def modules() -> list[Extension]:
+    """The kernels for the CPU, and those for CUDA where there is nvcc and SNNKERN_CUDA=0 does not turn them off."""
+    names = ["snnkern._cpu"]
+    if os.environ.get("SNNKERN_CUDA") != "0" and (os.environ.get("CUDACXX") or shutil.which("nvcc")):
+        names.append("snnkern._cuda")
+    return [Extension(name, sources=[], optional=True) for name in names]
 
 
 setup(
-    ext_modules=[Extension("snnkern._cpu", sources=[], optional=True)],
+    ext_modules=modules(),
     cmdclass={"build_ext": CMakeBuild},
 )

@@ -79,35 +79,11 @@ def compiled_loop(task: Task) -> Contender:
 
 
 class CompiledLoop:
-    """The published loop as one function without state for torch.compile, the first layer's current computed once."""
+    """The published loop under torch.compile."""
 
     def __init__(self, task: Task) -> None:
-        (w1, b1), (w2, b2), (w3, b3) = task.layers()
-        theta1, theta2 = task.thresholds
-        interface = task.actor.interface
-
-        def residual(potential: Tensor, start: Tensor, count: Tensor, theta: Tensor) -> Tensor:
-            owed = torch.maximum(potential - start, -theta * count)
-            return torch.clamp(ALPHA * owed, -0.5 * theta, 0.5 * theta)
-
-        def decide(x: Tensor, carry1: Tensor, carry2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            current = nn.functional.linear(x, w1, b1)
-            start1, start2 = 0.5 * theta1 + carry1, 0.5 * theta2 + carry2
-            u1, u2 = start1, start2
-            count1, count2 = torch.zeros_like(u1), torch.zeros_like(u2)
-            for _ in range(T):
-                u1 = u1 + current
-                fired = (u1 > theta1).float()
-                spike = fired * theta1
-                u1, count1 = u1 - spike, count1 + fired
-                u2 = u2 + nn.functional.linear(spike, w2, b2)
-                fired = (u2 > theta2).float()
-                u2, count2 = u2 - fired * theta2, count2 + fired
-            z = nn.functional.linear(count2 * theta2 / T, w3, b3)
-            carries = residual(u1, start1, count1, theta1), residual(u2, start2, count2, theta2)
-            return interface.action(z), *carries
-
-        self.decide = torch.compile(decide, fullgraph=True)
+        function = baselines.loop_as_function(task.actor, task.thresholds, T, ALPHA)
+        self.decide = torch.compile(function, fullgraph=True)
         self.zeros = [torch.zeros(1, len(theta)) for theta in task.thresholds]
         self.reset()
 

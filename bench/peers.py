@@ -17,6 +17,7 @@ import contextlib
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,12 +34,14 @@ from peers_page import BATCH, TABLES, batch_table, draw, latency_table, targets_
 
 import snnkern
 from snnkern import ops, timing
+from snnkern._backends import Problem, cpu
 from snnkern.baselines import Missing
 from snnkern.files import write_atomically
 from snnkern.timing import MOST, TURN_SECONDS, Contender, machine, quartiles
 
 ROUNDS = 100
 CHECKED_ROWS, CHECKED_DECISIONS = 24, 4
+LOUD = 32  # neurons whose rows of weights stay in the first-level cache
 
 Turns = dict[str, NDArray[np.float64]]
 
@@ -128,69 +131,70 @@ def _resident() -> int:
 
 
 def kernel_and_copy(task: Task) -> dict[str, Contender]:
-    """The neuron operator for currents `[T, BATCH, N]`, and a copy that reads and writes as many bytes in all."""
+    """The neuron kernel for currents `[T, BATCH, N]`, and a copy that reads and writes as many bytes in all.
+
+    Both write to memory that is there already. The operator allocates its results.
+    """
     theta = task.thresholds[0]
     current = torch.randn(T, BATCH, len(theta)) * theta
     carry = torch.zeros(BATCH, len(theta))
+    setting = comparison.setting()
     moved = current.numel() + 3 * carry.numel()  # reads the current and the carry, writes mean and carry
     source, target = torch.ones(moved // 2), torch.ones(moved // 2)
+    problem = Problem(current, theta, carry, setting, bias=None, row_alpha=None, wants_spikes=False)
+    result = cpu.neuron(problem)
     return {
-        "kernel": Contender(lambda _: ops.neuron_mean(current, theta, carry, comparison.setting())),
+        "kernel": Contender(lambda _: cpu.neuron_into(problem, result)),
+        "operator": Contender(lambda _: ops.neuron_mean(current, theta, carry, setting)),
         "copy": Contender(lambda _: target.copy_(source)),
     }
 
 
 def measure_floor(task: Task, rounds: int) -> dict[str, Any]:
-    """What an IF decision at T steps must read and add, and how fast this machine's caches and adders give it."""
+    """What an IF decision at T steps comes to, part by part, from actors of the same widths that do only some of it.
+
+    Seconds per decision and row, `[one row, BATCH rows]`: calling from Python; a silent network at 1 and at T steps;
+    one in which `LOUD` neurons of the first layer fire at every step and nobody else, at T steps.
+    """
     snn = task.convert("if", T)
     spikes = []
     for observation in task.observations[:500]:
         snn.act(observation)
         spikes.append(snn.spikes[:, 0].numpy())
     sent = np.mean(spikes, axis=0)
-    widths = [weight.shape for weight, _ in task.layers()]  # (out, in)
-    first, second = widths[0][0] * widths[0][1], sent[0] * widths[1][0]
-    output = min(sent[1], widths[2][1]) * widths[2][0]
-    additions = first + second + output
-    # The smallest actor that there is: what calling from Python costs.
-    smallest = snnkern.convert(
-        snnkern.Actor([(torch.ones(1, 1), torch.ones(1))], (torch.ones(1, 1), torch.ones(1))),
-        thresholds=[torch.ones(1)],
-        neuron="if",
-        timesteps=1,
+    (weight, bias), *rest = task.layers()
+    widths = [len(weight) for weight, _ in task.layers()]
+    additions = weight.numel() + sent[0] * widths[1] + min(sent[1], widths[1]) * widths[2]
+
+    never = [torch.full_like(threshold, 1e30) for threshold in task.thresholds]
+    always = torch.where(torch.arange(len(bias)) < LOUD, 1.0, -1.0)
+    loud = replace(
+        task,
+        actor=snnkern.Actor([(torch.zeros_like(weight), always), *rest[:-1]], rest[-1], task.actor.interface),
+        thresholds=[torch.full_like(never[0], 1e-3), *never[1:]],
     )
-    call = take_turns({"call": Contender(smallest.act)}, np.zeros((4, 1), np.float32), rounds)
+    silent = replace(task, thresholds=never)
+    one = snnkern.Actor([(torch.ones(1, 1), torch.ones(1))], (torch.ones(1, 1), torch.ones(1)))
+    smallest = snnkern.convert(one, thresholds=[torch.ones(1)], neuron="if", timesteps=1)
+    parts: dict[str, list[float]] = {}
+    for batch in (1, BATCH):
+        observations = timing.rows(task.observations, batch, MOST if batch == 1 else CHECKED_DECISIONS)
+        parties = {
+            "silent 1": Contender(silent.convert("if", 1).act),
+            "silent": Contender(silent.convert("if", T).act),
+            "loud": Contender(loud.convert("if", T).act),
+        }
+        turns = take_turns(parties, observations, rounds)
+        call = take_turns({"call": Contender(smallest.act)}, np.zeros((4, 1), np.float32), rounds)["call"]
+        for name, seconds in {**turns, "call": call / batch}.items():
+            parts.setdefault(name, []).append(quartiles(seconds)[1] / (1 if name == "call" else batch))
     return {
         "spikes": [float(value) for value in sent],
         "additions": float(additions),
         "bytes": float(4 * additions),
-        "first_level": _read_rate(512, 3584, 8, rounds),
-        "second_level": _read_rate(24 * 1024, 96 * 1024, 4, rounds),
-        "call": quartiles(call["call"])[1],
+        "loud": LOUD,
+        "parts": parts,
     }
-
-
-def _read_rate(small: int, large: int, bytes_per_value: int, rounds: int) -> float:
-    """Bytes per second that the dot product of an array with itself reads from a cache; the call itself cancels out.
-
-    Args:
-        small: values of the shorter array.
-        large: values of the longer one, which fits the cache.
-        bytes_per_value: 8 where the cache gives both operands, 4 where the second comes from the level before it.
-        rounds: turns.
-    """
-    arrays = {str(size): _aligned(size) for size in (small, large)}
-    parties = {name: Contender(lambda _, array=array: np.dot(array, array)) for name, array in arrays.items()}
-    turns = take_turns(parties, np.zeros((1, 1), np.float32), rounds)
-    seconds = turns[str(large)].min() - turns[str(small)].min()  # what it can do: the least disturbed turns
-    return float(bytes_per_value * (large - small) / seconds)
-
-
-def _aligned(size: int) -> NDArray[np.float32]:
-    """Ones that begin with a cache line, as the packed weights do."""
-    longer = np.ones(size + 16, np.float32)
-    start = -longer.ctypes.data % 64 // 4
-    return longer[start : start + size]
 
 
 # ---- targets
@@ -222,6 +226,7 @@ def targets(found: Mapping[str, Turns], memory: int | None) -> list[dict[str, An
             1.3,
             1,
         ),
+        ("its operator, which allocates the results, likewise", kernel, "operator", "copy", False, 1.3, 1),
     ]
     rows = []
     for what, turns, above, below, more, least, reach in aims:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,22 +100,42 @@ def batch_table(results: dict[str, Any]) -> str:
 
 
 def floor_table(results: dict[str, Any]) -> str:
+    """The parts of a decision, which are measured one by one, and what remains of the whole."""
     floor = results["floor"]
-    first, second = floor["first_level"], floor["second_level"]
-    measured = results["one"][f"act if {T}"][1]
-    rows = [
-        ("spikes per decision, hidden layers", ", ".join(f"{value:.0f}" for value in floor["spikes"])),
-        ("additions of a weight", f"{floor['additions']:,.0f}"),
-        ("bytes of weight rows", f"{floor['bytes'] / 1024:.0f} KiB"),
-        ("reading them from the first-level cache", f"{1e6 * floor['bytes'] / first:.2f} µs at {first / 1e9:.0f} GB/s"),
-        (
-            "reading them from the second-level cache",
-            f"{1e6 * floor['bytes'] / second:.2f} µs at {second / 1e9:.0f} GB/s",
-        ),
-        ("calling from Python (an actor of 1-1-1, T = 1)", f"{1e6 * floor['call']:.2f} µs"),
-        ("measured, `snn.act`", f"{1e6 * measured:.2f} µs"),
+    parts = floor["parts"]
+    measured = [results["one"][f"act if {T}"][1], results["batch"][f"act if {T}"][1] / BATCH]
+    spikes = [
+        floor["spikes"][0] * (loud - silent) / (T * floor["loud"]) for loud, silent in _pairs(parts, "loud", "silent")
     ]
-    return "\n".join([f"| IF, T = {T}, batch 1 | |", "|---|---|", *(f"| {what} | {value} |" for what, value in rows)])
+    known = {
+        "calling from Python (an actor of 1-1-1, T = 1)": parts["call"],
+        "one step in which nobody fires: first layer, outputs, tanh, carry": [
+            silent - call for silent, call in _pairs(parts, "silent 1", "call")
+        ],
+        f"{T - 1} more such steps: every neuron updated": [
+            silent - first for silent, first in _pairs(parts, "silent", "silent 1")
+        ],
+        f"{floor['spikes'][0]:.0f} spikes of the first layer, as where {floor['loud']} neurons fire": spikes,
+    }
+    whole = [sum(values) for values in zip(*known.values(), strict=True)]
+    known |= {
+        "these parts": whole,
+        "what remains": [value - part for value, part in zip(measured, whole, strict=True)],
+        "measured, `snn.act`": measured,
+    }
+    lines = [f"| IF, T = {T}: µs per decision and row | batch 1 | batch {BATCH} |", "|---|---|---|"]
+    lines += [f"| {what} | {' | '.join(f'{1e6 * value:.2f}' for value in values)} |" for what, values in known.items()]
+    sent = ", ".join(f"{value:.0f}" for value in floor["spikes"])
+    per_spike = " and ".join(f"{1e9 * value / floor['spikes'][0]:.1f}" for value in spikes)
+    lines.append(
+        f"\nSpikes per decision, hidden layers: {sent}. Additions of a weight: {floor['additions']:,.0f}, on "
+        f"{floor['bytes'] / 1024:.0f} KiB of weights. A spike of the first layer: {per_spike} ns."
+    )
+    return "\n".join(lines)
+
+
+def _pairs(parts: dict[str, list[float]], first: str, second: str) -> Iterator[tuple[float, float]]:
+    return zip(parts[first], parts[second], strict=True)
 
 
 def peers_table(results: dict[str, Any]) -> str:

@@ -11,8 +11,10 @@
 
 #if defined(__CUDACC__)
 #define SNNKERN_INLINE __host__ __device__ __forceinline__
+#define SNNKERN_NO_UNROLL _Pragma("unroll 1")  // unrolled, the loop takes registers that warps need
 #else
 #define SNNKERN_INLINE inline __attribute__((always_inline))
+#define SNNKERN_NO_UNROLL
 #endif
 
 // Everything that generates code lives in a namespace of its instruction set, so that builds of one
@@ -52,6 +54,12 @@ struct Steps {
     template <class V>
     SNNKERN_INLINE V divide(V x) const {
         return power_of_two ? x * reciprocal : x / number;
+    }
+
+    // For numbers that are known to be 0 or to have a quotient that is normal.
+    template <class V>
+    SNNKERN_INLINE V divide_normal(V x) const {
+        return divide(x);
     }
 };
 
@@ -168,11 +176,12 @@ struct Spike {
 //   transmitted(T)     Q_T
 //   mean(T)            Q_T / T, or e_T for DC
 // `kTiny` says whether a threshold may be so small that its levels underflow; see `has_tiny`.
-template <Kind kind, class V, bool kTiny = true>
+// `Steps` is what t and T are given as.
+template <Kind kind, class V, bool kTiny = true, class Steps = Steps<typename Lanes<V>::Real>>
 struct Neuron;
 
-template <class V, bool kTiny>
-struct Neuron<Kind::IF, V, kTiny> {
+template <class V, bool kTiny, class Steps>
+struct Neuron<Kind::IF, V, kTiny, Steps> {
     using X = Lanes<V>;
     using Real = typename X::Real;
     using Int = typename X::Int;
@@ -189,24 +198,24 @@ struct Neuron<Kind::IF, V, kTiny> {
 
     SNNKERN_INLINE void integrate(V x) { potential = potential + x; }
 
-    SNNKERN_INLINE Spike<V> fire(const Steps<Real>&) {
+    SNNKERN_INLINE Spike<V> fire(const Steps&) {
         const auto fires = X::greater(potential, limit);
         count = X::subtract(fires, count, Int{} - 1);
-        return {fires, X::select(fires, threshold, V{}), X::select(fires, V{} + 1, V{})};
+        return {fires, X::select(fires, limit, V{}), X::select(fires, V{} + 1, V{})};
     }
 
-    SNNKERN_INLINE void reset(const Spike<V>& spike, V, const Steps<Real>&) {
+    SNNKERN_INLINE void reset(const Spike<V>& spike, V, const Steps&) {
         potential = X::subtract(spike.fires, potential, limit);  // where it fires, the limit is θ
     }
 
-    SNNKERN_INLINE V transmitted(const Steps<Real>&) const { return X::to_real(count) * threshold; }
-    SNNKERN_INLINE V mean(const Steps<Real>& timesteps) const {
+    SNNKERN_INLINE V transmitted(const Steps&) const { return X::to_real(count) * threshold; }
+    SNNKERN_INLINE V mean(const Steps& timesteps) const {
         return timesteps.divide(transmitted(timesteps));
     }
 };
 
-template <class V, bool kTiny>
-struct Neuron<Kind::SNM, V, kTiny> {
+template <class V, bool kTiny, class Steps>
+struct Neuron<Kind::SNM, V, kTiny, Steps> {
     using X = Lanes<V>;
     using Real = typename X::Real;
     using Int = typename X::Int;
@@ -225,20 +234,20 @@ struct Neuron<Kind::SNM, V, kTiny> {
 
     SNNKERN_INLINE void integrate(V x) { potential = potential + x; }
 
-    SNNKERN_INLINE Spike<V> fire(const Steps<Real>&) {
+    SNNKERN_INLINE Spike<V> fire(const Steps&) {
         const auto up = X::greater(potential, upper);
         const auto down = X::both(X::greater(lower, potential), X::at_least(count, Int{} + 1));
         count = X::subtract(down, X::subtract(up, count, Int{} - 1), Int{} + 1);
-        return {X::either(up, down), X::select(up, threshold, X::select(down, -threshold, V{})),
+        return {X::either(up, down), X::select(up, upper, X::select(down, -upper, V{})),
                 X::select(up, V{} + 1, X::select(down, V{} - 1, V{}))};
     }
 
-    SNNKERN_INLINE void reset(const Spike<V>& spike, V, const Steps<Real>&) {
+    SNNKERN_INLINE void reset(const Spike<V>& spike, V, const Steps&) {
         potential = potential - spike.value;
     }
 
-    SNNKERN_INLINE V transmitted(const Steps<Real>&) const { return X::to_real(count) * threshold; }
-    SNNKERN_INLINE V mean(const Steps<Real>& timesteps) const {
+    SNNKERN_INLINE V transmitted(const Steps&) const { return X::to_real(count) * threshold; }
+    SNNKERN_INLINE V mean(const Steps& timesteps) const {
         return timesteps.divide(transmitted(timesteps));
     }
 };
@@ -306,6 +315,7 @@ struct Levels<V, true> {
         V units = V{};
         int32_t unit = 1;
         Real scale = Real(1) / Real(1 << (levels - 1));
+        SNNKERN_NO_UNROLL
         for (int32_t j = levels - 1; j >= 0; --j, unit <<= 1, scale *= 2) {
             const V level = threshold * scale;
             const V bound = Real(0.75) * level;
@@ -359,17 +369,23 @@ struct Levels<V, false> {
     }
 };
 
-// Whether some θ > 0 is so small that `Levels<V, false>` is not for it.
+// The smallest θ > 0 that `Levels<V, false>` is for.
+template <class Real>
+SNNKERN_INLINE Real smallest_threshold(int32_t levels) {
+    return Bits<Real>::kSmallestNormal * 4 * Real(1 << (levels - 1));
+}
+
+// Whether some θ > 0 is smaller.
 template <class Real>
 inline bool has_tiny(const Real* threshold, int64_t count, int32_t levels) {
-    const Real smallest = Bits<Real>::kSmallestNormal * 4 * Real(1 << (levels - 1));
+    const Real smallest = smallest_threshold<Real>(levels);
     bool tiny = false;
     for (int64_t n = 0; n < count; ++n) tiny |= threshold[n] > 0 && threshold[n] < smallest;
     return tiny;
 }
 
-template <class V, bool kTiny>
-struct Neuron<Kind::MT, V, kTiny> {
+template <class V, bool kTiny, class Steps>
+struct Neuron<Kind::MT, V, kTiny, Steps> {
     using X = Lanes<V>;
     using Real = typename X::Real;
     using Int = typename X::Int;
@@ -387,28 +403,28 @@ struct Neuron<Kind::MT, V, kTiny> {
 
     SNNKERN_INLINE void integrate(V x) { potential = potential + x; }
 
-    SNNKERN_INLINE Spike<V> fire(const Steps<Real>&) {
+    SNNKERN_INLINE Spike<V> fire(const Steps&) {
         const Spike<V> spike = search.find(potential, sent);
         sent.count +=
             X::to_int(spike.units * Real(1 << (sent.levels - 1)));  // powers of two: exact
         return spike;
     }
 
-    SNNKERN_INLINE void reset(const Spike<V>& spike, V, const Steps<Real>&) {
+    SNNKERN_INLINE void reset(const Spike<V>& spike, V, const Steps&) {
         potential = potential - spike.value;
     }
 
-    SNNKERN_INLINE V transmitted(const Steps<Real>&) const {
+    SNNKERN_INLINE V transmitted(const Steps&) const {
         // As a multiple of θ first: the smallest level may underflow.
         return X::to_real(sent.count) * (Real(1) / Real(1 << (sent.levels - 1))) * threshold;
     }
-    SNNKERN_INLINE V mean(const Steps<Real>& timesteps) const {
+    SNNKERN_INLINE V mean(const Steps& timesteps) const {
         return timesteps.divide(transmitted(timesteps));
     }
 };
 
-template <class V, bool kTiny>
-struct Neuron<Kind::DC, V, kTiny> {
+template <class V, bool kTiny, class Steps>
+struct Neuron<Kind::DC, V, kTiny, Steps> {
     using X = Lanes<V>;
     using Real = typename X::Real;
 
@@ -423,29 +439,30 @@ struct Neuron<Kind::DC, V, kTiny> {
 
     SNNKERN_INLINE void integrate(V x) { potential = potential + x + current_mean - output_mean; }
 
-    SNNKERN_INLINE Spike<V> fire(const Steps<Real>& t) {
+    SNNKERN_INLINE Spike<V> fire(const Steps& t) {
         return search.find(potential, Promised<V>{transmitted(t), threshold});
     }
 
-    SNNKERN_INLINE void reset(const Spike<V>& spike, V x, const Steps<Real>& t) {
+    SNNKERN_INLINE void reset(const Spike<V>& spike, V x, const Steps& t) {
         potential = potential - spike.value;
         current_mean = current_mean + t.divide(x);
-        output_mean = output_mean + t.divide(spike.value);
+        output_mean = output_mean + (kTiny ? t.divide(spike.value) : t.divide_normal(spike.value));
     }
 
-    SNNKERN_INLINE V transmitted(const Steps<Real>& t) const { return t.number * output_mean; }
-    SNNKERN_INLINE V mean(const Steps<Real>&) const { return output_mean; }
+    SNNKERN_INLINE V transmitted(const Steps& t) const { return t.number * output_mean; }
+    SNNKERN_INLINE V mean(const Steps&) const { return output_mean; }
 };
 
 // CRPI: r = max(u_T − u_0, −Q_T), then c ← clamp(μ·c + α·r, −κ·θ, κ·θ). A NaN stays visible in the
-// carry.
+// carry. Rows may have an α each.
 template <class V>
 SNNKERN_INLINE V residual_carry(V gained, V transmitted, V carry, V threshold,
+                                typename Lanes<V>::Real alpha,
                                 const Parameters<typename Lanes<V>::Real>& p) {
     using X = Lanes<V>;
     const V residual = X::larger(-transmitted, gained);
     const V bound = p.clip * threshold;
-    return X::larger(-bound, X::smaller(bound, p.memory * carry + p.alpha * residual));
+    return X::larger(-bound, X::smaller(bound, p.memory * carry + alpha * residual));
 }
 
 }  // namespace SNNKERN_ARCH

@@ -72,6 +72,7 @@ class Layer:
     carry: Tensor
     dynamics: Dynamics
     bias: Tensor | None = None
+    row_alpha: Tensor | None = None
 
     def constant(self) -> Layer:
         """The same layer with the current of the first step as a constant current."""
@@ -79,7 +80,12 @@ class Layer:
 
     def rows(self, index: Tensor | slice) -> Layer:
         """Some rows of the batch."""
-        return replace(self, current=self.current[..., index, :], carry=self.carry[index])
+        row_alpha = None if self.row_alpha is None else self.row_alpha[index]
+        return replace(self, current=self.current[..., index, :], carry=self.carry[index], row_alpha=row_alpha)
+
+    def with_row_alpha(self) -> Layer:
+        """The same layer with an α for every row, from 1 down."""
+        return replace(self, row_alpha=torch.linspace(1, 0, len(self.carry)).to(self.carry))
 
     def to(self, dtype: torch.dtype) -> Layer:
         """The same values, as far as the dtype has them."""
@@ -93,6 +99,7 @@ class Layer:
             threshold=change(self.threshold),
             carry=change(self.carry),
             bias=None if self.bias is None else change(self.bias),
+            row_alpha=None if self.row_alpha is None else change(self.row_alpha),
         )
 
 
@@ -108,8 +115,9 @@ class LayerResult(NamedTuple):
 def run_layer(layer: Layer, backend: str) -> LayerResult:
     """Runs both neuron operators; they must agree on carry and counts."""
     arguments = (layer.current, layer.threshold, layer.carry, layer.dynamics)
-    spikes, carry, counts = snnkern.ops.neuron_spikes(*arguments, bias=layer.bias, backend=backend)
-    mean, mean_carry, mean_counts = snnkern.ops.neuron_mean(*arguments, bias=layer.bias, backend=backend)
+    options = {"bias": layer.bias, "row_alpha": layer.row_alpha, "backend": backend}
+    spikes, carry, counts = snnkern.ops.neuron_spikes(*arguments, **options)
+    mean, mean_carry, mean_counts = snnkern.ops.neuron_mean(*arguments, **options)
     assert_same_bits(mean_carry, carry)
     assert_same_bits(mean_counts, counts)
     return LayerResult(spikes, mean, carry, counts)

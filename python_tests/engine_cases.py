@@ -50,12 +50,13 @@ def reference_decisions(actor: SpikingActor, observations: Tensor, resets: dict[
     hidden = [(layer.weight.T.double(), layer.bias.double(), layer.threshold.double()) for layer in actor.hidden]
     output = (actor.output.weight.T.double(), actor.output.bias.double())
     interface = copy.deepcopy(actor.interface).double()
+    row_alpha = actor.alpha if isinstance(actor.alpha, Tensor) else None
     carry = [torch.zeros(observations.shape[1], len(threshold), dtype=torch.float64) for _, _, threshold in hidden]
     actions, counts, after, margins = [], [], [], []
     for step, observation in enumerate(observations.double()):
         for layer in carry:
             layer[resets.get(step, torch.zeros(len(layer), dtype=torch.bool))] = 0.0
-        decision = reference.actor(interface.normalize(observation), hidden, output, carry, actor.dynamics)
+        decision = reference.actor(interface.normalize(observation), hidden, output, carry, actor.dynamics, row_alpha)
         carry = [layer.carry.clone() for layer in decision.layers]
         actions.append(interface.action(decision.output))
         counts.append(torch.stack([layer.counts for layer in decision.layers]))

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the native code with sanitizers into a copy of the package and runs the tests of kernels and engine on it.
+# Builds the native code with sanitizers into a copy of the package and runs the tests of kernels and engine on it; those
+# of the CUDA kernels too, on the host.
 #     python_tests/sanitize.sh PYTHON address,undefined|thread
 # Needs GCC with its sanitizers' runtimes (CXX names another compiler that has them).
 set -euo pipefail
@@ -17,7 +18,10 @@ case $sanitizers in
     address,undefined)
         libraries=(libasan.so libubsan.so libstdc++.so)
         bugs=(overflow:heap-buffer-overflow shift:'shift exponent')
-        tests=(test_kernels.py test_engine.py test_engine_fuzz.py test_endurance.py -k 'not million')
+        # The CUDA kernels, which the tests build for the host.
+        export SNNKERN_HOST_FLAGS="-fsanitize=$sanitizers -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
+        tests=(test_kernels.py test_engine.py test_engine_fuzz.py test_endurance.py test_cuda_on_host.py test_cuda_neurons.py
+            test_cuda_actor.py -k "not million and not gpu")
         ;;
     thread)
         # Instrumented by GCC 12's TSan, the AVX-512 build gives other results than at any optimisation level without
@@ -42,7 +46,7 @@ rm -rf "$tree/snnkern"
 cp -r "$root/snnkern" "$tree/"
 rm -f "$tree"/snnkern/_cpu*
 cmake -S "$root" -B "$tree/cmake" -DCMAKE_CXX_COMPILER="$compiler" -DSNNKERN_SANITIZE="$sanitizers" \
-    -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$tree/snnkern" -DPython_EXECUTABLE="$python" \
+    -DSNNKERN_CUDA=OFF -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$tree/snnkern" -DPython_EXECUTABLE="$python" \
     -Dpybind11_DIR="$("$python" -c 'import pybind11; print(pybind11.get_cmake_dir())')" >/dev/null
 cmake --build "$tree/cmake" --parallel
 "$compiler" -shared -fPIC -pthread -g -O1 -fsanitize="$sanitizers" -fno-sanitize-recover=all \

@@ -32,7 +32,12 @@ NARROW, WIDE = [1, 2, 3, 8, 15, 16, 17, 31, 33, 63], [64, 65, 127, 129, 255, 257
 
 
 class Episode(NamedTuple):
-    """Observations `[D, B, I]`, rows to reset before a decision, and how each decision is asked for."""
+    """Observations `[D, B, I]`, rows to reset before a decision, and how each decision is asked for.
+
+    `alpha` is one number, or one for every row.
+    """
+
+    alpha: float | list[float]
 
     observations: Tensor
     resets: dict[int, Tensor]
@@ -81,7 +86,6 @@ def random_spiking_actor(kind: Kind, seed: int, choose: random.Random, backend: 
         thresholds=thresholds,
         neuron=random_neuron(kind, choose),
         timesteps=choose.choice([1, 2, 3, 4, 8, 16, 33]),
-        alpha=choose.choice([0.0, 0.2, 1.0, choose.random()]),
         memory=choose.choice([0.0, 0.5, 1.0, choose.random()]),
         clip=choose.choice([0.0, 0.5, 2.0, 100.0]),
         check_finite=choose.random() < 0.5,
@@ -89,11 +93,16 @@ def random_spiking_actor(kind: Kind, seed: int, choose: random.Random, backend: 
     )
 
 
+def random_alpha(choose: random.Random) -> float:
+    return choose.choice([0.0, 0.2, 1.0, choose.random()])
+
+
 def random_episode(inputs: int, seed: int, choose: random.Random) -> Episode:
     batch = choose.choice([1, 1, 2, 3, 4, 7, 8, 15, 16, 17, 40])
     observations = random_observations(3, batch, inputs, seed=seed) * choose.choice([0.0, 0.1, 1.0, 1.0, 1.0])
     rows = torch.tensor([choose.random() < 0.5 for _ in range(batch)])
-    return Episode(observations, {choose.choice([1, 2]): rows}, choose.choices(list(FORMS), k=3))
+    alpha = random_alpha(choose) if choose.random() < 0.7 else [random_alpha(choose) for _ in range(batch)]
+    return Episode(alpha, observations, {choose.choice([1, 2]): rows}, choose.choices(list(FORMS), k=3))
 
 
 def test_random_actors_agree_with_the_reference() -> None:
@@ -111,8 +120,9 @@ def test_random_actors_agree_with_the_reference() -> None:
             actor = random_spiking_actor(kind, seed, choose)
             for number in range(2):  # two episodes, mostly of different batch sizes, on one packed engine
                 episode = random_episode(actor.interface.observation_dim, seed + number, choose)
+                actor.alpha, *rest = episode
                 try:
-                    share = assert_agrees(actor, *episode)
+                    share = assert_agrees(actor, *rest)
                 except AssertionError as error:
                     raise AssertionError(f"seed {seed}, {isa}, {threads} threads, {episode.forms}: {actor}") from error
                 for what in (isa, kind.name, f"{threads} threads"):

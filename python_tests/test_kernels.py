@@ -12,6 +12,7 @@ from cases import (
     NEURONS,
     SIZES,
     TIMESTEPS,
+    Layer,
     Size,
     assert_same_bits,
     each,
@@ -71,6 +72,34 @@ def test_neurons_are_bit_identical_for_hard_inputs(neuron, change, dtype):
         assert_native_is_reference(change(layer))
 
 
+def neighbours(values):
+    """Each value, and the floating-point numbers next to it."""
+    up, down = torch.full_like(values, torch.inf), torch.full_like(values, -torch.inf)
+    return torch.cat([values, torch.nextafter(values, up), torch.nextafter(values, down)])
+
+
+@each("dtype", NATIVE_DTYPES)
+@each("neuron", {name: neuron for name, neuron in NEURONS.items() if neuron.kind in (Kind.MT, Kind.DC)})
+def test_levels_are_found_at_their_bounds_whatever_the_threshold(neuron, dtype):
+    """Kernels search the levels in two ways. The way is chosen by the smallest threshold, here around the choice."""
+    info = torch.finfo(dtype)
+    normal = info.smallest_normal * 2 ** (neuron.levels - 1)  # where the smallest level is the smallest normal number
+    choice = normal * torch.tensor([1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8], dtype=dtype)
+    others = torch.tensor([1.0, 1 / 3, info.max / 4, info.smallest_normal], dtype=dtype)
+    still = replace(neuron, initial_fraction=0.0)
+    for threshold in torch.cat([neighbours(choice), others]):
+        levels = threshold / 2.0 ** torch.arange(neuron.levels, dtype=dtype)
+        bounds = neighbours(0.75 * levels)
+        potentials = torch.cat([bounds, -bounds, levels, torch.zeros(1, dtype=dtype)])
+        for first in (0.0, threshold, levels[-1]):  # what has been sent before, and may be taken back
+            current = torch.stack([torch.full_like(potentials, first), potentials])[:, :, None].expand(-1, -1, 17)
+            layer = Layer(
+                current, threshold.expand(17), torch.zeros(len(potentials), 17, dtype=dtype), Dynamics(still, 2)
+            )
+            for actual, wanted in zip(run_layer(layer, "cpu"), run_layer(layer, "reference"), strict=True):
+                assert_same_bits(actual, wanted)
+
+
 PARAMETERS = {
     "plain": {},
     "alpha-1": {"alpha": 1.0},
@@ -88,6 +117,20 @@ def test_carry_is_bit_identical_for_every_parameter(neuron, parameters, dtype):
     layer = random_layer(Dynamics(neuron, 3, **parameters), Size(3, 17), dtype)
     for shift in (0.0, 3.0, -3.0):  # residuals of both signs, clamped ones too
         assert_native_is_reference(replace(layer, current=layer.current + shift))
+
+
+@each("dtype", NATIVE_DTYPES)
+@each("neuron", DEFAULT_NEURONS)
+def test_carry_is_bit_identical_with_an_alpha_for_every_row(neuron, dtype):
+    layer = random_layer(Dynamics(neuron, 3, **CARRYING), Size(5, 17), dtype).with_row_alpha()
+    assert_native_is_reference(layer)
+    each_alone = [
+        replace(layer.rows(slice(row, row + 1)), row_alpha=None, dynamics=replace(layer.dynamics, alpha=float(alpha)))
+        for row, alpha in enumerate(layer.row_alpha)
+    ]
+    carries = [run_layer(alone, "cpu").carry for alone in each_alone]
+    assert_same_bits(run_layer(layer, "cpu").carry, torch.cat(carries))
+    assert not torch.equal(carries[0], torch.zeros_like(carries[0]))
 
 
 @each("dtype", NATIVE_DTYPES)

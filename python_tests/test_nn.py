@@ -29,7 +29,8 @@ def observe(rows: int, seed: int = 2, dtype=torch.float32, width: int = WIDTHS[0
 
 
 def carries(policy: SpikingActor) -> list[torch.Tensor]:
-    return [layer.carry.value for layer in policy.hidden]
+    """As they are now: decisions change them in place."""
+    return [layer.carry.value.clone() for layer in policy.hidden]
 
 
 def assert_same_carries(policy: SpikingActor, before: list[torch.Tensor]) -> None:
@@ -106,6 +107,85 @@ def test_another_batch_size_is_refused_with_a_hint_to_reset(rows):
     assert policy(observe(rows)).shape == (rows, 3)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("neuron", NEURONS)
+def test_rows_with_an_alpha_each_decide_as_actors_with_that_alpha(neuron, backend):
+    alphas = [0.0, 0.2, 0.7, 1.0]
+    policy = make_policy(neuron, backend=backend)
+    policy.alpha = alphas
+    alone = [make_policy(neuron, backend=backend, alpha=alpha) for alpha in alphas]
+    for decision in range(4):
+        observation = observe(4, seed=decision)
+        if decision == 2:
+            policy.reset(np.array([False, True, False, True]))
+            alone[1].reset()
+            alone[3].reset()
+        action = policy(observation)
+        for row, other in enumerate(alone):
+            torch.testing.assert_close(action[row : row + 1], other(observation[row : row + 1]), rtol=0, atol=1e-5)
+    for row, other in enumerate(alone):
+        for mine, its in zip(carries(policy), carries(other), strict=True):
+            torch.testing.assert_close(mine[row : row + 1], its, rtol=0, atol=1e-5)
+    assert not torch.equal(carries(policy)[0][1], carries(policy)[0][3])
+
+
+@pytest.mark.parametrize("neuron", NEURONS)
+def test_alpha_can_be_set_to_another_number(neuron):
+    policy, other = make_policy(neuron, alpha=0.9), make_policy(neuron, alpha=0.1)
+    policy.alpha = torch.full((3,), 0.3)
+    policy(observe(3))
+    policy.alpha = 0.1
+    policy.reset()
+    assert policy.alpha == policy.dynamics.alpha == 0.1
+    assert policy.dynamics == other.dynamics
+    for decision in range(3):
+        assert torch.equal(policy(observe(5, seed=decision)), other(observe(5, seed=decision)))
+
+
+def test_alphas_of_rows_stay_through_copies_resets_and_dtypes():
+    policy = make_policy()
+    policy.alpha = np.array([0.0, 1.0], dtype=np.float32)
+    assert policy.alpha.dtype == torch.float64
+    policy.alpha[0] = 0.5  # of a copy
+    for same in (policy, copy.deepcopy(policy), pickle.loads(pickle.dumps(policy)), copy.deepcopy(policy).double()):
+        same.reset()
+        same(observe(2, dtype=same.thresholds[0].dtype))
+        assert not carries(same)[0][0].any()  # nothing is carried on
+        assert carries(same)[0][1].any()
+        assert same.alpha.tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("alpha", "message"),
+    [
+        pytest.param(1.5, r"alpha \(α\) must be a number from 0 to 1, got 1.5", id="number"),
+        pytest.param(math.nan, r"alpha \(α\) must be a number from 0 to 1, got nan", id="nan"),
+        pytest.param([0.5, -0.1], r"alpha \(α\) must be from 0 to 1, got -0.1 for row 1", id="negative"),
+        pytest.param(torch.tensor([math.nan]), r"alpha \(α\) must be from 0 to 1, got nan for row 0", id="nan-row"),
+        pytest.param(
+            torch.zeros(2, 3), r"or one for every row \[B\], got torch.float32 of shape \[2, 3\]", id="matrix"
+        ),
+        pytest.param(np.array([True, False]), "got torch.bool of shape", id="mask"),
+        pytest.param("auto", "alpha", id="text"),
+        pytest.param(None, "alpha", id="none"),
+    ],
+)
+def test_a_wrong_alpha_is_refused_and_the_old_one_kept(alpha, message):
+    policy = make_policy()
+    with pytest.raises(InputError, match=message):
+        policy.alpha = alpha
+    assert policy.alpha == 0.5
+
+
+def test_a_call_with_other_rows_than_alphas_is_refused():
+    policy = make_policy()
+    policy.alpha = [0.1, 0.2]
+    for call in (lambda: policy(observe(3)), lambda: policy.act(observe(1)[0].numpy())):
+        with pytest.raises(InputError, match=r"alpha \(α\) is set for each of 2 rows, this call has [31]"):
+            call()
+    assert policy(observe(2)).shape == (2, 3)
+
+
 def test_reset_starts_afresh():
     policy = make_policy()
     first = policy(observe(7))
@@ -172,7 +252,7 @@ def test_a_wrong_mask_is_refused_and_resets_nothing(mask, message):
     assert_same_carries(policy, before)
     activation = SpikingActivation("if", torch.tensor(1.0), 2, alpha=1.0)
     activation(torch.rand(2, 4, 3))
-    kept = activation.carry.value
+    kept = activation.carry.value.clone()
     with pytest.raises(InputError, match=message):
         activation.reset(mask)
     assert torch.equal(activation.carry.value, kept)

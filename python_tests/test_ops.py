@@ -20,7 +20,8 @@ backend = pytest.mark.parametrize("backend", LAYER_BACKENDS)
 
 
 def call(operator, layer, **options):
-    return operator(layer.current, layer.threshold, layer.carry, layer.dynamics, bias=layer.bias, **options)
+    tensors = {"bias": layer.bias, "row_alpha": layer.row_alpha}
+    return operator(layer.current, layer.threshold, layer.carry, layer.dynamics, **tensors, **options)
 
 
 def layer_of(neuron=None, dtype=torch.float32):
@@ -46,7 +47,9 @@ def test_opcheck_of_the_neuron_operators(name, constant, neuron, backend):
         *(layer.dynamics.alpha, layer.dynamics.memory, layer.dynamics.clip),
     )
     operator = getattr(torch.ops.snnkern, name).default
-    torch.library.opcheck(operator, (layer.current, layer.threshold, layer.carry, layer.bias, *flat, backend))
+    tensors = (layer.current, layer.threshold, layer.carry, layer.bias)
+    for row_alpha in (None, torch.tensor([0.0, 0.5])):
+        torch.library.opcheck(operator, (*tensors, row_alpha, *flat, backend))
 
 
 @backend
@@ -137,6 +140,14 @@ WRONG_LAYERS = {
     "current-is-4d": (changed(current=lambda x: x[None]), r"current must be \[T, B, N\] = \[3, 2, 5\], got"),
     "threshold-is-a-scalar": (changed(threshold=lambda h: h[0]), r"threshold must be \[N\] = \[5\], got shape \[\]"),
     "threshold-has-other-N": (changed(threshold=lambda h: h[:4]), r"threshold must be \[N\] = \[5\], got shape \[4\]"),
+    "row_alpha-has-other-B": (
+        lambda layer: replace(layer, row_alpha=torch.zeros(3)),
+        r"row_alpha must be \[B\] = \[2\], got shape \[3\]",
+    ),
+    "row_alpha-is-float64": (
+        lambda layer: replace(layer, row_alpha=torch.zeros(2, dtype=torch.float64)),
+        r"row_alpha is torch.float64, but current is torch.float32",
+    ),
     "threshold-is-float64": (
         changed(threshold=torch.Tensor.double),
         r"threshold is torch.float64, but current is torch.float32",
@@ -209,9 +220,9 @@ def test_a_product_of_mixed_dtypes_or_devices_is_refused():
 
 
 @each("operator", OPERATORS)
-@pytest.mark.parametrize("name", ["current", "threshold", "carry", "bias"])
+@pytest.mark.parametrize("name", ["current", "threshold", "carry", "bias", "row_alpha"])
 def test_a_tensor_that_requires_grad_is_refused_by_name_unless_grad_is_off(name, operator):
-    layer = layer_of(DEFAULT_NEURONS["dc"])
+    layer = layer_of(DEFAULT_NEURONS["dc"]).with_row_alpha()
     wanted = call(operator, layer)
     tracked = replace(layer, **{name: getattr(layer, name).clone().requires_grad_()})
     with pytest.raises(InputError, match=rf"^{name} requires grad.*under torch.no_grad\(\), or detach"):

@@ -75,6 +75,11 @@ def test_neurons_are_bit_identical(neuron, size) -> None:
     assert_triton_is_reference(random_layer(Dynamics(neuron, 3, **CARRYING), size))
 
 
+@each("neuron", DEFAULT_NEURONS)
+def test_rows_may_have_an_alpha_each(neuron) -> None:
+    assert_triton_is_reference(random_layer(Dynamics(neuron, 3, **CARRYING), Size(5, 17)).with_row_alpha())
+
+
 @each("change", INPUTS)
 @each("neuron", NEURONS)
 def test_neurons_are_bit_identical_for_hard_inputs(neuron, change) -> None:
@@ -184,6 +189,22 @@ def test_actors_agree_with_the_reference(neuron, widths) -> None:
     assert share > (0.02 if neuron.kind is Kind.DC else 0.7)
 
 
+@each("neuron", {name: DEFAULT_NEURONS[name] for name in ("if", "dc")})
+def test_rows_of_an_actor_may_have_an_alpha_each(neuron) -> None:
+    actor = triton_actor((11, 33, 17, 3), neuron, 5)
+    actor.alpha = torch.linspace(0, 1, 20)
+    assert assert_agrees(actor, random_observations(3, 20, 11)) > 0.02
+
+
+def test_weights_beyond_what_bfloat16_holds_scaled_run_by_layers() -> None:
+    plain, thresholds = random_actor((3, 7, 5, 2))
+    with torch.no_grad():
+        plain.hidden[1].weight[0, 0] = 1e12
+    actor = snnkern.convert(plain, thresholds=thresholds, neuron="mt", backend="triton")
+    actor(torch.ones(2, 3))
+    assert actor._bound is None
+
+
 WIDE = {"one-block": (3, 256, 2), "two-blocks": (5, 300, 40, 3), "wide-observation": (130, 20, 65, 17)}
 
 
@@ -205,7 +226,7 @@ def test_every_number_of_timesteps_is_packed_and_unpacked(timesteps) -> None:
     assert assert_agrees(actor, random_observations(2, 20, 5)) > 0.7
 
 
-@each("tile", {f"{tile.rows}x{tile.columns}": tile for tile in triton_engine.TILES})
+@each("tile", {f"{tile.rows}-rows": tile for tile in triton_engine.TILES})
 def test_every_tile_gives_the_same_actions(tile) -> None:
     observations = random_observations(2, 140, 11)
     actions = []
@@ -323,4 +344,5 @@ def test_random_actors_agree_with_the_reference(seed) -> None:
         if max(len(threshold) for threshold in actor.thresholds) <= 300 and actor.interface.action_dim <= 64:
             break
     for number in range(2):
-        assert_agrees(actor, *random_episode(actor.interface.observation_dim, seed + number, choose))
+        actor.alpha, *episode = random_episode(actor.interface.observation_dim, seed + number, choose)
+        assert_agrees(actor, *episode)

@@ -24,6 +24,7 @@ from rich.table import Table
 
 import snnkern
 from snnkern import benchmark, conversion, environments, zoo
+from snnkern._backends import choices, rule
 from snnkern.actors import Actor
 from snnkern.calibration import calibrate, collect, parse_calibration
 from snnkern.checkpoints import load_actor
@@ -383,6 +384,8 @@ def info(as_json: _Json = False) -> None:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "backends": [{"name": s.name, "available": s.available, "detail": s.detail} for s in statuses],
+        "auto": [choice._asdict() for choice in choices()],
+        "rule": rule(),
         "zoo": {name: load_actor(name).metadata for name in zoo.names()},
     }
     if as_json:
@@ -394,6 +397,12 @@ def info(as_json: _Json = False) -> None:
     for status in statuses:
         backends.add_row(status.name, "yes" if status.available else "[red]no[/red]", escape(status.detail))
     output.print(backends)
+    taken = Table("what", "computed by", "passed over", title='\nWhat backend="auto" takes here', title_justify="left")
+    for choice in choices():
+        passed_over = "; ".join(f"{name}: {why}" for name, why in choice.passed_over.items())
+        taken.add_row(choice.what, choice.backend, escape(passed_over))
+    output.print(taken)
+    output.print(rule(), highlight=False)
     actors = Table("actor", "algorithm", "environment", "return", title="\nActors in the zoo", title_justify="left")
     for name in zoo.names():
         metadata = load_actor(name).metadata

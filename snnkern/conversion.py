@@ -111,6 +111,8 @@ def save(policy: Actor | SpikingActor, path: str | os.PathLike[str], *, include_
         return
     if not isinstance(policy, SpikingActor):
         raise InputError(f"only an Actor or a SpikingActor can be saved, got {type(policy).__name__}")
+    if isinstance(policy.alpha, Tensor):
+        raise InputError("alpha (α) is set for every row: set it to one number before the actor is saved")
     tensors = dict(policy.state_dict())
     carries = [layer.carry.value for layer in policy.hidden]
     has_carry = include_carry and carries[0] is not None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from snnkern import _backends, ops
 from snnkern.actors import Actor, Policy
+from snnkern.capture import CapturedDecision
 from snnkern.errors import InputError
 from snnkern.neurons import Dynamics, Kind, Neuron, parse_neuron
 
@@ -49,11 +51,12 @@ class Carry(nn.Module):
         return self.value
 
     def reset(self, mask: Tensor | None) -> None:
-        """Forgets every row's carry, or that of the rows where `mask` `[B]` is True."""
+        """Forgets every row's carry, or that of the rows where `mask` `[B]` is True (in place: engines hold it)."""
         if mask is None:
             self.value = None
         elif self.value is not None:
-            self.value = self.value.masked_fill(mask.to(self.value.device)[:, None], 0.0)
+            with torch.inference_mode():  # where a decision may have made it
+                self.value.masked_fill_(mask.to(self.value.device)[:, None], 0.0)
 
 
 def check_threshold(threshold: Tensor, name: str = "threshold") -> Tensor:
@@ -205,7 +208,8 @@ class SpikingActor(Policy):
     """The spiking version of an actor. Made by `snnkern.convert`; one call is one decision.
 
     The carry lives in the module and belongs to a row: call `reset()` when all rows start an episode, `reset(mask)`
-    when some do.
+    when some do. Threads need an actor each (`copy.deepcopy`): two that use one at once may be refused, and which of
+    them decides first is left to chance.
 
     Args:
         actor: the dense actor.
@@ -251,14 +255,36 @@ class SpikingActor(Policy):
             layers.append(SpikingLayer(_transposed(layer.weight), layer.bias.detach().clone(), threshold))
         self.hidden = cast("Sequence[SpikingLayer]", nn.ModuleList(layers))
         self.output = Readout(_transposed(actor.output.weight), actor.output.bias.detach().clone())
+        self._row_alpha: Tensor | None = None
         self._spikes: Tensor | None = None
         self._engine: _backends.Engine | None = None  # packed at the first decision
+        self._large = False  # whether for batches that are large (`_backends.is_large`)
         self._bound: _Bound | None = None
 
     @property
     def dynamics(self) -> Dynamics:
-        """Neuron, T, α, μ, κ. Convert again for other ones."""
+        """Neuron, T, α, μ, κ. Convert again for other ones; α alone can be set."""
         return self._dynamics
+
+    @property
+    def alpha(self) -> float | Tensor:
+        """α, 0 … 1: a number for all rows, or one for each of B rows, float64 `[B]`.
+
+        To be set to either. With one for each, a single batch tries many α at once, and calls must have B rows.
+
+        Raises:
+            InputError: not numbers from 0 to 1.
+        """
+        return self._dynamics.alpha if self._row_alpha is None else self._row_alpha.clone()
+
+    @alpha.setter
+    def alpha(self, alpha: float | Sequence[float] | Tensor | NDArray[np.floating]) -> None:
+        if isinstance(alpha, int | float):
+            self._dynamics = replace(self._dynamics, alpha=alpha)
+            self._row_alpha = None
+        else:
+            self._row_alpha = _check_row_alpha(alpha)
+        self._unpack()
 
     @property
     def backend(self) -> str:
@@ -312,9 +338,34 @@ class SpikingActor(Policy):
                 return action
         return super().act(observation)
 
+    def capture(self, batch: int = 1) -> CapturedDecision:
+        """One decision as a CUDA graph, which takes next to no work of the CPU to replay.
+
+        It goes on from the carry that the actor has now, in memory of its own: afterwards neither knows of the other,
+        new weights and `reset` included. Observations are not checked.
+
+        Args:
+            batch: B, rows of the captured decision.
+
+        Raises:
+            InputError: the actor is not on a CUDA device, or too large for an engine; the carry belongs to another
+                number of rows; batch is not a whole number of at least 1.
+        """
+        if not isinstance(batch, int) or batch < 1:
+            raise InputError(f"batch must be a whole number of at least 1, got {batch!r}")
+        device = self.output.weight.device
+        if device.type != "cuda":
+            raise InputError(f"capture() makes a CUDA graph, but the actor is on {device}: move it with .to('cuda')")
+        carries = [layer.carry.start(batch, layer.threshold).clone() for layer in self.hidden]
+        engine = self._pack(batch)
+        if engine is None:
+            raise InputError(f"backend {self.backend!r} runs this actor layer by layer, which cannot be captured")
+        return CapturedDecision(engine, carries, self._alpha_of_rows(batch), self.interface.observation_dim)
+
     def _decide_by_layers(self, observation: Tensor) -> Tensor:
         """One operator per layer: what runs where there is no engine, and what torch.compile sees."""
         signal = self.interface.normalize(observation)
+        row_alpha = self._alpha_of_rows(len(observation))
         differential = self.dynamics.neuron.kind is Kind.DC
         carries, counts = [], []
         for layer in self.hidden:
@@ -329,6 +380,7 @@ class SpikingActor(Policy):
                 carry,
                 self.dynamics,
                 bias=bias if differential else None,
+                row_alpha=row_alpha,
                 backend=self.backend,
             )
             carries.append(carry)
@@ -344,25 +396,36 @@ class SpikingActor(Policy):
         """The engine, packed and working on the carries of a batch; None where there is none for this actor."""
         if torch.compiler.is_compiling():
             return None
-        if self._engine is None:
-            weight = self.output.weight
-            module = _backends.choose(self.backend, weight.device, weight.dtype)
-            self._engine = module.engine(
-                _backends.ActorParts(
-                    hidden=[(layer.weight, layer.bias, layer.threshold) for layer in self.hidden],
-                    output=(weight, self.output.bias),
-                    interface=dict(self.interface.named_buffers()) | self.interface.description(),
-                    dynamics=self.dynamics,
-                )
-            )
+        large = _backends.is_large(self.output.weight.device, batch)
+        if self._engine is None or self._large != large:
+            self._engine, self._large = self._pack(batch), large
         if self._engine is None:
             return None
+        row_alpha = self._alpha_of_rows(batch)
         carries = [layer.carry.start(batch, layer.threshold).contiguous() for layer in self.hidden]
         if self._bound is None:
             counts = torch.zeros(len(self.hidden), batch, dtype=torch.int64, device=carries[0].device)
-            self._engine.bind(carries, counts)
+            self._engine.bind(carries, counts, row_alpha)
             self._bound = _Bound(self._engine, (batch, self.interface.observation_dim), carries, counts)
         return self._bound
+
+    def _alpha_of_rows(self, batch: int) -> Tensor | None:
+        """α of every row `[batch]`, as the layers take it; None where all rows have that of the dynamics."""
+        if self._row_alpha is None:
+            return None
+        if len(self._row_alpha) != batch:
+            raise InputError(f"alpha (α) is set for each of {len(self._row_alpha)} rows, this call has {batch}")
+        return self._row_alpha.to(self.output.weight)
+
+    def _pack(self, batch: int) -> _backends.Engine | None:
+        """An engine of the present weights and thresholds; None where there is none for this actor."""
+        parts = _backends.ActorParts(
+            hidden=[(layer.weight, layer.bias, layer.threshold) for layer in self.hidden],
+            output=(self.output.weight, self.output.bias),
+            interface=dict(self.interface.named_buffers()) | self.interface.description(),
+            dynamics=self.dynamics,
+        )
+        return _backends.engine(self.backend, parts, batch)
 
     def _release(self) -> None:
         """Takes the carries back from the engine: others take their place."""
@@ -392,7 +455,8 @@ class SpikingActor(Policy):
             InputError: the mask is not boolean, or not one entry per row of the carry.
         """
         checked = None if mask is None else _check_mask(mask, self.hidden[0].carry.value)
-        self._release()
+        if checked is None:
+            self._release()
         for layer in self.hidden:
             layer.carry.reset(checked)
 
@@ -439,6 +503,20 @@ def _check_bias(bias: Tensor, neuron: Neuron) -> Tensor:
     if not bias.dtype.is_floating_point or not bool(torch.isfinite(bias).all()):
         raise InputError(f"bias must be finite floating-point numbers, got {bias}")
     return bias.detach().clone()
+
+
+def _check_row_alpha(alpha: object) -> Tensor:
+    alpha = _as_tensor("alpha (α)", alpha)
+    if alpha.dim() != 1 or alpha.dtype.is_complex or alpha.dtype == torch.bool:
+        raise InputError(
+            f"alpha (α) must be a number or one for every row [B], got {alpha.dtype} of shape {list(alpha.shape)}"
+        )
+    alpha = alpha.detach().to("cpu", torch.float64, copy=True)
+    bad = ~((alpha >= 0) & (alpha <= 1))
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0])
+        raise InputError(f"alpha (α) must be from 0 to 1, got {alpha[row].item()} for row {row}")
+    return alpha
 
 
 def _check_mask(mask: Tensor | NDArray[np.bool_], carry: Tensor | None) -> Tensor:

@@ -18,7 +18,7 @@ from snnkern.neurons import Dynamics, Kind, neuron_from
 
 # The fields of `Dynamics`, in the types that operator schemas have. `_flat` and `_dynamics` convert.
 _SCHEMA = (
-    "(Tensor current, Tensor threshold, Tensor carry, Tensor? bias, int kind, int levels, "
+    "(Tensor current, Tensor threshold, Tensor carry, Tensor? bias, Tensor? row_alpha, int kind, int levels, "
     "float initial_fraction, float negative_fraction, int timesteps, float alpha, float memory, "
     "float clip, str backend) -> (Tensor, Tensor, Tensor)"
 )
@@ -31,6 +31,7 @@ def neuron_spikes(
     dynamics: Dynamics,
     *,
     bias: Tensor | None = None,
+    row_alpha: Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """All T steps of one layer of neurons: the spikes of every step, the next carry and the spike counts.
@@ -42,6 +43,7 @@ def neuron_spikes(
         carry: what the last decision step left, `[B, N]`; zeros after a reset.
         dynamics: neuron, T, α, μ, κ.
         bias: e^x_0 of a DC layer, `[N]`; None for the other kinds.
+        row_alpha: α of every row, `[B]`, each 0 … 1, in place of `dynamics.alpha`.
         backend: a name from `snnkern.backends()`, or "auto".
 
     Returns:
@@ -52,9 +54,9 @@ def neuron_spikes(
 
     Source: `docs/semantics.md`, "One decision step of one neuron" and "Residual carry".
     """
-    refuse_grad(current=current, threshold=threshold, carry=carry, bias=bias)
+    refuse_grad(current=current, threshold=threshold, carry=carry, bias=bias, row_alpha=row_alpha)
     flat = _flat(dynamics)
-    return torch.ops.snnkern.neuron_spikes(current, threshold, carry, bias, *flat, backend)
+    return torch.ops.snnkern.neuron_spikes(current, threshold, carry, bias, row_alpha, *flat, backend)
 
 
 def neuron_mean(
@@ -64,6 +66,7 @@ def neuron_mean(
     dynamics: Dynamics,
     *,
     bias: Tensor | None = None,
+    row_alpha: Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `neuron_spikes`, but nothing of size T is written: what was transmitted, as a mean over the T steps.
@@ -71,9 +74,9 @@ def neuron_mean(
     Returns:
         mean output Q_T / T (e_T for DC) `[B, N]`, carry `[B, N]`, counts int64 `[B]`.
     """
-    refuse_grad(current=current, threshold=threshold, carry=carry, bias=bias)
+    refuse_grad(current=current, threshold=threshold, carry=carry, bias=bias, row_alpha=row_alpha)
     flat = _flat(dynamics)
-    return torch.ops.snnkern.neuron_mean(current, threshold, carry, bias, *flat, backend)
+    return torch.ops.snnkern.neuron_mean(current, threshold, carry, bias, row_alpha, *flat, backend)
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str = "auto") -> Tensor:
@@ -92,18 +95,18 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend
     return torch.ops.snnkern.linear(input, weight, bias, backend)
 
 
-def _neuron(wants_spikes: bool, current, threshold, carry, bias, *rest) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
+def _neuron(wants_spikes: bool, current, threshold, carry, bias, row_alpha, *rest) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
     *flat, backend = rest
     dynamics = _dynamics(*flat)
-    _check_neuron(current, threshold, carry, bias, dynamics)
+    _check_neuron(current, threshold, carry, bias, row_alpha, dynamics)
     module = _backends.choose(backend, current.device, current.dtype)
-    return tuple(module.neuron(_backends.Problem(current, threshold, carry, bias, dynamics, wants_spikes)))
+    return tuple(module.neuron(_backends.Problem(current, threshold, carry, dynamics, bias, row_alpha, wants_spikes)))
 
 
-def _neuron_fake(wants_spikes: bool, current, threshold, carry, bias, *rest) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
+def _neuron_fake(wants_spikes: bool, current, threshold, carry, bias, row_alpha, *rest) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
     *flat, _ = rest
     dynamics = _dynamics(*flat)
-    _check_neuron(current, threshold, carry, bias, dynamics)
+    _check_neuron(current, threshold, carry, bias, row_alpha, dynamics)
     shape = (dynamics.timesteps, *carry.shape) if wants_spikes else carry.shape
     counts = carry.new_empty(carry.shape[0], dtype=torch.int64)
     return carry.new_empty(shape), carry.new_empty(carry.shape), counts
@@ -169,7 +172,14 @@ def refuse_grad(**tensors: Tensor | None) -> None:
             )
 
 
-def _check_neuron(current: Tensor, threshold: Tensor, carry: Tensor, bias: Tensor | None, dynamics: Dynamics) -> None:
+def _check_neuron(
+    current: Tensor,
+    threshold: Tensor,
+    carry: Tensor,
+    bias: Tensor | None,
+    row_alpha: Tensor | None,
+    dynamics: Dynamics,
+) -> None:
     if carry.dim() != 2:
         raise InputError(f"carry must be [B, N], got shape {list(carry.shape)}")
     batch, neurons = carry.shape
@@ -182,7 +192,9 @@ def _check_neuron(current: Tensor, threshold: Tensor, carry: Tensor, bias: Tenso
         if dynamics.neuron.kind is not Kind.DC:
             raise InputError(f"bias is for DC neurons; the current of {dynamics.neuron.label} neurons contains it")
         _check_shape("bias", bias, (neurons,), "[N]")
-    _check_alike(current=current, threshold=threshold, carry=carry, bias=bias)
+    if row_alpha is not None:
+        _check_shape("row_alpha", row_alpha, (batch,), "[B]")
+    _check_alike(current=current, threshold=threshold, carry=carry, bias=bias, row_alpha=row_alpha)
 
 
 def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:

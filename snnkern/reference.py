@@ -166,6 +166,7 @@ def neuron(
     carry: Tensor,
     dynamics: Dynamics,
     bias: Tensor | None = None,
+    row_alpha: Tensor | None = None,
 ) -> Decision:
     """One decision step of one layer (`docs/semantics.md`, "One decision step of one neuron" and "Residual carry").
 
@@ -176,6 +177,7 @@ def neuron(
         carry: c, what the last decision step left, `[B, N]`.
         dynamics: neuron, T, α, μ, κ.
         bias: e^x_0 of a DC layer, `[N]`; the current of the other kinds contains it.
+        row_alpha: α of every row, `[B]`, in place of `dynamics.alpha`.
     """
     spec, timesteps = dynamics.neuron, dynamics.timesteps
     start = spec.initial_fraction * threshold + carry
@@ -191,25 +193,33 @@ def neuron(
         spikes[t - 1] = spike = state.fire(t)
         state.reset(spike, x, t)
 
+    gained = state.potential - start
     margin = torch.where(threshold > 0, margin / threshold, torch.inf)
     return Decision(
         spikes=spikes,
         mean=state.mean(timesteps),
-        carry=residual_carry(state.potential - start, state.transmitted(timesteps), carry, threshold, dynamics),
+        carry=residual_carry(gained, state.transmitted(timesteps), carry, threshold, dynamics, row_alpha),
         counts=(spikes != 0).sum(dim=(0, 2)),
         margin=torch.cat([margin, start.new_full((len(start), 1), torch.inf)], dim=1).amin(dim=1),
     )
 
 
-def residual_carry(gained: Tensor, transmitted: Tensor, carry: Tensor, threshold: Tensor, dynamics: Dynamics) -> Tensor:
-    """CRPI: r = max(u_T − u_0, −Q_T), then c ← clamp(μ·c + α·r, −κ·θ, κ·θ).
+def residual_carry(
+    gained: Tensor,
+    transmitted: Tensor,
+    carry: Tensor,
+    threshold: Tensor,
+    dynamics: Dynamics,
+    row_alpha: Tensor | None = None,
+) -> Tensor:
+    """CRPI: r = max(u_T − u_0, −Q_T), then c ← clamp(μ·c + α·r, −κ·θ, κ·θ). Rows may have an α each.
 
     Max and clamp are spelled out so that the sign of a zero is defined and a NaN stays visible in the carry.
 
     Source: Xu et al., ICML 2026; μ is ours.
     """
     residual = torch.where(gained < -transmitted, -transmitted, gained)
-    carry = dynamics.memory * carry + dynamics.alpha * residual
+    carry = dynamics.memory * carry + (dynamics.alpha if row_alpha is None else row_alpha[:, None]) * residual
     bound = dynamics.clip * threshold
     carry = torch.where(carry > bound, bound, carry)
     return torch.where(carry < -bound, -bound, carry)
@@ -234,6 +244,7 @@ def actor(
     output: tuple[Tensor, Tensor],
     carries: Sequence[Tensor],
     dynamics: Dynamics,
+    row_alpha: Tensor | None = None,
 ) -> ActorDecision:
     """One decision of a spiking actor (`docs/semantics.md`, "Actor"), before tanh and scaling.
 
@@ -243,13 +254,14 @@ def actor(
         output: weight and bias of the output layer, which does not spike.
         carries: c of every hidden layer, `[B, N]`.
         dynamics: neuron, T, α, μ, κ; the same for all layers.
+        row_alpha: α of every row, `[B]`, in place of `dynamics.alpha`.
     """
     differential = dynamics.neuron.kind is Kind.DC
     decisions: list[Decision] = []
     signal = observation  # the first layer's current is constant over t
     for (weight, bias, threshold), carry in zip(hidden, carries, strict=True):
         current = linear(signal, weight, None if differential else bias)
-        decisions.append(neuron(current, threshold, carry, dynamics, bias if differential else None))
+        decisions.append(neuron(current, threshold, carry, dynamics, bias if differential else None, row_alpha))
         signal = decisions[-1].spikes
     return ActorDecision(linear(decisions[-1].mean, *output), decisions)
 

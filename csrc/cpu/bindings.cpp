@@ -16,8 +16,8 @@ template <class Real>
 void neuron(int kind, int levels, double initial_fraction, double negative_fraction, double alpha,
             double memory, double clip, int64_t timesteps, int64_t batch, int64_t neurons,
             uintptr_t current, bool constant, int64_t current_stride_t, int64_t current_stride_b,
-            uintptr_t threshold, uintptr_t bias, uintptr_t carry, uintptr_t spikes, uintptr_t mean,
-            uintptr_t next_carry, uintptr_t counts) {
+            uintptr_t threshold, uintptr_t bias, uintptr_t carry, uintptr_t row_alpha,
+            uintptr_t spikes, uintptr_t mean, uintptr_t next_carry, uintptr_t counts) {
     NeuronProblem<Real> problem{};
     problem.kind = static_cast<Kind>(kind);
     problem.parameters =
@@ -32,6 +32,7 @@ void neuron(int kind, int levels, double initial_fraction, double negative_fract
     problem.threshold = pointer<const Real>(threshold);
     problem.bias = pointer<const Real>(bias);
     problem.carry = pointer<const Real>(carry);
+    problem.alpha = pointer<const Real>(row_alpha);
     problem.spikes = pointer<Real>(spikes);
     problem.mean = pointer<Real>(mean);
     problem.next_carry = pointer<Real>(next_carry);
@@ -67,8 +68,8 @@ void define(py::module_& module, const char* neuron_name, const char* linear_nam
                arg("initial_fraction"), arg("negative_fraction"), arg("alpha"), arg("memory"),
                arg("clip"), arg("timesteps"), arg("batch"), arg("neurons"), arg("current"),
                arg("constant"), arg("current_stride_t"), arg("current_stride_b"), arg("threshold"),
-               arg("bias"), arg("carry"), arg("spikes"), arg("mean"), arg("next_carry"),
-               arg("counts"));
+               arg("bias"), arg("carry"), arg("row_alpha"), arg("spikes"), arg("mean"),
+               arg("next_carry"), arg("counts"));
     module.def(linear_name, &linear<Real>, py::kw_only(), arg("rows"), arg("inputs"),
                arg("outputs"), arg("input"), arg("weight"), arg("bias"), arg("output"));
 }

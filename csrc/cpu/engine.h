@@ -21,8 +21,7 @@ struct EngineLayer {
     int64_t width;  // padded(outputs)
     const float*
         weight;  // [blocks][inputs + 1][block width], in units of the sender's θ; padding is 0
-    const float* narrow;  // the same in narrow blocks, for tiles of rows; null where not needed
-    const float* bias;    // [width]
+    const float* bias;  // [width]
     const float*
         threshold;  // θ [width]; padding is 0, which never fires; null for the output layer
 };
@@ -55,6 +54,7 @@ struct EngineRows {
     int64_t begin, end;
     const float* observation;  // [B, inputs]
     float* const* carry;       // [B, outputs] of every hidden layer, read and replaced
+    const float* alpha;        // α [B], or null: that of the parameters
     float* action;             // [B, outputs]
     int64_t* counts;           // spikes, [hidden, B]
     int64_t batch;
@@ -72,13 +72,9 @@ constexpr int64_t engine_scratch(const EngineModel& model) {
     return 2 * (model.timesteps * bytes_per_step + 64);
 }
 
-struct EngineBlocks {
-    int64_t widest, narrow;
-};
-
 inline namespace SNNKERN_ARCH {
-// Widths of blocks, see EngineLayer.
-EngineBlocks engine_blocks();
+// Width of the widest block, see EngineLayer.
+int64_t engine_block();
 
 void run_engine(const EngineModel& model, const EngineRows& rows);
 }  // namespace SNNKERN_ARCH

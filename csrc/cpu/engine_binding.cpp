@@ -70,13 +70,15 @@ class Engine {
         model_.squash = squash;
     }
 
-    // The carry of every hidden layer [batch, N] and the counts [hidden, batch] of the decisions to
-    // come.
-    void bind(int64_t batch, const std::vector<uintptr_t>& carries, uintptr_t counts) {
+    // For the decisions to come: the carry of every hidden layer [batch, N], the counts [hidden,
+    // batch], and α [batch], or 0 where all rows have the actor's.
+    void bind(int64_t batch, const std::vector<uintptr_t>& carries, uintptr_t counts,
+              uintptr_t alpha) {
         batch_ = batch;
         carries_.clear();
         for (const uintptr_t carry : carries) carries_.push_back(pointer<float>(carry));
         counts_ = pointer<int64_t>(counts);
+        alpha_ = pointer<const float>(alpha);
         observation_.resize(batch * inputs_);
         const int64_t tile =
             std::clamp<int64_t>(kTileBytes / engine_scratch(model_), 1, kMostTileRows);
@@ -113,18 +115,19 @@ class Engine {
         return std::move(action);
     }
 
-    // As `act` for memory [batch, inputs] that the caller has checked; false where a value is not
+    // As `act` for memory [batch, inputs] that the caller has checked; None where a value is not
     // finite.
-    bool decide(uintptr_t observation, uintptr_t action, bool check_finite, int threads) {
+    py::object decide(uintptr_t observation, bool check_finite, int threads) {
         const float* from = pointer<const float>(observation);
-        if (check_finite && !finite(from)) return false;
-        run(from, pointer<float>(action), threads);
-        return true;
+        if (check_finite && !finite(from)) return py::none();
+        auto action = py::array_t<float>({batch_, outputs_});
+        run(from, action.mutable_data(), threads);
+        return std::move(action);
     }
 
   private:
     void pack(const std::vector<LayerArguments>& layers) {
-        const auto [widest, narrow] = kernels_.engine_blocks();
+        const int64_t widest = kernels_.engine_block();
         const float* sender = nullptr;  // thresholds of the layer before
         for (const auto& [inputs, outputs, weight_at, bias_at, threshold_at] : layers) {
             const bool hidden = threshold_at != 0;
@@ -132,15 +135,11 @@ class Engine {
             // The output layer takes a mean, which is in activation units already.
             const float* units = hidden ? sender : nullptr;
             const float* weight = pack_weight(given, inputs, outputs, units, widest);
-            const bool needs_narrow = hidden && (inputs + 1) * widest * sizeof(float) > kFirstLevel;
-            const float* narrow_weight =
-                needs_narrow ? pack_weight(given, inputs, outputs, units, narrow) : nullptr;
             const float* bias = copy(pointer<const float>(bias_at), outputs);
             const float* threshold =
                 hidden ? copy(pointer<const float>(threshold_at), outputs) : nullptr;
             if (hidden) model_.tiny |= has_tiny(threshold, outputs, model_.parameters.levels);
-            layers_.push_back(
-                {inputs, outputs, padded(outputs), weight, narrow_weight, bias, threshold});
+            layers_.push_back({inputs, outputs, padded(outputs), weight, bias, threshold});
             sender = threshold;
         }
     }
@@ -195,6 +194,7 @@ class Engine {
                                   batch_ * (index + 1) / parts,
                                   observation,
                                   carries_.data(),
+                                  alpha_,
                                   action,
                                   counts_,
                                   batch_,
@@ -210,8 +210,7 @@ class Engine {
         run_parts(parts, part);
     }
 
-    static constexpr int64_t kFirstLevel = 40 << 10;  // of a cache, what a block's weights may take
-    static constexpr int64_t kTileBytes = 1 << 20;    // of the second level, for a tile's spikes
+    static constexpr int64_t kTileBytes = 1 << 20;  // of the second level, for a tile's spikes
 
     // Below this many rows each, handing work to another thread costs more than it saves.
     static constexpr int64_t kRowsPerThread = 8;
@@ -224,6 +223,7 @@ class Engine {
     std::vector<float> observation_;  // where a NumPy observation is not float32
     std::vector<float*> carries_;
     int64_t* counts_ = nullptr;
+    const float* alpha_ = nullptr;
     int64_t inputs_ = 0, outputs_ = 0, batch_ = 0, tile_ = 1;
     std::atomic<bool> busy_{false};
 };

@@ -1,10 +1,14 @@
-// One decision of a spiking actor, a row at a time, layer by layer.
+// One decision of a spiking actor, a tile of rows at a time, layer by layer.
 //
-// A layer is worked off in blocks of neurons whose state stays in registers through all T steps. At
+// A layer is worked off in blocks of neurons whose state stays in registers through all T steps;
+// the rows of a tile take turns at a block, whose weights then come from the nearest caches. At
 // each step a block adds, for every spike that the layer before sent, that sender's row of weights
 // to its currents, updates its neurons, and packs the numbers of those that fired into the list of
 // that step, which the next layer reads. A silent neuron costs nothing beyond its own update, and a
 // row's result depends on that row alone.
+//
+// All products are event-driven, whatever the batch: docs/performance.md has the measurements that
+// this rests on.
 
 #include "engine.h"
 #include "lanes.h"
@@ -15,12 +19,7 @@ inline namespace SNNKERN_ARCH {
 // Vectors in a block: their potentials, thresholds, counts and currents take four registers each.
 constexpr int kBlockVectors = 4;
 
-// With the widest registers, such a block of 256 senders is larger than the first-level cache.
-constexpr int kNarrowVectors = kLanes<FloatLanes> == 16 ? 2 : kBlockVectors;
-
-EngineBlocks engine_blocks() {
-    return {kBlockVectors * kLanes<FloatLanes>, kNarrowVectors * kLanes<FloatLanes>};
-}
+int64_t engine_block() { return kBlockVectors * kLanes<FloatLanes>; }
 
 namespace {
 
@@ -39,10 +38,10 @@ struct Spikes {
 struct Row {
     const EngineModel* model;
     const EngineLayer* layer;
-    const float* weight;  // packed for the blocks that are worked on
     Spikes received, sent;
     float* carry;  // [outputs]
-    bool last;     // the last hidden layer: nobody receives its spikes, only its mean
+    float alpha;
+    bool last;  // the last hidden layer: nobody receives its spikes, only its mean
 };
 
 // The carry has no padding: the vector that stands over its end is read and written in part.
@@ -77,13 +76,12 @@ struct Block {
 // The currents of the block at n: the bias, where there is one, and the rows of those that sent at
 // a step.
 template <bool kScaled, int kVectors>
-SNNKERN_INLINE Block<kVectors> receive(const EngineLayer& layer, const float* packed,
-                                       const float* bias, const Spikes& spikes, int64_t step,
-                                       int64_t n) {
+SNNKERN_INLINE Block<kVectors> receive(const EngineLayer& layer, const float* bias,
+                                       const Spikes& spikes, int64_t step, int64_t n) {
     Block<kVectors> current;
 #pragma GCC unroll 4
     for (int i = 0; i < kVectors; ++i) current.vector[i] = bias ? load<V>(bias + n + i * L) : V{};
-    const float* weight = packed + (layer.inputs + 1) * n;
+    const float* weight = layer.weight + (layer.inputs + 1) * n;
     asm("" : "+r"(weight));  // one sum, which the compiler does not take apart again for every row
     const uint16_t* sender = spikes.sender + step * spikes.stride;
     const float* units = spikes.units + step * spikes.stride;
@@ -127,13 +125,12 @@ __attribute__((noinline)) void run_block(const Row& row, int64_t n) {
                                             load<V>(layer.bias + n + i * L));
     }
     if constexpr (kFirst) {
-        current = receive<true, kVectors>(layer, row.weight, bias, row.received, 0, n);
+        current = receive<true, kVectors>(layer, bias, row.received, 0, n);
     }
     for (int64_t step = 0; step < model.timesteps; ++step) {
         const Steps<float> t(step + 1);
         if constexpr (!kFirst) {
-            current =
-                receive<kind != Kind::IF, kVectors>(layer, row.weight, bias, row.received, step, n);
+            current = receive<kind != Kind::IF, kVectors>(layer, bias, row.received, step, n);
         }
         int32_t count = row.sent.count[step];
         uint16_t* sender = row.sent.sender + step * row.sent.stride;
@@ -158,10 +155,10 @@ __attribute__((noinline)) void run_block(const Row& row, int64_t n) {
 #pragma GCC unroll 4
     for (int i = 0; i < kVectors; ++i) {
         const int64_t at = n + i * L;
-        store_carry(
-            row, at,
-            residual_carry<V>(neurons[i].potential - start[i], neurons[i].transmitted(timesteps),
-                              load_carry(row, at), neurons[i].threshold, model.parameters));
+        store_carry(row, at,
+                    residual_carry<V>(neurons[i].potential - start[i],
+                                      neurons[i].transmitted(timesteps), load_carry(row, at),
+                                      neurons[i].threshold, row.alpha, model.parameters));
         if (row.last) store<V>(row.sent.units + at, neurons[i].mean(timesteps));
     }
 }
@@ -177,7 +174,7 @@ void run_blocks(const Row* rows, int64_t count, int64_t n) {
 template <int kVectors>
 SNNKERN_INLINE void read_out(const EngineLayer& layer, const Spikes& means, int64_t n, float* z) {
     for (; n + kVectors * L <= layer.width; n += kVectors * L) {
-        const auto sum = receive<true, kVectors>(layer, layer.weight, layer.bias, means, 0, n);
+        const auto sum = receive<true, kVectors>(layer, layer.bias, means, 0, n);
 #pragma GCC unroll 4
         for (int i = 0; i < kVectors; ++i) store<V>(z + n + i * L, sum.vector[i]);
     }
@@ -215,20 +212,14 @@ void observe(const EngineModel& model, const float* observation, const Spikes& s
 
 // The spikes of one hidden layer in a tile of rows. Several rows take turns at a block of weights.
 template <Kind kind, bool kTiny>
-void run_layer(Row* rows, int64_t count, bool first) {
+void run_layer(const Row* rows, int64_t count, bool first) {
     const EngineModel& model = *rows[0].model;
-    const EngineLayer& layer = *rows[0].layer;
-    const bool narrow = count > 1 && layer.narrow;
-    for (int64_t r = 0; r < count; ++r) {
-        rows[r].weight = narrow ? layer.narrow : layer.weight;
+    for (int64_t r = 0; r < count; ++r)
         for (int64_t step = 0; step < model.timesteps; ++step) rows[r].sent.count[step] = 0;
-    }
     if (first)
-        narrow ? run_blocks<kind, kTiny, true, kNarrowVectors>(rows, count, 0)
-               : run_blocks<kind, kTiny, true, kBlockVectors>(rows, count, 0);
+        run_blocks<kind, kTiny, true, kBlockVectors>(rows, count, 0);
     else
-        narrow ? run_blocks<kind, kTiny, false, kNarrowVectors>(rows, count, 0)
-               : run_blocks<kind, kTiny, false, kBlockVectors>(rows, count, 0);
+        run_blocks<kind, kTiny, false, kBlockVectors>(rows, count, 0);
 }
 
 // The output layer is linear: one product, on the mean.
@@ -260,6 +251,7 @@ void run_tile(const EngineModel& model, const EngineRows& all, int64_t begin, in
     for (int64_t r = 0; r < count; ++r) {
         Row& row = rows[r];
         row.model = &model;
+        row.alpha = all.alpha ? all.alpha[begin + r] : model.parameters.alpha;
         row.received = take_spikes(model, memory);
         row.sent = take_spikes(model, memory);
         observe(model, all.observation + (begin + r) * model.layers[0].inputs, row.received);

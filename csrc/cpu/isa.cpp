@@ -6,7 +6,7 @@ namespace snnkern {
 
 #define SNNKERN_DECLARE(arch)                               \
     namespace arch {                                        \
-    EngineBlocks engine_blocks();                           \
+    int64_t engine_block();                                 \
     void run_engine(const EngineModel&, const EngineRows&); \
     template <class Real>                                   \
     void run_neuron(const NeuronProblem<Real>&);            \
@@ -16,7 +16,7 @@ namespace snnkern {
 
 #define SNNKERN_KERNELS(arch)   \
     {#arch,                     \
-     &arch::engine_blocks,      \
+     &arch::engine_block,       \
      &arch::run_engine,         \
      &arch::run_neuron<float>,  \
      &arch::run_neuron<double>, \

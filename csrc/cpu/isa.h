@@ -12,7 +12,7 @@ namespace snnkern {
 // One build of the kernels.
 struct Kernels {
     const char* isa;
-    EngineBlocks (*engine_blocks)();
+    int64_t (*engine_block)();
     void (*run_engine)(const EngineModel&, const EngineRows&);
     void (*run_neuron_float)(const NeuronProblem<float>&);
     void (*run_neuron_double)(const NeuronProblem<double>&);

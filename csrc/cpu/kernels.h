@@ -2,31 +2,9 @@
 // from any thread.
 #pragma once
 
-#include "../neuron.h"
+#include "../problem.h"
 
 namespace snnkern {
-
-// One decision step of a layer of neurons. Rows are contiguous in N; strides count elements.
-template <class Real>
-struct NeuronProblem {
-    Kind kind;
-    Parameters<Real> parameters;
-    int64_t timesteps, batch, neurons;
-
-    const Real* current;       // x_t [T, B, N], or [B, N] where it is constant
-    bool constant;             // one current for the decision step
-    int64_t current_stride_t;  // unused where the current is constant
-    int64_t current_stride_b;
-    const Real* threshold;  // θ [N]
-    const Real* bias;       // e^x_0 [N] of DC, or null
-    const Real* carry;      // c [B, N], contiguous
-
-    // Requested outputs; null where not wanted. All contiguous.
-    Real* spikes;      // s_t [T, B, N]
-    Real* mean;        // Q_T / T [B, N]
-    Real* next_carry;  // [B, N], always wanted
-    int64_t* counts;   // spikes of each row [B], always wanted
-};
 
 inline namespace SNNKERN_ARCH {
 template <class Real>

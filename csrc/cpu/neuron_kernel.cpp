@@ -25,6 +25,7 @@ SNNKERN_INLINE void run_lanes(const NeuronProblem<typename Lanes<V>::Real>& p, i
     using Real = typename X::Real;
     constexpr int64_t L = sizeof(V) / sizeof(Real);
     const int64_t at = b * p.neurons + n;
+    const Real alpha = p.alpha ? p.alpha[b] : p.parameters.alpha;
     Neuron<kind, V, kTiny> neurons[vectors];
     V start[vectors], x[vectors];
     const Real* current = p.current + b * p.current_stride_b + n;
@@ -41,8 +42,9 @@ SNNKERN_INLINE void run_lanes(const NeuronProblem<typename Lanes<V>::Real>& p, i
 #pragma GCC unroll 8
         for (int i = 0; i < vectors; ++i) {
             if constexpr (!kConstant) {
-                x[i] = load<V>(current + t * p.current_stride_t + i * L);
-                __builtin_prefetch(current + t * p.current_stride_t + i * L + p.current_stride_b);
+                const Real* here = current + t * p.current_stride_t + i * L;
+                x[i] = load<V>(here);
+                __builtin_prefetch(here + 2 * p.current_stride_b);
             }
             neurons[i].integrate(x[i]);
             const Spike<V> spike = neurons[i].fire(step);
@@ -60,10 +62,10 @@ SNNKERN_INLINE void run_lanes(const NeuronProblem<typename Lanes<V>::Real>& p, i
     for (int i = 0; i < vectors; ++i) {
         if constexpr (kind == Kind::IF) fired += neurons[i].count;
         if constexpr (!kSpikes) store<V>(p.mean + at + i * L, neurons[i].mean(timesteps));
-        store<V>(
-            p.next_carry + at + i * L,
-            residual_carry<V>(neurons[i].potential - start[i], neurons[i].transmitted(timesteps),
-                              load<V>(p.carry + at + i * L), neurons[i].threshold, p.parameters));
+        store<V>(p.next_carry + at + i * L,
+                 residual_carry<V>(neurons[i].potential - start[i],
+                                   neurons[i].transmitted(timesteps), load<V>(p.carry + at + i * L),
+                                   neurons[i].threshold, alpha, p.parameters));
     }
 }
 

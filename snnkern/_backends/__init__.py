@@ -5,7 +5,6 @@ A backend module has
     detail() -> str           what it runs on
     unavailable() -> str      why it cannot be used on this machine; empty where it can
     serves(device, dtype)     whether it computes tensors of this device and dtype
-    DEVICES                   the types of device that "auto" chooses it for; None for all
     neuron(problem) -> Result one decision step of one layer of neurons
     linear(input, weight, bias) -> Tensor
     engine(actor) -> Engine   a whole actor in one call; None where the backend has none for it
@@ -14,6 +13,8 @@ Inputs are checked before they get here (`snnkern.ops`).
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
@@ -33,8 +34,9 @@ class Problem(NamedTuple):
     current: Tensor
     threshold: Tensor
     carry: Tensor
-    bias: Tensor | None
     dynamics: Dynamics
+    bias: Tensor | None
+    row_alpha: Tensor | None
     wants_spikes: bool
 
 
@@ -62,8 +64,8 @@ class ActorParts(NamedTuple):
 class Engine(Protocol):
     """A whole actor, packed. It works on the caller's carries `[B, N]` and spike counts `[hidden, B]`, in place."""
 
-    def bind(self, carries: list[Tensor], counts: Tensor) -> None:
-        """Decides for these rows from now on."""
+    def bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:
+        """Decides for these rows from now on; α is `[B]`, or None where all rows have that of the dynamics."""
 
     def decide(self, observation: Tensor, check_finite: bool, threads: int) -> Tensor | None:
         """The action for a checked observation `[B, in]`; None, and nothing done, where a value is not finite."""
@@ -88,9 +90,9 @@ class BackendStatus:
 
 
 def _modules() -> tuple[ModuleType, ...]:
-    from snnkern._backends import cpu, reference, triton
+    from snnkern._backends import cpu, cuda, reference, triton
 
-    return (cpu, triton, reference)  # in order of preference
+    return (cpu, cuda, triton, reference)  # in order of preference
 
 
 def backends() -> tuple[BackendStatus, ...]:
@@ -108,12 +110,12 @@ def check_name(name: str) -> None:
     """
     if name == "auto":
         return
-    for status in backends():
-        if status.name == name:
-            if not status.available:
-                raise InputError(f"backend {name!r} is not available: {status.detail}")
+    for module in _modules():
+        if name == module.NAME:
+            if why := module.unavailable():
+                raise InputError(f"backend {name!r} is not available: {why}")
             return
-    known = ", ".join(["auto", *(status.name for status in backends())])
+    known = ", ".join(["auto", *(module.NAME for module in _modules())])
     raise InputError(f"unknown backend {name!r}: choose one of {known}")
 
 
@@ -123,9 +125,116 @@ def choose(name: str, device: torch.device, dtype: torch.dtype) -> ModuleType:
     Raises:
         InputError: the named backend is unknown, not available, or does not serve this device and dtype.
     """
-    for module in _modules():
-        automatic = name == "auto" and (module.DEVICES is None or device.type in module.DEVICES)
-        if (automatic or name == module.NAME) and not module.unavailable() and module.serves(device, dtype):
-            return module
+    for module in _candidates(name, device, dtype, large=False):
+        return module
     check_name(name)
     raise InputError(f"backend {name!r} does not compute {dtype} tensors on {device.type}")
+
+
+def engine(name: str, actor: ActorParts, rows: int) -> Engine | None:
+    """A whole actor in one call, for batches like this one: by the first backend that has an engine for it.
+
+    Raises:
+        InputError: as `choose`.
+    """
+    weight = actor.output[0]
+    choose(name, weight.device, weight.dtype)
+    for module in _candidates(name, weight.device, weight.dtype, large=is_large(weight.device, rows)):
+        made: Engine | None = module.engine(actor)
+        if made is not None:
+            return made
+    return None
+
+
+def is_large(device: torch.device, rows: int) -> bool:
+    """Whether "auto" prefers Triton to CUDA for a whole actor: a GPU's batch beyond `small_batch()`.
+
+    CUDA gives a row a thread block of its own, which answers soonest; Triton gives 64 rows and more to tensor cores,
+    which answer later, and for many rows at no extra cost. Why they meet where they do: `docs/gpu.md`.
+    """
+    return device.type == "cuda" and rows > small_batch()
+
+
+def small_batch() -> int:
+    """The largest batch that "auto" runs on CUDA rather than on Triton; SNNKERN_SMALL_BATCH overrides it.
+
+    Raises:
+        InputError: the variable is not a whole number.
+    """
+    given = os.environ.get("SNNKERN_SMALL_BATCH", "2048")
+    if not given.isdecimal():
+        raise InputError(f"SNNKERN_SMALL_BATCH must be a whole number of rows, got {given!r}")
+    return int(given)
+
+
+class Choice(NamedTuple):
+    """What "auto" takes on this machine, and what it passes over.
+
+    Attributes:
+        what: what is computed.
+        backend: what computes it.
+        passed_over: the backends that come before it, each with the reason why it does not.
+    """
+
+    what: str
+    backend: str
+    passed_over: dict[str, str]
+
+
+def choices() -> tuple[Choice, ...]:
+    """What "auto" takes for layers and whole actors, on the CPU and, where there is one, on a GPU."""
+    half = "bfloat16, float16"
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    found = [
+        _choice("float32, float64 on the CPU", cpu, torch.float32, rows=1),
+        _choice(f"{half} on the CPU", cpu, torch.bfloat16, rows=1),
+    ]
+    if torch.cuda.is_available():
+        border = small_batch()
+        found += [
+            _choice("a layer in float32 on a GPU", gpu, torch.float32, rows=1),
+            _choice("a layer in float64 on a GPU", gpu, torch.float64, rows=1),
+            _choice(f"a layer in {half} on a GPU", gpu, torch.bfloat16, rows=1),
+            _choice(f"an actor on a GPU, up to {border:,} rows", gpu, torch.float32, rows=border),
+            _choice(f"an actor on a GPU, more than {border:,} rows", gpu, torch.float32, rows=border + 1),
+        ]
+    return tuple(found)
+
+
+def _choice(what: str, device: torch.device, dtype: torch.dtype, rows: int) -> Choice:
+    passed_over = {}
+    for module in _in_order(large=is_large(device, rows)):
+        if why := module.unavailable():
+            passed_over[module.NAME] = why
+        elif not module.serves(device, dtype):
+            passed_over[module.NAME] = f"does not compute {str(dtype).removeprefix('torch.')} on {device.type}"
+        elif _only_by_name(module, device):
+            passed_over[module.NAME] = "is for tests on the CPU, where its interpreter runs it"
+        else:
+            return Choice(what, module.NAME, passed_over)
+    raise AssertionError("the reference computes everything")
+
+
+def rule() -> str:
+    """How "auto" chooses, in a sentence."""
+    return (
+        "auto: the first that serves the tensors' device and dtype; a whole actor on a GPU runs on cuda up to "
+        f"{small_batch():,} rows and on triton beyond, where there are both (SNNKERN_SMALL_BATCH moves the border)"
+    )
+
+
+def _candidates(name: str, device: torch.device, dtype: torch.dtype, large: bool) -> Iterator[ModuleType]:
+    for module in _in_order(large):
+        named = name == module.NAME or (name == "auto" and not _only_by_name(module, device))
+        if named and not module.unavailable() and module.serves(device, dtype):
+            yield module
+
+
+def _only_by_name(module: ModuleType, device: torch.device) -> bool:
+    """Whether "auto" leaves this backend out although it computes: Triton's interpreter is slow and made for tests."""
+    return module.NAME == "triton" and device.type == "cpu"
+
+
+def _in_order(large: bool) -> list[ModuleType]:
+    """The backends, those that "auto" prefers first: Triton for large batches, if it is there."""
+    return sorted(_modules(), key=lambda module: large and module.NAME != "triton")

@@ -22,7 +22,6 @@ except ImportError as error:
     _reason = f"the native kernels were not built: reinstall where there is a C++ compiler ({error})"
 
 NAME = "cpu"
-DEVICES = ("cpu",)
 
 _DTYPES = (torch.float32, torch.float64)
 
@@ -40,18 +39,26 @@ def serves(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def neuron(problem: Problem) -> Result:
+    carry = problem.carry
+    shape = (problem.dynamics.timesteps, *carry.shape) if problem.wants_spikes else carry.shape
+    counts = carry.new_empty(len(carry), dtype=torch.int64)
+    result = Result(carry.new_empty(shape), carry.new_empty(carry.shape), counts)
+    neuron_into(problem, result)
+    return result
+
+
+def neuron_into(problem: Problem, result: Result) -> None:
+    """Computes into contiguous tensors."""
     current = problem.current
     if current.stride(-1) != 1 and current.shape[-1] > 1:  # rows must be contiguous; T and B may be strided
         current = current.contiguous()
     threshold, carry = problem.threshold.contiguous(), problem.carry.contiguous()
     bias = None if problem.bias is None else problem.bias.contiguous()
+    row_alpha = None if problem.row_alpha is None else problem.row_alpha.contiguous()
     batch, neurons = carry.shape
     timesteps = problem.dynamics.timesteps
     constant = current.dim() == 2
 
-    next_carry = torch.empty_like(carry)
-    output = carry.new_empty((timesteps, batch, neurons) if problem.wants_spikes else (batch, neurons))
-    counts = carry.new_empty(batch, dtype=torch.int64)
     spec = problem.dynamics.neuron
     run = _cpu.neuron_float32 if carry.dtype == torch.float32 else _cpu.neuron_float64
     run(
@@ -70,14 +77,14 @@ def neuron(problem: Problem) -> Result:
         current_stride_t=0 if constant else current.stride(0),
         current_stride_b=current.stride(-2),
         threshold=threshold.data_ptr(),
-        bias=0 if bias is None else bias.data_ptr(),
+        bias=_address(bias),
         carry=carry.data_ptr(),
-        spikes=output.data_ptr() if problem.wants_spikes else 0,
-        mean=0 if problem.wants_spikes else output.data_ptr(),
-        next_carry=next_carry.data_ptr(),
-        counts=counts.data_ptr(),
+        row_alpha=_address(row_alpha),
+        spikes=result.output.data_ptr() if problem.wants_spikes else 0,
+        mean=0 if problem.wants_spikes else result.output.data_ptr(),
+        next_carry=result.carry.data_ptr(),
+        counts=result.counts.data_ptr(),
     )
-    return Result(output, next_carry, counts)
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -92,7 +99,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         outputs=outputs,
         input=input.data_ptr(),
         weight=weight.data_ptr(),
-        bias=0 if bias is None else bias.data_ptr(),
+        bias=_address(bias),
         output=output.data_ptr(),
     )
     return output
@@ -117,7 +124,6 @@ class Engine:
             for actor_layer, layer in zip([*actor.hidden, actor.output], plain, strict=True)
         ]
         spec, dynamics, interface = actor.dynamics.neuron, actor.dynamics, actor.interface
-        self._outputs = actor.output[0].shape[1]
         self._bound: list[Tensor] = []  # keeps alive what the engine has the addresses of
         clip = interface["observation_clip"]
         self._native = _cpu.Engine(
@@ -140,17 +146,16 @@ class Engine:
         self.act = self._native.act
         self._decide = self._native.decide
 
-    def bind(self, carries: list[Tensor], counts: Tensor) -> None:
-        self._bound = [*carries, counts]
-        self._rows = counts.shape[1]
-        self._native.bind(counts.shape[1], [carry.data_ptr() for carry in carries], counts.data_ptr())
+    def bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:
+        self._bound = [*carries, counts] if row_alpha is None else [*carries, counts, row_alpha]
+        addresses = [carry.data_ptr() for carry in carries]
+        self._native.bind(counts.shape[1], addresses, counts.data_ptr(), _address(row_alpha))
 
     def decide(self, observation: Tensor, check_finite: bool, threads: int) -> Tensor | None:
         if not observation.is_contiguous():
             observation = observation.contiguous()
-        action = observation.new_empty(self._rows, self._outputs)
-        done = self._decide(observation.data_ptr(), action.data_ptr(), check_finite, threads)
-        return action if done else None
+        action = self._decide(observation.data_ptr(), check_finite, threads)
+        return None if action is None else torch.from_numpy(action)  # in less time than torch makes a tensor
 
 
 def _address(tensor: Tensor | None) -> int:

@@ -9,7 +9,6 @@ from snnkern import reference
 from snnkern._backends import ActorParts, Problem, Result
 
 NAME = "reference"
-DEVICES = None
 
 
 def detail() -> str:
@@ -25,8 +24,9 @@ def serves(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def neuron(problem: Problem) -> Result:
-    decision = reference.neuron(problem.current, problem.threshold, problem.carry, problem.dynamics, problem.bias)
-    output = decision.spikes if problem.wants_spikes else decision.mean
+    current, threshold, carry, dynamics, bias, row_alpha, wants_spikes = problem
+    decision = reference.neuron(current, threshold, carry, dynamics, bias, row_alpha)
+    output = decision.spikes if wants_spikes else decision.mean
     return Result(output, decision.carry, decision.counts)
 
 

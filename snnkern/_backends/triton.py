@@ -20,7 +20,6 @@ from snnkern import reference
 from snnkern._backends import ActorParts, Engine, Problem, Result
 
 NAME = "triton"
-DEVICES = ("cuda",)
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
@@ -62,6 +61,7 @@ def neuron(problem: Problem) -> Result:
     current, dynamics, spec = problem.current, problem.dynamics, problem.dynamics.neuron
     threshold, carry = problem.threshold.contiguous(), problem.carry.contiguous()
     bias = None if problem.bias is None else problem.bias.contiguous()
+    row_alpha = None if problem.row_alpha is None else problem.row_alpha.contiguous()
     batch, neurons = carry.shape
     constant = current.dim() == 2
     rows, columns = tile_shape(neurons)
@@ -81,6 +81,7 @@ def neuron(problem: Problem) -> Result:
                 carry,
                 output,
                 next_carry,
+                threshold if row_alpha is None else row_alpha,
                 counts,
                 batch,
                 neurons,
@@ -99,6 +100,7 @@ def neuron(problem: Problem) -> Result:
                 CONSTANT=constant,
                 SPIKES=problem.wants_spikes,
                 HAS_BIAS=bias is not None,
+                ROW_ALPHA=row_alpha is not None,
                 ROWS=rows,
                 COLUMNS=columns,
                 WHOLE_ROWS=whole_rows,

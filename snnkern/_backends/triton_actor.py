@@ -5,7 +5,7 @@ whose state stays in registers for all T steps.
 
 A layer's spikes go to the next layer packed: 1 bit per neuron and step for IF, 2 for SNM, 1 + ⌈log2(L + 1)⌉ for MT and
 DC. A byte holds the steps of one neuron that fit, a plane one byte per neuron, and a 32-bit word of a plane the bytes
-of four neurons, a quarter of a block of inputs apart: bit operations turn a tile of words into four tiles of spikes.
+of four neighbouring neurons: bit operations turn a tile of words into four tiles of spikes.
 The planes lie in scratch memory that each program uses again for every tile of rows, and that stays in the L2 cache.
 
 Currents come from tensor cores. With the sender's θ folded into the weights a spike is 0, ±1 or ±2^-j, which bfloat16
@@ -13,8 +13,7 @@ holds exactly; a float32 weight is the sum of three bfloat16 parts. So three pro
 float32 currents. What is not exact in bfloat16 (the observation, the mean of the last layer) is split in three as well,
 and of the nine products the six that float32 can see are taken.
 
-The weights between a tile of neurons and up to 256 inputs stay in shared memory for all T steps. Those of wider layers
-come from L2 at every step.
+Weights come from L2 through shared memory, once for STEPS simulation steps.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import triton.language as tl
 
 from snnkern._backends.triton_neurons import DC, IF, mean_output, neuron_step, residual_carry, transmitted
 
-# The widest block of inputs, whose weights stay in shared memory where it is the only one.
+# The widest block of inputs that is decoded at a time.
 BLOCK = tl.constexpr(256)
 
 
@@ -294,6 +293,7 @@ def actor_kernel(
     biases,  # [PADDED[l + 1]]
     thresholds,  # a tuple over hidden layers, as the next: [PADDED[l + 1]], padded with 0, which never fires
     carries,  # [B, WIDTHS[l + 1]], read and replaced
+    row_alpha,  # [B], read where ROW_ALPHA in place of alpha
     counts,  # int64 [hidden layers, B]
     action,  # [B, WIDTHS[-1]]
     action_scale,  # [WIDTHS[-1]]
@@ -303,7 +303,7 @@ def actor_kernel(
     batch,
     tiles,
     timesteps,
-    quarters,  # 4
+    quarters,  # 4: unknown to the compiler, which would spread the loop over them, and registers with it
     observation_clip,
     initial_fraction,
     negative_fraction,
@@ -320,6 +320,7 @@ def actor_kernel(
     BITS: tl.constexpr,
     UNIT: tl.constexpr,
     PARTS: tl.constexpr,
+    ROW_ALPHA: tl.constexpr,
     NORMALIZE: tl.constexpr,
     SQUASH: tl.constexpr,
     ROWS: tl.constexpr,
@@ -400,7 +401,10 @@ def actor_kernel(
                 threshold = tl.load(thresholds[layer] + n, volatile=True)[None, :]
                 gained = potential - (initial_fraction * threshold + before)
                 total = transmitted(count, output_mean, threshold, last_time, KIND, LEVELS)
-                after = residual_carry(gained, total, before, threshold, alpha, memory, clip)
+                share = alpha
+                if ROW_ALPHA:
+                    share = tl.load(row_alpha + before_tile + row, is_row, other=0.0)[:, None]
+                after = residual_carry(gained, total, before, threshold, share, memory, clip)
                 tl.store(place, after, inside)
                 if layer == HIDDEN - 1:
                     mean = mean_output(count, output_mean, threshold, last_time, KIND, LEVELS)

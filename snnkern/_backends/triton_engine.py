@@ -29,18 +29,20 @@ _MOST_PLANES = 8192  # bytes that a row of the widest layer takes in scratch mem
 # The interpreter multiplies the bit patterns of bfloat16 numbers, so there it gets the same numbers as float32.
 _OPERAND = torch.float32 if INTERPRETED else torch.bfloat16
 _SMALLEST_THRESHOLD = 2.0**-100  # below, levels are not exact (`is_regular` in triton_neurons.py)
+_LARGEST_WEIGHT = 2.0**27  # of those in units of the sender's θ: see `_scaling`
+_STAGES = 2  # blocks of weights that are under way
 
 
 class Tile(NamedTuple):
-    """Rows and neurons that a program works on at a time, and its warps: 16 rows per warp feed the tensor cores."""
+    """Rows that a program works on at a time, and its warps: 16 rows per warp feed the tensor cores."""
 
     rows: int
-    columns: int
     warps: int
 
 
-# What `warmup` chooses from.
-TILES = (Tile(64, 32, 4), Tile(128, 32, 8), Tile(32, 32, 4), Tile(16, 32, 4))
+# What `warmup` chooses from: what fills the tensor cores of a Hopper GPU, the same for blocks of twice the size, which
+# read weights half as often, and what gives smaller batches to all multiprocessors.
+TILES = (Tile(64, 4), Tile(128, 8), Tile(32, 4), Tile(16, 4))
 _tuned: dict[tuple[object, ...], Tile] = {}
 
 
@@ -67,7 +69,32 @@ def fits(actor: ActorParts) -> bool:
         and 1 <= outputs <= _WIDEST_ACTION
         and planes(actor.dynamics) * _padded_hidden(max(hidden)) <= _MOST_PLANES
         and not bool(irregular.any())
+        and all(bool((_folded(actor, index).abs() < _LARGEST_WEIGHT).all()) for index in range(1, len(hidden)))
     )
+
+
+def _folded(actor: ActorParts, index: int) -> Tensor:
+    """The weights of a hidden layer in units of its sender's θ."""
+    return actor.hidden[index - 1][2][:, None] * actor.hidden[index][0]
+
+
+def _scaling(neuron: Neuron) -> tuple[float, float]:
+    """What weights between hidden layers are multiplied with, and then currents: the kernel's `decode` says why.
+
+    A spike ±2^-j arrives there as ±2^(L − j − 127), or as ±2 where there is one size. Weights scaled by 2^100 and
+    smaller than 2^27 have finite products of normal size. All factors are powers of two, so nothing is rounded.
+    """
+    return (0.5, 1.0) if neuron.levels == 1 else (2.0**100, 2.0 ** (27 - neuron.levels))
+
+
+def columns(neuron: Neuron) -> int:
+    """Neurons that a program works on at a time: as many as there are registers for the state of (docs/gpu.md)."""
+    return 16 if neuron.kind is Kind.DC else 32
+
+
+def steps_at_once(neuron: Neuron) -> int:
+    """Steps that share one read of weights: as many as there are registers for the sums of, and as a byte holds."""
+    return min(8 // spike_bits(neuron), 1 if neuron.kind is Kind.SNM else 2)
 
 
 def spike_bits(neuron: Neuron) -> int:
@@ -128,6 +155,10 @@ class Engine:
             "LEVELS": spec.levels,
             "EXPONENT_BITS": spec.levels.bit_length(),  # for 0 … L
             "BITS": spike_bits(spec),
+            "UNIT": _scaling(spec)[1],
+            "STEPS": steps_at_once(spec),
+            "STAGES": _STAGES,
+            "COLUMNS": columns(spec),
             "PARTS": 3 if self._precision == "float32" else 1,
             "NORMALIZE": normalize,
             "SQUASH": interface["squash"],
@@ -140,7 +171,7 @@ class Engine:
         for index, (weight, shape) in enumerate(zip(layers, pairwise(self._padded), strict=True)):
             between = 0 < index < len(layers) - 1
             if between:
-                weight = actor.hidden[index - 1][2][:, None] * weight
+                weight = _folded(actor, index) * _scaling(actor.dynamics.neuron)[0]
             weight = _pad(weight, shape)
             if not between or self._precision == "float32":
                 packed.append(split(weight).to(_OPERAND))
@@ -150,8 +181,8 @@ class Engine:
                 packed.append(weight.to(torch.bfloat16)[None].to(_OPERAND))
         return tuple(packed)
 
-    def bind(self, carries: list[Tensor], counts: Tensor) -> None:
-        self._carries, self._counts = tuple(carries), counts
+    def bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:
+        self._carries, self._counts, self._row_alpha = tuple(carries), counts, row_alpha
         self._batch = counts.shape[1]
         processors = 1 if INTERPRETED else torch.cuda.get_device_properties(counts.device).multi_processor_count
         self._programs = 2 * processors  # as many as are on the device at once: each works off several tiles
@@ -207,6 +238,7 @@ class Engine:
                 self._biases,
                 self._thresholds,
                 carries,
+                self._scale if self._row_alpha is None else self._row_alpha,
                 counts,
                 action,
                 self._scale,
@@ -216,6 +248,7 @@ class Engine:
                 self._batch,
                 self._tiles,
                 dynamics.timesteps,
+                4,
                 self._clip,
                 spec.initial_fraction,
                 spec.negative_fraction,
@@ -223,8 +256,8 @@ class Engine:
                 dynamics.memory,
                 dynamics.clip,
                 **self._constants,
+                ROW_ALPHA=self._row_alpha is not None,
                 ROWS=self._tile.rows,
-                COLUMNS=self._tile.columns,
                 num_warps=self._tile.warps,
                 enable_fp_fusion=False,
             )

@@ -177,6 +177,7 @@ def neuron_kernel(
     carry,  # [B, N]
     output,  # [T, B, N] spikes where SPIKES, else [B, N] mean; contiguous, as next_carry
     next_carry,  # [B, N]
+    row_alpha,  # [B], read where ROW_ALPHA in place of alpha
     counts,  # int64 [B]; zeros where a row is shared by several programs
     batch,
     neurons,
@@ -195,6 +196,7 @@ def neuron_kernel(
     CONSTANT: tl.constexpr,
     SPIKES: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    ROW_ALPHA: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     WHOLE_ROWS: tl.constexpr,
@@ -267,6 +269,8 @@ def neuron_kernel(
         tl.store(place, mean.to(output.dtype.element_ty), inside)
     gained = potential - (initial_fraction * level + before)
     sent = transmitted(count, output_mean, level, time, KIND, LEVELS)
+    if ROW_ALPHA:
+        alpha = tl.load(row_alpha + rows, is_row, other=0.0).to(tl.float32)[:, None]
     after = residual_carry(gained, sent, before, level, alpha, memory, clip)
     tl.store(next_carry + here, after.to(next_carry.dtype.element_ty), inside)
     events = tl.sum((count if KIND == IF else sent_events).to(tl.int64), axis=1)

@@ -1,0 +1,226 @@
+// All T steps of one layer of neurons and its carry in one launch: a thread holds one neuron, or
+// several neighbours where memory is aligned, and their state stays in its registers.
+
+#include "divisor.h"
+#include "kernels.h"
+
+namespace snnkern {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+// Registers decide how many warps hide memory's latency: 6 blocks of a multiprocessor leave 40 per
+// thread, 4 leave 64.
+constexpr int blocks_per_multiprocessor(Kind kind) {
+    return kind == Kind::IF || kind == Kind::SNM ? 6 : 4;
+}
+
+// As many as a 16-byte load brings; but the state of two neurons in float64 does not fit those
+// registers.
+template <class Real>
+constexpr int kNeuronsPerThread = sizeof(Real) == sizeof(float) ? 4 : 1;
+
+template <class Real, int kWidth>
+struct alignas(sizeof(Real) * kWidth) Pack {
+    Real lane[kWidth];
+};
+
+// A problem, and what would otherwise take registers to compute.
+template <class Real>
+struct Tiled {
+    NeuronProblem<Real> problem;
+    unsigned columns;   // blocks that stand beside each other along a row
+    int64_t step_size;  // numbers of one step of the spikes
+};
+
+template <class Real, int kWidth>
+SNNKERN_INLINE Pack<Real, kWidth> load(const Real* from) {
+    return *reinterpret_cast<const Pack<Real, kWidth>*>(from);
+}
+
+template <class Real, int kWidth>
+SNNKERN_INLINE void store(Real* to, const Pack<Real, kWidth>& pack) {
+    *reinterpret_cast<Pack<Real, kWidth>*>(to) = pack;
+}
+
+// The decision step of the neurons [n, n + kWidth) of row b, with these thresholds. Returns the
+// number of spikes they sent.
+template <Kind kind, bool kTiny, class Real, int kWidth, bool kCodedOnce, bool kSpikes>
+__device__ __forceinline__ int32_t run_neurons(const Tiled<Real>& tiled, uint32_t b, uint32_t n,
+                                               const Pack<Real, kWidth>& threshold) {
+    using Lanes = Pack<Real, kWidth>;
+    const NeuronProblem<Real>& p = tiled.problem;
+    const auto at = [&] { return b * p.neurons + n; };
+    using One = Neuron<kind, Real, kTiny, Divisor<Real>>;
+    One neuron[kWidth];
+    {
+        const Lanes carry = load<Real, kWidth>(p.carry + at());
+        Lanes bias{};
+        if (kind == Kind::DC && p.bias) bias = load<Real, kWidth>(p.bias + n);
+#pragma unroll
+        for (int i = 0; i < kWidth; ++i)
+            neuron[i] = One(p.parameters, threshold.lane[i],
+                            p.parameters.initial_fraction * threshold.lane[i] + carry.lane[i],
+                            bias.lane[i]);
+    }
+
+    const Real* current = p.current + b * p.current_stride_b + n;
+    Real* spikes = kSpikes ? p.spikes + at() : nullptr;
+    const int32_t timesteps = static_cast<int32_t>(p.timesteps);
+    int32_t fired = 0;
+#pragma unroll 1
+    for (int32_t step = 0; step < timesteps; ++step) {
+        const Divisor<Real> t(step + 1);
+        Lanes x{}, sent;
+        if (!kCodedOnce || step == 0) x = load<Real, kWidth>(current);
+        current += p.current_stride_t;
+#pragma unroll
+        for (int i = 0; i < kWidth; ++i) {
+            neuron[i].integrate(x.lane[i]);
+            const Spike<Real> spike = neuron[i].fire(t);
+            neuron[i].reset(spike, x.lane[i], t);
+            sent.lane[i] = spike.value;
+            fired += spike.fires;
+        }
+        if constexpr (kSpikes) {
+            store(spikes, sent);
+            spikes += tiled.step_size;
+        }
+    }
+
+    Lanes out;
+    const Divisor<Real> all(timesteps);
+    const Lanes again = load<Real, kWidth>(p.threshold + n);
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) neuron[i].threshold = again.lane[i];
+    if constexpr (!kSpikes) {
+#pragma unroll
+        for (int i = 0; i < kWidth; ++i) out.lane[i] = neuron[i].mean(all);
+        store(p.mean + at(), out);
+    }
+    const Lanes carry = load<Real, kWidth>(p.carry + at());  // again: it had no register to wait in
+    const Real alpha = p.alpha ? p.alpha[b] : p.parameters.alpha;
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) {
+        const Real start = p.parameters.initial_fraction * neuron[i].threshold + carry.lane[i];
+        out.lane[i] = residual_carry<Real>(neuron[i].potential - start, neuron[i].transmitted(all),
+                                           carry.lane[i], neuron[i].threshold, alpha, p.parameters);
+    }
+    store(p.next_carry + at(), out);
+    return fired;
+}
+
+// The same, after a look at the thresholds: levels of tiny ones are searched in another way.
+template <Kind kind, class Real, int kWidth, bool kCodedOnce, bool kSpikes>
+__device__ __forceinline__ int32_t run_thread(const Tiled<Real>& tiled, uint32_t b, uint32_t n) {
+    const auto threshold = load<Real, kWidth>(tiled.problem.threshold + n);
+    if constexpr (kind == Kind::MT || kind == Kind::DC) {
+        bool tiny = false;
+#pragma unroll
+        for (int i = 0; i < kWidth; ++i)
+            tiny |= is_tiny(threshold.lane[i], tiled.problem.parameters.levels,
+                            tiled.problem.timesteps);
+        if (tiny)
+            return run_neurons<kind, true, Real, kWidth, kCodedOnce, kSpikes>(tiled, b, n,
+                                                                              threshold);
+    }
+    return run_neurons<kind, false, Real, kWidth, kCodedOnce, kSpikes>(tiled, b, n, threshold);
+}
+
+// A block covers some rows and a part of their columns; a warp stays in one row. Where one warp
+// covers a row it writes the row's count; else warps add to it.
+template <Kind kind, class Real, int kWidth, bool kCodedOnce, bool kSpikes>
+__global__ void __launch_bounds__(kThreads, blocks_per_multiprocessor(kind))
+    neuron_kernel(const __grid_constant__ Tiled<Real> tiled) {
+    const NeuronProblem<Real>& p = tiled.problem;
+    const unsigned row_block = blockIdx.x / tiled.columns;
+    const unsigned column_block = blockIdx.x % tiled.columns;
+    const uint32_t b = row_block * blockDim.y + threadIdx.y;
+    if (b >= p.batch) return;
+    const uint32_t n = (column_block * blockDim.x + threadIdx.x) * kWidth;
+    int64_t fired = 0;
+    if (n < p.neurons) fired = run_thread<kind, Real, kWidth, kCodedOnce, kSpikes>(tiled, b, n);
+    for (int offset = kWarp / 2; offset; offset /= 2)
+        fired += __shfl_xor_sync(kAllLanes, fired, offset);
+    if (threadIdx.x % kWarp) return;
+    if (tiled.columns == 1 && blockDim.x == kWarp)
+        p.counts[b] = fired;
+    else
+        atomicAdd(reinterpret_cast<unsigned long long*>(p.counts + b),
+                  static_cast<unsigned long long>(fired));
+}
+
+template <class Real>
+bool aligned(const NeuronProblem<Real>& p, int width) {
+    const auto on_boundary = [width](const void* address) {
+        return reinterpret_cast<uintptr_t>(address) % (sizeof(Real) * width) == 0;
+    };
+    return p.neurons % width == 0 && p.current_stride_t % width == 0 &&
+           p.current_stride_b % width == 0 && on_boundary(p.current) && on_boundary(p.threshold) &&
+           on_boundary(p.bias) && on_boundary(p.carry) && on_boundary(p.spikes) &&
+           on_boundary(p.mean) && on_boundary(p.next_carry);
+}
+
+constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+template <Kind kind, class Real, int kWidth, bool kCodedOnce, bool kSpikes>
+void launch_form(const NeuronProblem<Real>& p, Stream stream) {
+    unsigned rows = 1;
+    while (rows < 8 && rows < p.batch) rows *= 2;
+    const dim3 block(kThreads / rows, rows);
+    const int64_t columns = std::max<int64_t>(divide_up(p.neurons, int64_t(block.x) * kWidth), 1);
+    const int64_t blocks = columns * divide_up(p.batch, rows);
+    if (columns > 1 || block.x > kWarp) fill_zero(p.counts, p.batch * sizeof(int64_t), stream);
+    launch(neuron_kernel<kind, Real, kWidth, kCodedOnce, kSpikes>, blocks, block, 0, stream,
+           Tiled<Real>{p, static_cast<unsigned>(columns), p.batch * p.neurons},
+           "the neuron kernel");
+}
+
+template <Kind kind, class Real, int kWidth>
+void launch_width(const NeuronProblem<Real>& p, Stream stream) {
+    // Only DC codes a constant current as x_1, 0, 0, …; the others read it again at every step.
+    constexpr bool kDifferential = kind == Kind::DC;
+    if (kDifferential && p.constant)
+        p.spikes ? launch_form<kind, Real, kWidth, kDifferential, true>(p, stream)
+                 : launch_form<kind, Real, kWidth, kDifferential, false>(p, stream);
+    else
+        p.spikes ? launch_form<kind, Real, kWidth, false, true>(p, stream)
+                 : launch_form<kind, Real, kWidth, false, false>(p, stream);
+}
+
+template <Kind kind, class Real>
+void launch_kind(const NeuronProblem<Real>& p, Stream stream) {
+    constexpr int kWidth = kNeuronsPerThread<Real>;
+    if (kWidth > 1 && aligned(p, kWidth))
+        launch_width<kind, Real, kWidth>(p, stream);
+    else
+        launch_width<kind, Real, 1>(p, stream);
+}
+
+}  // namespace
+
+template <class Real>
+void launch_neuron(const NeuronProblem<Real>& problem, Stream stream) {
+    NeuronProblem<Real> p = problem;
+    if (p.constant) p.current_stride_t = 0;
+    if (p.batch == 0) return;
+    if (std::max({p.batch, p.neurons, 4 * p.timesteps}) > INT32_MAX)
+        throw std::invalid_argument("rows and neurons may be 2^31 - 1 at most, timesteps 2^29 - 1");
+    switch (p.kind) {
+        case Kind::IF:
+            return launch_kind<Kind::IF>(p, stream);
+        case Kind::SNM:
+            return launch_kind<Kind::SNM>(p, stream);
+        case Kind::MT:
+            return launch_kind<Kind::MT>(p, stream);
+        case Kind::DC:
+            return launch_kind<Kind::DC>(p, stream);
+    }
+}
+
+template void launch_neuron(const NeuronProblem<float>&, Stream);
+template void launch_neuron(const NeuronProblem<double>&, Stream);
+
+}  // namespace snnkern

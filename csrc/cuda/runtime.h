@@ -1,0 +1,95 @@
+// What the CUDA kernels need of the runtime: device, launch, errors that name the call. Tests put
+// a runtime in its place that runs a block's threads on the host (SNNKERN_RUNTIME), from the same
+// source.
+#pragma once
+
+#if defined(SNNKERN_RUNTIME)
+#include SNNKERN_RUNTIME
+#else
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+// Shared memory whose size is given at launch.
+#define SNNKERN_SHARED_MEMORY(name) extern __shared__ float4 name[]
+
+namespace snnkern {
+
+using Stream = cudaStream_t;
+
+inline void check(cudaError_t status, const std::string& call) {
+    if (status == cudaSuccess) return;
+    cudaGetLastError();  // an error of this call alone would otherwise be reported by the next one
+    throw std::runtime_error(call + " failed: " + cudaGetErrorString(status) + " (" +
+                             cudaGetErrorName(status) + ")");
+}
+
+// Makes a device the current one, and the one before again at the end.
+class DeviceGuard {
+  public:
+    explicit DeviceGuard(int device) {
+        check(cudaGetDevice(&before_), "cudaGetDevice");
+        if (device == before_) return;
+        check(cudaSetDevice(device), "cudaSetDevice(" + std::to_string(device) + ")");
+        changed_ = true;
+    }
+    ~DeviceGuard() {
+        if (changed_) cudaSetDevice(before_);
+    }
+    DeviceGuard(const DeviceGuard&) = delete;
+    DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+  private:
+    int before_ = 0;
+    bool changed_ = false;
+};
+
+inline int device_attribute(cudaDeviceAttr attribute) {
+    int device = 0, value = 0;
+    check(cudaGetDevice(&device), "cudaGetDevice");
+    check(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
+    return value;
+}
+
+// Bytes of shared memory that a block may ask for on the current device.
+inline int64_t most_shared_memory() {
+    return device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+}
+
+inline int multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount); }
+
+inline void fill_zero(void* memory, int64_t bytes, Stream stream) {
+    check(cudaMemsetAsync(memory, 0, bytes, stream), "cudaMemsetAsync");
+}
+
+#if defined(__CUDACC__)
+// Lets a kernel ask for this much shared memory on the current device.
+template <class Problem>
+void allow_shared_memory(void (*kernel)(Problem), int64_t bytes, const char* name) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(bytes)),
+          std::string("cudaFuncSetAttribute for ") + name + " with " + std::to_string(bytes) +
+              " bytes of shared memory");
+}
+
+template <class Problem>
+void launch(void (*kernel)(Problem), int64_t blocks, dim3 block, int64_t shared_bytes,
+            Stream stream, const Problem& problem, const char* name) {
+    const std::string call = std::string("the launch of ") + name + " with " +
+                             std::to_string(blocks) + " blocks of " +
+                             std::to_string(block.x * block.y) + " threads";
+    if (blocks > INT32_MAX) check(cudaErrorInvalidConfiguration, call);
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(blocks));
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = stream;
+    check(cudaLaunchKernelEx(&config, kernel, problem), call);
+}
+#endif
+
+}  // namespace snnkern
+#endif

@@ -1,0 +1,121 @@
+"""Runs the CUDA kernels on the host: builds `csrc/cuda` with a runtime of its own, `host_runtime.h`.
+
+The module that comes out takes the place of `snnkern._cuda`, and takes tensors of the CPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+HERE = Path(__file__).resolve().parent
+SOURCES = HERE.parents[1] / "csrc" / "cuda"
+COMPILER = os.environ.get("CXX", "g++")
+# As `nvcc` is called for the kernels: no fused multiply-add that the source does not name.
+FLAGS = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
+
+# Numbers of `Order` in host_runtime.cpp; the last one is a seed.
+ORDERS = {"forward": 0, "backward": 1, "first": 2, "last": 3, "random": 5}
+
+
+def missing() -> str:
+    """Why the kernels cannot be built here; empty where they can."""
+    return "" if shutil.which(COMPILER) else f"no C++ compiler: {COMPILER}"
+
+
+def build(folder: Path) -> Path:
+    """Compiles the module into a folder; further flags come from SNNKERN_HOST_FLAGS, as sanitizers do."""
+    import pybind11
+
+    flags = [
+        *FLAGS,
+        *shlex.split(os.environ.get("SNNKERN_HOST_FLAGS", "")),
+        "-Wno-unknown-pragmas",  # `#pragma unroll` is nvcc's
+        '-DSNNKERN_RUNTIME="host_runtime.h"',
+        *(f"-I{include}" for include in (HERE, pybind11.get_include(), sysconfig.get_path("include"))),
+    ]
+
+    def compile_one(source: Path) -> str:
+        result = str(folder / f"{source.stem}.o")
+        subprocess.run([COMPILER, *flags, "-x", "c++", "-c", str(source), "-o", result], check=True)
+        return result
+
+    sources = [*SOURCES.glob("*.cu"), *SOURCES.glob("*.cpp"), *HERE.glob("*.cpp")]
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(compile_one, sources))
+    module = folder / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
+    subprocess.run([COMPILER, *flags, "-shared", *objects, "-o", str(module)], check=True)
+    return module
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("_cuda", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def use(module: ModuleType, setattr: Callable[[object, str, object], None] = setattr) -> None:
+    """Makes the module what the backend "cuda" computes with, on tensors of the CPU."""
+    from snnkern._backends import cuda
+
+    setattr(cuda, "_cuda", module)
+    setattr(cuda, "unavailable", lambda: "")
+    setattr(cuda, "detail", lambda: "the host")
+    setattr(cuda, "serves", lambda device, dtype: dtype in cuda._DTYPES)
+    setattr(cuda, "_place", lambda tensor: {"device": 0, "stream": 0})
+
+
+def take_turns(module: ModuleType, order: str) -> None:
+    """In which order a block's threads run from now on: a name from `ORDERS`."""
+    ctypes.CDLL(module.__file__).snnkern_host_order(ORDERS[order])
+
+
+def leave_out(module: ModuleType, line: int) -> None:
+    """From now on nobody waits at a `__syncthreads` or `__syncwarp` in this line of a source; 0 for everybody again."""
+    ctypes.CDLL(module.__file__).snnkern_host_leave_out(line)
+
+
+def barriers(module: ModuleType) -> int:
+    """Barriers that a block came to in the last launch."""
+    return ctypes.CDLL(module.__file__).snnkern_host_barriers()
+
+
+def divide(module: ModuleType, x: Tensor, steps: int, normal: bool = False) -> Tensor:
+    """x / steps by `Divisor` (csrc/cuda/divisor.h); `normal` says that no quotient is denormal, infinite or NaN."""
+    result = torch.empty_like(x)
+    run = getattr(ctypes.CDLL(module.__file__), f"snnkern_host_divide_{str(x.dtype).removeprefix('torch.')}")
+    numbers = ctypes.c_int64(x.numel()), ctypes.c_int(steps), ctypes.c_bool(normal)
+    run(ctypes.c_void_p(x.data_ptr()), *numbers, ctypes.c_void_p(result.data_ptr()))
+    return result
+
+
+FAULTS = (
+    "none",
+    "no barrier",
+    "a barrier in a branch",
+    "a part of a warp",
+    "different operations",
+    "outside shared memory",
+)
+
+
+def run_fault(module: ModuleType, fault: str) -> tuple[int, str]:
+    """Runs the kernel of `faults.cpp` with a fault from `FAULTS`: its sum, and the message where the fault is found."""
+    message = ctypes.create_string_buffer(200)
+    total = ctypes.CDLL(module.__file__).snnkern_host_fault(FAULTS.index(fault), message, len(message))
+    return total, message.value.decode()

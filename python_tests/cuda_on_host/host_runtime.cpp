@@ -1,0 +1,244 @@
+// The scheduler of host_runtime.h.
+
+#include "host_runtime.h"
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <exception>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <stdexcept>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace snnkern::host {
+namespace {
+
+constexpr size_t kStackBytes = 256 * 1024;
+// Bytes around shared memory that a kernel must leave alone; the address sanitizer has its own.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr size_t kGuardBytes = 0;
+#else
+constexpr size_t kGuardBytes = 256;
+#endif
+constexpr unsigned char kGarbage = 0xff;  // a NaN, as a float
+constexpr unsigned kWarp = 32;
+
+// Forward and backward, everybody goes on in turn, at random in another order each round; first and
+// last, the first or last thread that can go on always does, so that one warp runs far ahead.
+enum class Order : int { Forward, Backward, First, Last, Random };
+Order order = Order::Forward;
+std::mt19937 generator;
+
+struct Fiber {
+    ucontext_t context;
+    std::unique_ptr<char[]> stack{new char[kStackBytes]};
+    void* fake_stack = nullptr;  // of the address sanitizer
+    dim3 index;
+    unsigned number;
+    bool done;
+    const int64_t* waits_for;  // a counter, and what it must no longer be
+    int64_t waits_at;
+};
+
+// Operations of a warp, one after another. Values stand in two places in turn: no lane comes to the
+// operation after the next before all have read this one's.
+struct Warp {
+    int64_t finished = 0;
+    unsigned arrived = 0;
+    Operation operation;
+    uint64_t values[2][kWarp];
+};
+
+struct Block {
+    const std::function<void()>* thread;
+    std::vector<Warp> warps;
+    std::vector<unsigned char> shared;
+    unsigned size = 0, arrived = 0;
+    int64_t barriers = 0;
+    Fiber* running = nullptr;
+    std::exception_ptr error;
+};
+
+Block block;
+int64_t most_barriers = 0;  // of a block, in the last launch
+int line_left_out = 0;
+std::vector<Fiber> fibers;  // their stacks are used again
+ucontext_t scheduler;
+const void* scheduler_stack = nullptr;
+size_t scheduler_stack_bytes = 0;
+void* scheduler_fake_stack = nullptr;
+
+// The address sanitizer is told of every change of stacks.
+void leave([[maybe_unused]] void** fake_stack, [[maybe_unused]] const void* bottom,
+           [[maybe_unused]] size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(fake_stack, bottom, bytes);
+#endif
+}
+
+void arrive([[maybe_unused]] void* fake_stack, [[maybe_unused]] const void** from = nullptr,
+            [[maybe_unused]] size_t* bytes = nullptr) {
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(fake_stack, from, bytes);
+#endif
+}
+
+void to_scheduler(Fiber& fiber) {
+    leave(fiber.done ? nullptr : &fiber.fake_stack, scheduler_stack, scheduler_stack_bytes);
+    swapcontext(&fiber.context, &scheduler);
+    arrive(fiber.fake_stack, &scheduler_stack, &scheduler_stack_bytes);
+}
+
+void run_thread() {
+    Fiber& fiber = *block.running;
+    arrive(nullptr, &scheduler_stack, &scheduler_stack_bytes);
+    try {
+        (*block.thread)();
+    } catch (...) {
+        block.error = std::current_exception();
+    }
+    fiber.done = true;
+    to_scheduler(fiber);
+}
+
+void to_fiber(Fiber& fiber) {
+    block.running = &fiber;
+    threadIdx = fiber.index;
+    leave(&scheduler_fake_stack, fiber.stack.get(), kStackBytes);
+    swapcontext(&scheduler, &fiber.context);
+    arrive(scheduler_fake_stack);
+}
+
+void wait(const int64_t& counter, int64_t value) {
+    Fiber& fiber = *block.running;
+    fiber.waits_for = &counter;
+    fiber.waits_at = value;
+    to_scheduler(fiber);
+    fiber.waits_for = nullptr;
+}
+
+void prepare() {
+    while (fibers.size() < block.size) fibers.emplace_back();
+    for (unsigned i = 0; i < block.size; ++i) {
+        Fiber& fiber = fibers[i];
+        fiber.index =
+            dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y);
+        fiber.number = i;
+        fiber.done = false;
+        fiber.waits_for = nullptr;
+        getcontext(&fiber.context);
+        fiber.context.uc_stack.ss_sp = fiber.stack.get();
+        fiber.context.uc_stack.ss_size = kStackBytes;
+        fiber.context.uc_link = nullptr;
+        makecontext(&fiber.context, run_thread, 0);
+    }
+}
+
+void run_block(const std::string& where) {
+    block.warps.assign(block.size / kWarp, Warp{});
+    block.arrived = 0;
+    block.barriers = 0;
+    block.error = nullptr;
+    std::fill(block.shared.begin(), block.shared.end(), kGarbage);
+    prepare();
+    std::vector<unsigned> turns(block.size);
+    std::iota(turns.begin(), turns.end(), 0);
+    if (order == Order::Backward || order == Order::Last) std::reverse(turns.begin(), turns.end());
+    const bool in_turn = order != Order::First && order != Order::Last;
+    for (unsigned done = 0; done < block.size;) {
+        if (order == Order::Random) std::shuffle(turns.begin(), turns.end(), generator);
+        bool moved = false;
+        for (const unsigned i : turns) {
+            Fiber& fiber = fibers[i];
+            if (fiber.done || (fiber.waits_for && *fiber.waits_for == fiber.waits_at)) continue;
+            to_fiber(fiber);
+            moved = true;
+            done += fiber.done;
+            if (block.error) std::rethrow_exception(block.error);
+            if (!in_turn) break;
+        }
+        if (!moved) throw std::logic_error(where + ": threads wait for others that never come");
+    }
+    const auto untouched = [](unsigned char byte) { return byte == kGarbage; };
+    if (!std::all_of(block.shared.begin(), block.shared.begin() + kGuardBytes, untouched) ||
+        !std::all_of(block.shared.end() - kGuardBytes, block.shared.end(), untouched))
+        throw std::logic_error(where + ": a thread wrote outside of shared memory");
+    most_barriers = std::max(most_barriers, block.barriers);
+}
+
+}  // namespace
+
+void* shared_memory() { return block.shared.data() + kGuardBytes; }
+
+bool left_out(int line) { return line == line_left_out; }
+
+void barrier() {
+    const int64_t number = block.barriers;
+    if (++block.arrived < block.size) return wait(block.barriers, number);
+    block.arrived = 0;
+    ++block.barriers;
+}
+
+void exchange(Operation operation, unsigned mask, uint64_t value, uint64_t all[32]) {
+    if (mask != 0xffffffffu) throw std::logic_error("an operation of a warp that is not whole");
+    const unsigned number = block.running->number;
+    Warp& warp = block.warps[number / kWarp];
+    if (warp.arrived && warp.operation != operation)
+        throw std::logic_error("lanes of a warp are at different operations");
+    warp.operation = operation;
+    const int64_t turn = warp.finished;
+    warp.values[turn % 2][number % kWarp] = value;
+    if (++warp.arrived < kWarp) {
+        wait(warp.finished, turn);
+    } else {
+        warp.arrived = 0;
+        ++warp.finished;
+    }
+    std::memcpy(all, warp.values[turn % 2], sizeof warp.values[0]);
+}
+
+void run(int64_t blocks, dim3 shape, int64_t shared_bytes, const char* name,
+         const std::function<void()>& thread) {
+    const std::string where = name;
+    gridDim = dim3(static_cast<unsigned>(blocks));
+    blockDim = shape;
+    block.thread = &thread;
+    block.size = shape.x * shape.y * shape.z;
+    if (blocks < 1 || block.size < 1 || block.size > 1024 || block.size % kWarp)
+        throw std::logic_error(where + ": no such grid or block");
+    if (shared_bytes > most_shared_memory())
+        throw std::logic_error(where + ": more shared memory than there is");
+    block.shared = std::vector<unsigned char>(shared_bytes + 2 * kGuardBytes);
+    block.shared.shrink_to_fit();
+    most_barriers = 0;
+    for (int64_t b = 0; b < blocks; ++b) {
+        blockIdx = dim3(static_cast<unsigned>(b));
+        run_block(where);
+    }
+}
+
+}  // namespace snnkern::host
+
+// Barriers that a block came to in the last launch.
+extern "C" __attribute__((visibility("default"))) int64_t snnkern_host_barriers() {
+    return snnkern::host::most_barriers;
+}
+
+extern "C" __attribute__((visibility("default"))) void snnkern_host_leave_out(int line) {
+    snnkern::host::line_left_out = line;
+}
+
+// A number of `Order`, or a larger one, which is a seed.
+extern "C" __attribute__((visibility("default"))) void snnkern_host_order(int number) {
+    using namespace snnkern::host;
+    order = static_cast<Order>(std::min(number, static_cast<int>(Order::Random)));
+    generator.seed(number);
+}

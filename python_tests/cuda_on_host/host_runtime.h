@@ -1,0 +1,148 @@
+// Takes the place of csrc/cuda/runtime.h: runs kernels on the host, from the same source.
+//
+// A block's threads are fibers. Each runs until it has to wait for others, at a barrier or at an
+// operation of its warp; then the next one goes on. The order of turns can be chosen: a kernel that
+// leaves out a barrier gives different results. A thread that waits where others never come, a warp
+// that is not whole, and lanes that do different things are errors. Shared memory starts as
+// garbage, and has guards around it. Blocks run one after another.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <string>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __grid_constant__
+#define SNNKERN_SHARED_MEMORY(name) \
+    auto* name = static_cast<float4*>(snnkern::host::shared_memory())
+
+struct dim3 {
+    unsigned x = 1, y = 1, z = 1;
+    dim3() = default;
+    dim3(unsigned x, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+
+extern thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace snnkern {
+namespace host {
+
+enum class Operation : int { Ballot, Shuffle, Synchronize };
+
+void* shared_memory();
+void barrier();
+bool left_out(int line);
+// Every lane of the warp brings a value; afterwards `all` holds the 32 values.
+void exchange(Operation operation, unsigned mask, uint64_t value, uint64_t all[32]);
+void run(int64_t blocks, dim3 block, int64_t shared_bytes, const char* name,
+         const std::function<void()>& thread);
+
+}  // namespace host
+
+using Stream = void*;
+
+class DeviceGuard {
+  public:
+    explicit DeviceGuard(int) {}
+    ~DeviceGuard() {}
+};
+
+// Those of an H100, but for few multiprocessors, so that small batches show both plans.
+inline int64_t most_shared_memory() { return 227 * 1024; }
+inline int multiprocessors() { return 3; }
+
+inline void fill_zero(void* memory, int64_t bytes, Stream) { std::memset(memory, 0, bytes); }
+
+template <class Problem>
+void allow_shared_memory(void (*)(Problem), int64_t, const char*) {}
+
+template <class Problem>
+void launch(void (*kernel)(Problem), int64_t blocks, dim3 block, int64_t shared_bytes, Stream,
+            const Problem& problem, const char* name) {
+    host::run(blocks, block, shared_bytes, name, [&] { kernel(problem); });
+}
+
+}  // namespace snnkern
+
+// With the line that they stand in, so that tests can leave one out.
+#define __syncthreads \
+    snnkern::host::BlockBarrier { __LINE__ }
+#define __syncwarp \
+    snnkern::host::WarpBarrier { __LINE__ }
+
+namespace snnkern::host {
+
+struct BlockBarrier {
+    int line;
+    void operator()() const {
+        if (!left_out(line)) barrier();
+    }
+};
+
+struct WarpBarrier {
+    int line;
+    void operator()(unsigned mask = 0xffffffffu) const {
+        if (left_out(line)) return;
+        uint64_t all[32];
+        exchange(Operation::Synchronize, mask, 0, all);
+    }
+};
+
+}  // namespace snnkern::host
+
+inline unsigned __ballot_sync(unsigned mask, bool vote) {
+    uint64_t all[32];
+    snnkern::host::exchange(snnkern::host::Operation::Ballot, mask, vote, all);
+    unsigned votes = 0;
+    for (int lane = 0; lane < 32; ++lane) votes |= static_cast<unsigned>(all[lane]) << lane;
+    return votes;
+}
+
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int offset) {
+    static_assert(sizeof(T) <= sizeof(uint64_t));
+    uint64_t bits = 0, all[32];
+    std::memcpy(&bits, &value, sizeof(T));
+    snnkern::host::exchange(snnkern::host::Operation::Shuffle, mask, bits, all);
+    const unsigned lane =
+        (threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)) % 32;
+    std::memcpy(&value, &all[lane ^ offset], sizeof(T));
+    return value;
+}
+
+using std::max;
+using std::min;
+
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+
+inline unsigned __float_as_uint(float value) {
+    unsigned bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+inline float __uint_as_float(unsigned bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+template <class T>
+T atomicAdd(T* address, T value) {
+    const T before = *address;
+    *address += value;
+    return before;
+}

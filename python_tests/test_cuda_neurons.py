@@ -1,0 +1,223 @@
+"""The CUDA kernels of neurons, bit for bit as the reference: on the host from the same source, and on a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from cases import (
+    DEFAULT_NEURONS,
+    INPUTS,
+    NATIVE_DTYPES,
+    NEURONS,
+    SIZES,
+    TIMESTEPS,
+    Layer,
+    LayerResult,
+    Size,
+    assert_same_bits,
+    each,
+    random_layer,
+    run_layer,
+)
+from cuda_on_host import ORDERS, divide, take_turns
+
+from snnkern import Dynamics, ops
+from snnkern._backends import cuda
+from snnkern.neurons import Kind
+
+CARRYING = {"alpha": 0.7, "memory": 0.6}
+
+
+def run_cuda(layer: Layer, device: torch.device) -> LayerResult:
+    return LayerResult(*(result.cpu() for result in run_layer(layer.map(lambda one: one.to(device)), "cuda")))
+
+
+def assert_cuda_is_reference(layer: Layer, device: torch.device) -> None:
+    """Spikes, mean, carry and counts, for the sequence and for its first current as a constant one."""
+    forms = [layer] if layer.current.dim() == 2 else [layer, layer.constant()]
+    for form in forms:
+        for actual, wanted in zip(run_cuda(form, device), run_layer(form, "reference"), strict=True):
+            assert_same_bits(actual, wanted)
+
+
+# No multiple of anything, of what a thread holds, of a warp's reach; several warps, several blocks, more rows than one.
+WIDE = {"B2-N1028": Size(2, 1028), "B1-N2049": Size(1, 2049), "B9-N132": Size(9, 132)}
+
+
+@each("dtype", NATIVE_DTYPES)
+@each("size", SIZES | WIDE)
+@each("neuron", DEFAULT_NEURONS)
+def test_neurons_are_bit_identical_at_every_size(cuda_device, neuron, size, dtype):
+    assert_cuda_is_reference(random_layer(Dynamics(neuron, 5, **CARRYING), size, dtype), cuda_device)
+
+
+@each("dtype", NATIVE_DTYPES)
+@each("timesteps", TIMESTEPS)
+@each("neuron", NEURONS)
+def test_neurons_are_bit_identical_for_every_number_of_timesteps(cuda_device, neuron, timesteps, dtype):
+    layer = random_layer(Dynamics(neuron, timesteps, **CARRYING), Size(3, 20), dtype)
+    assert_cuda_is_reference(layer, cuda_device)
+
+
+@each("dtype", NATIVE_DTYPES)
+@each("change", INPUTS)
+@each("neuron", NEURONS)
+def test_neurons_are_bit_identical_for_hard_inputs(cuda_device, neuron, change, dtype):
+    layer = random_layer(Dynamics(neuron, 5, **CARRYING), Size(3, 64), dtype, seed=5)
+    assert_cuda_is_reference(change(layer), cuda_device)
+
+
+@pytest.mark.parametrize("parameters", [{}, {"alpha": 1.0, "memory": 1.0, "clip": 0.0}, {"alpha": 1 / 3, "clip": 0.7}])
+@each("neuron", NEURONS)
+def test_other_parameters_are_bit_identical(cuda_device, neuron, parameters):
+    changes = {"initial_fraction": 0.3} | ({"negative_fraction": -0.7} if neuron.kind is Kind.SNM else {})
+    layer = random_layer(Dynamics(replace(neuron, **changes), 3, **parameters), Size(3, 17))
+    for shift in (0.0, 3.0, -3.0):  # residuals of both signs, clamped ones too
+        assert_cuda_is_reference(replace(layer, current=layer.current + shift), cuda_device)
+
+
+@each("dtype", NATIVE_DTYPES)
+@each("neuron", DEFAULT_NEURONS)
+def test_rows_may_have_an_alpha_each(cuda_device, neuron, dtype):
+    layer = random_layer(Dynamics(neuron, 3, **CARRYING), Size(9, 20), dtype).with_row_alpha()
+    assert_cuda_is_reference(layer, cuda_device)
+
+
+def unaligned(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values one number past a boundary of memory."""
+    return torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].reshape(tensor.shape)
+
+
+LAYOUTS = {
+    "every-other-T": lambda current: current.repeat_interleave(2, dim=0)[::2],
+    "every-third-B": lambda current: current.repeat_interleave(3, dim=1)[:, ::3],
+    "transposed-T-B": lambda current: current.transpose(0, 1).contiguous().transpose(0, 1),
+    "transposed-B-N": lambda current: current.transpose(1, 2).contiguous().transpose(1, 2),
+    "same-for-all-T": lambda current: current[:1].expand_as(current),
+    "same-for-all-B": lambda current: current[:, :1].expand_as(current),
+    "odd-distance-of-rows": lambda current: torch.nn.functional.pad(current, (0, 1))[..., :-1],
+    "unaligned": unaligned,
+}
+
+
+@each("dtype", NATIVE_DTYPES)
+@each("layout", LAYOUTS)
+@each("neuron", DEFAULT_NEURONS)
+def test_currents_may_have_any_strides(cuda_device, neuron, layout, dtype):
+    layer = random_layer(Dynamics(neuron, 5, **CARRYING), Size(3, 20), dtype)
+    assert_cuda_is_reference(replace(layer, current=layout(layer.current)), cuda_device)
+
+
+@each("neuron", DEFAULT_NEURONS)
+def test_other_tensors_need_no_alignment(cuda_device, neuron):
+    layer = random_layer(Dynamics(neuron, 5, **CARRYING), Size(3, 20))
+    for name in ("threshold", "carry", "bias"):
+        if getattr(layer, name) is not None:
+            assert_cuda_is_reference(replace(layer, **{name: unaligned(getattr(layer, name))}), cuda_device)
+
+
+@each("neuron", DEFAULT_NEURONS)
+def test_many_decisions_carry_on(cuda_device, neuron):
+    layer = random_layer(Dynamics(neuron, 4, **CARRYING), Size(5, 36))
+    ours, wanted = layer, layer
+    for seed in range(6):
+        current = random_layer(layer.dynamics, Size(5, 36), seed=seed).current
+        ours = replace(ours, current=current, carry=run_cuda(replace(ours, current=current), cuda_device).carry)
+        wanted = replace(wanted, current=current, carry=run_layer(replace(wanted, current=current), "reference").carry)
+        assert_same_bits(ours.carry, wanted.carry)
+
+
+@each("order", {name: name for name in ORDERS})
+@each("neuron", DEFAULT_NEURONS)
+def test_the_order_of_threads_does_not_matter(cuda_on_host, cuda_device, neuron, order):
+    """On the host, where it can be chosen."""
+    if cuda_device.type != "cpu":
+        pytest.skip("a GPU chooses for itself")
+    take_turns(cuda_on_host, order)
+    try:
+        assert_cuda_is_reference(random_layer(Dynamics(neuron, 5, **CARRYING), Size(3, 260)), cuda_device)
+    finally:
+        take_turns(cuda_on_host, "forward")
+
+
+class Guarded:
+    """The module, but every output goes to memory with guards around it, and from there to where it should go."""
+
+    def __init__(self, module) -> None:
+        self.module = module
+        self.calls = 0
+
+    def neuron_float32(self, **arguments) -> None:
+        timesteps, batch, neurons = (arguments[name] for name in ("timesteps", "batch", "neurons"))
+        sizes = {"spikes": timesteps * batch * neurons, "mean": batch * neurons, "next_carry": batch * neurons}
+        buffers = {name: torch.full((size + 64,), 1e30) for name, size in sizes.items() if arguments[name]}
+        buffers["counts"] = torch.full((batch + 64,), -1, dtype=torch.int64)
+        inner = {name: buffer[32:-32] for name, buffer in buffers.items()}
+        self.module.neuron_float32(**arguments | {name: one.data_ptr() for name, one in inner.items()})
+        self.calls += 1
+        for name, buffer in buffers.items():
+            outside = torch.cat([buffer[:32], buffer[-32:]])
+            assert bool((outside == outside[0]).all()), f"{name} was written outside"
+            ctypes.memmove(arguments[name], inner[name].data_ptr(), inner[name].nbytes)
+
+
+@each("size", {"B3-N20": Size(3, 20), "B5-N33": Size(5, 33), "B2-N1028": Size(2, 1028)})
+@each("neuron", DEFAULT_NEURONS)
+def test_nothing_is_written_outside_of_the_outputs(cuda_on_host, cuda_device, monkeypatch, neuron, size):
+    if cuda_device.type != "cpu":
+        pytest.skip("guards are watched on the host")
+    guarded = Guarded(cuda_on_host)
+    monkeypatch.setattr(cuda, "_cuda", guarded)
+    assert_cuda_is_reference(random_layer(Dynamics(neuron, 5, **CARRYING), size), cuda_device)
+    assert guarded.calls > 0
+
+
+def numbers_of_every_size(dtype: torch.dtype) -> torch.Tensor:
+    """Random mantissas, and those next to powers of two, at every exponent; both signs, zeros, infinities, NaN."""
+    numbers = torch.finfo(dtype)
+    lowest, highest = math.frexp(numbers.smallest_normal * numbers.eps)[1], math.frexp(numbers.max)[1]
+    near = torch.tensor([1.0, 1 + numbers.eps, 2 - numbers.eps, 2 - 2 * numbers.eps], dtype=dtype)
+    random = 1 + torch.rand(60, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    mantissas = torch.cat([near, random]).numpy()
+    positive = torch.from_numpy(np.ldexp(mantissas[:, None], np.arange(lowest - 1, highest - 1))).flatten()
+    special = torch.tensor([0.0, math.inf, math.nan, numbers.max], dtype=dtype)
+    positive = torch.cat([positive, special])
+    return torch.cat([positive, -positive])
+
+
+@each("dtype", NATIVE_DTYPES)
+def test_division_by_steps_is_exact(cuda_on_host, dtype):
+    x = numbers_of_every_size(dtype)
+    smallest = 2 * torch.finfo(dtype).smallest_normal
+    for steps in [*range(1, 258), 1023, 1025, 65537, 2**20 + 1, 2**21 - 1, 2**21, 2**21 + 1, 2**24 + 2, 2**29 - 1]:
+        wanted = x / torch.tensor(steps, dtype=dtype)
+        assert_same_bits(divide(cuda_on_host, x, steps), wanted)
+        if steps <= 2**21:
+            normal = (x == 0) | ((wanted.abs() >= smallest) & x.isfinite())
+            assert torch.equal(divide(cuda_on_host, x[normal], steps, normal=True), wanted[normal])
+
+
+@pytest.mark.gpu
+@each("neuron", {"if": DEFAULT_NEURONS["if"], "dc": DEFAULT_NEURONS["dc"]})
+def test_more_than_two_to_the_31_elements(gpu, neuron):
+    """The last rows stand beyond what 32 bits count; rows that are alike must come out alike."""
+    if torch.cuda.get_device_properties(gpu).total_memory < 60e9:
+        pytest.skip("this takes 60 GB of memory")
+    rows, width = 2**31 // 1024 + 8, 1024
+    small = random_layer(Dynamics(neuron, 1, **CARRYING), Size(8, width))
+    wanted = run_layer(small, "reference")
+    many = small.map(lambda one: one.to(gpu))
+    times = rows // 8
+    big = replace(many, current=many.current.repeat(1, times, 1), carry=many.carry.repeat(times, 1))
+    assert big.current.numel() > 2**31
+    mean, carry, counts = ops.neuron_mean(
+        big.current, big.threshold, big.carry, big.dynamics, bias=big.bias, backend="cuda"
+    )
+    for result, expected in ((mean, wanted.mean), (carry, wanted.carry), (counts, wanted.counts)):
+        shaped = result.reshape(times, *expected.shape)
+        assert bool((shaped == expected.to(gpu)).all())
