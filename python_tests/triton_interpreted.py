@@ -214,13 +214,13 @@ def test_wide_actors_agree_with_the_reference(neuron, widths) -> None:
     assert assert_agrees(triton_actor(widths, neuron, 3), random_observations(2, 5, widths[0])) > 0.5
 
 
-@pytest.mark.parametrize("levels", [1, 2, 7, 8, 15, 16, 24])
+@pytest.mark.parametrize("levels", [1, 2, 7, 24])
 def test_every_number_of_levels_is_packed_and_unpacked(levels) -> None:
     actor = triton_actor((5, 20, 12, 3), snnkern.MT(levels=levels), 3, alpha=1.0)
     assert assert_agrees(actor, random_observations(2, 20, 5)) > 0.2
 
 
-@pytest.mark.parametrize("timesteps", [1, 8, 9, 17])
+@pytest.mark.parametrize("timesteps", [1, 9])
 def test_every_number_of_timesteps_is_packed_and_unpacked(timesteps) -> None:
     actor = triton_actor((5, 20, 12, 3), snnkern.IF(), timesteps, alpha=1.0)
     assert assert_agrees(actor, random_observations(2, 20, 5)) > 0.7

@@ -44,9 +44,9 @@ def rotate(word, places):
 
 @triton.jit
 def decode(words, place, KIND: tl.constexpr, EXPONENT_BITS: tl.constexpr):
-    """Spikes from the bits of words that begin at `place`, with as few instructions as can be: they take their places in
-    a float32, with the other bits 0. So a number n > 0 means 2^(n − 127), and 2 where it has one bit only, which goes to
-    the top of the exponent, beside the sign.
+    """Spikes from the bits of words that begin at `place`, with as few instructions as can be: they take their places
+    in a float32, with the other bits 0. So a number n > 0 means 2^(n − 127), and 2 where it has one bit only, which
+    goes to the top of the exponent, beside the sign.
     """
     if EXPONENT_BITS == 1:
         bits = rotate(words, 30 - place) & (0x40000000 if KIND == IF else 0xC0000000)
