@@ -54,7 +54,7 @@ def test_help_teaches_every_verb(capsys) -> None:
 def test_info_names_versions_backends_and_actors(capsys) -> None:
     facts = run_json(capsys, "info")
     assert facts["snnkern"] == snnkern.__version__
-    assert [backend["name"] for backend in facts["backends"]] == ["cpu", "cuda", "reference"]
+    assert [backend["name"] for backend in facts["backends"]] == ["cpu", "cuda", "triton", "reference"]
     assert set(facts["zoo"]) == set(snnkern.zoo.names())
     assert {"what": "bfloat16, float16 on the CPU", "backend": "reference"}.items() <= facts["auto"][1].items()
     assert facts["auto"][1]["passed_over"]["cpu"] == "does not compute bfloat16 on cpu"

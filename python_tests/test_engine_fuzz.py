@@ -72,7 +72,7 @@ def random_interface(inputs: int, outputs: int, choose: random.Random) -> Interf
     )
 
 
-def random_spiking_actor(kind: Kind, seed: int, choose: random.Random) -> SpikingActor:
+def random_spiking_actor(kind: Kind, seed: int, choose: random.Random, backend: str = "auto") -> SpikingActor:
     depth = choose.choice([1, 1, 1, 2, 3, 6])
     widths = [choose.choice(choose.choice([NARROW, NARROW, WIDE])) for _ in range(depth + 2)]
     actor, thresholds = random_actor(tuple(widths), seed=seed)
@@ -89,6 +89,7 @@ def random_spiking_actor(kind: Kind, seed: int, choose: random.Random) -> Spikin
         memory=choose.choice([0.0, 0.5, 1.0, choose.random()]),
         clip=choose.choice([0.0, 0.5, 2.0, 100.0]),
         check_finite=choose.random() < 0.5,
+        backend=backend,
     )
 
 

@@ -4,7 +4,7 @@ A backend module has
     NAME                      how users name it
     detail() -> str           what it runs on
     unavailable() -> str      why it cannot be used on this machine; empty where it can
-    serves(device, dtype)     whether it computes tensors of this device type and dtype
+    serves(device, dtype)     whether it computes tensors of this device and dtype
     neuron(problem) -> Result one decision step of one layer of neurons
     linear(input, weight, bias) -> Tensor
     engine(actor) -> Engine   a whole actor in one call; None where the backend has none for it
@@ -90,9 +90,9 @@ class BackendStatus:
 
 
 def _modules() -> tuple[ModuleType, ...]:
-    from snnkern._backends import cpu, cuda, reference
+    from snnkern._backends import cpu, cuda, reference, triton
 
-    return (cpu, cuda, reference)  # in order of preference
+    return (cpu, cuda, triton, reference)  # in order of preference
 
 
 def backends() -> tuple[BackendStatus, ...]:
@@ -208,6 +208,8 @@ def _choice(what: str, device: torch.device, dtype: torch.dtype, rows: int) -> C
             passed_over[module.NAME] = why
         elif not module.serves(device, dtype):
             passed_over[module.NAME] = f"does not compute {str(dtype).removeprefix('torch.')} on {device.type}"
+        elif _only_by_name(module, device):
+            passed_over[module.NAME] = "is for tests on the CPU, where its interpreter runs it"
         else:
             return Choice(what, module.NAME, passed_over)
     raise AssertionError("the reference computes everything")
@@ -223,8 +225,14 @@ def rule() -> str:
 
 def _candidates(name: str, device: torch.device, dtype: torch.dtype, large: bool) -> Iterator[ModuleType]:
     for module in _in_order(large):
-        if name in ("auto", module.NAME) and not module.unavailable() and module.serves(device, dtype):
+        named = name == module.NAME or (name == "auto" and not _only_by_name(module, device))
+        if named and not module.unavailable() and module.serves(device, dtype):
             yield module
+
+
+def _only_by_name(module: ModuleType, device: torch.device) -> bool:
+    """Whether "auto" leaves this backend out although it computes: Triton's interpreter is slow and made for tests."""
+    return module.NAME == "triton" and device.type == "cpu"
 
 
 def _in_order(large: bool) -> list[ModuleType]:

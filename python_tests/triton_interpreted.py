@@ -1,0 +1,348 @@
+"""The Triton kernels in Triton's interpreter, on CPU tensors: neurons bit for bit as the reference, whole actors
+against the reference in float64.
+
+`test_triton.py` runs this file in a process of its own: TRITON_INTERPRET must be set before triton is first imported.
+    TRITON_INTERPRET=1 python -m pytest python_tests/triton_interpreted.py            # -m long: the rest
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from cases import (
+    ACTOR_WIDTHS,
+    ALL_DTYPES,
+    DEFAULT_NEURONS,
+    INPUTS,
+    NEURONS,
+    SIZES,
+    TIMESTEPS,
+    Layer,
+    Size,
+    assert_same_bits,
+    each,
+    random_actor,
+    random_layer,
+    random_observations,
+    run_layer,
+)
+from engine_cases import assert_agrees, engine_actor
+from test_engine_fuzz import random_episode, random_spiking_actor
+from test_kernels import LAYOUTS, PARAMETERS, strided, transposed
+from torch import Tensor
+
+import snnkern
+from snnkern import Dynamics, SpikingActor
+from snnkern._backends import triton, triton_engine
+from snnkern.neurons import Kind
+
+CARRYING = {"alpha": 0.7, "memory": 0.6}
+HALVES = {name: ALL_DTYPES[name] for name in ("bfloat16", "float16")}
+
+
+@pytest.fixture(autouse=True)
+def _numpy_does_not_warn():
+    """The interpreter computes with NumPy, which warns of the infinities and NaNs that some cases are about."""
+    with np.errstate(all="ignore"):
+        yield
+
+
+def assert_triton_is_reference(layer: Layer) -> None:
+    """Spikes, mean, carry and counts, for the sequence and for its first current as a constant one."""
+    for form in (layer, layer.constant()):
+        for actual, wanted in zip(run_layer(form, "triton"), run_layer(form, "reference"), strict=True):
+            assert_same_bits(actual, wanted)
+
+
+def test_runs_in_the_interpreter_and_only_by_name() -> None:
+    status = {status.name: status for status in snnkern.backends()}["triton"]
+    assert status.available
+    assert "interpreter" in status.detail
+    for dtype in (torch.float32, torch.bfloat16):
+        assert triton.serves(torch.device("cpu"), dtype)
+        assert snnkern._backends.choose("auto", torch.device("cpu"), dtype) is not triton
+    with pytest.raises(snnkern.InputError, match=r"'triton' does not compute torch\.float64 tensors on cpu"):
+        snnkern._backends.choose("triton", torch.device("cpu"), torch.float64)
+
+
+@each("size", {name: SIZES[name] for name in ("B1-N1", "B1-N17", "B3-N257")})
+@each("neuron", NEURONS)
+def test_neurons_are_bit_identical(neuron, size) -> None:
+    assert_triton_is_reference(random_layer(Dynamics(neuron, 3, **CARRYING), size))
+
+
+@each("neuron", DEFAULT_NEURONS)
+def test_rows_may_have_an_alpha_each(neuron) -> None:
+    assert_triton_is_reference(random_layer(Dynamics(neuron, 3, **CARRYING), Size(5, 17)).with_row_alpha())
+
+
+@each("change", INPUTS)
+@each("neuron", NEURONS)
+def test_neurons_are_bit_identical_for_hard_inputs(neuron, change) -> None:
+    layer = random_layer(Dynamics(neuron, 3, **CARRYING), Size(3, 63))
+    assert_triton_is_reference(change(layer))
+
+
+@each("timesteps", {name: TIMESTEPS[name] for name in ("T1", "T16")})
+@each("neuron", DEFAULT_NEURONS)
+def test_neurons_are_bit_identical_for_other_numbers_of_timesteps(neuron, timesteps) -> None:
+    assert_triton_is_reference(random_layer(Dynamics(neuron, timesteps, **CARRYING), Size(3, 17)))
+
+
+def narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """A float32 value as the interpreter stores it: it truncates to bfloat16, where a GPU rounds to the nearest."""
+    if dtype == torch.bfloat16:
+        value = (value.view(torch.int32) & -0x10000).view(torch.float32)
+    return value.to(dtype)
+
+
+@each("dtype", HALVES)
+@each("neuron", DEFAULT_NEURONS)
+def test_halves_are_stored_and_computed_in_float32(neuron, dtype) -> None:
+    layer = random_layer(Dynamics(neuron, 4, **CARRYING), Size(3, 17), dtype)
+    result, wanted = run_layer(layer, "triton"), run_layer(layer.to(torch.float32), "reference")
+    for actual, expected in zip(result, wanted, strict=True):
+        assert_same_bits(actual, expected if actual.dtype == torch.int64 else narrowed(expected, dtype))
+
+
+@each("layout", LAYOUTS)
+@each("neuron", {name: DEFAULT_NEURONS[name] for name in ("snm", "dc")})
+def test_currents_may_have_any_strides(neuron, layout) -> None:
+    layer = random_layer(Dynamics(neuron, 3, **CARRYING), Size(3, 19))
+    assert_triton_is_reference(replace(layer, current=layout(layer.current)))
+
+
+def test_strided_thresholds_carries_and_biases() -> None:
+    layer = random_layer(Dynamics(DEFAULT_NEURONS["dc"], 3, **CARRYING), Size(3, 19))
+    assert_triton_is_reference(
+        replace(
+            layer,
+            threshold=strided(layer.threshold, 0),
+            bias=torch.tensor(0.1).expand(19),
+            carry=transposed(layer.carry, 0, 1),
+        )
+    )
+
+
+@pytest.mark.parametrize(("batch", "neurons"), [(0, 17), (3, 0), (0, 0)], ids=["B0", "N0", "B0-N0"])
+def test_empty_layers_give_empty_results(batch, neurons) -> None:
+    assert_triton_is_reference(random_layer(Dynamics(DEFAULT_NEURONS["mt"], 3), Size(batch, neurons)))
+
+
+@each("neuron", DEFAULT_NEURONS)
+def test_the_carry_stays_that_of_the_reference_over_decisions(neuron) -> None:
+    triton_layer = expected_layer = random_layer(Dynamics(neuron, 3, alpha=1.0, memory=1.0), Size(3, 17))
+    for decision in range(5):
+        current = random_layer(triton_layer.dynamics, Size(3, 17), seed=decision).current
+        triton_layer, expected_layer = (replace(one, current=current) for one in (triton_layer, expected_layer))
+        result, expected = run_layer(triton_layer, "triton"), run_layer(expected_layer, "reference")
+        for actual, wanted in zip(result, expected, strict=True):
+            assert_same_bits(actual, wanted)
+        triton_layer = replace(triton_layer, carry=result.carry)
+        expected_layer = replace(expected_layer, carry=expected.carry)
+
+
+@pytest.mark.long
+@each("size", SIZES)
+@each("timesteps", TIMESTEPS)
+@each("neuron", NEURONS)
+def test_neurons_are_bit_identical_at_every_size_and_number_of_timesteps(neuron, timesteps, size) -> None:
+    assert_triton_is_reference(random_layer(Dynamics(neuron, timesteps, **CARRYING), size))
+
+
+@pytest.mark.long
+@each("change", INPUTS)
+@each("neuron", NEURONS)
+@each("timesteps", {"T2": 2, "T9": 9})
+@pytest.mark.parametrize("seed", range(3))
+def test_neurons_are_bit_identical_for_more_hard_inputs(neuron, change, timesteps, seed) -> None:
+    assert_triton_is_reference(change(random_layer(Dynamics(neuron, timesteps, **CARRYING), Size(3, 300), seed=seed)))
+
+
+@pytest.mark.long
+@each("parameters", PARAMETERS)
+@each("neuron", NEURONS)
+def test_carry_is_bit_identical_for_every_parameter(neuron, parameters) -> None:
+    layer = random_layer(Dynamics(neuron, 3, **parameters), Size(3, 17))
+    for shift in (0.0, 3.0, -3.0):
+        assert_triton_is_reference(replace(layer, current=layer.current + shift))
+
+
+# Whole actors.
+
+
+def triton_actor(widths: tuple[int, ...], neuron="if", timesteps: int = 4, **options) -> SpikingActor:
+    return engine_actor(widths, neuron, timesteps, backend="triton", **options)
+
+
+@each("widths", ACTOR_WIDTHS)
+@each("neuron", DEFAULT_NEURONS)
+def test_actors_agree_with_the_reference(neuron, widths) -> None:
+    actor = triton_actor(widths, neuron, 5, alpha=0.6, memory=0.4)
+    batch = 70 if len(widths) == 4 else 20
+    resets = {2: torch.arange(batch) % 3 == 0}
+    share = assert_agrees(actor, random_observations(3, batch, widths[0]), resets)
+    assert share > (0.02 if neuron.kind is Kind.DC else 0.7)
+
+
+@each("neuron", {name: DEFAULT_NEURONS[name] for name in ("if", "dc")})
+def test_rows_of_an_actor_may_have_an_alpha_each(neuron) -> None:
+    actor = triton_actor((11, 33, 17, 3), neuron, 5)
+    actor.alpha = torch.linspace(0, 1, 20)
+    assert assert_agrees(actor, random_observations(3, 20, 11)) > 0.02
+
+
+def test_weights_beyond_what_bfloat16_holds_scaled_run_by_layers() -> None:
+    plain, thresholds = random_actor((3, 7, 5, 2))
+    with torch.no_grad():
+        plain.hidden[1].weight[0, 0] = 1e12
+    actor = snnkern.convert(plain, thresholds=thresholds, neuron="mt", backend="triton")
+    actor(torch.ones(2, 3))
+    assert actor._bound is None
+
+
+WIDE = {"one-block": (3, 256, 2), "two-blocks": (5, 300, 40, 3), "wide-observation": (130, 20, 65, 17)}
+
+
+@each("widths", WIDE)
+@each("neuron", {name: DEFAULT_NEURONS[name] for name in ("if", "mt")})
+def test_wide_actors_agree_with_the_reference(neuron, widths) -> None:
+    assert assert_agrees(triton_actor(widths, neuron, 3), random_observations(2, 5, widths[0])) > 0.5
+
+
+@pytest.mark.parametrize("levels", [1, 2, 7, 24])
+def test_every_number_of_levels_is_packed_and_unpacked(levels) -> None:
+    actor = triton_actor((5, 20, 12, 3), snnkern.MT(levels=levels), 3, alpha=1.0)
+    assert assert_agrees(actor, random_observations(2, 20, 5)) > 0.2
+
+
+@pytest.mark.parametrize("timesteps", [1, 9])
+def test_every_number_of_timesteps_is_packed_and_unpacked(timesteps) -> None:
+    actor = triton_actor((5, 20, 12, 3), snnkern.IF(), timesteps, alpha=1.0)
+    assert assert_agrees(actor, random_observations(2, 20, 5)) > 0.7
+
+
+@each("tile", {f"{tile.rows}-rows": tile for tile in triton_engine.TILES})
+def test_every_tile_gives_the_same_actions(tile) -> None:
+    observations = random_observations(2, 140, 11)
+    actions = []
+    for chosen in (triton_engine.TILES[0], tile):
+        actor = triton_actor((11, 33, 17, 3), "mt", alpha=1.0)
+        actor(observations[0])
+        actor._engine._use(chosen)
+        actions.append(actor(observations[1]))
+    torch.testing.assert_close(actions[1], actions[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", triton_engine.PRECISIONS)
+def test_precisions_are_those_of_the_weights_between_hidden_layers(precision, monkeypatch) -> None:
+    """The reference with its weights rounded as `precision` says decides the same."""
+    monkeypatch.setenv("SNNKERN_TRITON_PRECISION", precision)
+    rounding = {
+        "float32": lambda weight: weight,
+        "tf32": triton_engine.rounded_to_tf32,
+        "bf16": lambda weight: weight.bfloat16().float(),
+    }
+    actor = triton_actor((11, 33, 17, 3), "mt", 5, alpha=1.0)
+    actor(torch.zeros(40, 11))  # packs
+    actor.reset()
+    theta = actor.hidden[0].threshold[:, None]
+    actor.hidden[1].weight = (rounding[precision](actor.hidden[1].weight * theta).double() / theta.double()).float()
+    assert assert_agrees(actor, random_observations(3, 40, 11)) > 0.7
+
+
+def test_an_unknown_precision_is_refused(monkeypatch) -> None:
+    monkeypatch.setenv("SNNKERN_TRITON_PRECISION", "fp8")
+    with pytest.raises(snnkern.InputError, match="must be one of float32, tf32, bf16, got 'fp8'"):
+        triton_actor((3, 7, 2))(torch.zeros(1, 3))
+
+
+def test_parts_of_a_weight_add_up_to_it() -> None:
+    weight = random_observations(1, 300, 300)[0] * torch.logspace(-9, 9, 300)
+    parts = triton_engine.split(weight)
+    assert parts.dtype == torch.bfloat16
+    assert torch.equal(parts.double().sum(dim=0), weight.double())
+    tf32 = triton_engine.rounded_to_tf32(weight)
+    assert bool(((tf32 - weight).abs() <= weight.abs() * 2.0**-11).all())
+    assert not bool((tf32.view(torch.int32) & 0x1FFF).any())
+
+
+def test_normalised_observations_and_plain_outputs() -> None:
+    actor, thresholds = random_actor((5, 16, 3))
+    mean, std = torch.linspace(-1, 1, 5), torch.linspace(0.5, 2, 5)
+    pairs = [(layer.weight, layer.bias) for layer in [*actor.hidden, actor.output]]
+    interface = snnkern.Interface(
+        5, 3, squash=False, observation_mean=mean, observation_std=std, observation_clip=1.5, action_scale=3.0
+    )
+    x = 3 * random_observations(1, 20, 5)[0]
+    actions = [
+        snnkern.convert(
+            snnkern.Actor(pairs[:-1], pairs[-1], interface),
+            thresholds=thresholds,
+            neuron="dc",
+            timesteps=3,
+            backend=backend,
+        )(x)
+        for backend in ("triton", "reference")
+    ]
+    torch.testing.assert_close(actions[0], actions[1], rtol=0, atol=1e-5)
+
+
+def test_empty_batches_arrays_and_refused_observations() -> None:
+    actor = triton_actor((11, 33, 17, 3), alpha=1.0)
+    assert actor(torch.zeros(0, 11)).shape == (0, 3)
+    actor.reset()
+    x = random_observations(1, 2, 11)[0]
+    action = actor(x)
+    before = [layer.carry.value.clone() for layer in actor.hidden]
+    with pytest.raises(snnkern.InputError, match="NaN or infinity in 1 of 2 rows"):
+        actor(x.index_fill(0, torch.tensor([1]), torch.nan))
+    for layer, carry in zip(actor.hidden, before, strict=True):
+        assert_same_bits(layer.carry.value, carry)
+    actor.check_finite = False
+    actor(x.index_fill(0, torch.tensor([1]), torch.nan))
+    assert bool(actor.hidden[0].carry.value[1].isnan().any())
+    assert bool(actor.hidden[0].carry.value[0].isfinite().all())
+    actor.reset()
+    np.testing.assert_array_equal(actor.act(x.numpy()), action.numpy())
+
+
+def test_what_the_kernel_does_not_serve_runs_by_layers() -> None:
+    for widths, layers in (((3, 1025, 2), 1), ((3, 7, 65), 1), ((3, *[5] * 7, 2), 7)):
+        actor = triton_actor(widths)
+        assert actor(torch.ones(2, 3)).shape == (2, widths[-1])
+        assert actor._bound is None
+        assert actor.spikes.shape == (layers, 2)
+    tiny, thresholds = random_actor((3, 7, 2))
+    thresholds[0][0] = 1e-38
+    actor = snnkern.convert(tiny, thresholds=thresholds, neuron="mt", backend="triton")
+    assert bool(actor(torch.ones(2, 3)).isfinite().all())
+    assert actor._bound is None
+
+
+def test_warmup_leaves_carries_and_counts_as_they_are() -> None:
+    actors = [triton_actor((11, 33, 17, 3), "snm", alpha=1.0) for _ in range(2)]
+    observations = random_observations(2, 5, 11)
+    for actor in actors:
+        actor(observations[0])
+    spikes = actors[1].spikes
+    assert actors[1]._engine.warmup() in triton_engine.TILES
+    assert torch.equal(actors[1].spikes, spikes)
+    assert_same_bits(actors[1](observations[1]), actors[0](observations[1]))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(60))
+def test_random_actors_agree_with_the_reference(seed) -> None:
+    choose = random.Random(seed)
+    while True:
+        actor = random_spiking_actor(list(Kind)[seed % len(Kind)], seed, choose, backend="triton")
+        if max(len(threshold) for threshold in actor.thresholds) <= 300 and actor.interface.action_dim <= 64:
+            break
+    for number in range(2):
+        actor.alpha, *episode = random_episode(actor.interface.observation_dim, seed + number, choose)
+        assert_agrees(actor, *episode)

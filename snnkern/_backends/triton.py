@@ -1,0 +1,137 @@
+"""Triton kernels for NVIDIA GPUs: layers in float32, bfloat16 and float16, whole actors in float32.
+
+Layers compute in float32 whatever the storage is. With TRITON_INTERPRET=1 in the environment, set before triton is
+first imported, the kernels run on the CPU in Triton's interpreter: slow, and made for tests. triton is imported where
+it is first used.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import os
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from snnkern import reference
+from snnkern._backends import ActorParts, Engine, Problem, Result
+
+NAME = "triton"
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
+_OLDEST = (8, 0)  # compute capability: the first with bfloat16 tensor cores
+
+# Two elements per thread: an 8-byte read per step, the next one under way, and so few registers (docs/gpu.md) that the
+# multiprocessors hold all the threads they can.
+TILE_ELEMENTS = 256
+TILE_WARPS = 4
+
+
+def detail() -> str:
+    where = "the interpreter, on the CPU" if INTERPRETED else torch.cuda.get_device_name()
+    return f"Triton {importlib.metadata.version('triton')} on {where}; float32, bfloat16 and float16"
+
+
+@functools.cache
+def unavailable() -> str:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed: pip install 'snnkern[triton]'"
+    if INTERPRETED:
+        return ""
+    if not torch.cuda.is_available() or torch.version.hip is not None:
+        return "PyTorch sees no NVIDIA GPU"
+    return ""
+
+
+def serves(device: torch.device, dtype: torch.dtype) -> bool:
+    if dtype not in _DTYPES:
+        return False
+    if device.type == "cpu":
+        return INTERPRETED
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _OLDEST
+
+
+def neuron(problem: Problem) -> Result:
+    from snnkern._backends.triton_neurons import neuron_kernel
+
+    current, dynamics, spec = problem.current, problem.dynamics, problem.dynamics.neuron
+    threshold, carry = problem.threshold.contiguous(), problem.carry.contiguous()
+    bias = None if problem.bias is None else problem.bias.contiguous()
+    row_alpha = None if problem.row_alpha is None else problem.row_alpha.contiguous()
+    batch, neurons = carry.shape
+    constant = current.dim() == 2
+    rows, columns = tile_shape(neurons)
+    whole_rows = neurons <= columns
+
+    next_carry = torch.empty_like(carry)
+    shape = (dynamics.timesteps, batch, neurons) if problem.wants_spikes else (batch, neurons)
+    output = carry.new_empty(shape)
+    counts = carry.new_empty(batch, dtype=torch.int64) if whole_rows else carry.new_zeros(batch, dtype=torch.int64)
+    if batch and neurons:
+        tiles = -(-batch // rows) * -(-neurons // columns)
+        with on_device(carry):
+            neuron_kernel[(tiles,)](
+                current,
+                threshold,
+                threshold if bias is None else bias,
+                carry,
+                output,
+                next_carry,
+                threshold if row_alpha is None else row_alpha,
+                counts,
+                batch,
+                neurons,
+                dynamics.timesteps,
+                0 if constant else current.stride(0),
+                current.stride(-2),
+                current.stride(-1),
+                spec.initial_fraction,
+                spec.negative_fraction,
+                dynamics.alpha,
+                dynamics.memory,
+                dynamics.clip,
+                spec.levels,
+                KIND=int(spec.kind),
+                LEVELS=spec.levels,
+                CONSTANT=constant,
+                SPIKES=problem.wants_spikes,
+                HAS_BIAS=bias is not None,
+                ROW_ALPHA=row_alpha is not None,
+                ROWS=rows,
+                COLUMNS=columns,
+                WHOLE_ROWS=whole_rows,
+                num_warps=TILE_WARPS,
+                enable_fp_fusion=False,
+            )
+    else:
+        counts.zero_()
+    return Result(output, next_carry, counts)
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return reference.linear(input, weight.T, bias)  # torch's own product (cuBLAS) is as good as it gets
+
+
+def engine(actor: ActorParts) -> Engine | None:
+    from snnkern._backends import triton_engine
+
+    return triton_engine.Engine(actor) if triton_engine.fits(actor) else None
+
+
+def tile_shape(neurons: int) -> tuple[int, int]:
+    """Rows and columns of a tile: the widest one that wastes the fewest columns beyond the last neuron.
+
+    A tile that is narrower than a row keeps at least 64 columns, so that a warp reads whole cache lines.
+    """
+    widths = [width for width in (256, 128, 64, 32, 16) if width >= min(neurons, 64)]
+    columns = min(widths, key=lambda width: (-(-neurons // width) * width, -width))
+    return TILE_ELEMENTS // columns, columns
+
+
+def on_device(tensor: Tensor) -> AbstractContextManager[object]:
+    """Triton launches on the current device, whatever device the tensors are on."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
