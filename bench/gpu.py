@@ -3,13 +3,13 @@
     python bench/gpu.py                  # 8 minutes at most; prints a table, writes bench/results/gpu.json
 
 Needs torch, triton, pybind11, cmake, ninja, nvcc and what snnkern itself needs, but neither an installed snnkern nor an
-environment: `--record` wrote down what `td3-halfcheetah` sees (bench/results/halfcheetah.npy). `bench/cuda_page.py` puts
-the times beside the predicted ones of docs/gpu.md. Where there is no GPU, a small run on the CPU, with Triton's kernels
-in its interpreter, shows that all of this works, and its times mean nothing.
+environment: `--record` wrote down what `td3-halfcheetah` sees (bench/results/halfcheetah.npy).
+`bench/cuda_page.py` puts the times beside the predicted ones of docs/gpu.md. Where there is no GPU, a small run on the
+CPU shows that all of this works, and its times mean nothing.
 
 Neuron kernels are timed within CUDA graphs, over buffers that the caches do not hold, beside a copy of as many bytes.
-Decisions are timed back to back, from an observation on the device to an action on the device, with what they take of the
-CPU; "graph" says that they are replayed as a CUDA graph. Times are medians over some dozens of turns.
+Decisions are timed back to back, from an observation on the device to an action on the device, with what they take of
+the CPU; "graph" says that they are replayed as a CUDA graph. Times are medians over some dozens of turns.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ sys.path.insert(0, str(ROOT))  # it need not be installed
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # triton reads it when it is imported
 
-import snnkern
-from snnkern import SpikingActor, baselines, benchmark, ops, reference, timing
-from snnkern.baselines import Missing
-from snnkern.files import write_atomically
-from snnkern.neurons import NEURON_NAMES, Dynamics, Kind, parse_neuron
+import snnkern  # noqa: E402
+from snnkern import SpikingActor, baselines, benchmark, ops, reference, timing  # noqa: E402
+from snnkern.baselines import Missing  # noqa: E402
+from snnkern.files import write_atomically  # noqa: E402
+from snnkern.neurons import NEURON_NAMES, Dynamics, Kind, parse_neuron  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results"
 OBSERVATIONS = RESULTS / "halfcheetah.npy"
@@ -236,7 +236,7 @@ def time_neurons(run: Run, backends: list[str], shape: tuple[int, int]) -> Itera
                 Layer.random(dynamics.neuron.kind, shape, "constant" in form, run.device, seed)
                 for seed in range(rounds)
             ]
-            calls = [lambda one=one, d=dynamics, b=backend: one.call(form, d, b) for one in layers]
+            calls = [partial(one.call, form, dynamics, backend) for one in layers]
             seconds = [value / rounds for value in run.quartiles(graphed(calls, run.device), run.device)]
             yield {
                 "backend": backend,
@@ -493,7 +493,7 @@ def measure(run: Run, small: bool) -> None:
     for backend in list(backends):
         try:
             check_neurons(run, backend)
-        except Exception as error:
+        except Exception as error:  # noqa: PERF203  # the others go on
             run.fail(f"neuron kernels of {backend}", error)
             backends.remove(backend)
     for entry in time_neurons(run, backends, run.found["layer"]):
