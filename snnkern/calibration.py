@@ -52,18 +52,10 @@ class ActivationRecorder:
         Raises:
             InputError: wrong shape or dtype, or a NaN or infinity.
         """
-        width = self.actor.interface.observation_dim
-        kind = _check_numeric(observations)
-        if observations.ndim != 2 or observations.shape[1] != width or not kind.is_floating_point:
-            raise InputError(
-                f"calibration observations must be floating-point [N, {width}], "
-                f"got {kind} of shape {list(observations.shape)}"
-            )
-        chunks = [observations[start : start + _CHUNK] for start in range(0, len(observations), _CHUNK)]
-        if not all(bool(torch.isfinite(_as_tensor(chunk)).all()) for chunk in chunks):
-            raise InputError("calibration observations hold NaN or infinity")
-        for chunk in chunks:
-            activations = self.actor.hidden_activations(_as_tensor(chunk).to(self._maximum[0]))
+        check_observations(self.actor, observations)
+        for start in range(0, len(observations), _CHUNK):
+            chunk = observations[start : start + _CHUNK]
+            activations = self.actor.hidden_activations(as_tensor(chunk).to(self._maximum[0]))
             if not all(bool(torch.isfinite(activation).all()) for activation in activations):
                 raise InputError("calibration observations are so large that activations overflow")
             for index, activation in enumerate(activations):
@@ -211,7 +203,7 @@ def calibrate(
     """
     rule = parse_calibration(calibration)
     recorder = ActivationRecorder(actor, percentiles=isinstance(rule, Percentile))
-    for batch in _batches(observations):
+    for batch in batches(observations):
         recorder.update(batch)
     return rule.thresholds(recorder)
 
@@ -257,9 +249,28 @@ def collect(
     return observations
 
 
-def _batches(
+def check_observations(actor: Actor, observations: NDArray[np.floating] | Tensor) -> None:
+    """Refuses what is not a batch of observations for the actor, `[N, observation_dim]` and finite.
+
+    Raises:
+        InputError: wrong shape or dtype, or a NaN or infinity.
+    """
+    width = actor.interface.observation_dim
+    kind = _check_numeric(observations)
+    if observations.ndim != 2 or observations.shape[1] != width or not kind.is_floating_point:
+        raise InputError(
+            f"calibration observations must be floating-point [N, {width}], "
+            f"got {kind} of shape {list(observations.shape)}"
+        )
+    chunks = (observations[start : start + _CHUNK] for start in range(0, len(observations), _CHUNK))
+    if not all(bool(torch.isfinite(as_tensor(chunk)).all()) for chunk in chunks):
+        raise InputError("calibration observations hold NaN or infinity")
+
+
+def batches(
     observations: NDArray[np.floating] | Tensor | Iterable[NDArray[np.floating] | Tensor],
 ) -> Iterator[NDArray[np.floating] | Tensor]:
+    """Observations as batches: an array is one, an iterable gives its own."""
     if isinstance(observations, np.ndarray | Tensor):
         yield observations
     elif isinstance(observations, Iterable) and not isinstance(observations, str | bytes):
@@ -273,12 +284,12 @@ def _check_numeric(observations: object) -> torch.dtype:
     if isinstance(observations, Tensor):
         return observations.dtype
     if isinstance(observations, np.ndarray) and observations.dtype.kind in "biufc":
-        return _as_tensor(np.empty(0, observations.dtype)).dtype
+        return as_tensor(np.empty(0, observations.dtype)).dtype
     kind = f"array of {observations.dtype}" if isinstance(observations, np.ndarray) else type(observations).__name__
     raise InputError(f"calibration observations must be numeric arrays or tensors, got {kind}")
 
 
-def _as_tensor(chunk: NDArray[np.floating] | Tensor) -> Tensor:
+def as_tensor(chunk: NDArray[np.floating] | Tensor) -> Tensor:
     """A chunk as a tensor. An array is copied: it may be read-only, strided backwards, or of another byte order."""
     if isinstance(chunk, Tensor):
         return chunk

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from snnkern import checkpoints, zoo
 from snnkern._backends import check_name
-from snnkern.actors import Actor
+from snnkern.actors import Actor, Interface
 from snnkern.calibration import Calibration, calibrate, parse_calibration
 from snnkern.errors import CheckpointError, InputError
 from snnkern.files import read_tensors, write_tensors
 from snnkern.neurons import Dynamics, Neuron, parse_neuron
-from snnkern.nn import SpikingActor
+from snnkern.nn import Readout, SpikingActor, SpikingLayer
 
 _FORMAT = "spiking-actor"
 
@@ -90,9 +90,9 @@ def dense_actor(policy: Actor | SpikingActor) -> Actor:
         return policy
     if not isinstance(policy, SpikingActor):
         raise InputError(f"policy must be an Actor or a SpikingActor, got {type(policy).__name__}")
-    hidden = [(layer.weight.mT, layer.bias) for layer in policy.hidden]
-    output = policy.output.weight.mT, policy.output.bias
-    return Actor(hidden, output, copy.deepcopy(policy.interface), policy.metadata)
+    layers: Sequence[SpikingLayer | Readout] = policy.original or (*policy.hidden, policy.output)
+    pairs = [(layer.weight.mT, layer.bias) for layer in layers]
+    return Actor(pairs[:-1], pairs[-1], copy.deepcopy(policy.interface), policy.metadata)
 
 
 def save(policy: Actor | SpikingActor, path: str | os.PathLike[str], *, include_carry: bool = False) -> None:
@@ -122,6 +122,7 @@ def save(policy: Actor | SpikingActor, path: str | os.PathLike[str], *, include_
         "format": _FORMAT,
         **checkpoints.describe_policy(policy, len(policy.hidden)),
         "dynamics": policy.dynamics.to_dict(),
+        "corrected": bool(policy.original),
         "check_finite": policy.check_finite,
         "carry": has_carry,
     }
@@ -186,15 +187,20 @@ def _assemble(tensors: dict[str, Tensor], description: object, backend: str) -> 
     parts = ["weight", "bias", "threshold", *(["carry"] if found["carry"] else [])]
     wanted = [f"{layer}.{part}" for layer in hidden for part in parts]
     wanted += ["output.weight", "output.bias", *checkpoints.interface_names(found)]
+    corrected = found.get("corrected", False)  # files of version 0.1 do not say it
+    dense = [f"original.{index}" for index in range(len(hidden) + 1)] if corrected else []
+    wanted += [f"{layer}.{part}" for layer in dense for part in ("weight", "bias")]
     checkpoints.check_names("a spiking actor", tensors, wanted)
-    pairs = [(tensors[f"{layer}.weight"].mT, tensors[f"{layer}.bias"]) for layer in [*hidden, "output"]]
-    actor = Actor(pairs[:-1], pairs[-1], checkpoints.interface_from(tensors, found), found["metadata"])
+    interface = checkpoints.interface_from(tensors, found)
+    actor = _actor([*hidden, "output"], tensors, interface, found["metadata"])
+    original = _actor(dense, tensors, interface, found["metadata"]) if corrected else None
     if missing := {"alpha", "memory", "clip"} - set(found["dynamics"]):  # a file says all, `from_dict` has defaults
         raise KeyError(", ".join(sorted(missing)))
     policy = SpikingActor(
         actor,
         [tensors[f"{layer}.threshold"] for layer in hidden],
         Dynamics.from_dict(found["dynamics"]),
+        original=original,
         backend=backend,
         check_finite=found["check_finite"],
     )
@@ -208,3 +214,8 @@ def _assemble(tensors: dict[str, Tensor], description: object, backend: str) -> 
                 raise InputError(f"{name}.carry must be [B, {len(layer.threshold)}], got {list(carry.shape)}")
             layer.carry.value = carry
     return policy
+
+
+def _actor(layers: Sequence[str], tensors: dict[str, Tensor], interface: Interface, metadata: dict[str, str]) -> Actor:
+    pairs = [(tensors[f"{layer}.weight"].mT, tensors[f"{layer}.bias"]) for layer in layers]
+    return Actor(pairs[:-1], pairs[-1], interface, metadata)

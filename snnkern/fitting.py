@@ -1,14 +1,14 @@
-"""Thresholds fitted to a neuron and a T, layer by layer, and what the conversion's mean errors leave behind, corrected.
+"""Thresholds fitted to a neuron and a T, layer by layer, and what errors are left, corrected in the layer above.
 
 `snnkern.calibration` reads thresholds off the activations alone; here the neurons themselves run. A layer is fitted on
-the spikes that the layers below it, fitted already, really send, and the layer above can be corrected for the errors
-that remain. Only observations are used: no reward, no gradient.
+the spikes that the layers below it, fitted already, really send. Only observations are used: no reward, no gradient.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from snnkern import ops
 from snnkern.actors import Actor
+from snnkern.calibration import as_tensor, batches, check_observations
 from snnkern.errors import InputError
 from snnkern.neurons import Dynamics, Kind, Neuron, parse_neuron
 
@@ -28,8 +29,12 @@ Correction = Literal["none", "bias", "linear"]
 _RULES = ("max", "mse", "gaussian")
 _CORRECTIONS = ("none", "bias", "linear")
 # Candidates for θ as fractions of the largest activation: geometric, since an error of θ counts by its ratio.
-_CANDIDATES = tuple(float(fraction) for fraction in np.geomspace(0.1, 1.25, 32))
+CANDIDATES = tuple(float(fraction) for fraction in np.geomspace(0.2, 1.3, 20))
+# Candidates for a shift of the bias, in θ/T from the one that rounds to the nearest spike count. Mostly downwards: an
+# IF neuron that has fired too early cannot take it back, one that starts lower fires later.
+SHIFTS = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25)
 _ITERATIONS = 100
+_ROWS = 3000  # more observations make fitting slower and no better
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Fit:
     """What fitting found.
 
     Attributes:
-        actor: the dense actor, its weights and biases above the first layer corrected where that was asked for.
+        actor: the dense actor, its weights and biases corrected where that was asked for.
         thresholds: θ of every hidden layer, `[N]` each.
         error: mean squared error of every hidden layer's mean output against the dense actor's activation, before the
             layer above is corrected, as a fraction of that activation's mean square.
@@ -51,12 +56,14 @@ class Fit:
 @torch.no_grad()
 def fit(
     actor: Actor,
-    observations: NDArray[np.floating] | Tensor,
+    observations: NDArray[np.floating] | Tensor | Iterable[NDArray[np.floating] | Tensor],
     *,
     neuron: str | Neuron = "mt",
     timesteps: int = 4,
     rule: Rule = "mse",
     scale: float = 1.0,
+    noise: float = 0.0,
+    shift: bool = False,
     correction: Correction = "none",
     ridge: float = 0.1,
 ) -> Fit:
@@ -64,11 +71,17 @@ def fit(
 
     Args:
         actor: the dense actor.
-        observations: `[S, observation_dim]`, finite.
+        observations: `[S, observation_dim]`, finite, or an iterable of such batches; at most 3000 of them are used,
+            taken at even distances.
         neuron: as for `convert`.
         timesteps: T.
         rule: "max", "mse" (`least_error_threshold`) or "gaussian" (`gaussian_threshold`).
         scale: every threshold is multiplied by it.
+        noise: where above 0, every observation is used a second time with normal noise, its deviation this fraction of
+            each entry's. What the dense actor answers there is known as well, and a spiking actor soon sees states that
+            the dense one never does.
+        shift: whether the mse rule also chooses a shift of each neuron's own bias, together with the threshold; for IF,
+            which cannot take back a spike that came too early.
         correction: "none"; "bias", the mean error of every layer's output is taken out of the next layer's bias; or
             "linear", the next layer's weights and bias are those that answer best to the spikes (`least_squares`).
         ridge: for "linear", how strongly weights are held where they are.
@@ -85,9 +98,15 @@ def fit(
     _check_choice("correction", correction, _CORRECTIONS)
     _check_positive("scale", scale)
     _check_positive("ridge", ridge)
+    if noise != 0:
+        _check_positive("noise", noise)
+    if shift and (rule != "mse" or kind.kind is not Kind.IF):
+        raise InputError(f"shift is for IF neurons and the mse rule, got {kind.label} and {rule}")
     if not isinstance(actor, Actor):
         raise InputError(f"actor must be an Actor (see load_actor), got {type(actor).__name__}")
-    signal = _check_observations(actor, observations)
+    signal = _gather(actor, observations)
+    if noise:
+        signal = torch.cat([signal, _noisy(signal, noise)])
     activations = actor.hidden_activations(signal)
     if not all(bool(torch.isfinite(activation).all()) for activation in activations):
         raise InputError("calibration observations are so large that activations overflow")
@@ -101,14 +120,22 @@ def fit(
         current = ops.linear(sent, weight.T.contiguous(), None if differential else bias)
         own_bias = bias if differential else None
         maximum = activation.amax(dim=0)
+        nearest = 0.5 - kind.initial_fraction
+        shifts: tuple[float, ...] = (0.0,)
+        if shift:  # a constant current, the first layer's, is best rounded; later ones come unevenly
+            shifts = (nearest,) if index == 0 else tuple(nearest + part for part in SHIFTS)
+        moved = torch.zeros_like(maximum)
         if rule == "mse":
-            threshold = least_error_threshold(current, activation, plain, bias=own_bias)
+            threshold, moved = least_error_threshold(current, activation, plain, bias=own_bias, shifts=shifts)
         elif rule == "gaussian":
             mean = sent if sent.dim() == 2 else _decode(sent, kind)
             threshold = gaussian_threshold(mean @ weight.T + bias, kind.levels, timesteps)
         else:
             threshold = maximum
         threshold = torch.where(maximum > 0, threshold * scale, 0.0)
+        if shift:
+            layers[index] = weight, bias + moved * scale
+            current = current + moved * scale
         carry = torch.zeros_like(activation)
         output, _, _ = ops.neuron_mean(current, threshold, carry, plain, bias=own_bias)
         sent, _, _ = ops.neuron_spikes(current, threshold, carry, plain, bias=own_bias)
@@ -126,12 +153,13 @@ def least_error_threshold(
     dynamics: Dynamics,
     *,
     bias: Tensor | None = None,
-    candidates: Sequence[float] = _CANDIDATES,
-) -> Tensor:
-    """The threshold with which each neuron's own T-step response comes closest to its activation, `[N]`.
+    candidates: Sequence[float] = CANDIDATES,
+    shifts: Sequence[float] = (0.0,),
+) -> tuple[Tensor, Tensor]:
+    """Threshold and bias shift with which each neuron's T-step response comes closest to its activation, `[N]` each.
 
-    Every candidate is tried with the kernels, so that whatever the neuron does (rounding, clipping, spikes that come
-    too early or are taken back) counts as it happens. 0 for a neuron that is never active.
+    Every pair of candidates is tried with the kernels, so that whatever the neuron does (rounding, clipping, spikes
+    that come too early or are taken back) counts as it happens. 0 for a neuron that is never active.
 
     Args:
         current: `[S, N]`, constant over a decision, or `[T, S, N]`.
@@ -139,19 +167,22 @@ def least_error_threshold(
         dynamics: neuron and T; every row starts with an empty carry.
         bias: of a DC layer, `[N]`.
         candidates: fractions of the largest activation.
+        shifts: of the current at every step, as fractions of θ/T.
     """
     maximum = activation.amax(dim=0)
     carry = torch.zeros_like(activation)
     best = torch.full_like(maximum, math.inf)
-    threshold = torch.zeros_like(maximum)
-    for fraction in candidates:
+    threshold, moved = torch.zeros_like(maximum), torch.zeros_like(maximum)
+    for fraction, part in itertools.product(candidates, shifts):
         trial = maximum * fraction
-        output, _, _ = ops.neuron_mean(current, trial, carry, dynamics, bias=bias)
+        shift = trial * (part / dynamics.timesteps)
+        output, _, _ = ops.neuron_mean(current + shift if part else current, trial, carry, dynamics, bias=bias)
         error = (output - activation).square().mean(dim=0)
         better = (error < best) & (maximum > 0)
         best = torch.where(better, error, best)
         threshold = torch.where(better, trial, threshold)
-    return threshold
+        moved = torch.where(better, shift, moved)
+    return threshold, moved
 
 
 def gaussian_threshold(drive: Tensor, levels: int, timesteps: int) -> Tensor:
@@ -236,19 +267,26 @@ def _decode(spikes: Tensor, neuron: Neuron) -> Tensor:
     return (spikes / steps[:, None, None]).sum(dim=0)
 
 
-def _check_observations(actor: Actor, observations: NDArray[np.floating] | Tensor) -> Tensor:
-    width = actor.interface.observation_dim
-    if not isinstance(observations, np.ndarray | Tensor):
-        raise InputError(f"calibration observations must be an array, got {type(observations).__name__}")
-    tensor = torch.as_tensor(observations)
-    if tensor.dim() != 2 or tensor.shape[1] != width or not tensor.dtype.is_floating_point or not len(tensor):
-        raise InputError(
-            f"calibration observations must be floating-point [S, {width}] with S ≥ 1, "
-            f"got {tensor.dtype} of shape {list(tensor.shape)}"
-        )
-    if not bool(torch.isfinite(tensor).all()):
-        raise InputError("calibration observations hold NaN or infinity")
-    return tensor.to(actor.output.weight)
+def _noisy(signal: Tensor, noise: float) -> Tensor:
+    """Observations with normal noise, its deviation a fraction of each entry's; the same every time."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(signal.shape, generator=generator).to(signal)
+    return signal + noise * signal.std(dim=0, unbiased=False) * drawn
+
+
+def _gather(
+    actor: Actor, observations: NDArray[np.floating] | Tensor | Iterable[NDArray[np.floating] | Tensor]
+) -> Tensor:
+    """At most `_ROWS` observations `[S, observation_dim]`, in the actor's dtype."""
+    checked = []
+    for batch in batches(observations):
+        check_observations(actor, batch)
+        checked.append(as_tensor(batch).to(actor.output.weight))
+    rows = torch.cat(checked) if checked else torch.empty(0)
+    if not len(rows):
+        raise InputError("calibration data is empty: give at least one observation")
+    chosen = torch.linspace(0, len(rows) - 1, min(len(rows), _ROWS), dtype=torch.float64).round().long()
+    return rows[chosen.to(rows.device)]
 
 
 def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:

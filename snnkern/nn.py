@@ -184,7 +184,7 @@ class SpikingLayer(nn.Module):
 
 
 class Readout(nn.Module):
-    """The output layer of a `SpikingActor`, which does not spike: weight `[in, out]` and bias."""
+    """A layer of a `SpikingActor` that does not spike, as the output layer: weight `[in, out]` and bias."""
 
     weight: Tensor
     bias: Tensor
@@ -215,6 +215,7 @@ class SpikingActor(Policy):
         actor: the dense actor.
         thresholds: θ of every hidden layer, `[N]` each.
         dynamics: neuron, T, α, μ, κ; the same for all layers.
+        original: the dense actor as it was, where the conversion has corrected weights or biases of `actor`.
         backend: a name from `snnkern.backends()`, or "auto".
         check_finite: whether an observation with a NaN or an infinity is refused. Where it is not, a NaN silences the
             neurons that it reaches and stays in their carry until `reset`.
@@ -227,6 +228,7 @@ class SpikingActor(Policy):
 
     hidden: Sequence[SpikingLayer]
     output: Readout
+    original: Sequence[Readout]  # the dense actor's layers, where the conversion has corrected them
 
     def __init__(
         self,
@@ -234,6 +236,7 @@ class SpikingActor(Policy):
         thresholds: Sequence[Tensor],
         dynamics: Dynamics,
         *,
+        original: Actor | None = None,
         backend: str = "auto",
         check_finite: bool = True,
     ) -> None:
@@ -255,6 +258,10 @@ class SpikingActor(Policy):
             layers.append(SpikingLayer(_transposed(layer.weight), layer.bias.detach().clone(), threshold))
         self.hidden = cast("Sequence[SpikingLayer]", nn.ModuleList(layers))
         self.output = Readout(_transposed(actor.output.weight), actor.output.bias.detach().clone())
+        dense = [] if original is None else [*original.hidden, original.output]
+        self.original = nn.ModuleList(
+            Readout(_transposed(layer.weight), layer.bias.detach().clone()) for layer in dense
+        )
         self._row_alpha: Tensor | None = None
         self._spikes: Tensor | None = None
         self._engine: _backends.Engine | None = None  # packed at the first decision
