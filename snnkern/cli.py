@@ -47,6 +47,7 @@ from snnkern.cli_options import (
     _Steps,
     _Workers,
 )
+from snnkern.cli_sweep import sweep_command
 from snnkern.demo import run_demo
 from snnkern.errors import Error, InputError
 from snnkern.evaluation import evaluate, grid, sweep
@@ -92,7 +93,7 @@ def run(arguments: list[str] | None = None) -> int:
             print(f"snnkern: {' '.join(message.split())}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        print("snnkern: interrupted; what the demo, bench or a --store has finished is kept", file=sys.stderr)
+        print("snnkern: interrupted; what the demo, bench, sweep or a --store has finished is kept", file=sys.stderr)
         return _INTERRUPTED
 
 
@@ -364,6 +365,7 @@ def bench(
         raise KeyboardInterrupt
 
 
+app.command(name="sweep")(sweep_command)
 app.command(name="analyze")(analyze_command)
 app.command(name="energy")(energy_command)
 

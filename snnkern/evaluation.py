@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import math
@@ -243,7 +244,8 @@ def sweep(
         report(len(done), len(tasks))
 
     left = [task for task in tasks if task not in done]
-    failed = complete(left, _run, None, store=kept, executor=LocalExecutor(workers), finished=finished)
+    executor = LocalExecutor(workers)
+    failed = complete(left, _run, None, describe=_Task.description, store=kept, executor=executor, finished=finished)
     for error in failed.values():
         raise error
     evaluations = {task.setting: done[task] for task in tasks}
@@ -251,7 +253,7 @@ def sweep(
 
 
 def describe_task(
-    actor: Actor,
+    fingerprint: str,
     env: str,
     setting: Mapping[str, Any] | None,
     calibration: Mapping[str, Any] | None,
@@ -263,26 +265,30 @@ def describe_task(
     """All that the result of an evaluation depends on, ready for JSON.
 
     Args:
-        actor: the dense actor.
+        fingerprint: the dense actor's.
         env: a registered name.
         setting: what it is converted to, as `Dynamics.to_dict` has it; None for the dense actor itself.
         calibration: where the thresholds come from; None for the dense actor itself.
         episodes: how many.
         seed: seed of the first.
-        backend: a name from `snnkern.backends()`, or "auto", in whose place stands what it is here: it may be another
-            one on the next day. The dense actor uses none.
+        backend: what computes, by `backend_name`; the dense actor uses none.
     """
-    own = actor.interface.action_scale
     return {
-        "actor": actor.fingerprint(),
+        "actor": fingerprint,
         "environment": env,
         "setting": setting,
         "calibration": calibration,
         "episodes": episodes,
         "seed": seed,
-        "backend": None if setting is None else str(_backends.choose(backend, own.device, own.dtype).NAME),
+        "backend": None if setting is None else backend,
         "versions": {name: _version(name) for name in ("snnkern", "torch", "gymnasium", "mujoco")},
     }
+
+
+def backend_name(actor: Actor, backend: str) -> str:
+    """What computes an actor's spiking versions: "auto" may be another backend on the next day."""
+    own = actor.interface.action_scale
+    return str(_backends.choose(backend, own.device, own.dtype).NAME)
 
 
 def evaluation_record(policy: Actor | SpikingActor, name: str, env: str, episodes: int, seed: int) -> Record:
@@ -327,8 +333,9 @@ class _Task:
         """All that the result depends on."""
         setting = None if self.setting is None else self.setting.to_dict()
         calibration = None if self.setting is None else {"thresholds": self.digest}
-        numbers: Any = {"episodes": self.episodes, "seed": self.seed, "backend": self.backend}
-        return describe_task(self.actor, self.env, setting, calibration, **numbers)
+        numbers: Any = {"episodes": self.episodes, "seed": self.seed}
+        backend = backend_name(self.actor, self.backend)
+        return describe_task(self.actor.fingerprint(), self.env, setting, calibration, **numbers, backend=backend)
 
 
 def _run(shared: None, task: _Task) -> Record:
@@ -339,6 +346,7 @@ def _run(shared: None, task: _Task) -> Record:
     return evaluation_record(policy, name, task.env, task.episodes, task.seed)
 
 
+@functools.cache
 def _version(package: str) -> str:
     try:
         return version(package)

@@ -21,7 +21,7 @@ def summarize_evaluation(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "return_mean": evaluation.mean,
         "return_std": evaluation.std,
-        "return_interval": _ends(interval.low, interval.high),
+        "return_interval": ends(interval.low, interval.high),
         "returns": list(evaluation.returns),
         "lengths": list(evaluation.lengths),
     }
@@ -45,7 +45,7 @@ def summarize_sweep(sweep: Sweep, seconds: Mapping[tuple[str, int] | None, float
             **setting.to_dict(),
             **summarize_evaluation(evaluation),
             "performance_ratio": None if math.isnan(ratio.value) else ratio.value,
-            "performance_ratio_interval": _ends(ratio.low, ratio.high),
+            "performance_ratio_interval": ends(ratio.low, ratio.high),
             "spikes_per_decision": sum(evaluation.spikes),
             "spikes_per_decision_per_layer": list(evaluation.spikes),
         }
@@ -290,7 +290,7 @@ def _draw_line(panel: Any, points: Sequence[tuple[int, Interval]], label: str, *
     panel.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
 
 
-def _ends(low: float, high: float) -> list[float] | None:
+def ends(low: float, high: float) -> list[float] | None:
     """An interval for JSON, which has no NaN: None where there were too few episodes."""
     return None if math.isnan(low) else [low, high]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from snnkern.errors import InputError
 from snnkern.executors import Executor, Failure
@@ -128,13 +128,7 @@ def _parse(text: str, where: str) -> Record:
     return record
 
 
-class Describable(Hashable, Protocol):
-    """A task that says what its result depends on."""
-
-    def description(self) -> dict[str, Any]: ...
-
-
-Task = TypeVar("Task", bound=Describable)
+Task = TypeVar("Task", bound=Hashable)
 
 
 def complete(
@@ -142,6 +136,7 @@ def complete(
     function: Callable[[Any, Task], Record],
     shared: Any,
     *,
+    describe: Callable[[Task], dict[str, Any]],
     store: Store | None,
     executor: Executor,
     finished: Callable[[Task, Record], None],
@@ -152,6 +147,7 @@ def complete(
         tasks: those that are not in the store.
         function: makes a record of `shared` and a task, but for its "task".
         shared: what all tasks need.
+        describe: all that a task's result depends on, ready for JSON.
         store: where records are kept; None keeps nothing.
         executor: where tasks run.
         finished: called with every task and its record.
@@ -167,7 +163,7 @@ def complete(
                 failed[task] = outcome.error
                 continue
             outcome["run"]["finished"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            record = {"task": task.description(), **outcome}
+            record = {"task": describe(task), **outcome}
             if store:
                 store.write(record)
             finished(task, record)
