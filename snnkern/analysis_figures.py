@@ -29,7 +29,7 @@ _STYLES: dict[str, tuple[str, Any, str, str]] = {
     RANDOM: ("0.6", (0, (1, 3)), "x", "xxxx"),
     OTHER: ("0.6", (0, (5, 1, 1, 1)), "d", ""),
 }
-_NEURONS = {
+NEURON_STYLES = {
     "if": ("#D55E00", "--", "s"),
     "snm": ("#E69F00", ":", "^"),
     "mt": ("#009E73", "-.", "v"),
@@ -150,7 +150,7 @@ def errors_figure(summary: dict[str, Any]) -> Any:
     panels[1, 0].set_xlabel("decision")
     panels[1, 1].set_xlabel("lag in decisions")
     panels[1, 2].set_xlabel("cycles per decision")
-    _tidy(panels.flat)
+    tidy(panels.flat)
     figure.suptitle(f"Action errors; {_title(summary)}", fontsize="medium")
     return figure
 
@@ -260,7 +260,7 @@ def energy_figure(summary: dict[str, Any]) -> Any:
     names = list(dict.fromkeys(entry["neuron"]["name"] for entry in summary["results"]))
     alphas = list(dict.fromkeys((entry["alpha"], entry["memory"]) for entry in summary["results"]))
     for name in names:
-        color, dash, marker = _NEURONS[name]
+        color, dash, marker = NEURON_STYLES[name]
         for alpha, memory in alphas:
             entries = [
                 entry
@@ -286,7 +286,7 @@ def energy_figure(summary: dict[str, Any]) -> Any:
         panel.set_ylabel(label)
         panel.legend(fontsize=8)
         panel.grid(color="0.92")
-    _tidy(panels)
+    tidy(panels)
     figure.suptitle(f"{summary['actor']}, along {summary['along']}", fontsize="medium")
     return figure
 
@@ -315,12 +315,13 @@ def _panels(summary: dict[str, Any], number: int, size: tuple[float, float], wha
 
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, number, squeeze=False)[0]
-    _tidy(panels)
+    tidy(panels)
     figure.suptitle(f"{what}; {_title(summary)}", fontsize="medium")
     return figure, panels
 
 
-def _tidy(panels: Any) -> None:
+def tidy(panels: Any) -> None:
+    """Puts grids behind what is drawn, and takes away the frame's upper and right line."""
     for panel in panels:
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)

@@ -61,6 +61,7 @@ from snnkern.report import (
     summarize_benchmark,
     summarize_evaluation,
     summarize_sweep,
+    write_png,
 )
 from snnkern.tables import console, print_benchmark, print_evaluation, print_sweep
 from snnkern.timing import busy, machine
@@ -359,7 +360,7 @@ def bench(
     if output:
         write_atomically(output, json.dumps(summary, indent=1).encode())
     if figure:
-        latency_figure(result, figure, f"{policy}, {'-'.join(map(str, result.widths))}")
+        write_png(latency_figure(summary, f"{policy}, {'-'.join(map(str, result.widths))}"), figure)
     _print_json(summary) if as_json else print_benchmark(summary)
     if result.interrupted:
         raise KeyboardInterrupt

@@ -146,8 +146,9 @@ def sweep_command(
         name = study.subjects[task.place].name
         setting = "dense" if task.setting is None else f"{task.setting.neuron.label}, T = {task.setting.timesteps}"
         raise Error(
-            f"{len(failed)} of {len(study.tasks)} tasks failed; the first ({name}, {setting}, seed {task.seed}): {error}. "
-            "The others are kept; the same command runs these again"
+            f"{len(failed)} of {len(study.tasks)} tasks failed, the first of them {name}, {setting}, seed {task.seed}: "
+            f"{error}; "
+            "the others are kept, and the same command runs these again"
         )
 
 
