@@ -50,7 +50,7 @@ def draw_analysis(summary: dict[str, Any], folder: str | os.PathLike[str]) -> li
     """
     check_drawing()
     files = []
-    for name, draw in _FIGURES.items():
+    for name, draw in FIGURES.items():
         files += write_figure(draw(summary), Path(folder) / name)
     return files
 
@@ -301,7 +301,7 @@ def _log_ticks(panel: Any) -> None:
     panel.yaxis.set_minor_formatter(NullFormatter())
 
 
-_FIGURES: dict[str, Callable[[dict[str, Any]], Any]] = {
+FIGURES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "returns": returns_figure,
     "errors": errors_figure,
     "states": states_figure,

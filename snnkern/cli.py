@@ -47,7 +47,7 @@ from snnkern.cli_options import (
     _Steps,
     _Workers,
 )
-from snnkern.cli_sweep import sweep_command
+from snnkern.cli_sweep import report_command, sweep_command
 from snnkern.demo import run_demo
 from snnkern.errors import Error, InputError
 from snnkern.evaluation import evaluate, grid, sweep
@@ -369,6 +369,7 @@ def bench(
 app.command(name="sweep")(sweep_command)
 app.command(name="analyze")(analyze_command)
 app.command(name="energy")(energy_command)
+app.command(name="report")(report_command)
 
 
 @app.command()

@@ -12,14 +12,15 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from snnkern.cli_options import _Backend, _cores, _Json, _Levels, _list, _print_json, _Workers
-from snnkern.errors import Error, InputError
+from snnkern.cli_options import _Backend, _cores, _Json, _Levels, _list, _print_json, _progress, _Workers
+from snnkern.errors import Error, InputError, require
 from snnkern.estimates import Estimate
 from snnkern.executors import LocalExecutor
 from snnkern.files import check_writable
 from snnkern.grids import read_study
-from snnkern.report import ends
-from snnkern.results import Point, collect_results
+from snnkern.report import check_drawing, ends
+from snnkern.report_page import write_report
+from snnkern.results import Point, collect_results, read_collection, read_summary
 from snnkern.store import Record, Store, write_records
 from snnkern.study import Study, Task, found_in, run_study
 from snnkern.tables import print_collection
@@ -150,6 +151,50 @@ def sweep_command(
             f"{error}; "
             "the others are kept, and the same command runs these again"
         )
+
+
+def report_command(
+    results: Annotated[
+        list[Path],
+        typer.Argument(help="A sweep's --store or --output, or what evaluate --neuron --json printed; a section each."),
+    ],
+    analysis: Annotated[
+        list[Path] | None, typer.Option("--analysis", help="analysis.json of snnkern analyze; may be given again.")
+    ] = None,
+    energy: Annotated[
+        list[Path] | None, typer.Option("--energy", help="What snnkern energy --output wrote; may be given again.")
+    ] = None,
+    bench: Annotated[
+        list[Path] | None, typer.Option("--bench", help="What snnkern bench --output wrote; may be given again.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for report.html and its figures; made where missing.")
+    ] = Path("report"),
+    as_json: _Json = False,
+) -> None:
+    """Draw the results of sweeps and analyses as one HTML page that needs no network.
+
+    Performance against T, α and spikes with 95 % intervals, each actor by itself, error autocorrelation, states,
+    residuals, a spike raster, energy, latency, and the exact settings and versions. The same figures are written as PNG
+    and PDF. What was not measured is left out, and the page says which command measures it.
+
+    Example: snnkern report results --analysis cheetah/analysis.json --output report
+    """
+    check_drawing()
+    require("scipy", "rl", "a confidence interval")
+    summaries = {
+        "analyses": [read_summary(path, "analyze", ("returns", "errors", "raster")) for path in analysis or []],
+        "energies": [read_summary(path, "energy", ("dense_without_zeros", "results")) for path in energy or []],
+        "benches": [read_summary(path, "bench", ("not_beaten", "results")) for path in bench or []],
+    }
+    collections = [read_collection(path) for path in results]
+    with _progress() as show:
+        page = write_report(collections, output, **summaries, progress=lambda done, total: show("figures", done, total))
+    figures = sorted(str(path) for path in (output / "figures").iterdir())
+    if as_json:
+        _print_json({"page": str(page), "figures": figures})
+        return
+    print(f"Wrote {page} and {len(figures)} figures in {output / 'figures'}.")
 
 
 def _run(

@@ -27,7 +27,7 @@ class Drawing:
         caption: what it shows and how to read it.
         alternative: what it shows, for who cannot see it.
         draw: makes the matplotlib figure, wide or (True) narrow.
-        scales: whether the narrow layout differs, so that a telephone shows it as it is.
+        narrows: whether it has a narrow layout.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Drawing:
     caption: str
     alternative: str
     draw: Callable[[bool], Any]
-    scales: bool = True
+    narrows: bool = True
 
 
 class _Line(NamedTuple):
