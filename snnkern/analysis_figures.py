@@ -214,7 +214,7 @@ def raster_figure(summary: dict[str, Any]) -> Any:
     """Spikes, membrane potentials and carries of some neurons through some decisions."""
     from matplotlib.figure import Figure
 
-    raster = summary["raster"]
+    raster, bound = summary["raster"], summary["dynamics"]["clip"] or 1.0
     layers, steps = raster["layers"], raster["timesteps"]
     total = raster["decisions"] * steps
     rows = [max(len(layer["neurons"]), 1) for layer in layers]
@@ -232,7 +232,8 @@ def raster_figure(summary: dict[str, Any]) -> Any:
                 color = "black" if spikes[at] > 0 else "#D55E00"
                 panel.vlines(at + 0.5, row, row + 0.4 * float(np.clip(spikes[at], -1, 1)), color=color, linewidth=2)
             for decision, carry in enumerate(carries):
-                panel.vlines(decision * steps, row, row + 0.4 * carry, color="#0072B2", linewidth=4, alpha=0.8)
+                height = 0.4 * float(np.clip(carry / bound, -1, 1))
+                panel.vlines(decision * steps, row, row + height, color="#0072B2", linewidth=4, alpha=0.8)
         for decision in range(raster["decisions"] + 1):
             panel.axvline(decision * steps, color="0.75", linewidth=0.8, zorder=0)
         panel.set_yticks(range(len(layer["neurons"])), layer["neurons"])
@@ -244,7 +245,8 @@ def raster_figure(summary: dict[str, Any]) -> Any:
     panels[-1].set_xticks(middles, [str(raster["first"] + index) for index in range(raster["decisions"])])
     panels[-1].set_xlabel(f"decision ({steps} simulation steps each)")
     figure.suptitle(
-        f"Black: spikes (red, down: taken back); grey line: potential; blue: carry at the start; height: share of θ\n"
+        f"Black: spikes (red, down: taken back); grey line: potential; height: share of θ. Blue, thick: carry at the "
+        f"start; height: share of κ·θ\n"
         f"{_title(summary)}",
         fontsize="medium",
     )

@@ -18,7 +18,7 @@ from snnkern.estimates import Estimate
 from snnkern.executors import LocalExecutor
 from snnkern.files import check_writable
 from snnkern.grids import read_study
-from snnkern.report import check_drawing, ends
+from snnkern.report import check_drawing, duration, ends
 from snnkern.report_page import write_report
 from snnkern.results import Point, collect_results, read_collection, read_summary
 from snnkern.store import Record, Store, write_records
@@ -117,7 +117,7 @@ def sweep_command(
     )
     print(
         f"{_count(len(study.tasks), 'task')} ({parts}): {len(records):,} in {store}, {len(left):,} to run, "
-        f"{_duration(seconds)} with {_count(processes, 'worker')}",
+        f"about {duration(seconds)} with {_count(processes, 'worker')}",
         file=sys.stdout if dry_run and not as_json else sys.stderr,
     )
     summary: dict[str, Any] = {
@@ -190,11 +190,11 @@ def report_command(
     collections = [read_collection(path) for path in results]
     with _progress() as show:
         page = write_report(collections, output, **summaries, progress=lambda done, total: show("figures", done, total))
-    figures = sorted(str(path) for path in (output / "figures").iterdir())
+    page, *figures = map(str, files)
     if as_json:
-        _print_json({"page": str(page), "figures": figures})
+        _print_json({"page": page, "figures": figures})
         return
-    print(f"Wrote {page} and {len(figures)} figures in {output / 'figures'}.")
+    print(f"Wrote {page} and its {len(figures) // 2} figures in {output / 'figures'}.")
 
 
 def _run(
@@ -217,7 +217,7 @@ def _run(
         def finished(task: Task, record: Record) -> None:
             estimate.finished(task, record)
             del waiting[task]
-            remaining = _duration(estimate.remaining(waiting, executor.workers)) + " left" if waiting else ""
+            remaining = f"about {duration(estimate.remaining(waiting, executor.workers))} left" if waiting else ""
             progress.update(bar, advance=1, left=remaining)
 
         return run_study(
@@ -261,9 +261,3 @@ def _number(text: str) -> float | str:
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"about {max(seconds, 1):.0f} s"
-    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"

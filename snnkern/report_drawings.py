@@ -65,7 +65,8 @@ def analysis_drawings(analysis: dict[str, Any], name: str) -> list[Drawing]:
             "A few decisions from the inside",
             "The neurons that spike most. Black strokes upwards are spikes, downwards spikes taken back; the "
             "grey line is "
-            "the membrane potential; the thick stroke at the start of a decision is the carry from the one before.",
+            "the membrane potential; the thick stroke at the start of a decision is the carry from the one "
+            "before, as a share of its bound.",
             f"Spikes, potentials and carry through {raster['decisions']} decisions of {raster['timesteps']} "
             f"steps, from "
             f"decision {raster['first']} on, in {len(raster['layers'])} layers.",

@@ -182,9 +182,8 @@ def _draw_panels(panels: Sequence[_Panel], label: str, narrow: bool, *, doubling
 
     columns = 1 if narrow else min(len(panels), _PANELS_IN_A_ROW)
     rows = -(-len(panels) // columns)
-    width = 4.0 if narrow else max(2.5 * columns + 0.8, 5.5)
-    figure = Figure(figsize=(width, 0.6 + 2.4 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    figure = Figure(figsize=(4 if narrow else 10, 0.7 + (2.3 if columns != 2 else 3) * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
     names = list(dict.fromkeys(line.label for panel in panels for line in panel.lines))
     ticks = _ticks([where for panel in panels for line in panel.lines for where, _ in line.points])
     for axis, panel in zip(axes, panels, strict=False):
@@ -194,7 +193,7 @@ def _draw_panels(panels: Sequence[_Panel], label: str, narrow: bool, *, doubling
         axis.set_title(panel.title, fontsize="medium")
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))
         axis.grid(axis="y", color="0.9")
-        axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
+    axes[0].set_ylim(bottom=min(0.0, axes[0].get_ylim()[0]))
     tidy(axes)
     for index, axis in enumerate(axes):
         axis.set_visible(index < len(panels))
@@ -241,7 +240,7 @@ def _draw_frontier(points: Sequence[Point], best: Sequence[Point], narrow: bool)
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
-    figure = Figure(figsize=(4, 4.2) if narrow else (7.5, 4.4), layout="constrained")
+    figure = Figure(figsize=(4, 4.2) if narrow else (9, 4.8), layout="constrained")
     axis = figure.subplots()
     names = list(dict.fromkeys(point.setting.variant.neuron for point in points))
     axis.axhline(1.0, color="0.35", linewidth=0.8, linestyle=":")
@@ -267,9 +266,10 @@ def _draw_frontier(points: Sequence[Point], best: Sequence[Point], narrow: bool)
         assert point.average
         low, high = _value(point) - point.average.low, point.average.high - _value(point)
         axis.errorbar(point.spikes, _value(point), [[low], [high]], color="black", linewidth=0.9, capsize=2.5)
+    plate = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
     for point in _apart(best):
         text = f"{point.setting.variant.neuron} {point.setting.timesteps}"
-        axis.annotate(text, (point.spikes, _value(point)), (7, -11), textcoords="offset points", fontsize=8)
+        axis.annotate(text, (point.spikes, _value(point)), (8, -12), textcoords="offset points", fontsize=8, bbox=plate)
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")

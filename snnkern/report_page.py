@@ -58,7 +58,7 @@ def write_report(
     energies: Sequence[dict[str, Any]] = (),
     benches: Sequence[dict[str, Any]] = (),
     progress: Progress | None = None,
-) -> Path:
+) -> list[Path]:
     """Writes `report.html`, and every figure as PNG and PDF into `figures` beside it.
 
     Args:
@@ -70,7 +70,7 @@ def write_report(
         progress: called with how many figures are drawn, and how many there are.
 
     Returns:
-        the page's path.
+        the page, and its figures' files.
 
     Raises:
         InputError: a file cannot be written.
@@ -97,14 +97,15 @@ def write_report(
     except OSError as error:
         raise InputError(f"cannot make the folder {folder / 'figures'}: {error.strerror}") from error
     drawings = [drawing for section in sections for drawing in section.drawings]
-    figures = {}
+    figures, files = {}, []
     for drawing in drawings:
-        figures[drawing.name] = _figure(drawing, folder / "figures")
+        figures[drawing.name], written = _figure(drawing, folder / "figures")
+        files += written
         if progress:
             progress(len(figures), len(drawings))
     page = folder / "report.html"
     write_atomically(page, _page(collections, sections, figures).encode())
-    return page
+    return [page, *files]
 
 
 class _Section(NamedTuple):
@@ -180,10 +181,10 @@ def _provenance(
     return join(*parts)
 
 
-def _figure(drawing: Drawing, folder: Path) -> Markup:
+def _figure(drawing: Drawing, folder: Path) -> tuple[Markup, list[Path]]:
     """The figure as SVG inside the page, and as files beside it."""
     wide = drawing.draw(False)
-    write_figure(wide, folder / drawing.name)
+    files = write_figure(wide, folder / drawing.name)
     image = element("img", src=_svg(wide), alt=drawing.alternative)
     if drawing.narrows:
         narrow = element("source", media="(max-width: 40rem)", srcset=_svg(drawing.draw(True)))
@@ -192,7 +193,7 @@ def _figure(drawing: Drawing, folder: Path) -> Markup:
         label = f"{drawing.title}: scrolls sideways"
         picture = element("div", image, class_="scroll wide", role="region", tabindex="0", aria_label=label)
     caption = element("figcaption", element("strong", f"{drawing.title}. "), drawing.caption)
-    return element("figure", picture, caption, id=drawing.name)
+    return element("figure", picture, caption, id=drawing.name), files
 
 
 def _svg(figure: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from snnkern.evaluation import Interval
 from snnkern.markup import Markup, element, join
+from snnkern.report import duration
 from snnkern.results import Collection, cheapest, describe_setting, plain
 
 _SHARES = (0.9, 0.95, 0.99)
@@ -18,7 +19,7 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], word
 
     Args:
         caption: what it shows.
-        head: of every column.
+        head: of every column; none where rows name themselves.
         rows: cells.
         words: how many columns, from the left, hold words; the others hold numbers. The first cell names its row.
     """
@@ -32,12 +33,8 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], word
         for index, text in enumerate(head)
     ]
     body = [element("tr", *(cell(index, content) for index, content in enumerate(row))) for row in rows]
-    whole = element(
-        "table",
-        element("caption", caption),
-        element("thead", element("tr", *heads)),
-        element("tbody", *body),
-    )
+    top = element("thead", element("tr", *heads)) if head else Markup()
+    whole = element("table", element("caption", caption), top, element("tbody", *body))
     return element("div", whole, class_="scroll", role="region", tabindex="0", aria_label=caption)
 
 
@@ -45,21 +42,18 @@ def findings(collection: Collection) -> Markup:
     """The settings with the fewest spikes that keep so much of the dense return."""
     points = [point for point in collection.points if point.average]
     every = [point.setting for point in points]
-    items = []
+    rows = []
     for share in _SHARES:
         best = cheapest(points, share)
+        kept = f"{100 * share:.0f} %"
         if best is None:
-            found: str = "none of these settings"
+            rows.append([kept, "none of these settings", "", ""])
         else:
             assert best.average
-            found = join(
-                element("strong", describe_setting(best.setting, every)),
-                f": {interval(best.average)} at {best.spikes:,.0f} spikes per decision",
-            )
-        items.append(
-            element("li", f"Fewest spikes with {100 * share:.0f} % of the dense return on average: ", found, ".")
-        )
-    return element("ul", *items, *(element("li", note) for note in collection.notes))
+            rows.append([kept, describe_setting(best.setting, every), interval(best.average), f"{best.spikes:,.0f}"])
+    head = ["at least", "setting", "average ratio [95 %]", "spikes per decision"]
+    notes = element("ul", *(element("li", note) for note in collection.notes)) if collection.notes else Markup()
+    return join(table("The fewest spikes that keep so much of the dense return", head, rows, words=2), notes)
 
 
 def averages_table(collection: Collection) -> Markup:
@@ -114,7 +108,7 @@ def settings_table(collection: Collection) -> Markup:
     tasks = [record["task"] for record in collection.records]
     spiking = [task for task in tasks if task["setting"] is not None]
     runs = [record["run"] for record in collection.records]
-    ended = sorted(run["finished"] for run in runs if "finished" in run)
+    ended = sorted(run["finished"][:16].replace("T", " ") for run in runs if "finished" in run)
     seconds = sum(run.get("seconds", 0.0) for run in runs)
     facts = {
         "tasks": f"{len(tasks):,}",
@@ -129,11 +123,11 @@ def settings_table(collection: Collection) -> Markup:
         "thresholds": _all(_calibration(task["calibration"]) for task in spiking),
         "computed by": _all(task["backend"] for task in spiking if task["backend"]),
         "versions": _all(_versions(task["versions"]) for task in tasks if task["versions"]),
-        "run": f"{ended[0]} to {ended[-1]}" if ended else "",
-        "processor time": f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{seconds / 60:.0f} minutes",
+        "run": f"{ended[0]} to {ended[-1]} UTC" if ended else "",
+        "processor time": duration(seconds),
     }
     rows = [[name, fact] for name, fact in facts.items() if fact]
-    return table(f"How the results of {collection.name} were made", ["", ""], rows, words=2)
+    return table(f"How the results of {collection.name} were made", [], rows, words=2)
 
 
 def chosen_table(collection: Collection) -> Markup:
@@ -173,9 +167,10 @@ def machine_table(what: str, summary: dict[str, Any]) -> Markup:
         "processor": machine.get("cpu"),
         "kernels": machine.get("engine"),
         "versions": _versions(machine.get("versions", {})),
+        "warning": machine.get("busy"),
     }
     rows = [[name, str(fact)] for name, fact in facts.items() if fact not in (None, "")]
-    return table(what, ["", ""], rows, words=2)
+    return table(what, [], rows, words=2)
 
 
 def interval(estimate: Interval) -> str:
@@ -194,9 +189,9 @@ def _neuron(setting: dict[str, Any]) -> str:
     """A neuron with all its parameters."""
     given = dict(setting["neuron"])
     name = given.pop("name").upper()
-    symbols = {"initial_fraction": "β", "negative_fraction": "η", "levels": "L"}
-    kept = {key: value for key, value in given.items() if name in ("MT", "DC") or key != "levels"}
-    return f"{name} ({', '.join(f'{symbols.get(key, key)} = {value:g}' for key, value in kept.items())})"
+    symbols = {"initial_fraction": "β"} | ({"negative_fraction": "η"} if name == "SNM" else {})
+    symbols |= {"levels": "L"} if name in ("MT", "DC") else {}
+    return f"{name} ({', '.join(f'{symbol} = {given[key]:g}' for key, symbol in symbols.items())})"
 
 
 def _calibration(calibration: dict[str, Any]) -> str:
