@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -189,8 +190,8 @@ def report_command(
     }
     collections = [read_collection(path) for path in results]
     with _progress() as show:
-        page = write_report(collections, output, **summaries, progress=lambda done, total: show("figures", done, total))
-    page, *figures = map(str, files)
+        files = write_report(collections, output, **summaries, progress=partial(show, "figures"))
+    page, *figures = (str(file) for file in files)
     if as_json:
         _print_json({"page": page, "figures": figures})
         return
