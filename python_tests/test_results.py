@@ -25,15 +25,13 @@ from snnkern.store import write_records
 ACTORS = {"first": ("Hopper-v5", 100.0), "second <b>&": ("Ant-v5", 1000.0)}
 
 
-def record(
-    actor, setting, returns, *, seed=0, spikes=(), finished="2026-01-01T00:00:00+00:00", lengths=None, rule="max"
-):
+def record(actor, setting, returns, *, seed=0, spikes=(), day=1, lengths=None, rule="max"):
     env, _ = ACTORS[actor]
     task = {
         "actor": f"hash of {actor}",
         "environment": env,
         "setting": setting and setting.to_dict(),
-        "calibration": setting and {"rule": rule, "steps": 10, "seed": 0},
+        "calibration": setting and {"rule": "max", "steps": 10, "seed": 0},
         "episodes": len(returns),
         "seed": seed,
         "backend": setting and "cpu",
@@ -41,8 +39,13 @@ def record(
     }
     result = {"returns": list(returns), "lengths": lengths or [10] * len(returns), "spikes": list(spikes)}
     if setting:
-        result |= {"dynamics": setting.to_dict(), "thresholds": "x", "calibration": rule}
-    return {"task": task, "actor": actor, "result": result, "run": {"seconds": 2.0, "finished": finished}}
+        result |= {"dynamics": setting.to_dict(), "thresholds": "x", "calibration": "max"}
+    return {
+        "task": task,
+        "actor": actor,
+        "result": result,
+        "run": {"seconds": 2.0, "finished": f"2026-01-0{day}T00:00:00+00:00"},
+    }
 
 
 def dynamics(name, timesteps, alpha=0.0):
@@ -106,9 +109,9 @@ def test_no_episode_counts_twice() -> None:
     setting = dynamics("if", 2)
     some = [
         record("first", None, [100.0, 100.0]),
-        record("first", setting, [1.0, 1.0], finished="2026-01-02T00:00:00+00:00"),
-        record("first", setting, [2.0, 2.0], finished="2026-01-03T00:00:00+00:00"),
-        record("first", setting, [3.0, 3.0], seed=1, finished="2026-01-01T00:00:00+00:00"),
+        record("first", setting, [1.0, 1.0], day=2),
+        record("first", setting, [2.0, 2.0], day=3),
+        record("first", setting, [3.0, 3.0], seed=1, day=1),
     ]
     collection = collect_results("test", some)
     assert collection.points[0].average.value == 0.02

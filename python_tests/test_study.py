@@ -43,6 +43,26 @@ def study(folder: Path, **given):
     return read_study(None, {**SMALL, **given}, folder=folder)
 
 
+MISTAKES = {
+    "unknown key": ({"neuron": ["if"]}, "the grid has an unknown key 'neuron': choose from actors"),
+    "unknown key of a part": ({"grids": [{"seeds": [1]}]}, "one of the grids has an unknown key 'seeds'"),
+    "no list": ({"alphas": 0.2}, "alphas must be a list with at least one entry, got 0.2"),
+    "no actors": ({"actors": []}, "actors must be a list with at least one entry"),
+    "no such actor": ({"actors": ["nobody"]}, "no actor"),
+    "unknown neuron": ({"neurons": ["lif"]}, "unknown neuron 'lif'"),
+    "alpha": ({"alphas": [2]}, r"alpha \(α\) must be a number from 0 to 1, got 2"),
+    "alpha by a name": ({"alphas": ["best"]}, "'best'"),
+    "calibration": ({"calibrations": ["mean"]}, "unknown calibration 'mean'"),
+    "timesteps": ({"timesteps": [0]}, r"timesteps \(T\) must be a whole number of at least 1, got 0"),
+    "shared episodes": ({"seeds": [0, 5]}, "seeds 0 and 5 share episodes: 10 episodes"),
+    "environment": ({"environments": ["HalfCheetah-v5"]}, "the actor's observations are"),
+    "key of an actor": (
+        {"actors": [{"name": "tiny.safetensors", "env": "Hopper-v5"}]},
+        "an actor has an unknown key",
+    ),
+}
+
+
 class TestGrid:
     def test_a_file_holds_all_of_it(self, folder) -> None:
         content = {
@@ -92,25 +112,6 @@ class TestGrid:
     def test_environments_are_for_actors_without_their_own(self, folder) -> None:
         found = study(folder, environments=["Hopper-v4", "Hopper-v5"])
         assert [subject.environment for subject in found.subjects] == ["Hopper-v4", "Hopper-v5"]
-
-    MISTAKES = {
-        "unknown key": ({"neuron": ["if"]}, "the grid has an unknown key 'neuron': choose from actors"),
-        "unknown key of a part": ({"grids": [{"seeds": [1]}]}, "one of the grids has an unknown key 'seeds'"),
-        "no list": ({"alphas": 0.2}, "alphas must be a list with at least one entry, got 0.2"),
-        "no actors": ({"actors": []}, "actors must be a list with at least one entry"),
-        "no such actor": ({"actors": ["nobody"]}, "no actor"),
-        "unknown neuron": ({"neurons": ["lif"]}, "unknown neuron 'lif'"),
-        "alpha": ({"alphas": [2]}, r"alpha \(α\) must be a number from 0 to 1, got 2"),
-        "alpha by a name": ({"alphas": ["best"]}, "'best'"),
-        "calibration": ({"calibrations": ["mean"]}, "unknown calibration 'mean'"),
-        "timesteps": ({"timesteps": [0]}, r"timesteps \(T\) must be a whole number of at least 1, got 0"),
-        "shared episodes": ({"seeds": [0, 5]}, "seeds 0 and 5 share episodes: 10 episodes"),
-        "environment": ({"environments": ["HalfCheetah-v5"]}, "the actor's observations are"),
-        "key of an actor": (
-            {"actors": [{"name": "tiny.safetensors", "env": "Hopper-v5"}]},
-            "an actor has an unknown key",
-        ),
-    }
 
     @pytest.mark.parametrize(("changed", "message"), MISTAKES.values(), ids=MISTAKES)
     def test_a_mistake_is_named_before_anything_runs(self, folder, changed, message) -> None:
