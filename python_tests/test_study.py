@@ -206,16 +206,26 @@ class TestRuns:
         with pytest.raises(InputError, match=r"line 1 of .*all\.jsonl is not a stored result"):
             read_records(folder / "all.jsonl")
 
-    def test_an_estimate_learns_from_what_has_finished(self, folder) -> None:
-        grid = study(folder, alphas=[0, 0.2])
+    def test_an_estimate_learns_from_what_has_finished(self, folder, monkeypatch) -> None:
+        grid = study(folder, alphas=[0, 0.2])  # three tasks: the dense actor's, and two
+        assert 0 < Estimate(grid, grid.tasks, {}).remaining(1) < 60
+
+        def trial(estimate, place, kinds):
+            estimate._limit[place] = 100
+            estimate._step |= {(place, kind): 1.0 if kind is None else 2.0 for kind in kinds}
+
+        monkeypatch.setattr(Estimate, "_try", trial)
         estimate = Estimate(grid, grid.tasks, {})
-        first = [estimate.seconds(task) for task in grid.tasks]
-        assert all(0 < seconds < 60 for seconds in first)
-        assert estimate.remaining(grid.tasks, 1) == pytest.approx(sum(first))
-        assert estimate.remaining(grid.tasks[:1], 8) == first[0]
-        estimate.finished(grid.tasks[1], {"run": {"seconds": 3 * first[1]}})
-        assert estimate.seconds(grid.tasks[2]) == pytest.approx(3 * first[2])
-        assert estimate.remaining([], 2) == 0
+        whole = 10 * 100 * (1.0 + 2.0 + 2.0)
+        assert [estimate.remaining(workers) for workers in (1, 2, 8)] == [whole, whole / 2, whole / 3]
+        estimate.finished(grid.tasks[1], {"run": {"seconds": 500.0}})  # a quarter of the 2,000 that were predicted
+        assert estimate.remaining(1) == 250.0 + 500.0
+        estimate.finished(grid.tasks[0], {"run": {"seconds": 2500.0}})  # now 3,000 for what was to take 3,000
+        assert estimate.remaining(8) == 2000.0
+        estimate.finished(grid.tasks[2], {"run": {"seconds": 1.0}})
+        assert estimate.remaining(8) == 0
+        known = {task: {"run": {"seconds": 500.0}} for task in grid.tasks[1:2]}
+        assert Estimate(grid, [grid.tasks[2]], known).remaining(2) == 500.0
 
 
 @contextlib.contextmanager

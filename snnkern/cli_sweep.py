@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -107,7 +107,7 @@ def sweep_command(
     nothing_there = dry_run and not store.exists()
     records, left = ({}, study.tasks) if nothing_there else found_in(Store(store), study)
     estimate = Estimate(study, left, records)
-    seconds = estimate.remaining(left, processes)
+    seconds = estimate.remaining(processes)
     parts = ", ".join(
         [
             _count(len(study.subjects), "actor"),
@@ -132,7 +132,7 @@ def sweep_command(
         if as_json:
             _print_json(summary)
         return
-    records, failed = _run(study, Store(store), LocalExecutor(processes), estimate, left)
+    records, failed = _run(study, Store(store), LocalExecutor(processes), estimate, len(left))
     if output:
         write_records(list(records.values()), output)
     collection = collect_results(store.name, list(records.values())) if records else None
@@ -199,12 +199,9 @@ def report_command(
 
 
 def _run(
-    study: Study, store: Store, executor: LocalExecutor, estimate: Estimate, left: Sequence[Task]
+    study: Study, store: Store, executor: LocalExecutor, estimate: Estimate, tasks: int
 ) -> tuple[dict[Task, Record], dict[Task, Exception]]:
     """Runs what is left under a bar that says how long it will still take."""
-    if not left:
-        return run_study(study, store, executor)
-    waiting = dict.fromkeys(left)
     columns = (
         TextColumn("tasks"),
         BarColumn(),
@@ -213,13 +210,12 @@ def _run(
         TextColumn("{task.fields[left]}"),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("", total=len(left), left="")
+        bar = progress.add_task("", total=tasks, left="")
 
         def finished(task: Task, record: Record) -> None:
             estimate.finished(task, record)
-            del waiting[task]
-            remaining = f"about {duration(estimate.remaining(waiting, executor.workers))} left" if waiting else ""
-            progress.update(bar, advance=1, left=remaining)
+            remaining = estimate.remaining(executor.workers)
+            progress.update(bar, advance=1, left=f"about {duration(remaining)} left" if remaining else "")
 
         return run_study(
             study,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,9 @@ _UNLIMITED = 1000  # steps that an episode is taken to last where its environmen
 
 
 class Estimate:
-    """Seconds that a study's tasks take, one after the other.
+    """Seconds that the tasks of a study still take.
 
-    Without a finished task of the same actor it is what full-length episodes take, without conversion: a policy that
+    Until a task of the same actor has finished, it is what full-length episodes take, without conversion: a policy that
     fails early takes less, thresholds that are fitted take more.
 
     Args:
@@ -32,7 +32,7 @@ class Estimate:
         records: of tasks that are finished.
     """
 
-    def __init__(self, study: Study, left: Iterable[Task], records: Mapping[Task, Record]) -> None:
+    def __init__(self, study: Study, left: Sequence[Task], records: Mapping[Task, Record]) -> None:
         self._study = study
         wanted: dict[int, set[tuple[Neuron, int] | None]] = {}
         for task in left:
@@ -43,24 +43,34 @@ class Estimate:
             self._try(place, kinds | {_kind(task) for task in records if task.place == place})
         self._predicted = [0.0] * len(study.subjects)
         self._taken = [0.0] * len(study.subjects)
+        self._left = [0.0] * len(study.subjects)
+        self._waiting = 0
+        for task in left:
+            self._left[task.place] += self._trial_seconds(task)
+            self._waiting += 1
         for task, record in records.items():
             if task.place in wanted:
-                self.finished(task, record)
-
-    def seconds(self, task: Task) -> float:
-        """What a task takes in one process."""
-        place = task.place
-        return self._trial_seconds(task) * (self._taken[place] / self._predicted[place] if self._taken[place] else 1.0)
+                self._learn(task, record)
 
     def finished(self, task: Task, record: Record) -> None:
-        """Learns from a task that has finished."""
+        """Takes note of a task that has finished."""
+        self._left[task.place] -= self._trial_seconds(task)
+        self._waiting -= 1
+        self._learn(task, record)
+
+    def remaining(self, workers: int) -> float:
+        """Seconds that the tasks that are left take in so many processes, shared evenly."""
+        if not self._waiting:
+            return 0.0
+        corrected = (
+            left * (taken / predicted if taken else 1.0)
+            for left, taken, predicted in zip(self._left, self._taken, self._predicted, strict=True)
+        )
+        return sum(corrected) / min(workers, self._waiting)
+
+    def _learn(self, task: Task, record: Record) -> None:
         self._predicted[task.place] += self._trial_seconds(task)
         self._taken[task.place] += record["run"]["seconds"]
-
-    def remaining(self, tasks: Iterable[Task], workers: int) -> float:
-        """What these tasks take in so many processes, shared evenly."""
-        found = [self.seconds(task) for task in tasks]
-        return max([sum(found) / workers, *found])
 
     def _trial_seconds(self, task: Task) -> float:
         return task.episodes * self._limit[task.place] * self._step[task.place, _kind(task)]
