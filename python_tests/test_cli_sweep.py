@@ -54,7 +54,7 @@ def test_sweep_then_report(capsys, folder) -> None:
     text = (folder / described["page"]).read_text()
     for words in ("Where the return goes: tiny.safetensors, IF", "Action errors and their autocorrelation"):
         assert words in text
-    assert "Not measured for this report" not in text
+    assert "Not on this page" not in text
     for name in ("analysis-1-raster", "analysis-1-errors", "energy-1", "latency-1"):
         assert f"page/figures/{name}.pdf" in described["figures"]
     code, out, _ = run(capsys, "report", "kept", "-o", "page")

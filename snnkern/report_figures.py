@@ -59,11 +59,11 @@ def collection_drawings(collection: Collection) -> list[Drawing]:
     alphas.sort(key=lambda alpha: (isinstance(alpha, str), alpha))
     whole = f"{len(collection.dense)} actors" if len(collection.dense) > 1 else next(iter(collection.dense)).label
     if len(timesteps) > 1:
-        drawings.append(_against_timesteps(collection.name, points, _few(alphas), whole))
+        drawings.append(_against_timesteps(collection.name, points, _few(alphas, 0.2), whole))
         if len(collection.dense) > 1:
             drawings.append(_by_place(collection, points, _usual(alphas)))
     if len(alphas) > 1:
-        drawings.append(_against_alpha(collection.name, points, _few(timesteps), whole))
+        drawings.append(_against_alpha(collection.name, points, _few(timesteps, 8), whole))
     drawings.append(_against_spikes(collection.name, points, whole))
     return drawings
 
@@ -160,11 +160,14 @@ def _lines(points: Sequence[Point], where: Callable[[Setting], float | str], pla
     return [_Line(neuron, found) for neuron, found in lines.items()]
 
 
-def _few(values: Sequence[Any]) -> list[Any]:
-    """At most so many, the first and the last among them."""
+def _few(values: Sequence[Any], published: Any) -> list[Any]:
+    """At most so many: the first, the last, the published one, and the rest spread evenly."""
     if len(values) <= _FEW:
         return list(values)
-    return [values[round(index * (len(values) - 1) / (_FEW - 1))] for index in range(_FEW)]
+    chosen = [round(index * (len(values) - 1) / (_FEW - 1)) for index in range(_FEW)]
+    if published in values and (place := values.index(published)) not in chosen:
+        chosen[min(range(1, _FEW - 1), key=lambda index: abs(chosen[index] - place))] = place
+    return [values[index] for index in chosen]
 
 
 def _usual(alphas: Sequence[float | str]) -> float | str:

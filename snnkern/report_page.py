@@ -38,10 +38,10 @@ _INTERVALS = (
     "each actor "
     "and environment (stratified), and the ratio and its mean over actors computed anew from every resample."
 )
-# What is missing, and what makes it.
-_MISSING = {
+# What may be missing, and how it comes here.
+_PARTS = {
     "analysis": (
-        "Where the return goes",
+        "Where the return goes: action errors, states, residuals, a spike raster",
         "snnkern analyze ACTOR --output analysis",
         "--analysis analysis/analysis.json",
     ),
@@ -90,7 +90,8 @@ def write_report(
             _Section(f"How long a decision takes: {bench['actor']}", _LATENCY, [latency_drawing(bench, number)])
         )
     given = {"analysis": analyses, "energy": energies, "bench": benches}
-    sections += [_Section(title, _missing(*how)) for name, (title, *how) in _MISSING.items() if not given[name]]
+    if missing := [part for name, part in _PARTS.items() if not given[name]]:
+        sections.append(_Section("Not on this page", _missing(missing)))
     sections.append(_Section("Settings and versions", _provenance(collections, analyses, energies, benches)))
     try:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
@@ -155,15 +156,20 @@ _ENERGY = element(
 _LATENCY = element("p", "One decision, called from Python, spiking and dense, timed in turns in one process.")
 
 
-def _missing(command: str, option: str) -> Markup:
-    """Which command makes what is not here."""
-    how = [
-        element("code", command),
-        " measures it; give the file to ",
-        element("code", f"snnkern report … {option}"),
-        ".",
+def _missing(parts: Sequence[tuple[str, str, str]]) -> Markup:
+    """Which commands make what is not here."""
+    items = [
+        element(
+            "li",
+            f"{what}. It is measured by ",
+            element("code", command),
+            " and added by ",
+            element("code", f"snnkern report … {option}"),
+            ".",
+        )
+        for what, command, option in parts
     ]
-    return element("p", "Not measured for this report: ", *how)
+    return element("ul", *items)
 
 
 def _provenance(

@@ -28,7 +28,7 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 caption { text-align: left; font-weight: 600; padding: .3rem 0; }
 th, td { padding: .25rem .7rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 tbody th { font-weight: 500; white-space: nowrap; }
-thead + tbody td { white-space: nowrap; }
+thead th, thead + tbody td { white-space: nowrap; }
 .number { text-align: right; white-space: nowrap; }
 tbody tr:nth-child(even) { background: var(--band); }
 details { margin: .6rem 0; }
