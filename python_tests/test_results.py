@@ -239,9 +239,14 @@ def test_little_is_enough_for_a_page(tmp_path) -> None:
 
 
 def test_two_sweeps_are_two_sections(records, tmp_path) -> None:
+    """Even where their names are the same, and are no names for files."""
+    collections = []
     for name in ("one", "two"):
-        write_records(records, tmp_path / f"{name}.jsonl")
-    collections = [read_collection(tmp_path / f"{name}.jsonl") for name in ("one", "two")]
-    page = Page(write_report(collections, tmp_path)[0].read_text())
-    assert "Control performance: one" in page.text
-    assert "Control performance: two" in page.text
+        (tmp_path / name).mkdir()
+        write_records(records, tmp_path / name / "a & b.jsonl")
+        collections.append(read_collection(tmp_path / name / "a & b.jsonl"))
+    files = write_report(collections, tmp_path)
+    page = Page(files[0].read_text())
+    assert page.text.count("Control performance: a & b") == 2 * 2  # links and headings
+    assert len(set(files)) == 1 + 2 * 2 * 4
+    assert {"a-b-spikes", "a-b-2-spikes"} <= {figure["id"] for figure in page.all("figure")}

@@ -56,6 +56,7 @@ MISTAKES = {
     "timesteps": ({"timesteps": [0]}, r"timesteps \(T\) must be a whole number of at least 1, got 0"),
     "shared episodes": ({"seeds": [0, 5]}, "seeds 0 and 5 share episodes: 10 episodes"),
     "environment": ({"environments": ["HalfCheetah-v5"]}, "the actor's observations are"),
+    "an actor twice": ({"environments": ["Hopper-v4", "Hopper-v4"]}, "in Hopper-v4 is in the grid twice"),
     "key of an actor": (
         {"actors": [{"name": "tiny.safetensors", "env": "Hopper-v5"}]},
         "an actor has an unknown key",

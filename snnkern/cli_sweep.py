@@ -21,7 +21,7 @@ from snnkern.files import check_writable
 from snnkern.grids import read_study
 from snnkern.report import check_drawing, duration, ends
 from snnkern.report_page import write_report
-from snnkern.results import Point, collect_results, read_collection, read_summary
+from snnkern.results import Collection, Point, collect_results, read_collection, read_summary
 from snnkern.store import Record, Store, write_records
 from snnkern.study import Study, Task, found_in, run_study
 from snnkern.tables import print_collection
@@ -188,8 +188,12 @@ def report_command(
         "energies": [read_summary(path, "energy", ("dense_without_zeros", "results")) for path in energy or []],
         "benches": [read_summary(path, "bench", ("not_beaten", "results")) for path in bench or []],
     }
-    collections = [read_collection(path) for path in results]
     with _progress() as show:
+        collections: list[Collection] = []
+        for path in results:
+            show("results", len(collections), len(results))
+            collections.append(read_collection(path))
+        show("results", len(results), len(results))
         files = write_report(collections, output, **summaries, progress=partial(show, "figures"))
     page, *figures = (str(file) for file in files)
     if as_json:

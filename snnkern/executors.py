@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import pickle
@@ -88,7 +89,7 @@ class LocalExecutor:
                         worker.begin(waiting.popleft(), tasks)
                 busy = sum(worker.task is not None for worker in pool.values())
                 while len(pool) < min(self.workers, len(waiting) + busy):
-                    worker = _start(job)
+                    worker = _Worker(job)
                     pool[worker.connection] = worker
                 for connection in wait(list(pool)):
                     assert isinstance(connection, Connection)
@@ -121,43 +122,46 @@ class LocalExecutor:
                 worker.stop()
 
 
-@dataclass
 class _Worker:
-    process: multiprocessing.process.BaseProcess
-    connection: Connection
-    task: int | None = None
-    ready: bool = False
+    """A process that runs one task after the other, and this process's end of the connection to it."""
+
+    def __init__(self, job: bytes) -> None:
+        # A fresh process: a fork of one that has run torch may hang.
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs,), daemon=True)
+        self.process.start()
+        theirs.close()  # so that its death closes the connection
+        self.task: int | None = None
+        self.ready = False
+        # It takes seconds until it reads; meanwhile the next one can start.
+        self._sender = threading.Thread(target=self._send, args=(job,), daemon=True)
+        self._sender.start()
 
     def begin(self, index: int, tasks: Sequence[Any]) -> None:
+        """Gives it a task."""
         self.task = index
-        try:
-            self.connection.send_bytes(pickle.dumps(tasks[index]))
-        except OSError:  # it has died; so the next look at its connection says
-            return
+        self._send(pickle.dumps(tasks[index]))
 
     def stop(self) -> None:
-        self.connection.close()
+        """Ends it, whatever it is at."""
         self.process.terminate()
         self.process.join()
+        self._sender.join()
+        self.connection.close()
+
+    def _send(self, content: bytes) -> None:
+        with contextlib.suppress(OSError):  # it has died, as the next look at the connection says
+            self.connection.send_bytes(content)
 
 
-def _start(job: bytes) -> _Worker:
-    # A fresh process: a fork of one that has run torch may hang.
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, job), daemon=True)
-    process.start()
-    theirs.close()  # so that its death closes the connection
-    return _Worker(process, ours)
-
-
-def _work(connection: Connection, job: bytes) -> None:
+def _work(connection: Connection) -> None:
     """A worker's life: says that it is ready, then takes a task and gives its result until the connection closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    function, shared = pickle.loads(job)
     try:
+        function, shared = pickle.loads(connection.recv_bytes())
         connection.send_bytes(pickle.dumps(None))
         while True:
             task = pickle.loads(connection.recv_bytes())

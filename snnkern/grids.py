@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -99,6 +100,10 @@ def read_study(
         for actor in _list(whole, "actors")
         for subject in _subjects(actor, names, folder or (file.parent if file else Path()))
     ]
+    seen = Counter((subject.actor.fingerprint(), subject.environment) for subject in subjects)
+    for subject in subjects:
+        if seen[subject.actor.fingerprint(), subject.environment] > 1:
+            raise InputError(f"{subject.name} in {subject.environment} is in the grid twice, perhaps by another name")
     numbers = whole["episodes"], dense_episodes, whole["calibration_steps"], whole["calibration_seed"]
     return Study(tuple(subjects), tuple(settings), seeds, *numbers, backend)
 

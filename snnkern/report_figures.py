@@ -48,8 +48,8 @@ class _Panel(NamedTuple):
     lines: list[_Line]
 
 
-def collection_drawings(collection: Collection) -> list[Drawing]:
-    """All figures of a sweep that its results allow."""
+def collection_drawings(collection: Collection, name: str) -> list[Drawing]:
+    """All figures of a sweep that its results allow; their files' names begin with `name`."""
     points = [point for point in collection.points if point.average]
     if not points:
         return []
@@ -59,12 +59,12 @@ def collection_drawings(collection: Collection) -> list[Drawing]:
     alphas.sort(key=lambda alpha: (isinstance(alpha, str), alpha))
     whole = f"{len(collection.dense)} actors" if len(collection.dense) > 1 else next(iter(collection.dense)).label
     if len(timesteps) > 1:
-        drawings.append(_against_timesteps(collection.name, points, _few(alphas, 0.2), whole))
+        drawings.append(_against_timesteps(name, points, _few(alphas, 0.2), whole))
         if len(collection.dense) > 1:
-            drawings.append(_by_place(collection, points, _usual(alphas)))
+            drawings.append(_by_place(name, collection, points, _usual(alphas)))
     if len(alphas) > 1:
-        drawings.append(_against_alpha(collection.name, points, _few(timesteps, 8), whole))
-    drawings.append(_against_spikes(collection.name, points, whole))
+        drawings.append(_against_alpha(name, points, _few(timesteps, 8), whole))
+    drawings.append(_against_spikes(name, points, whole))
     return drawings
 
 
@@ -106,7 +106,7 @@ def _against_alpha(name: str, points: Sequence[Point], timesteps: Sequence[int],
     )
 
 
-def _by_place(collection: Collection, points: Sequence[Point], alpha: float | str) -> Drawing:
+def _by_place(name: str, collection: Collection, points: Sequence[Point], alpha: float | str) -> Drawing:
     chosen = [point for point in points if point.setting.alpha == alpha]
     panels = [
         _Panel(", ".join([place.label, *words]), _lines(some, lambda setting: setting.timesteps, place))
@@ -115,7 +115,7 @@ def _by_place(collection: Collection, points: Sequence[Point], alpha: float | st
         for words, some in _carries(chosen)
     ]
     return Drawing(
-        f"{collection.name}-actors",
+        f"{name}-actors",
         "Each actor by itself",
         f"Performance ratio against T at α = {plain(alpha)}. Whiskers are 95 % intervals.",
         _describe_panels(panels, "T"),

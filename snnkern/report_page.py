@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,7 +78,11 @@ def write_report(
         MissingDependencyError: matplotlib is not installed.
     """
     check_drawing()
-    sections = [_Section(_heading(collection, collections), *_results(collection)) for collection in collections]
+    names = _file_names([collection.name for collection in collections])
+    sections = [
+        _Section(_heading(collection, collections), *_results(collection, name))
+        for collection, name in zip(collections, names, strict=True)
+    ]
     for number, analysis in enumerate(analyses, 1):
         title = f"Where the return goes: {analysis['actor']}, {analysis['dynamics']['neuron']['name'].upper()}"
         sections.append(_Section(title, _ANALYSIS, analysis_drawings(analysis, f"analysis-{number}")))
@@ -118,13 +123,22 @@ class _Section(NamedTuple):
     after: Markup = Markup()
 
 
+def _file_names(names: Sequence[str]) -> list[str]:
+    """Names that serve in files and in links, all different."""
+    found: list[str] = []
+    for name in names:
+        plain = re.sub(r"[^\w-]+", "-", name)
+        found.append(plain if plain not in found else f"{plain}-{len(found) + 1}")
+    return found
+
+
 def _heading(collection: Collection, every: Sequence[Collection]) -> str:
     return "Control performance" + (f": {collection.name}" if len(every) > 1 else "")
 
 
-def _results(collection: Collection) -> tuple[Markup, list[Drawing], Markup]:
+def _results(collection: Collection, name: str) -> tuple[Markup, list[Drawing], Markup]:
     """What a sweep found, its figures, its tables."""
-    drawings = collection_drawings(collection)
+    drawings = collection_drawings(collection, name)
     before = [findings(collection)]
     if not any(point.average for point in collection.points):
         text = "No performance ratio can be drawn: every actor needs its dense version's return, which "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -234,9 +235,9 @@ def _converted(shared: _Shared, place: int, setting: Setting) -> SpikingActor:
 
 def _observations(study: Study, place: int, folder: Path) -> NDArray[np.floating]:
     """What an actor is calibrated on: from the store where it has them."""
-    subject, (fingerprint, _) = study.subjects[place], study._identities[place]
-    numbers = study.calibration_steps, study.calibration_seed
-    identity = f"{fingerprint} {subject.environment} {numbers}"
+    subject, numbers = study.subjects[place], (study.calibration_steps, study.calibration_seed)
+    dense = study.describe(Task(place, None, *numbers))  # all that its run depends on
+    identity = json.dumps(dense, sort_keys=True)
     file = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npy"
     if file.exists():
         try:
