@@ -26,6 +26,8 @@ from snnkern.estimates import Estimate
 from snnkern.evaluation import Evaluation
 from snnkern.executors import LocalExecutor
 from snnkern.grids import read_study
+from snnkern.report_tables import chosen_table
+from snnkern.results import collect_results
 from snnkern.store import Store, read_records, write_records
 from snnkern.study import Setting, found_in, run_study
 
@@ -191,6 +193,24 @@ class TestRuns:
         self.fails_at = None
         records, failed = run_study(grid, store, LocalExecutor())
         assert (len(records), failed, len(self.ran)) == (3, {}, 3)
+
+    def test_names_of_rules_reach_convert_and_what_they_chose_is_kept(self, folder, monkeypatch) -> None:
+        def convert(actor, observations, *, alpha, memory, calibration, **others):
+            assert (alpha, memory, calibration) == ("auto", "auto", "best")
+            return real(actor, observations, alpha=0.3, memory=0.5, calibration="max", **others)
+
+        real = snnkern.convert
+        for module in ("grids", "study"):
+            monkeypatch.setattr(f"snnkern.{module}.convert", convert)
+        grid = study(folder, alphas=["auto"], memories=["auto"], calibrations=["best"])
+        records, _ = run_study(grid, Store(folder / "store"), LocalExecutor())
+        record = records[grid.tasks[-1]]
+        assert (record["task"]["setting"]["alpha"], record["task"]["calibration"]["rule"]) == ("auto", "best")
+        assert (record["result"]["dynamics"]["alpha"], record["result"]["dynamics"]["memory"]) == (0.3, 0.5)
+        (point,) = collect_results("rules", [*records.values()]).points
+        assert (point.setting.alpha, point.setting.variant.memory) == ("auto", "auto")
+        shown = chosen_table(collect_results("rules", [*records.values()]))
+        assert 'best (50 steps, seed 0)</td><td class="number">0.3</td>' in shown
 
     def test_a_second_sweep_on_the_same_store_is_refused(self, folder) -> None:
         grid, store = study(folder), Store(folder / "store")
