@@ -80,20 +80,12 @@ def read_study(
         settings |= dict.fromkeys(_settings({**_DEFAULTS, **content, **part, **given}))
     for setting in settings:
         _try(setting)
-    for key in ("episodes", "calibration_steps"):
-        check_whole(key, whole[key], least=1)
-    check_whole("calibration_seed", whole["calibration_seed"], least=0)
     dense_episodes = whole["episodes"] if whole["dense_episodes"] is None else whole["dense_episodes"]
-    check_whole("dense_episodes", dense_episodes, least=1)
-    seeds = tuple(dict.fromkeys(_list(whole, "seeds")))
-    for seed in seeds:
-        check_whole("a seed", seed, least=0)
-    apart = max(whole["episodes"], dense_episodes)
-    for first, second in itertools.pairwise(sorted(seeds)):
-        if second - first < apart:
-            raise InputError(
-                f"seeds {first} and {second} share episodes: {apart} episodes need as many seeds of their own"
-            )
+    numbers = {key: whole[key] for key in ("episodes", "calibration_steps", "calibration_seed")}
+    numbers["dense_episodes"] = dense_episodes
+    for key, number in numbers.items():
+        check_whole(key, number, least=0 if key == "calibration_seed" else 1)
+    seeds = _seeds(_list(whole, "seeds"), max(whole["episodes"], dense_episodes))
     names = _list(whole, "environments") if whole["environments"] else []
     subjects = [
         subject
@@ -104,8 +96,20 @@ def read_study(
     for subject in subjects:
         if seen[subject.actor.fingerprint(), subject.environment] > 1:
             raise InputError(f"{subject.name} in {subject.environment} is in the grid twice, perhaps by another name")
-    numbers = whole["episodes"], dense_episodes, whole["calibration_steps"], whole["calibration_seed"]
-    return Study(tuple(subjects), tuple(settings), seeds, *numbers, backend)
+    return Study(tuple(subjects), tuple(settings), seeds, **numbers, backend=backend)
+
+
+def _seeds(seeds: Sequence[Any], apart: int) -> tuple[int, ...]:
+    """Seeds, each of which has so many episodes to itself."""
+    for seed in seeds:
+        check_whole("a seed", seed, least=0)
+    found = tuple(dict.fromkeys(seeds))
+    for first, second in itertools.pairwise(sorted(found)):
+        if second - first < apart:
+            raise InputError(
+                f"seeds {first} and {second} share episodes: {apart} episodes need as many seeds of their own"
+            )
+    return found
 
 
 def _read_grid(file: Path) -> dict[str, Any]:
@@ -148,14 +152,18 @@ def _settings(part: Mapping[str, Any]) -> Iterator[Setting]:
     keys = ("neurons", "timesteps", "alphas", "memories", "calibrations")
     levels = part["levels"]
     for neuron, timesteps, alpha, memory, calibration in itertools.product(*(_list(part, key) for key in keys)):
+        check_whole("timesteps (T)", timesteps, least=1)
         if not isinstance(calibration, str):
             raise InputError(f"a calibration is a name such as 'max', got {calibration!r}")
-        yield Setting(parse_neuron(neuron, levels), timesteps, _number(alpha), _number(memory), calibration)
+        numbers = _number("alpha (α)", alpha), _number("memory (μ)", memory)
+        yield Setting(parse_neuron(neuron, levels), timesteps, *numbers, calibration)
 
 
-def _number(value: Any) -> Any:
-    """Whole numbers as real ones: 0 and 0.0 are one setting."""
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+def _number(name: str, value: Any) -> float | str:
+    """A number or a rule's name; 0 and 0.0 are one setting."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise InputError(f"{name} is a number or the name of a rule, got {value!r}")
+    return value if isinstance(value, str) else float(value)
 
 
 def _try(setting: Setting) -> None:
