@@ -115,20 +115,30 @@ def test_no_episode_counts_twice() -> None:
     ]
     collection = collect_results("test", some)
     assert collection.points[0].average.value == 0.02
-    assert collection.notes == ["2 results share episodes with newer or larger ones and are left out."]
+    assert collection.notes == ["Left out, since they share episodes with newer or larger results: 2."]
+
+
+def test_an_actor_with_two_names_is_one() -> None:
+    some = [record("first", None, [2.0]), *(record("first", dynamics("if", steps), [1.0]) for steps in (1, 2))]
+    some[0]["actor"] = "TD3"
+    collection = collect_results("test", some)
+    assert [place.actor for place in collection.dense] == ["first"]
+    assert [point.average.value for point in collection.points] == [0.5, 0.5]
 
 
 def test_what_cannot_be_compared_is_said(records) -> None:
     without = [one for one in records if one["task"]["setting"] or one["actor"] == "first"]
     collection = collect_results("test", without)
-    assert collection.notes == ["second <b>& in Ant-v5: the dense actor was not measured, so there are no ratios."]
+    assert collection.notes == [
+        "second <b>& in Ant-v5: the dense actor's return was not measured, so there are no ratios."
+    ]
     assert all(len(point.ratios) == 1 for point in collection.points)
     lost = copy.deepcopy(records)
     lost[0]["result"]["returns"] = [-1.0, -2.0]
     assert "first in Hopper-v5: the dense actor's mean return is not positive" in collect_results("t", lost).notes[0]
     collection = collect_results("test", records[:-1])
     assert collection.points[-1].average is None
-    assert collection.notes == ["1 settings are not measured for all actors yet, and have no average."]
+    assert collection.notes == ["Settings that are not measured for all actors yet and have no average: 1."]
 
 
 def test_rules_unusual_neurons_and_given_thresholds_have_names() -> None:

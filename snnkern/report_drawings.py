@@ -34,26 +34,22 @@ def analysis_drawings(analysis: dict[str, Any], name: str) -> list[Drawing]:
     texts = {
         "returns": (
             "Whose states, whose actions",
-            "Each group of bars is one policy’s states; each bar is what a policy’s actions earn in them. Where "
-            "spiking "
-            "actions earn as much in the dense actor’s states, and the dense actor’s as little in the spiking "
-            "one’s, the "
-            "loss is in the states. Whiskers are 95 % intervals.",
+            "Each group of bars is one policy’s states; each bar is what a policy’s actions earn in them. The loss is "
+            "in the states where spiking actions earn as much in the dense actor’s states, and the dense actor’s as "
+            "little in the spiking one’s. Whiskers are 95 % intervals.",
             f"Returns: {returns}.",
         ),
         "errors": (
             "Action errors and their autocorrelation",
-            "Spiking minus dense action in the dense actor’s states (above) and in the spiking policy’s own "
-            "(below): the "
-            "first hundred errors of one action, the autocorrelation by lag, and the power by frequency. Errors that "
-            "keep their sign add up; white ones cancel. Bands are 95 % intervals.",
+            "Spiking minus dense action in the dense actor’s states (above) and in the spiking policy’s own (below): "
+            "the first hundred errors of one action, the autocorrelation by lag, and the power by frequency. Errors "
+            "that keep their sign add up; white ones cancel. Bands are 95 % intervals.",
             f"Autocorrelation of the errors: {errors}.",
         ),
         "states": (
             "How far the states shift",
-            "How runs from the same seed part from the dense one (left; the dotted line is what two unrelated "
-            "states are "
-            "apart), and how far the distributions of states lie from the dense actor’s (right).",
+            "How runs from the same seed part from the dense one (left; the dotted line is what two unrelated states "
+            "are apart), and how far the distributions of states lie from the dense actor’s (right).",
             f"Distance between the distributions of states, in standard deviations: {shifts}.",
         ),
         "residuals": (
@@ -63,13 +59,11 @@ def analysis_drawings(analysis: dict[str, Any], name: str) -> list[Drawing]:
         ),
         "raster": (
             "A few decisions from the inside",
-            "The neurons that spike most. Black strokes upwards are spikes, downwards spikes taken back; the "
-            "grey line is "
-            "the membrane potential; the thick stroke at the start of a decision is the carry from the one "
-            "before, as a share of its bound.",
-            f"Spikes, potentials and carry through {raster['decisions']} decisions of {raster['timesteps']} "
-            f"steps, from "
-            f"decision {raster['first']} on, in {len(raster['layers'])} layers.",
+            "The neurons that spike most. Black strokes upwards are spikes, downwards spikes taken back; the grey line "
+            "is the membrane potential; the thick stroke at the start of a decision is the carry from the one before, "
+            "as a share of its bound.",
+            f"Spikes, potentials and carry through {raster['decisions']} decisions of {raster['timesteps']} steps, "
+            f"from decision {raster['first']} on, in {len(raster['layers'])} layers.",
         ),
     }
     return [

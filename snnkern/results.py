@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,30 +124,15 @@ def collect_results(name: str, records: Sequence[Record]) -> Collection:
     Raises:
         InputError: a record lacks something.
     """
-    groups: dict[tuple[Place, Setting | None], list[Record]] = {}
     try:
-        for record in records:
-            task = record["task"]
-            place = Place(record["actor"] or task["actor"][:8], task["environment"], task["actor"])
-            groups.setdefault((place, _setting(record)), []).append(record)
+        groups = _groups(records)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"a result in {name} lacks something: {error!r}") from error
-    pooled, left_out = {}, 0
-    for key, found in groups.items():
-        chosen = _disjoint(found)
-        left_out += len(found) - len(chosen)
-        pooled[key] = _pool(chosen)
-    notes = []
-    if left_out:
-        notes.append(f"{left_out} results share episodes with newer or larger ones and are left out.")
+    chosen = {key: _disjoint(found) for key, found in groups.items()}
+    pooled = {key: _pool(found) for key, found in chosen.items()}
     dense = {place: evaluation for (place, setting), evaluation in pooled.items() if setting is None}
     places = sorted({place for place, _ in pooled})
     comparable = [place for place in places if place in dense and dense[place].mean > 0]
-    for place in places:
-        if place not in dense:
-            notes.append(f"{place.label}: the dense actor was not measured, so there are no ratios.")
-        elif place not in comparable:
-            notes.append(f"{place.label}: the dense actor's mean return is not positive, so there are no ratios.")
     points = []
     for setting in sorted({setting for _, setting in pooled if setting is not None}, key=_order):
         evaluations = {place: pooled[place, setting] for place in places if (place, setting) in pooled}
@@ -156,9 +142,31 @@ def collect_results(name: str, records: Sequence[Record]) -> Collection:
             average = average_performance_ratio([(evaluations[place], dense[place]) for place in ratios])
         spikes = sum(sum(evaluation.spikes) for evaluation in evaluations.values()) / len(evaluations)
         points.append(Point(setting, evaluations, ratios, average, spikes))
+
+    notes = []
+    if left_out := len(records) - sum(len(found) for found in chosen.values()):
+        notes.append(f"Left out, since they share episodes with newer or larger results: {left_out}.")
+    for place in places:
+        if place not in comparable:
+            why = "mean return is not positive" if place in dense else "return was not measured"
+            notes.append(f"{place.label}: the dense actor's {why}, so there are no ratios.")
     if partial := sum(point.average is None for point in points if comparable):
-        notes.append(f"{partial} settings are not measured for all actors yet, and have no average.")
+        notes.append(f"Settings that are not measured for all actors yet and have no average: {partial}.")
     return Collection(name, dense, points, list(records), notes)
+
+
+def _groups(records: Sequence[Record]) -> dict[tuple[Place, Setting | None], list[Record]]:
+    """Records by actor and setting. An actor that has several names goes by the most frequent."""
+    names: dict[tuple[str, str], Counter[str]] = {}
+    for record in records:
+        task = record["task"]
+        names.setdefault((task["actor"], task["environment"]), Counter())[record["actor"] or task["actor"][:8]] += 1
+    groups: dict[tuple[Place, Setting | None], list[Record]] = {}
+    for record in records:
+        fingerprint, environment = record["task"]["actor"], record["task"]["environment"]
+        ((name, _),) = names[fingerprint, environment].most_common(1)
+        groups.setdefault((Place(name, environment, fingerprint), _setting(record)), []).append(record)
+    return groups
 
 
 def cheapest(points: Iterable[Point], share: float) -> Point | None:
