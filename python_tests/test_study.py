@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ pytest.importorskip("scipy", reason="SciPy is not installed")
 from builders import make_actor
 
 import snnkern
-from snnkern import evaluation
+from snnkern import evaluation, grids
 from snnkern.errors import InputError
 from snnkern.estimates import Estimate
 from snnkern.evaluation import Evaluation
@@ -114,6 +115,15 @@ class TestGrid:
         pytest.importorskip("tomllib", reason="this Python reads no TOML")
         found = read_study(Path(__file__).parents[1] / "bench" / "grids" / "zoo.toml")
         assert len(found.subjects) == len(snnkern.zoo.names())
+
+    def test_the_docs_have_every_key_and_its_default(self) -> None:
+        toml = pytest.importorskip("tomllib", reason="this Python reads no TOML")
+        page = (Path(__file__).parents[1] / "docs" / "report.md").read_text()
+        (block,) = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+        shown = toml.loads(block.replace("# levels", "levels").replace("# dense_episodes", "dense_episodes"))
+        assert shown.keys() == grids._DEFAULTS.keys()
+        usual = {key: value for key, value in grids._DEFAULTS.items() if value is not None and key != "actors"}
+        assert usual.items() <= shown.items()
 
     def test_environments_are_for_actors_without_their_own(self, folder) -> None:
         found = study(folder, environments=["Hopper-v4", "Hopper-v5"])
