@@ -149,8 +149,7 @@ def sweep_command(
         setting = "dense" if task.setting is None else f"{task.setting.neuron.label}, T = {task.setting.timesteps}"
         raise Error(
             f"{len(failed)} of {len(study.tasks)} tasks failed, the first of them {name}, {setting}, seed {task.seed}: "
-            f"{error}; "
-            "the others are kept, and the same command runs these again"
+            f"{error}; the others are kept, and the same command runs these again"
         )
 
 
@@ -216,20 +215,22 @@ def _run(
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("", total=tasks, left="")
 
+        def show_time() -> None:
+            remaining = estimate.remaining(executor.workers)
+            progress.update(bar, left=f"about {duration(remaining)} left" if remaining else "")
+
+        def collected(done: int, total: int) -> None:
+            if done < total:
+                progress.update(bar, left=f"collecting observations: {done} of {total} actors")
+            else:
+                show_time()
+
         def finished(task: Task, record: Record) -> None:
             estimate.finished(task, record)
-            remaining = estimate.remaining(executor.workers)
-            progress.update(bar, advance=1, left=f"about {duration(remaining)} left" if remaining else "")
+            progress.advance(bar)
+            show_time()
 
-        return run_study(
-            study,
-            store,
-            executor,
-            collected=lambda done, total: progress.update(
-                bar, left=f"collecting observations: {done} of {total} actors"
-            ),
-            finished=finished,
-        )
+        return run_study(study, store, executor, collected=collected, finished=finished)
 
 
 def _entry(point: Point) -> dict[str, Any]:
