@@ -57,11 +57,12 @@ def collection_drawings(collection: Collection, name: str) -> list[Drawing]:
     timesteps = sorted({point.setting.timesteps for point in points})
     alphas = list(dict.fromkeys(point.setting.alpha for point in points))
     alphas.sort(key=lambda alpha: (isinstance(alpha, str), alpha))
-    whole = f"{len(collection.dense)} actors" if len(collection.dense) > 1 else next(iter(collection.dense)).label
+    places = sorted(points[0].ratios)  # of all points: each has an average, and so all places
+    whole = f"{len(places)} actors" if len(places) > 1 else places[0].label
     if len(timesteps) > 1:
         drawings.append(_against_timesteps(name, points, _few(alphas, 0.2), whole))
-        if len(collection.dense) > 1:
-            drawings.append(_by_place(name, collection, points, _usual(alphas)))
+        if len(places) > 1:
+            drawings.append(_by_place(name, places, points, _usual(alphas)))
     if len(alphas) > 1:
         drawings.append(_against_alpha(name, points, _few(timesteps, 8), whole))
     drawings.append(_against_spikes(name, points, whole))
@@ -69,14 +70,7 @@ def collection_drawings(collection: Collection, name: str) -> list[Drawing]:
 
 
 def _against_timesteps(name: str, points: Sequence[Point], alphas: Sequence[float | str], whole: str) -> Drawing:
-    panels = [
-        _Panel(
-            ", ".join([f"α = {plain(alpha)}", *words]),
-            _lines([point for point in chosen if point.setting.alpha == alpha], lambda setting: setting.timesteps),
-        )
-        for words, chosen in _carries(points)
-        for alpha in alphas
-    ]
+    panels = _panels(points, "α", alphas, lambda setting: setting.alpha, lambda setting: setting.timesteps)
     return Drawing(
         f"{name}-timesteps",
         "Performance against T",
@@ -88,14 +82,7 @@ def _against_timesteps(name: str, points: Sequence[Point], alphas: Sequence[floa
 
 
 def _against_alpha(name: str, points: Sequence[Point], timesteps: Sequence[int], whole: str) -> Drawing:
-    panels = [
-        _Panel(
-            ", ".join([f"T = {steps}", *words]),
-            _lines([point for point in chosen if point.setting.timesteps == steps], lambda setting: setting.alpha),
-        )
-        for words, chosen in _carries(points)
-        for steps in timesteps
-    ]
+    panels = _panels(points, "T", timesteps, lambda setting: setting.timesteps, lambda setting: setting.alpha)
     return Drawing(
         f"{name}-alpha",
         "Performance against α",
@@ -106,12 +93,11 @@ def _against_alpha(name: str, points: Sequence[Point], timesteps: Sequence[int],
     )
 
 
-def _by_place(name: str, collection: Collection, points: Sequence[Point], alpha: float | str) -> Drawing:
+def _by_place(name: str, places: Sequence[Place], points: Sequence[Point], alpha: float | str) -> Drawing:
     chosen = [point for point in points if point.setting.alpha == alpha]
     panels = [
-        _Panel(", ".join([place.label, *words]), _lines(some, lambda setting: setting.timesteps, place))
-        for place in sorted(collection.dense)
-        if any(place in point.ratios for point in chosen)
+        _Panel("\n".join([place.label, *words]), _lines(some, lambda setting: setting.timesteps, place))
+        for place in places
         for words, some in _carries(chosen)
     ]
     return Drawing(
@@ -139,6 +125,25 @@ def _against_spikes(name: str, points: Sequence[Point], whole: str) -> Drawing:
         f"The frontier from few spikes to many: {steps}.",
         lambda narrow: _draw_frontier(points, best, narrow),
     )
+
+
+def _panels(
+    points: Sequence[Point],
+    symbol: str,
+    values: Sequence[float | str],
+    which: Callable[[Setting], float | str],
+    where: Callable[[Setting], float | str],
+) -> list[_Panel]:
+    """A panel for every value and every carry that was measured together, a line for each neuron."""
+    panels = [
+        _Panel(
+            "\n".join([f"{symbol} = {plain(value)}", *words]),
+            _lines([point for point in chosen if which(point.setting) == value], where),
+        )
+        for words, chosen in _carries(points)
+        for value in values
+    ]
+    return [panel for panel in panels if panel.lines]
 
 
 def _carries(points: Sequence[Point]) -> list[tuple[list[str], list[Point]]]:
@@ -185,7 +190,8 @@ def _draw_panels(panels: Sequence[_Panel], label: str, narrow: bool, *, doubling
 
     columns = 1 if narrow else min(len(panels), _PANELS_IN_A_ROW)
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4 if narrow else 10, 0.7 + (2.3 if columns != 2 else 3) * rows), layout="constrained")
+    height = (2.1 if columns != 2 else 2.8) + 0.2 * max(panel.title.count("\n") + 1 for panel in panels)
+    figure = Figure(figsize=(4 if narrow else 10, 0.7 + height * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
     names = list(dict.fromkeys(line.label for panel in panels for line in panel.lines))
     ticks = _ticks([where for panel in panels for line in panel.lines for where, _ in line.points])
@@ -321,7 +327,7 @@ def _describe_panels(panels: Sequence[_Panel], axis: str) -> str:
             (first, low), (last, high) = line.points[0], line.points[-1]
             ends = [f"{_percent(low)} at {axis} = {plain(first)}", f"{_percent(high)} at {plain(last)}"]
             lines.append(f"{line.label} {' and '.join(ends[: len(line.points)])}")
-        texts.append(f"{panel.title}: {', '.join(lines)}")
+        texts.append(f"{panel.title.replace(chr(10), ', ')}: {', '.join(lines)}")
     return f"Lines by neuron. {'. '.join(texts)}."
 
 
