@@ -2,6 +2,7 @@
 # make test    set everything up, then pass the tests
 # make sanitize   the tests of kernels and engine, built with AddressSanitizer, UndefinedBehaviorSanitizer, ThreadSanitizer
 # make bench   microbenchmarks of the CPU kernels and the engine, under two minutes on a quiet machine
+# make results   the study of bench/grids and its report; docs/report.md says how long it takes
 # make lint    check formatting, lint and types;  make format  mend what can be mended
 
 PYTHON ?= python3
@@ -10,9 +11,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 TORCH := torch==2.13.0
 SOURCES := $(shell find csrc python_tests -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+ACTORS ?= ../shared/actors/published
 NATIVE := CMakeLists.txt $(filter csrc/%,$(SOURCES))
 
-.PHONY: demo test sanitize bench lint format clean
+.PHONY: demo test sanitize bench results lint format clean
 
 demo: $(READY)
 	$(BIN)/snnkern demo
@@ -26,6 +28,9 @@ sanitize: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-columns=min,median,iqr,rounds,iterations
+
+results: $(READY)
+	SNNKERN=$(BIN)/snnkern ACTORS=$(ACTORS) bench/results.sh
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

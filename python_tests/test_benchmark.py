@@ -231,7 +231,7 @@ def test_all_or_what_there_is_can_be_drawn_and_printed(measured, tmp_path, capsy
     }
     for name, kept in keep.items():
         found = replace(measured, turns={case: turns for case, turns in measured.turns.items() if kept(case)})
-        report.latency_figure(found, tmp_path / f"{name}.png", name)
+        report.write_png(report.latency_figure(report.summarize_benchmark(found), name), tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         tables.print_benchmark({"actor": name, **report.summarize_benchmark(found)})
         assert f"{name} (5-17-8-3)" in capsys.readouterr().out

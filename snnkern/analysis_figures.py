@@ -29,7 +29,7 @@ _STYLES: dict[str, tuple[str, Any, str, str]] = {
     RANDOM: ("0.6", (0, (1, 3)), "x", "xxxx"),
     OTHER: ("0.6", (0, (5, 1, 1, 1)), "d", ""),
 }
-_NEURONS = {
+NEURON_STYLES = {
     "if": ("#D55E00", "--", "s"),
     "snm": ("#E69F00", ":", "^"),
     "mt": ("#009E73", "-.", "v"),
@@ -50,7 +50,7 @@ def draw_analysis(summary: dict[str, Any], folder: str | os.PathLike[str]) -> li
     """
     check_drawing()
     files = []
-    for name, draw in _FIGURES.items():
+    for name, draw in FIGURES.items():
         files += write_figure(draw(summary), Path(folder) / name)
     return files
 
@@ -150,7 +150,7 @@ def errors_figure(summary: dict[str, Any]) -> Any:
     panels[1, 0].set_xlabel("decision")
     panels[1, 1].set_xlabel("lag in decisions")
     panels[1, 2].set_xlabel("cycles per decision")
-    _tidy(panels.flat)
+    tidy(panels.flat)
     figure.suptitle(f"Action errors; {_title(summary)}", fontsize="medium")
     return figure
 
@@ -214,7 +214,7 @@ def raster_figure(summary: dict[str, Any]) -> Any:
     """Spikes, membrane potentials and carries of some neurons through some decisions."""
     from matplotlib.figure import Figure
 
-    raster = summary["raster"]
+    raster, bound = summary["raster"], summary["dynamics"]["clip"] or 1.0
     layers, steps = raster["layers"], raster["timesteps"]
     total = raster["decisions"] * steps
     rows = [max(len(layer["neurons"]), 1) for layer in layers]
@@ -232,7 +232,8 @@ def raster_figure(summary: dict[str, Any]) -> Any:
                 color = "black" if spikes[at] > 0 else "#D55E00"
                 panel.vlines(at + 0.5, row, row + 0.4 * float(np.clip(spikes[at], -1, 1)), color=color, linewidth=2)
             for decision, carry in enumerate(carries):
-                panel.vlines(decision * steps, row, row + 0.4 * carry, color="#0072B2", linewidth=4, alpha=0.8)
+                height = 0.4 * float(np.clip(carry / bound, -1, 1))
+                panel.vlines(decision * steps, row, row + height, color="#0072B2", linewidth=4, alpha=0.8)
         for decision in range(raster["decisions"] + 1):
             panel.axvline(decision * steps, color="0.75", linewidth=0.8, zorder=0)
         panel.set_yticks(range(len(layer["neurons"])), layer["neurons"])
@@ -244,7 +245,8 @@ def raster_figure(summary: dict[str, Any]) -> Any:
     panels[-1].set_xticks(middles, [str(raster["first"] + index) for index in range(raster["decisions"])])
     panels[-1].set_xlabel(f"decision ({steps} simulation steps each)")
     figure.suptitle(
-        f"Black: spikes (red, down: taken back); grey line: potential; blue: carry at the start; height: share of θ\n"
+        f"Black: spikes (red, down: taken back); grey line: potential; height: share of θ. Blue, thick: carry at the "
+        f"start; height: share of κ·θ\n"
         f"{_title(summary)}",
         fontsize="medium",
     )
@@ -260,7 +262,7 @@ def energy_figure(summary: dict[str, Any]) -> Any:
     names = list(dict.fromkeys(entry["neuron"]["name"] for entry in summary["results"]))
     alphas = list(dict.fromkeys((entry["alpha"], entry["memory"]) for entry in summary["results"]))
     for name in names:
-        color, dash, marker = _NEURONS[name]
+        color, dash, marker = NEURON_STYLES[name]
         for alpha, memory in alphas:
             entries = [
                 entry
@@ -286,7 +288,7 @@ def energy_figure(summary: dict[str, Any]) -> Any:
         panel.set_ylabel(label)
         panel.legend(fontsize=8)
         panel.grid(color="0.92")
-    _tidy(panels)
+    tidy(panels)
     figure.suptitle(f"{summary['actor']}, along {summary['along']}", fontsize="medium")
     return figure
 
@@ -301,7 +303,7 @@ def _log_ticks(panel: Any) -> None:
     panel.yaxis.set_minor_formatter(NullFormatter())
 
 
-_FIGURES: dict[str, Callable[[dict[str, Any]], Any]] = {
+FIGURES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "returns": returns_figure,
     "errors": errors_figure,
     "states": states_figure,
@@ -315,12 +317,13 @@ def _panels(summary: dict[str, Any], number: int, size: tuple[float, float], wha
 
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, number, squeeze=False)[0]
-    _tidy(panels)
+    tidy(panels)
     figure.suptitle(f"{what}; {_title(summary)}", fontsize="medium")
     return figure, panels
 
 
-def _tidy(panels: Any) -> None:
+def tidy(panels: Any) -> None:
+    """Puts grids behind what is drawn, and takes away the frame's upper and right line."""
     for panel in panels:
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)

@@ -47,6 +47,7 @@ from snnkern.cli_options import (
     _Steps,
     _Workers,
 )
+from snnkern.cli_sweep import report_command, sweep_command
 from snnkern.demo import run_demo
 from snnkern.errors import Error, InputError
 from snnkern.evaluation import evaluate, grid, sweep
@@ -60,6 +61,7 @@ from snnkern.report import (
     summarize_benchmark,
     summarize_evaluation,
     summarize_sweep,
+    write_png,
 )
 from snnkern.tables import console, print_benchmark, print_evaluation, print_sweep
 from snnkern.timing import busy, machine
@@ -92,7 +94,7 @@ def run(arguments: list[str] | None = None) -> int:
             print(f"snnkern: {' '.join(message.split())}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        print("snnkern: interrupted; what the demo, bench or a --store has finished is kept", file=sys.stderr)
+        print("snnkern: interrupted; what the demo, bench, sweep or a --store has finished is kept", file=sys.stderr)
         return _INTERRUPTED
 
 
@@ -358,14 +360,16 @@ def bench(
     if output:
         write_atomically(output, json.dumps(summary, indent=1).encode())
     if figure:
-        latency_figure(result, figure, f"{policy}, {'-'.join(map(str, result.widths))}")
+        write_png(latency_figure(summary, f"{policy}, {'-'.join(map(str, result.widths))}"), figure)
     _print_json(summary) if as_json else print_benchmark(summary)
     if result.interrupted:
         raise KeyboardInterrupt
 
 
+app.command(name="sweep")(sweep_command)
 app.command(name="analyze")(analyze_command)
 app.command(name="energy")(energy_command)
+app.command(name="report")(report_command)
 
 
 @app.command()

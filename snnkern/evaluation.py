@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
-import json
 import math
-import multiprocessing
-import os
-import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from snnkern import _backends, environments
 from snnkern.actors import Actor
-from snnkern.errors import Error, InputError, check_whole, require
-from snnkern.files import write_atomically
+from snnkern.errors import InputError, check_whole, require
+from snnkern.executors import LocalExecutor
 from snnkern.neurons import Dynamics, Neuron, parse_neuron
 from snnkern.nn import SpikingActor
 from snnkern.rollout import Acts, rollout
+from snnkern.store import Record, Store, complete
 
 if TYPE_CHECKING:
     import gymnasium
@@ -57,6 +53,12 @@ class Evaluation:
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
     spikes: tuple[float, ...]
+
+    @classmethod
+    def from_record(cls, record: Record) -> Evaluation:
+        """Reads what a store keeps."""
+        result = record["result"]
+        return cls(tuple(result["returns"]), tuple(result["lengths"]), tuple(result["spikes"]))
 
     @property
     def mean(self) -> float:
@@ -223,127 +225,128 @@ def sweep(
     environment = environments.make(env)
     environments.check_spaces(actor.interface, environment.observation_space, environment.action_space)
     environment.close()
+    given = tuple(thresholds)
+    digest = thresholds_digest(given)
     tasks = [
-        _Task(actor, tuple(thresholds), env, setting, episodes, seed, backend)
+        _Task(actor, given, digest, env, setting, episodes, seed, backend)
         for setting in (None, *dict.fromkeys(settings))
     ]
-    kept = None if store is None else _Store(Path(store))
-    done: dict[Dynamics | None, Evaluation] = {}
+    kept = None if store is None else Store(Path(store))
+    done: dict[_Task, Evaluation] = {}
     for task in tasks:
-        if kept and (found := kept.read(task)):
-            done[task.setting] = found
+        if kept and (found := kept.read(task.description())):
+            done[task] = Evaluation.from_record(found)
     report = progress or (lambda finished, total: None)
     report(len(done), len(tasks))
-    for task, evaluation in _run([task for task in tasks if task.setting not in done], workers):
-        if kept:
-            kept.write(task, evaluation)
-        done[task.setting] = evaluation
+
+    def finished(task: _Task, record: Record) -> None:
+        done[task] = Evaluation.from_record(record)
         report(len(done), len(tasks))
-    return Sweep(done[None], tuple((setting, done[setting]) for setting in settings))
+
+    left = [task for task in tasks if task not in done]
+    executor = LocalExecutor(workers)
+    failed = complete(left, _run, None, describe=_Task.description, store=kept, executor=executor, finished=finished)
+    for error in failed.values():
+        raise error
+    evaluations = {task.setting: done[task] for task in tasks}
+    return Sweep(evaluations[None], tuple((setting, evaluations[setting]) for setting in settings))
 
 
-@dataclass(frozen=True)
+def describe_task(
+    fingerprint: str,
+    env: str,
+    setting: Mapping[str, Any] | None,
+    calibration: Mapping[str, Any] | None,
+    *,
+    episodes: int,
+    seed: int,
+    backend: str,
+) -> dict[str, Any]:
+    """All that the result of an evaluation depends on, ready for JSON.
+
+    Args:
+        fingerprint: the dense actor's.
+        env: a registered name.
+        setting: what it is converted to, as `Dynamics.to_dict` has it; None for the dense actor itself.
+        calibration: where the thresholds come from; None for the dense actor itself.
+        episodes: how many.
+        seed: seed of the first.
+        backend: what computes, by `backend_name`; the dense actor uses none.
+    """
+    return {
+        "actor": fingerprint,
+        "environment": env,
+        "setting": setting,
+        "calibration": calibration,
+        "episodes": episodes,
+        "seed": seed,
+        "backend": None if setting is None else backend,
+        "versions": {name: _version(name) for name in ("snnkern", "torch", "gymnasium", "mujoco")},
+    }
+
+
+def backend_name(actor: Actor, backend: str) -> str:
+    """What computes an actor's spiking versions: "auto" may be another backend on the next day."""
+    own = actor.interface.action_scale
+    return str(_backends.choose(backend, own.device, own.dtype).NAME)
+
+
+def evaluation_record(policy: Actor | SpikingActor, name: str, env: str, episodes: int, seed: int) -> Record:
+    """What a store keeps of an evaluation, but for its task; runs it.
+
+    Args:
+        policy: the dense actor, or a spiking one, whose exact setting is kept as well.
+        name: the actor's, for people.
+        env: a registered name.
+        episodes: how many.
+        seed: seed of the first.
+    """
+    started = time.perf_counter()
+    result = asdict(evaluate(policy, env, episodes=episodes, seed=seed))
+    if isinstance(policy, SpikingActor):
+        result |= {"dynamics": policy.dynamics.to_dict(), "thresholds": thresholds_digest(policy.thresholds)}
+    return {"actor": name, "result": result, "run": {"seconds": time.perf_counter() - started}}
+
+
+def thresholds_digest(thresholds: Iterable[Tensor]) -> str:
+    """A hash of thresholds: equal for equal ones."""
+    digest = hashlib.sha256()
+    for threshold in thresholds:
+        digest.update(threshold.detach().cpu().double().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
 class _Task:
     """One evaluation of a sweep; the dense actor's where `setting` is None."""
 
     actor: Actor
     thresholds: tuple[Tensor, ...]
+    digest: str
     env: str
     setting: Dynamics | None
     episodes: int
     seed: int
     backend: str
 
-    def run(self) -> Evaluation:
-        policy: Acts = self.actor
-        if self.setting is not None:
-            policy = SpikingActor(self.actor, self.thresholds, self.setting, backend=self.backend)
-        return evaluate(policy, self.env, episodes=self.episodes, seed=self.seed)
-
     def description(self) -> dict[str, Any]:
         """All that the result depends on."""
-        digest = hashlib.sha256()
-        if self.setting is not None:
-            for threshold in self.thresholds:
-                digest.update(threshold.detach().cpu().double().numpy().tobytes())
-        return {
-            "actor": self.actor.fingerprint(),
-            "thresholds": digest.hexdigest(),
-            "environment": self.env,
-            "setting": None if self.setting is None else self.setting.to_dict(),
-            "episodes": self.episodes,
-            "seed": self.seed,
-            "backend": self._backend_name(),
-            "versions": {name: _version(name) for name in ("snnkern", "torch", "gymnasium", "mujoco")},
-        }
-
-    def _backend_name(self) -> str | None:
-        """What computes: "auto" may be another backend on the next day, and the dense actor uses none."""
-        if self.setting is None:
-            return None
-        own = self.actor.interface.action_scale
-        return str(_backends.choose(self.backend, own.device, own.dtype).NAME)
+        setting = None if self.setting is None else self.setting.to_dict()
+        calibration = None if self.setting is None else {"thresholds": self.digest}
+        numbers: Any = {"episodes": self.episodes, "seed": self.seed}
+        backend = backend_name(self.actor, self.backend)
+        return describe_task(self.actor.fingerprint(), self.env, setting, calibration, **numbers, backend=backend)
 
 
-class _Store:
-    """Finished evaluations, one JSON file each, named by a hash of all that the result depends on."""
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
-        if not os.access(folder, os.W_OK):
-            raise InputError(f"cannot write to the folder {folder}")
-        self.folder = folder
-
-    def path(self, task: _Task) -> Path:
-        text = json.dumps(task.description(), sort_keys=True)
-        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
-
-    def read(self, task: _Task) -> Evaluation | None:
-        path = self.path(task)
-        if not path.exists():
-            return None
-        try:
-            result = json.loads(path.read_text())["result"]
-            return Evaluation(tuple(result["returns"]), tuple(result["lengths"]), tuple(result["spikes"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is not a stored result ({error}): delete it to run its setting again") from error
-
-    def write(self, task: _Task, evaluation: Evaluation) -> None:
-        record = {"task": task.description(), "result": asdict(evaluation)}
-        write_atomically(self.path(task), json.dumps(record, indent=1).encode())
+def _run(shared: None, task: _Task) -> Record:
+    policy: Actor | SpikingActor = task.actor
+    if task.setting is not None:
+        policy = SpikingActor(task.actor, task.thresholds, task.setting, backend=task.backend)
+    name = task.actor.metadata.get("algorithm", "")
+    return evaluation_record(policy, name, task.env, task.episodes, task.seed)
 
 
-def _run(tasks: Sequence[_Task], workers: int) -> Iterator[tuple[_Task, Evaluation]]:
-    if workers == 1 or len(tasks) <= 1:
-        for task in tasks:
-            yield task, task.run()
-        return
-    # A fresh process each: a fork of one that has run torch may hang.
-    context = multiprocessing.get_context("spawn")
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_start_worker)
-    try:
-        futures: dict[Future[Evaluation], _Task] = {pool.submit(task.run): task for task in tasks}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    except BrokenProcessPool as error:
-        raise Error("a worker process died (out of memory?): finished settings are kept in the store") from error
-    except BaseException:
-        for worker in set(multiprocessing.active_children()) - others:  # nobody waits for what they are at
-            worker.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the parent's to handle
-    torch.set_num_threads(1)
-
-
+@functools.cache
 def _version(package: str) -> str:
     try:
         return version(package)

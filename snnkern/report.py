@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from snnkern.benchmark import ACT, DENSE, LOOP, TENSOR, Benchmark, Case
+from snnkern.benchmark import ACT, DENSE, LOOP, TENSOR, Benchmark
 from snnkern.errors import require
 from snnkern.evaluation import Evaluation, Interval, Sweep
 from snnkern.files import write_atomically
@@ -21,7 +22,7 @@ def summarize_evaluation(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "return_mean": evaluation.mean,
         "return_std": evaluation.std,
-        "return_interval": _ends(interval.low, interval.high),
+        "return_interval": ends(interval.low, interval.high),
         "returns": list(evaluation.returns),
         "lengths": list(evaluation.lengths),
     }
@@ -45,7 +46,7 @@ def summarize_sweep(sweep: Sweep, seconds: Mapping[tuple[str, int] | None, float
             **setting.to_dict(),
             **summarize_evaluation(evaluation),
             "performance_ratio": None if math.isnan(ratio.value) else ratio.value,
-            "performance_ratio_interval": _ends(ratio.low, ratio.high),
+            "performance_ratio_interval": ends(ratio.low, ratio.high),
             "spikes_per_decision": sum(evaluation.spikes),
             "spikes_per_decision_per_layer": list(evaluation.spikes),
         }
@@ -111,6 +112,13 @@ def shorten(value: float) -> str:
     return f"{value:,.0f}" if value >= 99.5 else f"{value:.1f}" if value >= 9.95 else f"{value:.2f}"
 
 
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def check_drawing() -> None:
     """Refuses to begin work that ends in a figure where matplotlib is not installed.
 
@@ -172,94 +180,102 @@ def performance_figure(sweep: Sweep, path: str | os.PathLike[str], title: str) -
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)
     figure.suptitle(f"{title}; bands: 95 % intervals", fontsize="medium")
-    _write(figure, path)
+    write_png(figure, path)
 
 
-def latency_figure(benchmark: Benchmark, path: str | os.PathLike[str], title: str) -> None:
-    """Draws times at the smallest batch as bars, and speed against the batch, and writes it as PNG.
+def latency_figure(summary: Mapping[str, Any], title: str) -> Any:
+    """Draws times at the smallest batch as bars, and speed against the batch.
 
     Both are for the smallest number of threads. Whiskers and bands are quartiles over turns.
 
     Args:
-        benchmark: what was measured.
-        path: the PNG file; written whole or not at all.
+        summary: what was measured, as `summarize_benchmark` has it.
         title: what was measured, in a few words.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
-        InputError: the file cannot be written.
     """
     check_drawing()
     from matplotlib.figure import Figure
 
-    threads = min(case.threads for case in benchmark.turns)
-    batches = sorted({case.batch for case in benchmark.turns if case.threads == threads})
-    bars = [
-        (case, quartiles(1e6 * seconds))
-        for case, seconds in benchmark.turns.items()
-        if (case.batch, case.threads) == (batches[0], threads) and case.name != TENSOR
-    ]
-    bars.sort(key=lambda bar: -bar[1][1])
+    threads = min(entry["threads"] for entry in summary["results"])
+    entries = [entry for entry in summary["results"] if entry["threads"] == threads]
+    batches = sorted({entry["batch"] for entry in entries})
+    bars = [entry for entry in entries if entry["batch"] == batches[0] and entry["name"] != TENSOR]
+    bars.sort(key=lambda entry: -entry["microseconds"][1])
     several = len(batches) > 1
     figure = Figure(figsize=(11 if several else 6.5, 1.6 + 0.24 * max(len(bars), 10)), layout="constrained")
     panels = figure.subplots(1, 2 if several else 1, squeeze=False)[0]
     _draw_bars(panels[0], bars)
     panels[0].set_xlabel(f"µs per decision, batch {batches[0]}, called from Python")
     if several:
-        _draw_batches(panels[1], benchmark, batches, threads)
+        fastest = {each["batch"]: each["runtime"] for each in summary["fastest_dense"] if each["threads"] == threads}
+        _draw_batches(panels[1], [entry for entry in entries if entry["name"] == ACT and "neuron" in entry], fastest)
+        panels[1].set_xticks(batches, [f"{batch:,}" for batch in batches])
     for panel in panels:
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
     of = "one thread" if threads == 1 else f"{threads} threads"
-    figure.suptitle(f"{title}; {of}, {benchmark.machine['cpu']}", fontsize="medium")
-    _write(figure, path)
+    figure.suptitle(f"{title}; {of}, {summary['machine']['cpu']}", fontsize="medium")
+    return figure
 
 
-def _draw_bars(panel: Any, bars: Sequence[tuple[Case, list[float]]]) -> None:
+def _draw_bars(panel: Any, bars: Sequence[Mapping[str, Any]]) -> None:
     from matplotlib.patches import Patch
 
-    meanings = {ACT: (_COLORS[0], "snnkern, snn.act"), LOOP: (_GREY, "published loop"), "": (_COLORS[4], "dense")}
-    for index, (case, (low, median, high)) in enumerate(bars):
-        color, _ = meanings.get(case.name, meanings[""])
-        panel.barh(index, median, color=color, xerr=[[median - low], [high - median]], ecolor="0.25", capsize=1.5)
+    meanings = {
+        ACT: (_COLORS[0], "", "snnkern, snn.act"),
+        LOOP: (_GREY, "////", "published loop"),
+        "": (_COLORS[4], "....", "dense"),
+    }
+    for index, entry in enumerate(bars):
+        low, median, high = entry["microseconds"]
+        color, hatch, _ = meanings.get(entry["name"], meanings[""])
+        style = {"color": color, "hatch": hatch, "edgecolor": "white", "ecolor": "0.25", "capsize": 1.5}
+        panel.barh(index, median, xerr=[[median - low], [high - median]], **style)
         panel.annotate(shorten(median), (high, index), (4, 0), textcoords="offset points", va="center", fontsize=8)
-    labels = [_label(case) for case, _ in bars]
-    panel.set_yticks(range(len(bars)), labels, fontsize=8.5)
+    panel.set_yticks(range(len(bars)), [_label(entry) for entry in bars], fontsize=8.5)
     panel.set_ylim(-0.6, len(bars) - 0.4)
     panel.tick_params(axis="y", length=0)
     panel.set_xscale("log")
     if bars:
-        smallest, largest = min(bar[1][0] for bar in bars), max(bar[1][2] for bar in bars)
+        smallest, largest = (pick(entry["microseconds"][end] for entry in bars) for pick, end in ((min, 0), (max, 2)))
         panel.set_xlim(10 ** math.floor(math.log10(0.8 * smallest)), 3 * largest)
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     panel.grid(axis="x", color="0.9")
-    drawn = {meanings.get(case.name, meanings[""]) for case, _ in bars}
-    handles = [Patch(color=color, label=label) for color, label in meanings.values() if (color, label) in drawn]
+    drawn = {meanings.get(entry["name"], meanings[""]) for entry in bars}
+    handles = [
+        Patch(facecolor=color, hatch=hatch, edgecolor="white", label=label)
+        for color, hatch, label in meanings.values()
+        if (color, hatch, label) in drawn
+    ]
     panel.legend(handles=handles, loc="upper right", frameon=False, fontsize=8)
 
 
-def _draw_batches(panel: Any, benchmark: Benchmark, batches: Sequence[int], threads: int) -> None:
-    settings = list(dict.fromkeys(case.dynamics for case in benchmark.turns if case.name == ACT and case.dynamics))
-    timesteps = sorted({setting.timesteps for setting in settings})
-    neurons = list(dict.fromkeys(setting.neuron for setting in settings))
-    styles = ("-", "--", "-.", ":")
-    for setting in settings:
-        points = []
-        for batch in batches:
-            case, best = Case(ACT, setting, batch, threads), benchmark.fastest_dense(batch, threads)
-            if best and (ratio := benchmark.ratio(case, best)):
-                points.append((batch, *ratio))
+def _draw_batches(panel: Any, entries: Sequence[Mapping[str, Any]], fastest: Mapping[int, str]) -> None:
+    timesteps = sorted({entry["timesteps"] for entry in entries})
+    lines: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        lines.setdefault((json.dumps(entry["neuron"]), entry["timesteps"]), []).append(entry)
+    neurons = list(dict.fromkeys(neuron for neuron, _ in lines))
+    styles, markers = ("-", "--", "-.", ":"), ("o", "s", "^", "v", "D", "P")
+    for (neuron, steps), line in lines.items():
+        points = [
+            (entry["batch"], *entry["times_as_fast_as"][runtime])
+            for entry in sorted(line, key=lambda entry: int(entry["batch"]))
+            if (runtime := fastest.get(entry["batch"], "")) in entry["times_as_fast_as"]
+        ]
         if not points:  # time ran out before the dense actor's turn
             continue
-        color = _COLORS[neurons.index(setting.neuron) % len(_COLORS)]
-        style = styles[timesteps.index(setting.timesteps) % len(styles)]
+        color = _COLORS[neurons.index(neuron) % len(_COLORS)]
+        style = {"linestyle": styles[timesteps.index(steps) % len(styles)], "color": color, "markersize": 4}
         where, low, median, high = zip(*points, strict=True)
-        panel.plot(where, median, style, color=color, marker="o", markersize=4, label=_label(case))
+        marker = markers[neurons.index(neuron) % len(markers)]
+        panel.plot(where, median, **style, marker=marker, label=_label(line[0]))
         panel.fill_between(where, low, high, color=color, alpha=0.15, linewidth=0)
     panel.axhline(1.0, color="0.35", linewidth=0.8, linestyle=":", label="dense, fastest runtime")
     panel.set_xscale("log", base=2)
     panel.set_yscale("log", base=2)
-    panel.set_xticks(batches, [f"{batch:,}" for batch in batches])
     panel.yaxis.set_major_formatter(lambda value, _: f"{value:g} ×" if value >= 1 else f"1/{1 / value:g} ×")
     panel.minorticks_off()
     panel.set_xlabel("batch")
@@ -290,19 +306,21 @@ def _draw_line(panel: Any, points: Sequence[tuple[int, Interval]], label: str, *
     panel.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
 
 
-def _ends(low: float, high: float) -> list[float] | None:
+def ends(low: float, high: float) -> list[float] | None:
     """An interval for JSON, which has no NaN: None where there were too few episodes."""
     return None if math.isnan(low) else [low, high]
 
 
-def _label(case: Case) -> str:
-    if case.dynamics is None:
-        return f"dense, {case.name}"
-    loop = "published loop, " if case.name == LOOP else ""
-    return f"{loop}{case.dynamics.neuron.label}, T = {case.dynamics.timesteps}"
+def _label(entry: Mapping[str, Any]) -> str:
+    """A contender's name, from its entry in the summary."""
+    if "neuron" not in entry:
+        return f"dense, {entry['name']}"
+    loop = "published loop, " if entry["name"] == LOOP else ""
+    return f"{loop}{entry['neuron']['name'].upper()}, T = {entry['timesteps']}"
 
 
-def _write(figure: Any, path: str | os.PathLike[str]) -> None:
+def write_png(figure: Any, path: str | os.PathLike[str]) -> None:
+    """Writes a figure as PNG, whole or not at all."""
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=160)
     write_atomically(path, image.getvalue())

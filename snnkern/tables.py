@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +12,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from snnkern.benchmark import ACT, DENSE, LOOP, TENSOR
+from snnkern.evaluation import Interval
 from snnkern.report import shorten
+from snnkern.results import Collection, plain
 
 _FEW = 10  # turns
+_MANY = 80  # lines of a table
 
 
 def console() -> Console:
@@ -80,6 +84,44 @@ def print_sweep(summary: dict[str, Any]) -> None:
         notes.append("µs: one decision at batch 1, from Python, one thread")
     table.caption = "\n".join(notes)
     console().print(table)
+
+
+def print_collection(collection: Collection) -> None:
+    """Average performance ratio and spikes of every setting of a sweep."""
+    settings = [point.setting for point in collection.points]
+    if len(settings) > _MANY:
+        print(f"{len(settings):,} settings: too many for a table here, see the report.")
+        return
+    table = Table("neuron", title="Averages over actors", title_justify="left", caption_justify="left")
+    for heading in ("T", "α", "μ", "thresholds", "ratio, %", "spikes"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    previous = None
+    for point in collection.points:
+        variant, timesteps, alpha = point.setting
+        if variant != previous and previous is not None:
+            table.add_section()
+        previous = variant
+        ratio = "–" if point.average is None else _ratio(point.average)
+        table.add_row(
+            variant.neuron,
+            str(timesteps),
+            plain(alpha),
+            plain(variant.memory),
+            escape(variant.calibration),
+            escape(ratio),
+            f"{point.spikes:,.0f}",
+        )
+    notes = [
+        "ratio: spiking return / dense return, mean over actors, [95 % interval]",
+        "spikes: per decision, all layers",
+    ]
+    table.caption = "\n".join([*notes, *collection.notes])
+    console().print(table)
+
+
+def _ratio(interval: Interval) -> str:
+    between = "" if math.isnan(interval.low) else f" [{100 * interval.low:.0f} … {100 * interval.high:.0f}]"
+    return f"{100 * interval.value:.1f}{between}"
 
 
 def print_benchmark(summary: dict[str, Any]) -> None:

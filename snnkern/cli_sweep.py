@@ -1,0 +1,265 @@
+"""The verbs of studies: `snnkern sweep` and `snnkern report`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from snnkern.cli_options import _Backend, _cores, _Json, _Levels, _list, _print_json, _progress, _Workers
+from snnkern.errors import Error, InputError, require
+from snnkern.estimates import Estimate
+from snnkern.executors import LocalExecutor
+from snnkern.files import check_writable
+from snnkern.grids import read_study
+from snnkern.report import check_drawing, duration, ends
+from snnkern.report_page import write_report
+from snnkern.results import Collection, Point, collect_results, read_collection, read_summary
+from snnkern.store import Record, Store, write_records
+from snnkern.study import Study, Task, found_in, run_study
+from snnkern.tables import print_collection
+
+_GRIDS = (".toml", ".json")
+
+
+def sweep_command(
+    actors: Annotated[
+        list[str], typer.Argument(help="A grid file (.toml or .json), or actors: zoo names or checkpoints.")
+    ],
+    env: Annotated[
+        str | None,
+        typer.Option("--env", "--environment", help="Environments, every actor in each (default: the actor's own)."),
+    ] = None,
+    neuron: Annotated[str | None, typer.Option("--neuron", help="Default if,snm,mt,dc.")] = None,
+    timesteps: Annotated[str | None, typer.Option("--timesteps", "-T", help="T, default 2,4,8.")] = None,
+    alpha: Annotated[str | None, typer.Option("--alpha", help="α of CRPI, default 0,0.2.")] = None,
+    memory: Annotated[str | None, typer.Option("--memory", help="μ, default 0.")] = None,
+    levels: _Levels = None,
+    calibration: Annotated[str | None, typer.Option("--calibration", help="Thresholds, default max.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", help="Seeds of first episodes, default 1000; a task for each.")
+    ] = None,
+    episodes: Annotated[int | None, typer.Option("--episodes", help="Episodes of a task (default 10).", min=1)] = None,
+    dense_episodes: Annotated[
+        int | None, typer.Option("--dense-episodes", help="Episodes of the dense actor's (default: as many).", min=1)
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Steps to calibrate on (default 10000).", min=1)] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the calibration run (default 0).", min=0)] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Where a grid's checkpoints are (default: beside the grid).")
+    ] = None,
+    store: Annotated[
+        Path, typer.Option("--store", help="Folder that keeps finished tasks; they are not run again.")
+    ] = Path("sweep"),
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write all results of this grid to one file (.jsonl).")
+    ] = None,
+    workers: _Workers = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is to do, and how long.")] = False,
+    backend: _Backend = "auto",
+    as_json: _Json = False,
+) -> None:
+    """Run a grid of actors, environments, neurons, T, α, μ, calibrations and seeds.
+
+    Lists are separated by commas. A grid file says the same and more (docs/report.md); options go before what it says.
+    Every finished task is kept in the store at once: interrupted, or killed, the same command goes on where it was.
+    `snnkern report` draws the results.
+
+    Examples:
+
+    * snnkern sweep td3-halfcheetah td3-hopper --neuron if,dc -T 2,4,8 --alpha 0,0.2 --dry-run
+    * snnkern sweep grid.toml --folder actors --store results --workers 16
+    """
+    started = time.monotonic()
+    file = Path(actors[0]) if Path(actors[0]).suffix in _GRIDS else None
+    if file and len(actors) > 1:
+        raise InputError(f"give one grid file or actors, got {' '.join(actors)}")
+    study = read_study(
+        file,
+        {
+            "actors": None if file else actors,
+            "environments": _some("--env", env, str),
+            "neurons": _some("--neuron", neuron, str),
+            "timesteps": _some("--timesteps", timesteps, int),
+            "alphas": _some("--alpha", alpha, _number),
+            "memories": _some("--memory", memory, _number),
+            "calibrations": _some("--calibration", calibration, str),
+            "levels": levels,
+            "seeds": _some("--seeds", seeds, int),
+            "episodes": episodes,
+            "dense_episodes": dense_episodes,
+            "calibration_steps": steps,
+            "calibration_seed": seed,
+        },
+        folder=folder if file else Path(),
+        backend=backend,
+    )
+    if output:
+        check_writable(output)
+    processes = workers or _cores()
+    nothing_there = dry_run and not store.exists()
+    records, left = ({}, study.tasks) if nothing_there else found_in(Store(store), study)
+    estimate = Estimate(study, left, records)
+    seconds = estimate.remaining(processes)
+    parts = ", ".join(
+        [
+            _count(len(study.subjects), "actor"),
+            f"the dense one and {_count(len(study.settings), 'setting')} each",
+            _count(len(study.seeds), "seed"),
+            _count(study.episodes, "episode"),
+        ]
+    )
+    print(
+        f"{_count(len(study.tasks), 'task')} ({parts}): {len(records):,} in {store}, {len(left):,} to run, "
+        f"about {duration(seconds)} with {_count(processes, 'worker')}",
+        file=sys.stdout if dry_run and not as_json else sys.stderr,
+    )
+    summary: dict[str, Any] = {
+        "kind": "sweep",
+        "store": str(store),
+        "tasks": len(study.tasks),
+        "found": len(records),
+        "estimated_seconds": seconds,
+    }
+    if dry_run:
+        if as_json:
+            _print_json(summary)
+        return
+    records, failed = _run(study, Store(store), LocalExecutor(processes), estimate, len(left))
+    if output:
+        write_records(list(records.values()), output)
+    collection = collect_results(store.name, list(records.values())) if records else None
+    if as_json:
+        results = [] if collection is None else [_entry(point) for point in collection.points]
+        summary |= {"ran": len(left) - len(failed), "failed": len(failed), "seconds": time.monotonic() - started}
+        _print_json({**summary, "results": results})
+    elif collection:
+        print_collection(collection)
+        print(f"\nThe report: snnkern report {output or store}")
+    if failed:
+        task, error = next(iter(failed.items()))
+        name = study.subjects[task.place].name
+        setting = "dense" if task.setting is None else f"{task.setting.neuron.label}, T = {task.setting.timesteps}"
+        raise Error(
+            f"{len(failed)} of {len(study.tasks)} tasks failed, the first of them {name}, {setting}, seed {task.seed}: "
+            f"{error}; the others are kept, and the same command runs these again"
+        )
+
+
+def report_command(
+    results: Annotated[
+        list[Path],
+        typer.Argument(help="A sweep's --store or --output, or what evaluate --neuron --json printed; a section each."),
+    ],
+    analysis: Annotated[
+        list[Path] | None, typer.Option("--analysis", help="analysis.json of snnkern analyze; may be given again.")
+    ] = None,
+    energy: Annotated[
+        list[Path] | None, typer.Option("--energy", help="What snnkern energy --output wrote; may be given again.")
+    ] = None,
+    bench: Annotated[
+        list[Path] | None, typer.Option("--bench", help="What snnkern bench --output wrote; may be given again.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for report.html and its figures; made where missing.")
+    ] = Path("report"),
+    as_json: _Json = False,
+) -> None:
+    """Draw the results of sweeps and analyses as one HTML page that needs no network.
+
+    Performance against T, α and spikes with 95 % intervals, each actor by itself, error autocorrelation, states,
+    residuals, a spike raster, energy, latency, and the exact settings and versions. The same figures are written as PNG
+    and PDF. What was not measured is left out, and the page says which command measures it.
+
+    Example: snnkern report results --analysis cheetah/analysis.json --output report
+    """
+    check_drawing()
+    require("scipy", "rl", "a confidence interval")
+    summaries = {
+        "analyses": [read_summary(path, "analyze", ("returns", "errors", "raster")) for path in analysis or []],
+        "energies": [read_summary(path, "energy", ("dense_without_zeros", "results")) for path in energy or []],
+        "benches": [read_summary(path, "bench", ("not_beaten", "results")) for path in bench or []],
+    }
+    with _progress() as show:
+        collections: list[Collection] = []
+        for path in results:
+            show("results", len(collections), len(results))
+            collections.append(read_collection(path))
+        show("results", len(results), len(results))
+        files = write_report(collections, output, **summaries, progress=partial(show, "figures"))
+    page, *figures = (str(file) for file in files)
+    if as_json:
+        _print_json({"page": page, "figures": figures})
+        return
+    print(f"Wrote {page} and its {len(figures) // 2} figures in {output / 'figures'}.")
+
+
+def _run(
+    study: Study, store: Store, executor: LocalExecutor, estimate: Estimate, tasks: int
+) -> tuple[dict[Task, Record], dict[Task, Exception]]:
+    """Runs what is left under a bar that says how long it will still take."""
+    columns = (
+        TextColumn("tasks"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("", total=tasks, left="")
+
+        def show_time() -> None:
+            remaining = estimate.remaining(executor.workers)
+            progress.update(bar, left=f"about {duration(remaining)} left" if remaining else "")
+
+        def collected(done: int, total: int) -> None:
+            if done < total:
+                progress.update(bar, left=f"collecting observations: {done} of {total} actors")
+            else:
+                show_time()
+
+        def finished(task: Task, record: Record) -> None:
+            estimate.finished(task, record)
+            progress.advance(bar)
+            show_time()
+
+        return run_study(study, store, executor, collected=collected, finished=finished)
+
+
+def _entry(point: Point) -> dict[str, Any]:
+    """A setting's results as JSON."""
+    setting, average = point.setting, point.average
+    return {
+        "neuron": setting.variant.neuron,
+        "timesteps": setting.timesteps,
+        "alpha": setting.alpha,
+        "memory": setting.variant.memory,
+        "calibration": setting.variant.calibration,
+        "actors": len(point.evaluations),
+        "average_performance_ratio": average and average.value,
+        "average_performance_ratio_interval": average and ends(average.low, average.high),
+        "spikes_per_decision": point.spikes,
+    }
+
+
+def _some(option: str, text: str | None, convert: Callable[[str], Any]) -> list[Any] | None:
+    return None if text is None else _list(option, text, convert)
+
+
+def _number(text: str) -> float | str:
+    """A number, or the name of a rule, which is judged where settings are."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

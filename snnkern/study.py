@@ -1,0 +1,251 @@
+"""Studies: actors in environments, settings and seeds, run as tasks whose results are kept.
+
+One task is one actor in one environment with one setting and one seed: its episodes' returns, lengths and spikes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snnkern.actors import Actor
+from snnkern.calibration import collect
+from snnkern.conversion import convert
+from snnkern.errors import InputError
+from snnkern.evaluation import backend_name, describe_task, evaluation_record
+from snnkern.executors import Executor
+from snnkern.files import write_atomically
+from snnkern.neurons import Dynamics, Neuron
+from snnkern.nn import SpikingActor
+from snnkern.store import Record, Store, complete
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an actor is converted to.
+
+    Attributes:
+        neuron: the neuron kind and its parameters.
+        timesteps: T.
+        alpha: α, or a name that `convert` knows.
+        memory: μ, likewise.
+        calibration: a name that `convert` knows.
+    """
+
+    neuron: Neuron
+    timesteps: int
+    alpha: float | str
+    memory: float | str
+    calibration: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `Dynamics.to_dict`, with names where there are names."""
+        given = {"alpha": self.alpha, "memory": self.memory}
+        names = {name: value for name, value in given.items() if isinstance(value, str)}
+        numbers: dict[str, Any] = {name: 0.0 if name in names else value for name, value in given.items()}
+        return {**Dynamics(self.neuron, self.timesteps, **numbers).to_dict(), **names}
+
+    def arguments(self) -> dict[str, Any]:
+        """What `convert` is called with."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A dense actor in an environment.
+
+    Attributes:
+        name: the actor's, for people: a zoo name or a file's.
+        actor: the dense actor.
+        environment: a registered name.
+    """
+
+    name: str
+    actor: Actor
+    environment: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """One subject of a study, by its place there, with one setting (None: the dense actor) and one seed."""
+
+    place: int
+    setting: Setting | None
+    episodes: int
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Every subject with every setting and every seed; see `grids.read_study`.
+
+    Attributes:
+        subjects: actors in environments.
+        settings: what each is converted to.
+        seeds: of the first episode of a task; the others follow.
+        episodes: of a task.
+        dense_episodes: of a task of the dense actor.
+        calibration_steps: how many of its states the dense actor is calibrated on.
+        calibration_seed: of the first episode of those.
+        backend: a name from `snnkern.backends()`, or "auto".
+    """
+
+    subjects: tuple[Subject, ...]
+    settings: tuple[Setting, ...]
+    seeds: tuple[int, ...]
+    episodes: int
+    dense_episodes: int
+    calibration_steps: int
+    calibration_seed: int
+    backend: str = "auto"
+
+    @cached_property
+    def tasks(self) -> list[Task]:
+        """All tasks: an actor's together, its dense ones first, a setting's seeds next to each other."""
+        return [
+            Task(place, setting, self.dense_episodes if setting is None else self.episodes, seed)
+            for place in range(len(self.subjects))
+            for setting in (None, *self.settings)
+            for seed in self.seeds
+        ]
+
+    def describe(self, task: Task) -> dict[str, Any]:
+        """All that the task's result depends on, ready for JSON."""
+        setting, calibration = None, None
+        if task.setting is not None:
+            setting = task.setting.to_dict()
+            calibration = {
+                "rule": task.setting.calibration,
+                "steps": self.calibration_steps,
+                "seed": self.calibration_seed,
+            }
+        fingerprint, backend = self._identities[task.place]
+        numbers: Any = {"episodes": task.episodes, "seed": task.seed}
+        environment = self.subjects[task.place].environment
+        return describe_task(fingerprint, environment, setting, calibration, **numbers, backend=backend)
+
+    @cached_property
+    def _identities(self) -> list[tuple[str, str]]:
+        return [(subject.actor.fingerprint(), backend_name(subject.actor, self.backend)) for subject in self.subjects]
+
+
+def run_study(
+    study: Study,
+    store: Store,
+    executor: Executor,
+    *,
+    collected: Progress | None = None,
+    finished: Callable[[Task, Record], None] | None = None,
+) -> tuple[dict[Task, Record], dict[Task, Exception]]:
+    """Runs the tasks that the store does not have, and keeps each as soon as it is done.
+
+    Interrupted or killed, it goes on where it was. The observations that an actor is calibrated on are collected once,
+    and kept beside the results: whoever goes on calibrates on the same.
+
+    Args:
+        study: the grid.
+        store: where results are kept; no second sweep may work on it meanwhile.
+        executor: where tasks run.
+        collected: called with how many of the actors that need observations have them, and how many need them.
+        finished: called with every task that is done now, and its record.
+
+    Returns:
+        the records by task, those found and those made; and the tasks that failed, with the reason.
+
+    Raises:
+        InputError: another sweep works on the store, or a file in it is damaged.
+    """
+    with store.alone():
+        records, left = found_in(store, study)
+
+        def done(task: Task, record: Record) -> None:
+            records[task] = record
+            if finished:
+                finished(task, record)
+
+        spiking = sorted({task.place for task in left if task.setting is not None})
+        report = collected or (lambda count, total: None)
+        observations = {}
+        for count, place in enumerate(spiking):
+            report(count, len(spiking))
+            observations[place] = _observations(study, place, store.folder)
+        report(len(spiking), len(spiking))
+        shared = _Shared(study.subjects, observations, study.backend)
+        failed = complete(left, _run, shared, describe=study.describe, store=store, executor=executor, finished=done)
+    return {task: records[task] for task in study.tasks if task in records}, failed
+
+
+def found_in(store: Store, study: Study) -> tuple[dict[Task, Record], list[Task]]:
+    """What a store has of a study, and the tasks that it does not have."""
+    records, left = {}, []
+    for task in study.tasks:
+        record = store.read(study.describe(task))
+        if record is None:
+            left.append(task)
+        else:
+            records[task] = record
+    return records, left
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What workers need of a study."""
+
+    subjects: tuple[Subject, ...]
+    observations: dict[int, NDArray[np.floating]]
+    backend: str
+
+
+def _run(shared: _Shared, task: Task) -> Record:
+    subject = shared.subjects[task.place]
+    policy: Actor | SpikingActor = subject.actor
+    if task.setting is not None:
+        policy = _converted(shared, task.place, task.setting)
+    record = evaluation_record(policy, subject.name, subject.environment, task.episodes, task.seed)
+    if isinstance(policy, SpikingActor):
+        record["result"]["calibration"] = policy.metadata["calibration"]
+    return record
+
+
+_last: list[tuple[_Shared, int, Setting, SpikingActor]] = []
+
+
+def _converted(shared: _Shared, place: int, setting: Setting) -> SpikingActor:
+    """The spiking actor; the last one is kept, since seeds follow each other."""
+    if _last:
+        of, where, what, snn = _last[0]
+        if of is shared and (where, what) == (place, setting):
+            return snn
+    subject = shared.subjects[place]
+    snn = convert(subject.actor, shared.observations[place], **setting.arguments(), backend=shared.backend)
+    _last[:] = [(shared, place, setting, snn)]
+    return snn
+
+
+def _observations(study: Study, place: int, folder: Path) -> NDArray[np.floating]:
+    """What an actor is calibrated on: from the store where it has them."""
+    subject, numbers = study.subjects[place], (study.calibration_steps, study.calibration_seed)
+    dense = study.describe(Task(place, None, *numbers))  # all that its run depends on
+    identity = json.dumps(dense, sort_keys=True)
+    file = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npy"
+    if file.exists():
+        try:
+            return np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"{file} holds no observations ({error}): delete it to collect them again") from error
+    observations = collect(subject.actor, subject.environment, *numbers)
+    content = io.BytesIO()
+    np.save(content, observations)
+    write_atomically(file, content.getvalue())
+    return observations
