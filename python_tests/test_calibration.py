@@ -366,7 +366,9 @@ def test_a_recorder_without_data_says_so(statistic):
 
 @pytest.mark.parametrize("name", ["mean", "maximum", "MAX ", "", "max:3", "percentil:99", None, 99])
 def test_an_unknown_calibration_is_met_with_the_known_ones(name):
-    with pytest.raises(InputError, match=r"unknown calibration .*choose max, percentile or percentile:P"):
+    with pytest.raises(
+        InputError, match=r"unknown calibration .*choose auto, max, percentile, percentile:P, mse or gaussian"
+    ):
         calibrate(identity_actor(2), np.ones((3, 2), np.float32), name)
 
 

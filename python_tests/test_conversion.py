@@ -1,5 +1,6 @@
 """From a trained actor to a spiking one, to a file and back."""
 
+import copy
 import json
 import math
 import os
@@ -14,7 +15,8 @@ from torch import nn
 
 import snnkern
 from snnkern import CheckpointError, InputError, convert, load, save
-from snnkern.conversion import load_policy
+from snnkern.calibration import recommended
+from snnkern.conversion import dense_actor, load_policy
 
 WIDTHS = (5, 9, 13, 3)
 
@@ -145,7 +147,7 @@ def test_a_float64_actor_gives_a_float64_spiking_actor(observations):
         pytest.param({"neuron": "lif"}, "unknown neuron 'lif': choose one of if, snm, mt, dc", id="neuron-unknown"),
         pytest.param({"neuron": None}, "unknown neuron None: choose one of if, snm, mt, dc", id="neuron-none"),
         pytest.param({"neuron": snnkern.MT}, "unknown neuron .*choose one of", id="neuron-class"),
-        pytest.param({"calibration": "mean"}, "unknown calibration 'mean': choose max", id="calibration"),
+        pytest.param({"calibration": "mean"}, "unknown calibration 'mean': choose auto", id="calibration"),
         pytest.param({"backend": "gpu"}, "unknown backend 'gpu': choose one of auto", id="backend"),
         pytest.param({"observations": None}, "either observations .* or thresholds, and not both", id="neither"),
         pytest.param({"thresholds": [torch.ones(9), torch.ones(13)]}, "and not both", id="both"),
@@ -544,3 +546,50 @@ def test_a_negative_threshold_in_a_file_is_refused(tmp_path):
     file.tensors["hidden.1.threshold"][0] = -1.0
     with pytest.raises(CheckpointError, match="hidden layer 2 must be finite and at least 0"):
         load(file.write())
+
+
+@pytest.mark.parametrize("timesteps", [1, 2, 4, 8])
+@pytest.mark.parametrize("neuron", ["if", "snm", "mt", "dc"])
+def test_auto_is_what_is_recommended(actor, observations, neuron, timesteps):
+    settings, alpha = recommended(snnkern.neurons.parse_neuron(neuron), timesteps)
+    snn = convert(actor, observations, neuron=neuron, timesteps=timesteps, calibration="auto", alpha="auto")
+    same = convert(actor, observations, neuron=neuron, timesteps=timesteps, calibration=settings, alpha=alpha)
+    assert snn.alpha == alpha
+    assert snn.metadata["calibration"].startswith("auto (rule mse")
+    assert_same_tensors(snn.state_dict(), same.state_dict())
+
+
+@pytest.mark.parametrize("correction", ["none", "bias", "linear"])
+def test_the_dense_actor_is_kept_where_the_conversion_corrects_it(tmp_path, actor, observations, correction):
+    rule = snnkern.Fitted(correction=correction, noise=0.2)
+    snn = convert(actor, observations, neuron="mt", timesteps=2, calibration=rule)
+    save(snn, tmp_path / "snn.safetensors")
+    loaded = load(tmp_path / "snn.safetensors")
+    np.testing.assert_array_equal(loaded.act(observations), snn.act(observations))
+    for policy in (snn, loaded, copy.deepcopy(snn)):
+        assert_same_tensors(dense_actor(policy).state_dict(), actor.state_dict())
+    corrected = not torch.equal(snn.output.bias, actor.output.bias)
+    assert corrected == (correction != "none")
+
+
+def test_a_bias_shift_is_kept_apart_from_the_dense_actor(actor, observations):
+    rule = snnkern.Fitted(shift=True)
+    snn = convert(actor, observations, neuron=snnkern.IF(initial_fraction=0.0), timesteps=4, calibration=rule)
+    first = snn.hidden[0]
+    torch.testing.assert_close(first.bias, actor.hidden[0].bias + first.threshold * 0.5 / 4)
+    assert_same_tensors(dense_actor(snn).state_dict(), actor.state_dict())
+    with pytest.raises(InputError, match="shift is for IF neurons and the mse rule, got SNM"):
+        convert(actor, observations, neuron="snm", calibration=rule)
+
+
+def test_fitting_takes_batches_and_noise_is_the_same_every_time(actor, observations):
+    rule = snnkern.Fitted(noise=0.3)
+    whole = convert(actor, observations, calibration=rule)
+    assert_same_tensors(
+        convert(actor, iter(np.array_split(observations, 3)), calibration=rule).state_dict(), whole.state_dict()
+    )
+    assert not torch.equal(convert(actor, observations, calibration="mse").thresholds[0], whole.thresholds[0])
+    with pytest.raises(InputError, match="depend on the neuron and T"):
+        snnkern.calibrate(actor, observations, "auto")
+    with pytest.raises(InputError, match="noise must be a finite number above 0, got -1"):
+        convert(actor, observations, calibration=snnkern.Fitted(noise=-1))

@@ -17,7 +17,7 @@ from snnkern import nn, ops, reference, zoo
 from snnkern._backends import BackendStatus, backends
 from snnkern.actors import Actor, Interface
 from snnkern.analysis import analyze
-from snnkern.calibration import Max, Percentile, calibrate, collect
+from snnkern.calibration import Auto, Fitted, Max, Percentile, calibrate, collect
 from snnkern.checkpoints import actor_from_module, actor_from_state_dict, load_actor
 from snnkern.conversion import convert, load, save
 from snnkern.errors import CheckpointError, Error, InputError, MissingDependencyError
@@ -31,11 +31,13 @@ __all__ = [
     "MT",
     "SNM",
     "Actor",
+    "Auto",
     "BackendStatus",
     "CheckpointError",
     "Dynamics",
     "Error",
     "Evaluation",
+    "Fitted",
     "InputError",
     "Interface",
     "Max",

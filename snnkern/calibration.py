@@ -7,8 +7,8 @@ activations, too large wastes resolution.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from snnkern import environments
 from snnkern.actors import Actor
 from snnkern.errors import InputError, check_whole
+from snnkern.neurons import Kind, Neuron
 
 if TYPE_CHECKING:
     import gymnasium
@@ -164,26 +165,93 @@ class Percentile:
         return f"{self.name}:{self.percentile:g}"
 
 
-Calibration = Max | Percentile
+Rule = Literal["max", "mse", "gaussian"]
+Correction = Literal["none", "bias", "linear"]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Thresholds fitted layer by layer to the neuron and its T: the parameters of `snnkern.fitting.fit`."""
+
+    rule: Rule = "mse"
+    scale: float = 1.0
+    noise: float = 0.0
+    shift: bool = False
+    correction: Correction = "none"
+    ridge: float = 0.1
+
+    def __str__(self) -> str:
+        changed = (
+            field for field in fields(self) if field.name == "rule" or getattr(self, field.name) != field.default
+        )
+        return ", ".join(f"{field.name} {getattr(self, field.name)}" for field in changed)
+
+
+@dataclass(frozen=True)
+class Auto:
+    """What is recommended for the neuron and its T, found on four TD3 actors and then frozen; see `recommended`."""
+
+    name: ClassVar[str] = "auto"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Calibration = Max | Percentile | Fitted | Auto
+
+
+def recommended(neuron: Neuron, timesteps: int) -> tuple[Fitted, float]:
+    """The calibration and α for a neuron and T.
+
+    Least squared error of the neuron's own response, on the observations and on noisy copies of them. What differs
+    between neurons is how much finer than that the levels are best (`scale`: clipping some activations costs less in
+    closed loop than rounding all of them) and whether the next layer is corrected: SNM and MT gain, IF and DC do not.
+
+    Args:
+        neuron: which one; its parameters do not matter.
+        timesteps: T.
+
+    Returns:
+        How thresholds are fitted, and α.
+    """
+    if neuron.kind is Kind.IF:
+        return Fitted(scale=0.85, noise=0.3), 0.3
+    if neuron.kind is Kind.SNM:
+        return Fitted(noise=0.3, correction="linear", ridge=0.1), 0.2
+    if neuron.kind is Kind.MT:
+        coarse = timesteps < 4  # two or three spikes of one level each
+        scale, ridge = (0.75, 0.1) if coarse else (0.9, 0.2)
+        return Fitted(scale=scale, noise=0.3, correction="linear", ridge=ridge), 0.2
+    return Fitted(scale=0.9, noise=0.3), 0.2
 
 
 def parse_calibration(calibration: str | Calibration) -> Calibration:
-    """Turns "max", "percentile" (99.9) or "percentile:99" into a calibration; a calibration passes through.
+    """Turns "auto", "max", "percentile" (99.9), "percentile:99", "mse" or "gaussian" into a calibration.
+
+    A calibration passes through.
 
     Raises:
         InputError: the name is unknown, or the percentile is not one.
     """
-    if isinstance(calibration, Max | Percentile):
+    if isinstance(calibration, Max | Percentile | Fitted | Auto):
         return calibration
     name, _, value = str(calibration).partition(":")
     try:
         if name == Max.name and not value:
             return Max()
+        if calibration == Auto.name:
+            return Auto()
+        if calibration == "mse":
+            return Fitted("mse")
+        if calibration == "gaussian":
+            return Fitted("gaussian")
         if name == Percentile.name:
             return Percentile(float(value)) if ":" in calibration else Percentile()
     except ValueError as error:
         raise InputError(f"not a percentile from 0 to 100: {value!r}") from error
-    raise InputError(f"unknown calibration {calibration!r}: choose max, percentile or percentile:P")
+    raise InputError(
+        f"unknown calibration {calibration!r}: choose auto, max, percentile, percentile:P, mse or gaussian"
+    )
 
 
 def calibrate(
@@ -202,6 +270,8 @@ def calibrate(
         InputError: there are no observations, or they do not fit the actor.
     """
     rule = parse_calibration(calibration)
+    if isinstance(rule, Fitted | Auto):
+        raise InputError(f"thresholds by {calibration} depend on the neuron and T: use convert, or snnkern.fitting.fit")
     recorder = ActivationRecorder(actor, percentiles=isinstance(rule, Percentile))
     for batch in batches(observations):
         recorder.update(batch)

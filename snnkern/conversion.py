@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +16,10 @@ from torch import Tensor, nn
 from snnkern import checkpoints, zoo
 from snnkern._backends import check_name
 from snnkern.actors import Actor, Interface
-from snnkern.calibration import Calibration, calibrate, parse_calibration
+from snnkern.calibration import Auto, Calibration, Fitted, calibrate, parse_calibration, recommended
 from snnkern.errors import CheckpointError, InputError
 from snnkern.files import read_tensors, write_tensors
+from snnkern.fitting import fit
 from snnkern.neurons import Dynamics, Neuron, parse_neuron
 from snnkern.nn import Readout, SpikingActor, SpikingLayer
 
@@ -29,7 +32,7 @@ def convert(
     *,
     neuron: str | Neuron = "mt",
     timesteps: int = 4,
-    alpha: float = 0.2,
+    alpha: float | Literal["auto"] = 0.2,
     memory: float = 0.0,
     clip: float = 0.5,
     calibration: str | Calibration = "max",
@@ -45,10 +48,12 @@ def convert(
             `snnkern.collect`.
         neuron: "if", "snm", "mt", "dc", or a neuron with parameters of your own, such as `snnkern.MT(levels=6)`.
         timesteps: T, simulation steps per decision.
-        alpha: α, the part of the residual that is carried into the next decision (CRPI); 0 is plain conversion.
+        alpha: α, the part of the residual that is carried into the next decision (CRPI); 0 is plain conversion. "auto"
+            is what is recommended for the neuron and T (`snnkern.calibration.recommended`).
         memory: μ, how much of the old carry stays in the new one; 0 is the published CRPI.
         clip: κ, bound on the carry as a fraction of the threshold.
-        calibration: "max", "percentile", "percentile:P", `Max()` or `Percentile(p)`.
+        calibration: "max", "percentile", "percentile:P", "mse", "gaussian"; "auto", what is recommended for the neuron
+            and T; or one with parameters of your own: `Percentile(p)`, `Fitted(…)`.
         thresholds: θ of every hidden layer, `[N]` each, instead of observations.
         backend: a name from `snnkern.backends()`, or "auto".
         check_finite: whether the spiking actor refuses observations with a NaN or an infinity.
@@ -59,7 +64,11 @@ def convert(
 
     Source: Xu et al., "Error Amplification Limits ANN-to-SNN Conversion in Continuous Control", ICML 2026.
     """
-    dynamics = Dynamics(parse_neuron(neuron), timesteps, alpha, memory, clip)
+    kind = parse_neuron(neuron)
+    dynamics = Dynamics(kind, timesteps, 0.0 if alpha == "auto" else alpha, memory, clip)
+    settings, recommended_alpha = recommended(kind, timesteps)
+    if alpha == "auto":
+        dynamics = replace(dynamics, alpha=recommended_alpha)
     if isinstance(actor, nn.Sequential):
         actor = checkpoints.actor_from_module(actor)
     if not isinstance(actor, Actor):
@@ -68,11 +77,20 @@ def convert(
         raise InputError("give either observations to calibrate on or thresholds, and not both")
     rule = parse_calibration(calibration)
     origin = "given thresholds"
+    fitted, original = actor, None
     if observations is not None:
-        thresholds = calibrate(actor, observations, rule)
         origin = f"{rule}"
+        if isinstance(rule, Auto):
+            rule = settings
+            origin += f" ({rule})"
+        if isinstance(rule, Fitted):
+            found = fit(actor, observations, neuron=kind, timesteps=timesteps, **asdict(rule))
+            fitted, thresholds = found.actor, found.thresholds
+            original = actor if rule.shift or rule.correction != "none" else None
+        else:
+            thresholds = calibrate(actor, observations, rule)
     assert thresholds is not None
-    snn = SpikingActor(actor, thresholds, dynamics, backend=backend, check_finite=check_finite)
+    snn = SpikingActor(fitted, thresholds, dynamics, original=original, backend=backend, check_finite=check_finite)
     # What was measured with the dense actor is not true of the spiking one.
     measured = ("eval_return", "return_mean", "return_std", "return_measured")
     snn.metadata = {f"dense_{key}" if key in measured else key: value for key, value in actor.metadata.items()}

@@ -10,7 +10,6 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,12 +18,9 @@ from torch import Tensor
 
 from snnkern import ops
 from snnkern.actors import Actor
-from snnkern.calibration import as_tensor, batches, check_observations
+from snnkern.calibration import Correction, Rule, as_tensor, batches, check_observations
 from snnkern.errors import InputError
 from snnkern.neurons import Dynamics, Kind, Neuron, parse_neuron
-
-Rule = Literal["max", "mse", "gaussian"]
-Correction = Literal["none", "bias", "linear"]
 
 _RULES = ("max", "mse", "gaussian")
 _CORRECTIONS = ("none", "bias", "linear")

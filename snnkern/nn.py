@@ -259,9 +259,8 @@ class SpikingActor(Policy):
         self.hidden = cast("Sequence[SpikingLayer]", nn.ModuleList(layers))
         self.output = Readout(_transposed(actor.output.weight), actor.output.bias.detach().clone())
         dense = [] if original is None else [*original.hidden, original.output]
-        self.original = nn.ModuleList(
-            Readout(_transposed(layer.weight), layer.bias.detach().clone()) for layer in dense
-        )
+        copies = [Readout(_transposed(layer.weight), layer.bias.detach().clone()) for layer in dense]
+        self.original = cast("Sequence[Readout]", nn.ModuleList(copies))
         self._row_alpha: Tensor | None = None
         self._spikes: Tensor | None = None
         self._engine: _backends.Engine | None = None  # packed at the first decision
