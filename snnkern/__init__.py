@@ -24,6 +24,7 @@ from snnkern.errors import CheckpointError, Error, InputError, MissingDependency
 from snnkern.evaluation import Evaluation, evaluate, grid, sweep
 from snnkern.neurons import DC, IF, MT, SNM, Dynamics, Neuron
 from snnkern.nn import SpikingActivation, SpikingActor
+from snnkern.sb3 import SB3Policy, from_sb3
 
 __all__ = [
     "DC",
@@ -42,6 +43,7 @@ __all__ = [
     "MissingDependencyError",
     "Neuron",
     "Percentile",
+    "SB3Policy",
     "SpikingActivation",
     "SpikingActor",
     "actor_from_module",
@@ -52,6 +54,7 @@ __all__ = [
     "collect",
     "convert",
     "evaluate",
+    "from_sb3",
     "grid",
     "load",
     "load_actor",

@@ -50,7 +50,7 @@ class Carry(nn.Module):
             )
         return self.value
 
-    def reset(self, mask: Tensor | None) -> None:
+    def reset(self, mask: Tensor | None = None) -> None:
         """Forgets every row's carry, or that of the rows where `mask` `[B]` is True (in place: engines hold it)."""
         if mask is None:
             self.value = None
@@ -285,6 +285,34 @@ class SpikingActor(Policy):
         else:
             self._row_alpha = _check_row_alpha(alpha)
         self._unpack()
+
+    @property
+    def carry(self) -> tuple[Tensor, ...] | None:
+        """c of every hidden layer, `[B, N]` each; None where every row starts afresh. To be set to either.
+
+        Raises:
+            InputError: not `[B, N]` for every hidden layer, with the same B, in the actor's dtype.
+        """
+        values = [layer.carry.value for layer in self.hidden]
+        return None if values[0] is None else tuple(value.clone() for value in values if value is not None)
+
+    @carry.setter
+    def carry(self, carry: Sequence[Tensor] | None) -> None:
+        if carry is None:
+            self.reset()
+            return
+        if len(carry) != len(self.hidden):
+            raise InputError(f"the actor has {len(self.hidden)} hidden layers, got carries for {len(carry)}")
+        for index, (layer, value) in enumerate(zip(self.hidden, carry, strict=True)):
+            wanted = (len(carry[0]), len(layer.threshold))
+            if tuple(value.shape) != wanted or value.dtype != layer.threshold.dtype:
+                raise InputError(
+                    f"the carry of hidden layer {index + 1} must be {layer.threshold.dtype} [B, N] = {list(wanted)}, "
+                    f"got {value.dtype} of shape {list(value.shape)}"
+                )
+        self._release()
+        for layer, value in zip(self.hidden, carry, strict=True):
+            layer.carry.value = value.detach().to(layer.threshold.device, copy=True)
 
     @property
     def backend(self) -> str:
