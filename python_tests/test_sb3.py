@@ -337,3 +337,22 @@ def test_predict_says_what_does_not_fit():
         policy.predict(observations, state, np.ones(3, dtype=bool))
     with pytest.raises(snnkern.InputError, match="must be a SpikingActor"):
         snnkern.SB3Policy(SimpleNamespace())
+
+
+@pytest.mark.filterwarnings("ignore")  # JAX, Flax and TensorFlow Probability have remarks on each other
+def test_sbx_models_act_as_they_did(tmp_path):
+    sbx = pytest.importorskip("sbx", reason="sbx is not installed: pip install 'snnkern[train]'")
+    observations = make_observations(20, 5)
+    for algorithm in (sbx.TD3, sbx.SAC):
+        model = algorithm("MlpPolicy", Space(), policy_kwargs={"net_arch": [17, 9]}, buffer_size=10)
+        actor = snnkern.conversion.dense_actor(snnkern.from_sb3(model, observations).actor)
+        np.testing.assert_allclose(
+            actor.act(observations), model.predict(observations, deterministic=True)[0], atol=1e-5
+        )
+    with pytest.raises(snnkern.CheckpointError, match="SBX saves parameters as a pickle"):
+        snnkern.from_sb3(saved(model, tmp_path), observations)
+    policy = {"activation_fn": __import__("flax").linen.tanh}
+    with pytest.raises(snnkern.InputError, match=r"its activations are .*tanh.*, not ReLU"):
+        snnkern.from_sb3(sbx.TD3("MlpPolicy", Space(), policy_kwargs=policy, buffer_size=10), observations)
+    with pytest.raises(snnkern.InputError, match="its actor is sbx.*Simba"):
+        snnkern.from_sb3(sbx.SAC("SimbaPolicy", Space(), buffer_size=10), observations)

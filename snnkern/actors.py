@@ -276,4 +276,4 @@ def as_vector(name: str, value: ArrayLike | Tensor, width: int, dtype: torch.dty
         raise InputError(f"{name} must be a number or [{width}], got shape {list(vector.shape)}")
     if not bool(torch.isfinite(vector).all()):
         raise InputError(f"{name} holds NaN or infinity")
-    return vector.expand(width).clone()
+    return vector.expand(width).clone(memory_format=torch.contiguous_format)
