@@ -46,3 +46,10 @@ def test_cleanrl_checkpoints_are_converted(tmp_path, capsys):
     assert -2000 < dense < 0
     assert spiking == pytest.approx(dense, rel=0.05)
     assert f"spiking  {spiking:8.1f}" in capsys.readouterr().out
+
+
+def test_a_cnn_spikes():
+    errors = load("spikify_cnn").main()
+    assert errors["dense"] < 0.2
+    for name in ("if, T=32", "mt, T=8", "dc, T=8"):
+        assert abs(errors[name] - errors["dense"]) < 0.02

@@ -354,5 +354,5 @@ def test_sbx_models_act_as_they_did(tmp_path):
     policy = {"activation_fn": __import__("flax").linen.tanh}
     with pytest.raises(snnkern.InputError, match=r"its activations are .*tanh.*, not ReLU"):
         snnkern.from_sb3(sbx.TD3("MlpPolicy", Space(), policy_kwargs=policy, buffer_size=10), observations)
-    with pytest.raises(snnkern.InputError, match="its actor is sbx.*Simba"):
+    with pytest.raises(snnkern.InputError, match=r"its actor is sbx.*Simba"):
         snnkern.from_sb3(sbx.SAC("SimbaPolicy", Space(), buffer_size=10), observations)

@@ -22,6 +22,7 @@ from snnkern.checkpoints import actor_from_module, actor_from_state_dict, load_a
 from snnkern.conversion import convert, load, save
 from snnkern.errors import CheckpointError, Error, InputError, MissingDependencyError
 from snnkern.evaluation import Evaluation, evaluate, grid, sweep
+from snnkern.feedforward import SpikingNetwork, spikify
 from snnkern.neurons import DC, IF, MT, SNM, Dynamics, Neuron
 from snnkern.nn import SpikingActivation, SpikingActor
 from snnkern.sb3 import SB3Policy, from_sb3
@@ -46,6 +47,7 @@ __all__ = [
     "SB3Policy",
     "SpikingActivation",
     "SpikingActor",
+    "SpikingNetwork",
     "actor_from_module",
     "actor_from_state_dict",
     "analyze",
@@ -62,6 +64,7 @@ __all__ = [
     "ops",
     "reference",
     "save",
+    "spikify",
     "sweep",
     "zoo",
 ]

@@ -6,7 +6,7 @@ activations, too large wastes resolution.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,50 +27,35 @@ _CHUNK = 4096
 _BINS = 4096
 
 
-class ActivationRecorder:
-    """Statistics of the hidden activations of a dense actor, gathered batch by batch in memory that does not grow.
+class Statistics:
+    """The maximum and, where percentiles are wanted, the distribution of the activations of several layers.
 
-    Keeps, per neuron, the maximum and a histogram of the positive activations whose range is a power of two and doubles
-    when it is exceeded. But for the rounding of the actor's own products, the result depends on the observations alone,
-    not on their order or on how they were split.
+    Gathered batch by batch in memory that does not grow: per neuron, the maximum and a histogram of the positive
+    activations whose range is a power of two and doubles when it is exceeded.
 
     Args:
-        actor: the dense actor.
+        like: a tensor `[N]` for every layer, whose dtype and device the maximum has.
         percentiles: whether `percentile` will be asked for; the maximum alone is several times faster.
     """
 
-    def __init__(self, actor: Actor, percentiles: bool = True) -> None:
-        self.actor = actor
+    def __init__(self, like: Sequence[Tensor], percentiles: bool = True) -> None:
         self.observations = 0
-        self._maximum = [torch.zeros_like(layer.bias) for layer in actor.hidden]
-        self._histograms = [_Histogram(layer.out_features) for layer in actor.hidden if percentiles]
+        self._maximum = [torch.zeros_like(tensor) for tensor in like]
+        self._histograms = [_Histogram(len(tensor)) for tensor in like if percentiles]
 
-    @torch.no_grad()
-    def update(self, observations: NDArray[np.floating] | Tensor) -> None:
-        """Records the activations on observations `[N, observation_dim]`.
+    def record(self, activations: Sequence[Tensor]) -> None:
+        """Takes in the activations of every layer, `[rows, N]` each.
 
         Raises:
-            InputError: wrong shape or dtype, or a NaN or infinity.
+            InputError: an activation is not finite.
         """
-        width = self.actor.interface.observation_dim
-        kind = _check_numeric(observations)
-        if observations.ndim != 2 or observations.shape[1] != width or not kind.is_floating_point:
-            raise InputError(
-                f"calibration observations must be floating-point [N, {width}], "
-                f"got {kind} of shape {list(observations.shape)}"
-            )
-        chunks = [observations[start : start + _CHUNK] for start in range(0, len(observations), _CHUNK)]
-        if not all(bool(torch.isfinite(_as_tensor(chunk)).all()) for chunk in chunks):
-            raise InputError("calibration observations hold NaN or infinity")
-        for chunk in chunks:
-            activations = self.actor.hidden_activations(_as_tensor(chunk).to(self._maximum[0]))
-            if not all(bool(torch.isfinite(activation).all()) for activation in activations):
-                raise InputError("calibration observations are so large that activations overflow")
-            for index, activation in enumerate(activations):
-                self._maximum[index] = torch.maximum(self._maximum[index], activation.amax(dim=0))
-                if self._histograms:
-                    self._histograms[index].update(activation.double().cpu().numpy())
-            self.observations += len(chunk)
+        if not all(bool(torch.isfinite(activation).all()) for activation in activations):
+            raise InputError("calibration observations are so large that activations overflow")
+        for index, activation in enumerate(activations):
+            self._maximum[index] = torch.maximum(self._maximum[index], activation.amax(dim=0))
+            if self._histograms:
+                self._histograms[index].update(activation.double().cpu().numpy())
+        self.observations += len(activations[0])
 
     def maximum(self) -> list[Tensor]:
         """The largest activation of every neuron, `[N]` per hidden layer; 0 for a neuron that was never active.
@@ -99,6 +84,42 @@ class ActivationRecorder:
     def _check_recorded(self) -> None:
         if not self.observations:
             raise InputError("calibration data is empty: give at least one observation")
+
+
+class ActivationRecorder(Statistics):
+    """Statistics of the hidden activations of a dense actor.
+
+    But for the rounding of the actor's own products, the result depends on the observations alone, not on their order
+    or on how they were split.
+
+    Args:
+        actor: the dense actor.
+        percentiles: as for `Statistics`.
+    """
+
+    def __init__(self, actor: Actor, percentiles: bool = True) -> None:
+        super().__init__([layer.bias for layer in actor.hidden], percentiles)
+        self.actor = actor
+
+    @torch.no_grad()
+    def update(self, observations: NDArray[np.floating] | Tensor) -> None:
+        """Records the activations on observations `[N, observation_dim]`.
+
+        Raises:
+            InputError: wrong shape or dtype, or a NaN or infinity.
+        """
+        width = self.actor.interface.observation_dim
+        kind = _check_numeric(observations)
+        if observations.ndim != 2 or observations.shape[1] != width or not kind.is_floating_point:
+            raise InputError(
+                f"calibration observations must be floating-point [N, {width}], "
+                f"got {kind} of shape {list(observations.shape)}"
+            )
+        chunks = [observations[start : start + _CHUNK] for start in range(0, len(observations), _CHUNK)]
+        if not all(bool(torch.isfinite(as_tensor(chunk)).all()) for chunk in chunks):
+            raise InputError("calibration observations hold NaN or infinity")
+        for chunk in chunks:
+            self.record(self.actor.hidden_activations(as_tensor(chunk).to(self._maximum[0])))
 
 
 class _Histogram:
@@ -141,7 +162,7 @@ class Max:
 
     name: ClassVar[str] = "max"
 
-    def thresholds(self, recorder: ActivationRecorder) -> list[Tensor]:
+    def thresholds(self, recorder: Statistics) -> list[Tensor]:
         """θ `[N]` of every hidden layer."""
         return recorder.maximum()
 
@@ -164,7 +185,7 @@ class Percentile:
         if not isinstance(self.percentile, (int, float)) or not 0 < self.percentile <= 100:
             raise InputError(f"the percentile must be a number above 0 and up to 100, got {self.percentile!r}")
 
-    def thresholds(self, recorder: ActivationRecorder) -> list[Tensor]:
+    def thresholds(self, recorder: Statistics) -> list[Tensor]:
         """θ `[N]` of every hidden layer."""
         return recorder.percentile(self.percentile)
 
@@ -211,7 +232,7 @@ def calibrate(
     """
     rule = parse_calibration(calibration)
     recorder = ActivationRecorder(actor, percentiles=isinstance(rule, Percentile))
-    for batch in _batches(observations):
+    for batch in batches(observations):
         recorder.update(batch)
     return rule.thresholds(recorder)
 
@@ -257,9 +278,14 @@ def collect(
     return observations
 
 
-def _batches(
+def batches(
     observations: NDArray[np.floating] | Tensor | Iterable[NDArray[np.floating] | Tensor],
 ) -> Iterator[NDArray[np.floating] | Tensor]:
+    """The batches that calibration data comes in: one, or many.
+
+    Raises:
+        InputError: it is neither.
+    """
     if isinstance(observations, np.ndarray | Tensor):
         yield observations
     elif isinstance(observations, Iterable) and not isinstance(observations, str | bytes):
@@ -273,12 +299,12 @@ def _check_numeric(observations: object) -> torch.dtype:
     if isinstance(observations, Tensor):
         return observations.dtype
     if isinstance(observations, np.ndarray) and observations.dtype.kind in "biufc":
-        return _as_tensor(np.empty(0, observations.dtype)).dtype
+        return as_tensor(np.empty(0, observations.dtype)).dtype
     kind = f"array of {observations.dtype}" if isinstance(observations, np.ndarray) else type(observations).__name__
     raise InputError(f"calibration observations must be numeric arrays or tensors, got {kind}")
 
 
-def _as_tensor(chunk: NDArray[np.floating] | Tensor) -> Tensor:
+def as_tensor(chunk: NDArray[np.floating] | Tensor) -> Tensor:
     """A chunk as a tensor. An array is copied: it may be read-only, strided backwards, or of another byte order."""
     if isinstance(chunk, Tensor):
         return chunk
