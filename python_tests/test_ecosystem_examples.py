@@ -53,3 +53,10 @@ def test_a_cnn_spikes():
     assert errors["dense"] < 0.2
     for name in ("if, T=32", "mt, T=8", "dc, T=8"):
         assert abs(errors[name] - errors["dense"]) < 0.02
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own compiler
+def test_a_compiled_exported_and_mapped_actor_acts_as_it_did():
+    errors = load("compile_and_export").main(backend="aot_eager")
+    assert set(errors) == {"torch.compile", "torch.export", "torch.func.vmap"}
+    assert max(errors.values()) < 1e-3

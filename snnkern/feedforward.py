@@ -51,19 +51,19 @@ class SpikingNetwork(nn.Module):
     The carry of each row stays in the activations until `reset`; with α = 0 there is none, and calls may differ in B.
 
     Attributes:
-        graph: what runs, a `torch.fx.GraphModule`.
+        body: what runs, a `torch.fx.GraphModule`.
         dynamics: neuron, T, α, μ, κ; the same for all activations.
     """
 
-    def __init__(self, graph: fx.GraphModule, dynamics: Dynamics) -> None:
+    def __init__(self, body: fx.GraphModule, dynamics: Dynamics) -> None:
         super().__init__()
-        self.graph = graph
+        self.body = body
         self.dynamics = dynamics
 
     @property
     def activations(self) -> dict[str, SpikingActivation]:
         """What took the place of each ReLU, by its name in the graph."""
-        return {name: child for name, child in self.graph.named_children() if isinstance(child, SpikingActivation)}
+        return {name: child for name, child in self.body.named_children() if isinstance(child, SpikingActivation)}
 
     @property
     def spikes(self) -> Tensor:
@@ -76,9 +76,9 @@ class SpikingNetwork(nn.Module):
         Raises:
             InputError: the carry belongs to another number of rows; the input requires grad while grad is on.
         """
-        if self.dynamics.alpha == 0:
+        if self.dynamics.alpha == 0 and not torch.compiler.is_exporting():
             self.reset()
-        return self.graph(input)
+        return self.body(input)
 
     def reset(self, mask: Tensor | NDArray[np.bool_] | None = None) -> None:
         """Starts a new episode: in all rows, or in those where `mask` `[B]` is True."""
@@ -401,7 +401,7 @@ class _Apart(nn.Module):
         self.steps = steps
 
     def forward(self, value: Tensor) -> Tensor:
-        return value.unflatten(0, (self.steps, len(value) // self.steps))
+        return value.unflatten(0, (self.steps, value.shape[0] // self.steps))
 
 
 class _Decode(_Apart):
