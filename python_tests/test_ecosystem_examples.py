@@ -60,3 +60,16 @@ def test_a_compiled_exported_and_mapped_actor_acts_as_it_did():
     errors = load("compile_and_export").main(backend="aot_eager")
     assert set(errors) == {"torch.compile", "torch.export", "torch.func.vmap"}
     assert max(errors.values()) < 1e-3
+
+
+def test_spikingjelly_and_snnkern_run_in_each_other():
+    pytest.importorskip("spikingjelly", reason="spikingjelly is not installed: pip install 'snnkern[spikingjelly]'")
+    assert load("use_spikingjelly").main() == (True, True)
+
+
+def test_an_exported_actor_acts_in_another_simulator(tmp_path):
+    pytest.importorskip("spikingjelly", reason="spikingjelly is not installed: pip install 'snnkern[spikingjelly]'")
+    pytest.importorskip("nirtorch", reason="nir and nirtorch are not installed: pip install 'snnkern[nir]'")
+    differences = load("export_nir").main(str(tmp_path / "actor.nir"))
+    assert len(differences) == 5
+    assert max(differences) < 1e-4

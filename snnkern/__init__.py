@@ -13,7 +13,7 @@ try:
 except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+unknown"
 
-from snnkern import nn, ops, reference, zoo
+from snnkern import nir, nn, ops, reference, zoo
 from snnkern._backends import BackendStatus, backends
 from snnkern.actors import Actor, Interface
 from snnkern.analysis import analyze
@@ -24,8 +24,10 @@ from snnkern.errors import CheckpointError, Error, InputError, MissingDependency
 from snnkern.evaluation import Evaluation, evaluate, grid, sweep
 from snnkern.feedforward import SpikingNetwork, spikify
 from snnkern.neurons import DC, IF, MT, SNM, Dynamics, Neuron
+from snnkern.nir import to_nir
 from snnkern.nn import SpikingActivation, SpikingActor
 from snnkern.sb3 import SB3Policy, from_sb3
+from snnkern.spikingjelly import from_spikingjelly
 
 __all__ = [
     "DC",
@@ -57,14 +59,17 @@ __all__ = [
     "convert",
     "evaluate",
     "from_sb3",
+    "from_spikingjelly",
     "grid",
     "load",
     "load_actor",
+    "nir",
     "nn",
     "ops",
     "reference",
     "save",
     "spikify",
     "sweep",
+    "to_nir",
     "zoo",
 ]
