@@ -16,7 +16,7 @@ T, ROWS = 8, 100
 @torch.no_grad()
 def main(path: str = "actor.nir", decisions: int = 5) -> list[float]:
     actor = snnkern.load_actor("td3-hopper")
-    observations = torch.randn(decisions, ROWS, 11, generator=torch.Generator().manual_seed(0))
+    observations = torch.randn(decisions, ROWS, 11, generator=torch.Generator().manual_seed(0)) * 0.1
     snn = snnkern.convert(actor, observations.flatten(0, 1), neuron="if", timesteps=T, alpha=0.2)
     nir.write(path, snnkern.to_nir(snn))
 
