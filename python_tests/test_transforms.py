@@ -97,6 +97,18 @@ def test_a_compiled_actor_refuses_what_it_refused():
         dense(broken)
 
 
+def test_a_compiled_dense_actor_keeps_its_gradient():
+    actor = make_actor(5, 8, 2)
+    compiled = torch.compile(actor, fullgraph=True, backend="aot_eager")
+    gradients = []
+    for policy in (actor, compiled):
+        inputs = INPUTS[:4].clone().requires_grad_()
+        policy(inputs).sum().backward()
+        gradients.append(inputs.grad)
+    assert_close(*gradients)
+    assert gradients[0].abs().max() > 0.01
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("neuron", DEFAULT_NEURONS)
 def test_compiled_modules_of_ones_own_act_as_they_did(neuron):

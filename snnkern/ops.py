@@ -298,6 +298,9 @@ def _register() -> None:
         torch.library.register_vmap(
             f"snnkern::{name}", functools.partial(_one_by_one, getattr(torch.ops.snnkern, name)), lib=_LIBRARY
         )
+    torch.library.register_autograd(
+        "snnkern::finite", lambda _, gradient: gradient, lib=_LIBRARY
+    )  # dense actors have one
 
 
 _register()
