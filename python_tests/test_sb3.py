@@ -142,7 +142,7 @@ def test_evaluate_policy_resets_each_environment_at_its_episodes_end(monkeypatch
 
 
 def test_pendulum_is_evaluated_as_the_model_is():
-    """A trained actor would take minutes; one that returns its input's direction still has returns to compare."""
+    """An untrained actor has returns to compare as well, and costs no minutes."""
     model = sb3.TD3("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [32, 32]}, seed=3, device="cpu")
     env = make_vec_env("Pendulum-v1", n_envs=3, seed=5)
     observations = np.random.default_rng(0).uniform([-1, -1, -8], [1, 1, 8], size=(500, 3)).astype(np.float32)

@@ -223,9 +223,15 @@ class SpikingActor(Policy):
                     f"the carry of hidden layer {index + 1} must be {layer.threshold.dtype} [B, N] = {list(wanted)}, "
                     f"got {value.dtype} of shape {list(value.shape)}"
                 )
-        self._release()
-        for layer, value in zip(self.hidden, carry, strict=True):
-            layer.carry.value = value.detach().to(layer.threshold.device, copy=True)
+        present = self.hidden[0].carry.value
+        if present is None or len(present) != len(carry[0]):
+            self._release()
+            for layer, value in zip(self.hidden, carry, strict=True):
+                layer.carry.value = value.detach().to(layer.threshold.device, copy=True)
+            return
+        with torch.inference_mode():  # in place, as in `Carry.reset`: an engine goes on with these
+            for layer, value in zip(self.hidden, carry, strict=True):
+                cast("Tensor", layer.carry.value).copy_(value)
 
     @property
     def backend(self) -> str:

@@ -64,7 +64,9 @@ class SB3Policy:
             raise InputError("deterministic=False samples from SAC's distribution, whose mean alone was converted")
         self.actor.carry = None if state is None else [torch.from_numpy(np.array(carry)) for carry in state]
         if state is not None and episode_start is not None:
-            self.actor.reset(np.atleast_1d(np.asarray(episode_start, dtype=bool)))
+            first = np.atleast_1d(np.asarray(episode_start, dtype=bool))
+            if first.any() or first.shape != (len(state[0]),):  # which reset refuses
+                self.actor.reset(first)
         action = self.actor.act(observation)
         carry = self.actor.carry
         assert carry is not None
