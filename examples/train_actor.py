@@ -18,9 +18,7 @@ from typing import Annotated
 
 import jax
 import numpy as np
-import torch
 import typer
-from flax.traverse_util import flatten_dict
 from sbx import SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -41,11 +39,9 @@ def export(model: TD3 | SAC, metadata: dict[str, str]) -> snnkern.Actor:
     Raises:
         RuntimeError: the actor does not act as the model does.
     """
-    parameters = flatten_dict(model.policy.actor_state.params["params"], sep=".")
-    tensors = {name: torch.from_numpy(np.array(value)) for name, value in parameters.items()}
     low, high = model.action_space.low, model.action_space.high
     actor = snnkern.actor_from_state_dict(
-        tensors, action_scale=(high - low) / 2, action_bias=(high + low) / 2, metadata=metadata
+        model.policy.actor_state.params, action_scale=(high - low) / 2, action_bias=(high + low) / 2, metadata=metadata
     )
     observations = model.replay_buffer.observations[:256, 0]
     wanted, _ = model.predict(observations, deterministic=True)

@@ -589,7 +589,7 @@ def test_fitting_takes_batches_and_noise_is_the_same_every_time(actor, observati
         convert(actor, iter(np.array_split(observations, 3)), calibration=rule).state_dict(), whole.state_dict()
     )
     assert not torch.equal(convert(actor, observations, calibration="mse").thresholds[0], whole.thresholds[0])
-    with pytest.raises(InputError, match="depend on the neuron and T"):
+    with pytest.raises(InputError, match="depends on the neuron and T"):
         snnkern.calibrate(actor, observations, "auto")
     with pytest.raises(InputError, match="noise must be a finite number above 0, got -1"):
         convert(actor, observations, calibration=snnkern.Fitted(noise=-1))

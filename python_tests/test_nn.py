@@ -663,3 +663,24 @@ def test_an_activation_on_an_empty_batch():
     activation = SpikingActivation("mt", torch.ones(5), 4)
     assert activation(torch.zeros(4, 0, 5)).shape == (4, 0, 5)
     assert activation.spikes.shape == (0,)
+
+
+def test_the_carry_can_be_read_and_set_and_is_checked() -> None:
+    observations = make_observations(6, 5)
+    snn, other = (make_policy("if", widths=(5, 6, 7, 2), timesteps=3) for _ in range(2))
+    assert snn.carry is None
+    snn.act(observations)
+    kept = snn.carry
+    assert kept is not None
+    wanted = snn.act(observations)
+    assert not torch.equal(kept[0], snn.carry[0])  # what was read is a copy
+    other.carry = kept
+    np.testing.assert_array_equal(other.act(observations), wanted)
+    with pytest.raises(InputError, match="2 hidden layers, got carries for 1"):
+        other.carry = kept[:1]
+    with pytest.raises(
+        InputError, match=r"hidden layer 2 must be torch.float32 \[B, N\] = \[6, 7\], got torch.float64"
+    ):
+        other.carry = (kept[0], kept[1].double())
+    other.carry = None
+    assert other.carry is None

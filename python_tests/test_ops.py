@@ -60,6 +60,11 @@ def test_opcheck_of_linear(shape, has_bias, backend):
     torch.library.opcheck(torch.ops.snnkern.linear.default, (torch.rand(shape), torch.rand(5, 4), bias, backend))
 
 
+@pytest.mark.parametrize("grad", [False, True])
+def test_the_check_for_finite_numbers_is_registered_in_full(grad):
+    torch.library.opcheck(torch.ops.snnkern.finite.default, (torch.rand(3, 5, requires_grad=grad),))
+
+
 @each("operator", OPERATORS)
 @each("neuron", DEFAULT_NEURONS)
 def test_fake_tensors_tell_the_shapes_of_real_ones(neuron, operator):

@@ -13,7 +13,7 @@ try:
 except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+unknown"
 
-from snnkern import nn, ops, reference, zoo
+from snnkern import nir, nn, ops, reference, zoo
 from snnkern._backends import BackendStatus, backends
 from snnkern.actors import Actor, Interface
 from snnkern.analysis import analyze
@@ -22,8 +22,12 @@ from snnkern.checkpoints import actor_from_module, actor_from_state_dict, load_a
 from snnkern.conversion import convert, load, save
 from snnkern.errors import CheckpointError, Error, InputError, MissingDependencyError
 from snnkern.evaluation import Evaluation, evaluate, grid, sweep
+from snnkern.feedforward import SpikingNetwork, spikify
 from snnkern.neurons import DC, IF, MT, SNM, Dynamics, Neuron
+from snnkern.nir import to_nir
 from snnkern.nn import SpikingActivation, SpikingActor
+from snnkern.sb3 import SB3Policy, from_sb3
+from snnkern.spikingjelly import from_spikingjelly
 
 __all__ = [
     "DC",
@@ -44,8 +48,10 @@ __all__ = [
     "MissingDependencyError",
     "Neuron",
     "Percentile",
+    "SB3Policy",
     "SpikingActivation",
     "SpikingActor",
+    "SpikingNetwork",
     "actor_from_module",
     "actor_from_state_dict",
     "analyze",
@@ -54,13 +60,18 @@ __all__ = [
     "collect",
     "convert",
     "evaluate",
+    "from_sb3",
+    "from_spikingjelly",
     "grid",
     "load",
     "load_actor",
+    "nir",
     "nn",
     "ops",
     "reference",
     "save",
+    "spikify",
     "sweep",
+    "to_nir",
     "zoo",
 ]

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from snnkern import ops
 from snnkern.errors import InputError
 
 
@@ -75,8 +76,8 @@ class Interface(nn.Module):
         if self.observation_std is not None and not bool((self.observation_std > 0).all()):
             raise InputError("observation_std must be positive everywhere")
 
-    def check(self, observation: Tensor, check_finite: bool) -> None:
-        """Refuses an observation that is not `[B, observation_dim]` in the actor's dtype and on its device.
+    def check(self, observation: Tensor, check_finite: bool) -> Tensor:
+        """The observation, where it is `[B, observation_dim]` in the actor's dtype and on its device.
 
         Raises:
             InputError: wrong width, dtype or device, or (where `check_finite`) a NaN or infinity.
@@ -92,12 +93,11 @@ class Interface(nn.Module):
             )
         if observation.device != own.device:
             raise InputError(f"observation is on {observation.device}, but the actor is on {own.device}")
-        if check_finite and not bool(torch.isfinite(observation).all()):
-            rows = (~torch.isfinite(observation).all(dim=1)).nonzero().flatten().tolist()
-            raise InputError(
-                f"observation holds NaN or infinity in {len(rows)} of {len(observation)} rows (first: row {rows[0]}); "
-                "set check_finite = False to let such values through"
-            )
+        if check_finite and torch.compiler.is_compiling():  # a graph cannot branch on what a tensor holds
+            return ops.finite(observation)
+        if check_finite:
+            ops.refuse_non_finite(observation)
+        return observation
 
     def normalize(self, observation: Tensor) -> Tensor:
         """What the first layer receives for an observation `[B, observation_dim]`."""
@@ -212,8 +212,7 @@ class Actor(Policy):
 
     def hidden_activations(self, observation: Tensor) -> list[Tensor]:
         """ReLU activations of every hidden layer, `[B, N]` each, for an observation `[B, observation_dim]`."""
-        self.interface.check(observation, self.check_finite)
-        signal = self.interface.normalize(observation)
+        signal = self.interface.normalize(self.interface.check(observation, self.check_finite))
         activations = []
         for layer in self.hidden:
             signal = torch.relu(layer(signal))
@@ -276,4 +275,4 @@ def as_vector(name: str, value: ArrayLike | Tensor, width: int, dtype: torch.dty
         raise InputError(f"{name} must be a number or [{width}], got shape {list(vector.shape)}")
     if not bool(torch.isfinite(vector).all()):
         raise InputError(f"{name} holds NaN or infinity")
-    return vector.expand(width).clone()
+    return vector.expand(width).clone(memory_format=torch.contiguous_format)

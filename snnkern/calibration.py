@@ -6,7 +6,7 @@ activations, too large wastes resolution.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -28,42 +28,35 @@ _CHUNK = 4096
 _BINS = 4096
 
 
-class ActivationRecorder:
-    """Statistics of the hidden activations of a dense actor, gathered batch by batch in memory that does not grow.
+class Statistics:
+    """The maximum and, where percentiles are wanted, the distribution of the activations of several layers.
 
-    Keeps, per neuron, the maximum and a histogram of the positive activations whose range is a power of two and doubles
-    when it is exceeded. But for the rounding of the actor's own products, the result depends on the observations alone,
-    not on their order or on how they were split.
+    Gathered batch by batch in memory that does not grow: per neuron, the maximum and a histogram of the positive
+    activations whose range is a power of two and doubles when it is exceeded.
 
     Args:
-        actor: the dense actor.
+        like: a tensor `[N]` for every layer, whose dtype and device the maximum has.
         percentiles: whether `percentile` will be asked for; the maximum alone is several times faster.
     """
 
-    def __init__(self, actor: Actor, percentiles: bool = True) -> None:
-        self.actor = actor
+    def __init__(self, like: Sequence[Tensor], percentiles: bool = True) -> None:
         self.observations = 0
-        self._maximum = [torch.zeros_like(layer.bias) for layer in actor.hidden]
-        self._histograms = [_Histogram(layer.out_features) for layer in actor.hidden if percentiles]
+        self._maximum = [torch.zeros_like(tensor) for tensor in like]
+        self._histograms = [_Histogram(len(tensor)) for tensor in like if percentiles]
 
-    @torch.no_grad()
-    def update(self, observations: NDArray[np.floating] | Tensor) -> None:
-        """Records the activations on observations `[N, observation_dim]`.
+    def record(self, activations: Sequence[Tensor]) -> None:
+        """Takes in the activations of every layer, `[rows, N]` each.
 
         Raises:
-            InputError: wrong shape or dtype, or a NaN or infinity.
+            InputError: an activation is not finite.
         """
-        check_observations(self.actor, observations)
-        for start in range(0, len(observations), _CHUNK):
-            chunk = observations[start : start + _CHUNK]
-            activations = self.actor.hidden_activations(as_tensor(chunk).to(self._maximum[0]))
-            if not all(bool(torch.isfinite(activation).all()) for activation in activations):
-                raise InputError("calibration observations are so large that activations overflow")
-            for index, activation in enumerate(activations):
-                self._maximum[index] = torch.maximum(self._maximum[index], activation.amax(dim=0))
-                if self._histograms:
-                    self._histograms[index].update(activation.double().cpu().numpy())
-            self.observations += len(chunk)
+        if not all(bool(torch.isfinite(activation).all()) for activation in activations):
+            raise InputError("calibration observations are so large that activations overflow")
+        for index, activation in enumerate(activations):
+            self._maximum[index] = torch.maximum(self._maximum[index], activation.amax(dim=0))
+            if self._histograms:
+                self._histograms[index].update(activation.double().cpu().numpy())
+        self.observations += len(activations[0])
 
     def maximum(self) -> list[Tensor]:
         """The largest activation of every neuron, `[N]` per hidden layer; 0 for a neuron that was never active.
@@ -92,6 +85,34 @@ class ActivationRecorder:
     def _check_recorded(self) -> None:
         if not self.observations:
             raise InputError("calibration data is empty: give at least one observation")
+
+
+class ActivationRecorder(Statistics):
+    """Statistics of the hidden activations of a dense actor.
+
+    But for the rounding of the actor's own products, the result depends on the observations alone, not on their order
+    or on how they were split.
+
+    Args:
+        actor: the dense actor.
+        percentiles: as for `Statistics`.
+    """
+
+    def __init__(self, actor: Actor, percentiles: bool = True) -> None:
+        super().__init__([layer.bias for layer in actor.hidden], percentiles)
+        self.actor = actor
+
+    @torch.no_grad()
+    def update(self, observations: NDArray[np.floating] | Tensor) -> None:
+        """Records the activations on observations `[N, observation_dim]`.
+
+        Raises:
+            InputError: wrong shape or dtype, or a NaN or infinity.
+        """
+        check_observations(self.actor, observations)
+        for start in range(0, len(observations), _CHUNK):
+            chunk = as_tensor(observations[start : start + _CHUNK])
+            self.record(self.actor.hidden_activations(chunk.to(self._maximum[0])))
 
 
 class _Histogram:
@@ -134,7 +155,7 @@ class Max:
 
     name: ClassVar[str] = "max"
 
-    def thresholds(self, recorder: ActivationRecorder) -> list[Tensor]:
+    def thresholds(self, recorder: Statistics) -> list[Tensor]:
         """θ `[N]` of every hidden layer."""
         return recorder.maximum()
 
@@ -157,7 +178,7 @@ class Percentile:
         if not isinstance(self.percentile, (int, float)) or not 0 < self.percentile <= 100:
             raise InputError(f"the percentile must be a number above 0 and up to 100, got {self.percentile!r}")
 
-    def thresholds(self, recorder: ActivationRecorder) -> list[Tensor]:
+    def thresholds(self, recorder: Statistics) -> list[Tensor]:
         """θ `[N]` of every hidden layer."""
         return recorder.percentile(self.percentile)
 
@@ -254,6 +275,18 @@ def parse_calibration(calibration: str | Calibration) -> Calibration:
     )
 
 
+def parse_of_activations(calibration: str | Calibration) -> Max | Percentile:
+    """As `parse_calibration`, for what needs the activations alone.
+
+    Raises:
+        InputError: the calibration needs the neuron and T as well.
+    """
+    rule = parse_calibration(calibration)
+    if isinstance(rule, Fitted | Auto):
+        raise InputError(f"calibration {calibration!r} depends on the neuron and T, and works with convert alone")
+    return rule
+
+
 def calibrate(
     actor: Actor,
     observations: NDArray[np.floating] | Tensor | Iterable[NDArray[np.floating] | Tensor],
@@ -269,9 +302,7 @@ def calibrate(
     Raises:
         InputError: there are no observations, or they do not fit the actor.
     """
-    rule = parse_calibration(calibration)
-    if isinstance(rule, Fitted | Auto):
-        raise InputError(f"thresholds by {calibration} depend on the neuron and T: use convert, or snnkern.fitting.fit")
+    rule = parse_of_activations(calibration)
     recorder = ActivationRecorder(actor, percentiles=isinstance(rule, Percentile))
     for batch in batches(observations):
         recorder.update(batch)
@@ -340,7 +371,11 @@ def check_observations(actor: Actor, observations: NDArray[np.floating] | Tensor
 def batches(
     observations: NDArray[np.floating] | Tensor | Iterable[NDArray[np.floating] | Tensor],
 ) -> Iterator[NDArray[np.floating] | Tensor]:
-    """Observations as batches: an array is one, an iterable gives its own."""
+    """The batches that calibration data comes in: one, or many.
+
+    Raises:
+        InputError: it is neither.
+    """
     if isinstance(observations, np.ndarray | Tensor):
         yield observations
     elif isinstance(observations, Iterable) and not isinstance(observations, str | bytes):

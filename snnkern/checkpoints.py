@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from snnkern import zoo
+from snnkern import sb3_models, zoo
 from snnkern.actors import Actor, Interface, Policy, as_vector, check_layer
 from snnkern.errors import CheckpointError, InputError
 from snnkern.files import read_tensors, write_tensors
@@ -31,8 +32,9 @@ def load_actor(
 ) -> Actor:
     """Loads a trained actor by zoo name or from a checkpoint file.
 
-    Reads files that `snnkern.save` wrote, and state dicts, as safetensors or as `torch.save` wrote them, with the layer
-    names of TD3 and DDPG (`l1`, `l2`, …), SAC (`fc1`, …, `fc_mu`) and Flax (`Dense_0`, …).
+    Reads files that `snnkern.save` wrote; models that Stable-Baselines3 saved; and state dicts, as safetensors or as
+    `torch.save` wrote them, with the layer names of TD3 and DDPG (`l1`, `l2`, …), SAC (`fc1`, …, `fc_mu`), CleanRL
+    (`fc1`, …, `fc_mu` or `fc_mean`, `action_scale`, `action_bias`) and Flax (`Dense_0`, …).
 
     Args:
         source: a name in `snnkern.zoo.names()`, or a path.
@@ -51,12 +53,9 @@ def load_actor(
         path = zoo.path(str(source))
     elif not str(source) or not path.exists():
         raise InputError(f"no actor {str(source)!r}: neither a file nor one of {', '.join(zoo.names())}")
-    tensors, metadata = read_tensors(path)
+    saved = sb3_models.read(path) if sb3_models.is_file(path) else read_tensors(path)
     try:
-        if "snnkern" in metadata:
-            actor = _from_description(tensors, metadata["snnkern"])
-        else:
-            actor = actor_from_state_dict(tensors, metadata=metadata)
+        actor = actor_from_sb3(saved) if isinstance(saved, sb3_models.Model) else _from_file(*saved)
     except InputError as error:
         raise CheckpointError(f"{path}: {error}") from error
     interface = actor.interface
@@ -112,6 +111,20 @@ def actor_from_module(
     return Actor(layers[:-1], layers[-1], interface, metadata).to(layers[0][0].device)
 
 
+def actor_from_sb3(model: sb3_models.Model) -> Actor:
+    """The actor of a Stable-Baselines3 model.
+
+    Raises:
+        CheckpointError: names the missing, unexpected and misshapen tensors.
+    """
+    return actor_from_state_dict(
+        model.tensors,
+        action_scale=(model.high - model.low) / 2,
+        action_bias=(model.high + model.low) / 2,
+        metadata={"algorithm": model.algorithm},
+    )
+
+
 @dataclass(frozen=True)
 class _Layout:
     """How a kind of checkpoint names its tensors.
@@ -120,39 +133,70 @@ class _Layout:
         algorithm: whose actor it is.
         example: the names, as an error shows them.
         numbered: a numbered layer; its group is the number.
-        head: the output layer, or None where it is the last numbered one.
+        heads: names that the output layer may have; none where it is the last numbered one.
         ignored: tensors that the deterministic action does not use.
         weight: the name of a weight; "kernel" is Flax's, which is [in, out].
+        first: the first layer's number.
+        step: from one layer's number to the next's.
     """
 
     algorithm: str
     example: str
     numbered: re.Pattern[str]
-    head: str | None
+    heads: tuple[str, ...]
     ignored: re.Pattern[str]
     weight: str = "weight"
+    first: int = 1
+    step: int = 1
 
 
 # Published CRPI checkpoints carry empty neuron buffers.
 _BUFFERS = r"neuron\d+\..*"
 _LAYOUTS = (
-    _Layout("TD3", "TD3 and DDPG: l1, l2, …", re.compile(r"l([0-9]{1,4})"), None, re.compile(_BUFFERS)),
+    _Layout("TD3", "TD3 and DDPG: l1, l2, …", re.compile(r"l([0-9]{1,4})"), (), re.compile(_BUFFERS)),
     _Layout(
         "SAC",
-        "SAC: fc1, …, fc_mu",
+        "SAC: fc1, …, fc_mu; CleanRL: fc1, …, fc_mu or fc_mean",
         re.compile(r"fc([0-9]{1,4})"),
-        "fc_mu",
+        ("fc_mu", "fc_mean"),
         re.compile(_BUFFERS + r"|fc_(?:log_?)?std\..*"),
     ),
-    _Layout("Flax", "Flax: Dense_0, …", re.compile(r"Dense_([0-9]{1,4})"), None, re.compile(_BUFFERS), weight="kernel"),
+    _Layout(
+        "Flax",
+        "Flax: Dense_0, …",
+        re.compile(r"Dense_([0-9]{1,4})"),
+        (),
+        re.compile(_BUFFERS),
+        weight="kernel",
+        first=0,
+    ),
+    _Layout(
+        "SAC",
+        "Stable-Baselines3's SAC: latent_pi.0, latent_pi.2, …, mu",
+        re.compile(r"latent_pi\.([0-9]{1,4})"),
+        ("mu",),
+        re.compile(r"log_std\..*"),
+        first=0,
+        step=2,
+    ),
+    _Layout(
+        "TD3",
+        "Stable-Baselines3's TD3 and DDPG: mu.0, mu.2, …",
+        re.compile(r"mu\.([0-9]{1,4})"),
+        (),
+        re.compile(_BUFFERS),
+        first=0,
+        step=2,
+    ),
 )
+_RANGE = ("action_scale", "action_bias")  # CleanRL's actors have them as buffers, [action_dim] or [1, action_dim]
 
 
 def actor_from_state_dict(
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Any],
     *,
-    action_scale: ArrayLike = 1.0,
-    action_bias: ArrayLike = 0.0,
+    action_scale: ArrayLike | None = None,
+    action_bias: ArrayLike | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Actor:
     """An actor from named tensors, in one of the layouts that `load_actor` lists.
@@ -160,16 +204,23 @@ def actor_from_state_dict(
     A SAC actor in Flax naming ends with two heads on the last hidden layer; the second, the log standard deviation,
     is not used by the deterministic action.
 
+    Args:
+        tensors: tensors or arrays (NumPy's, JAX's) by name, or dictionaries of such, as Flax nests its parameters.
+        action_scale: a number or `[action_dim]`; where it is None, what the tensors say, or else 1.
+        action_bias: likewise, or else 0.
+        metadata: where the actor comes from.
+
     Raises:
         CheckpointError: names the missing, unexpected and misshapen tensors.
     """
+    tensors = dict(_flattened(tensors))
     layout, numbers = _recognize(tensors)
     names = [_layer_name(layout, number) for number in numbers]
-    if layout.head:
-        names.append(layout.head)
+    if layout.heads:
+        names.append(next((head for head in layout.heads if f"{head}.weight" in tensors), layout.heads[0]))
     what = f"a {layout.algorithm} actor"
     wanted = [f"{name}.{part}" for name in names for part in (layout.weight, "bias")]
-    check_names(what, tensors, wanted, filter(layout.ignored.fullmatch, tensors))
+    check_names(what, tensors, wanted, [*filter(layout.ignored.fullmatch, tensors), *_RANGE])
 
     layers = []
     for name in names:
@@ -193,14 +244,33 @@ def actor_from_state_dict(
         raise CheckpointError(f"not {what}: it has no hidden layer, only {layers[0][0]}")
 
     pairs = [(weight, bias) for _, weight, bias in layers]
+    found = {name: tensors[name].flatten() for name in _RANGE if name in tensors}
     interface = Interface(
         pairs[0][0].shape[1],
         pairs[-1][0].shape[0],
-        action_scale=action_scale,
-        action_bias=action_bias,
+        action_scale=found.get("action_scale", 1.0) if action_scale is None else action_scale,
+        action_bias=found.get("action_bias", 0.0) if action_bias is None else action_bias,
         dtype=pairs[0][0].dtype,
     )
     return Actor(pairs[:-1], pairs[-1], interface, metadata)
+
+
+def _flattened(tensors: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Tensors by name, a nested name joined by dots; Flax's outermost "params" is left out.
+
+    Raises:
+        CheckpointError: something is neither a tensor nor an array of numbers.
+    """
+    for name, value in tensors.items():
+        if isinstance(value, Mapping):
+            yield from _flattened(value, "" if name == "params" and not prefix else f"{prefix}{name}.")
+        elif isinstance(value, Tensor):
+            yield f"{prefix}{name}", value
+        else:
+            try:
+                yield f"{prefix}{name}", torch.from_numpy(np.array(value))
+            except (TypeError, ValueError) as error:
+                raise CheckpointError(f"{prefix}{name} must be a tensor or an array, got {value!r}") from error
 
 
 def _recognize(tensors: Mapping[str, Tensor]) -> tuple[_Layout, list[int]]:
@@ -208,15 +278,14 @@ def _recognize(tensors: Mapping[str, Tensor]) -> tuple[_Layout, list[int]]:
         matches = (layout.numbered.fullmatch(name.rpartition(".")[0]) for name in tensors)
         found = sorted({int(match[1]) for match in matches if match})
         if found:  # a gap in the numbers is a missing layer
-            first = min(found[0], 0 if layout.weight == "kernel" else 1)
-            return layout, list(range(first, found[-1] + 1))
+            return layout, list(range(min(found[0], layout.first), found[-1] + 1, layout.step))
     known = "; ".join(layout.example for layout in _LAYOUTS)
     some = ", ".join(list(tensors)[:8]) or "none"
     raise CheckpointError(f"not an actor's tensors. Known: {known}. Found: {some}")
 
 
 def _layer_name(layout: _Layout, number: int) -> str:
-    return layout.numbered.pattern.replace("([0-9]{1,4})", str(number))
+    return layout.numbered.pattern.replace("([0-9]{1,4})", str(number)).replace("\\", "")
 
 
 def _has_two_heads(layers: Sequence[tuple[str, Tensor, Tensor]], metadata: Mapping[str, str]) -> bool:
@@ -308,6 +377,12 @@ def interface_names(description: Mapping[str, Any]) -> list[str]:
     if description["normalized"]:
         names += ["observation_mean", "observation_std"]
     return [f"interface.{name}" for name in names]
+
+
+def _from_file(tensors: dict[str, Tensor], metadata: Mapping[str, Any]) -> Actor:
+    if "snnkern" in metadata:
+        return _from_description(tensors, metadata["snnkern"])
+    return actor_from_state_dict(tensors, metadata=metadata)
 
 
 def _from_description(tensors: dict[str, Tensor], description: object) -> Actor:

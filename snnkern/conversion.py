@@ -20,8 +20,9 @@ from snnkern.calibration import Auto, Calibration, Fitted, calibrate, parse_cali
 from snnkern.errors import CheckpointError, InputError
 from snnkern.files import read_tensors, write_tensors
 from snnkern.fitting import fit
+from snnkern.layers import Readout, SpikingLayer
 from snnkern.neurons import Dynamics, Neuron, parse_neuron
-from snnkern.nn import Readout, SpikingActor, SpikingLayer
+from snnkern.nn import SpikingActor
 
 _FORMAT = "spiking-actor"
 

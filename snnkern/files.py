@@ -10,7 +10,7 @@ import secrets
 import shutil
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -87,7 +87,7 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     if head[8:9] == b"{":  # first: the length of the header before it may begin as a pickle does
         return _read_safetensors(path)
     if head.startswith((_ZIP, _PICKLE)):
-        return _read_torch(path), {}
+        return read_state_dict(path, str(path)), {}
     raise CheckpointError(f"{path} is not a checkpoint: neither safetensors nor a file that torch.save wrote")
 
 
@@ -106,26 +106,37 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, metadata
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
+def read_state_dict(file: Path | BinaryIO, name: str) -> dict[str, Tensor]:
+    """Reads the state dict that `torch.save` wrote to a file, or the first of several, as CleanRL writes them.
+
+    Args:
+        file: the file, or its path.
+        name: what errors call it.
+
+    Raises:
+        CheckpointError: it is truncated, is not a state dict, or holds code or objects other than tensors.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols: what cannot be read is refused below
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported operand" in str(error):  # an instruction that torch.save does not write
-            raise CheckpointError(f"{path} is damaged, or not a checkpoint that torch.save wrote") from error
+            raise CheckpointError(f"{name} is damaged, or not a checkpoint that torch.save wrote") from error
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f" ({wanted[1].removeprefix('builtins.')})" if wanted else ""
         raise CheckpointError(
-            f"{path} asks to run code or build objects{what}, which is refused: save the actor's state_dict() instead"
+            f"{name} asks to run code or build objects{what}, which is refused: save the actor's state_dict() instead"
         ) from error
     except Exception as error:  # damaged files make torch.load fail in many ways, struct.error among them
         reason = str(error).strip().partition("\n")[0].partition(". ")[0]
-        raise CheckpointError(f"{path} is truncated or not a checkpoint: {reason or type(error).__name__}") from error
+        raise CheckpointError(f"{name} is truncated or not a checkpoint: {reason or type(error).__name__}") from error
+    if isinstance(state, tuple | list) and state and all(isinstance(part, dict) for part in state):
+        state = state[0]
     if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
+        isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in state.items()
     ):
-        raise CheckpointError(f"{path} is not a state dict of tensors: it holds {_describe(state)}")
+        raise CheckpointError(f"{name} is not a state dict of tensors: it holds {_describe(state)}")
     return dict(state)
 
 

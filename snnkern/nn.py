@@ -19,59 +19,8 @@ from snnkern import _backends, ops
 from snnkern.actors import Actor, Policy
 from snnkern.capture import CapturedDecision
 from snnkern.errors import InputError
+from snnkern.layers import Carry, Readout, SpikingLayer, StatelessActor, check_threshold, decide_by_layers
 from snnkern.neurons import Dynamics, Kind, Neuron, parse_neuron
-
-
-class Carry(nn.Module):
-    """What each row of a batch carries into the next decision step. It is state, and not part of `state_dict`.
-
-    Attributes:
-        value: c, `[B, N]`, or None where every row starts afresh.
-    """
-
-    value: Tensor | None
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("value", None, persistent=False)
-
-    def start(self, batch: int, like: Tensor) -> Tensor:
-        """The carry `[batch, N]` for a decision of this many rows, with N, dtype and device those of `like` `[N]`.
-
-        Raises:
-            InputError: the carry belongs to another number of rows.
-        """
-        if self.value is None:
-            return like.new_zeros(batch, like.shape[0])
-        if self.value.shape != (batch, like.shape[0]):
-            raise InputError(
-                f"the carry belongs to a batch of shape {list(self.value.shape)}, this call's is "
-                f"{[batch, like.shape[0]]}: call reset() before another batch size"
-            )
-        return self.value
-
-    def reset(self, mask: Tensor | None) -> None:
-        """Forgets every row's carry, or that of the rows where `mask` `[B]` is True (in place: engines hold it)."""
-        if mask is None:
-            self.value = None
-        elif self.value is not None:
-            with torch.inference_mode():  # where a decision may have made it
-                self.value.masked_fill_(mask.to(self.value.device)[:, None], 0.0)
-
-
-def check_threshold(threshold: Tensor, name: str = "threshold") -> Tensor:
-    """Refuses thresholds that are not finite floating-point numbers ≥ 0."""
-    if not isinstance(threshold, Tensor):
-        raise InputError(f"{name} must be a floating-point tensor, got {type(threshold).__name__}")
-    if not threshold.dtype.is_floating_point:
-        raise InputError(f"{name} must be a floating-point tensor, got {threshold.dtype}")
-    bad = ~(torch.isfinite(threshold) & (threshold >= 0))
-    if bool(bad.any()):
-        first = threshold[bad].flatten()[0].item()
-        raise InputError(
-            f"{name} must be finite and at least 0: {int(bad.sum())} of {threshold.numel()} are not (first: {first})"
-        )
-    return threshold.detach().clone()
 
 
 class SpikingActivation(nn.Module):
@@ -141,15 +90,14 @@ class SpikingActivation(nn.Module):
         features = current.shape[2:]
         threshold = _per_neuron("threshold", self.threshold, features)
         bias = None if self.bias is None else _per_neuron("bias", self.bias, features)
-        spikes, carry, self._spikes = ops.neuron_spikes(
-            current.flatten(2),
-            threshold,
-            self.carry.start(current.shape[1], threshold),
-            self.dynamics,
-            bias=bias,
-            backend=self.backend,
+        stateless = torch.compiler.is_exporting() and self.dynamics.alpha == 0  # an exported program has no state
+        batch = current.shape[1]
+        carry = threshold.new_zeros(batch, len(threshold)) if stateless else self.carry.start(batch, threshold)
+        spikes, carry, counts = ops.neuron_spikes(
+            current.flatten(2), threshold, carry, self.dynamics, bias=bias, backend=self.backend
         )
-        self.carry.value = carry
+        if not stateless:
+            self.carry.value, self._spikes = carry, counts
         return spikes.reshape(current.shape)
 
     def reset(self, mask: Tensor | NDArray[np.bool_] | None = None) -> None:
@@ -158,41 +106,6 @@ class SpikingActivation(nn.Module):
 
     def extra_repr(self) -> str:
         return repr(self.dynamics)
-
-
-class SpikingLayer(nn.Module):
-    """A hidden layer of a `SpikingActor`: weight `[in, out]` (a spike adds a row), bias, threshold and carry."""
-
-    weight: Tensor
-    bias: Tensor
-    threshold: Tensor
-
-    def __init__(self, weight: Tensor, bias: Tensor, threshold: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
-        self.register_buffer("threshold", threshold)
-        self.carry = Carry()
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        if isinstance(threshold := state_dict.get(f"{prefix}threshold"), Tensor):
-            check_threshold(threshold, f"{prefix}threshold")
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def extra_repr(self) -> str:
-        return f"{self.weight.shape[0]} -> {self.weight.shape[1]}"
-
-
-class Readout(nn.Module):
-    """A layer of a `SpikingActor` that does not spike, as the output layer: weight `[in, out]` and bias."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
 
 
 class _Bound(NamedTuple):
@@ -293,6 +206,40 @@ class SpikingActor(Policy):
         self._unpack()
 
     @property
+    def carry(self) -> tuple[Tensor, ...] | None:
+        """c of every hidden layer, `[B, N]` each; None where every row starts afresh. To be set to either.
+
+        Raises:
+            InputError: not `[B, N]` for every hidden layer, with the same B, in the actor's dtype.
+        """
+        values = [layer.carry.value for layer in self.hidden]
+        return None if values[0] is None else tuple(value.clone() for value in values if value is not None)
+
+    @carry.setter
+    def carry(self, carry: Sequence[Tensor] | None) -> None:
+        if carry is None:
+            self.reset()
+            return
+        if len(carry) != len(self.hidden):
+            raise InputError(f"the actor has {len(self.hidden)} hidden layers, got carries for {len(carry)}")
+        for index, (layer, value) in enumerate(zip(self.hidden, carry, strict=True)):
+            wanted = (len(carry[0]), len(layer.threshold))
+            if tuple(value.shape) != wanted or value.dtype != layer.threshold.dtype:
+                raise InputError(
+                    f"the carry of hidden layer {index + 1} must be {layer.threshold.dtype} [B, N] = {list(wanted)}, "
+                    f"got {value.dtype} of shape {list(value.shape)}"
+                )
+        present = self.hidden[0].carry.value
+        if present is None or len(present) != len(carry[0]):
+            self._release()
+            for layer, value in zip(self.hidden, carry, strict=True):
+                layer.carry.value = value.detach().to(layer.threshold.device, copy=True)
+            return
+        with torch.inference_mode():  # in place, as in `Carry.reset`: an engine goes on with these
+            for layer, value in zip(self.hidden, carry, strict=True):
+                cast("Tensor", layer.carry.value).copy_(value)
+
+    @property
     def backend(self) -> str:
         """What computes: a name from `snnkern.backends()`, or "auto"."""
         return self._backend
@@ -318,11 +265,15 @@ class SpikingActor(Policy):
         if bound is None or not _is_plain(observation, bound.shape) or torch.compiler.is_compiling():
             self.interface.check(observation, check_finite=False)
             ops.refuse_grad(observation=observation)
-            bound = self._bind(len(observation))
+            bound = self._bind(observation.shape[0])
         if bound is None:
-            self.interface.check(observation, self.check_finite)
-            return self._decide_by_layers(observation)
-        action = bound.engine.decide(observation, self.check_finite, torch.get_num_threads())
+            return self._decide_by_layers(self.interface.check(observation, self.check_finite))
+        try:
+            action = bound.engine.decide(observation, self.check_finite, torch.get_num_threads())
+        except RuntimeError:  # a tensor without memory
+            self._bound = None
+            self._bind(len(observation))  # raises where torch.func maps the actor
+            raise
         if action is None:
             if self._spikes is not bound.counts:
                 self._release()  # bound for this call alone, which is refused
@@ -343,6 +294,18 @@ class SpikingActor(Policy):
             if action is not None:
                 return action
         return super().act(observation)
+
+    def stateless(self) -> StatelessActor:
+        """The decision as a pure function, carries in and carries out, which shares this actor's weights.
+
+        Raises:
+            InputError: α is set for every row.
+        """
+        if self._row_alpha is not None:
+            raise InputError("alpha (α) is set for every row: set it to one number before taking the decision alone")
+        return StatelessActor(
+            self.hidden, self.output, self.interface, self.dynamics, self.backend, check_finite=self.check_finite
+        )
 
     def capture(self, batch: int = 1) -> CapturedDecision:
         """One decision as a CUDA graph, which takes next to no work of the CPU to replay.
@@ -370,28 +333,18 @@ class SpikingActor(Policy):
 
     def _decide_by_layers(self, observation: Tensor) -> Tensor:
         """One operator per layer: what runs where there is no engine, and what torch.compile sees."""
-        signal = self.interface.normalize(observation)
-        row_alpha = self._alpha_of_rows(len(observation))
-        differential = self.dynamics.neuron.kind is Kind.DC
-        carries, counts = [], []
-        for layer in self.hidden:
-            last = layer is self.hidden[-1]
-            run = ops.neuron_mean if last else ops.neuron_spikes
-            carry = layer.carry.start(len(observation), layer.threshold)
-            bias = layer.bias
-            current = ops.linear(signal, layer.weight, None if differential else bias, backend=self.backend)
-            signal, carry, count = run(
-                current,
-                layer.threshold,
-                carry,
-                self.dynamics,
-                bias=bias if differential else None,
-                row_alpha=row_alpha,
-                backend=self.backend,
-            )
-            carries.append(carry)
-            counts.append(count)
-        z = ops.linear(signal, self.output.weight, self.output.bias, backend=self.backend)
+        batch = observation.shape[0]  # not len(), which would make a compiled graph one for this batch alone
+        row_alpha = self._alpha_of_rows(batch)
+        carries = [layer.carry.start(batch, layer.threshold) for layer in self.hidden]
+        z, carries, counts = decide_by_layers(
+            self.interface.normalize(observation),
+            carries,
+            self.hidden,
+            self.output,
+            self.dynamics,
+            row_alpha=row_alpha,
+            backend=self.backend,
+        )
         self._release()
         for layer, carry in zip(self.hidden, carries, strict=True):
             layer.carry.value = carry

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,6 +94,30 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend
     """
     refuse_grad(input=input, weight=weight, bias=bias)
     return torch.ops.snnkern.linear(input, weight, bias, backend)
+
+
+def finite(observation: Tensor) -> Tensor:
+    """A copy of an observation `[B, observation_dim]` that was looked at: the check, where it must be part of a graph.
+
+    Raises:
+        InputError: a NaN or infinity.
+    """
+    return torch.ops.snnkern.finite(observation)
+
+
+def refuse_non_finite(observation: Tensor) -> None:
+    """Refuses an observation `[B, observation_dim]` with a NaN or infinity, naming its first row."""
+    if not bool(torch.isfinite(observation).all()):
+        rows = (~torch.isfinite(observation).all(dim=1)).nonzero().flatten().tolist()
+        raise InputError(
+            f"observation holds NaN or infinity in {len(rows)} of {len(observation)} rows (first: row {rows[0]}); "
+            "set check_finite = False to let such values through"
+        )
+
+
+def _finite(observation: Tensor) -> Tensor:
+    refuse_non_finite(observation)
+    return observation.clone()
 
 
 def _neuron(wants_spikes: bool, current, threshold, carry, bias, row_alpha, *rest) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
@@ -228,6 +253,21 @@ def _check_alike(**tensors: Tensor | None) -> None:
             raise InputError(f"{name} is on {tensor.device}, but {first_name} is on {first.device}")
 
 
+def _one_by_one(  # type: ignore[no-untyped-def]
+    operator: Callable[..., Any], info, in_dims: tuple[int | None, ...], *arguments
+) -> tuple[Any, Any]:
+    """What torch.func.vmap makes of an operator: the members of the mapped dimension, one after the other."""
+    members = [
+        operator(
+            *(value if dim is None else value.select(dim, index) for value, dim in zip(arguments, in_dims, strict=True))
+        )
+        for index in range(info.batch_size)
+    ]
+    if isinstance(members[0], Tensor):
+        return torch.stack(members), 0
+    return tuple(torch.stack(parts) for parts in zip(*members, strict=True)), (0,) * len(members[0])
+
+
 _LIBRARY = torch.library.Library("snnkern", "DEF")
 
 
@@ -249,11 +289,18 @@ def _register() -> None:
             _linear,
             _linear_fake,
         ),
+        "finite": ("(Tensor observation) -> Tensor", _finite, torch.empty_like),
     }
     for name, (schema, implementation, fake) in operators.items():
         _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
         _LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
         torch.library.register_fake(f"snnkern::{name}", fake, lib=_LIBRARY)
+        torch.library.register_vmap(
+            f"snnkern::{name}", functools.partial(_one_by_one, getattr(torch.ops.snnkern, name)), lib=_LIBRARY
+        )
+    torch.library.register_autograd(
+        "snnkern::finite", lambda _, gradient: gradient, lib=_LIBRARY
+    )  # dense actors have one
 
 
 _register()

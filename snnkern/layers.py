@@ -1,0 +1,204 @@
+"""The layers of a spiking actor, and a decision that runs through them one operator at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from snnkern import ops
+from snnkern.actors import Interface
+from snnkern.errors import InputError
+from snnkern.neurons import Dynamics, Kind
+
+
+class Carry(nn.Module):
+    """What each row of a batch carries into the next decision step. It is state, and not part of `state_dict`.
+
+    Attributes:
+        value: c, `[B, N]`, or None where every row starts afresh.
+    """
+
+    value: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("value", None, persistent=False)
+
+    def start(self, batch: int, like: Tensor) -> Tensor:
+        """The carry `[batch, N]` for a decision of this many rows, with N, dtype and device those of `like` `[N]`.
+
+        Raises:
+            InputError: the carry belongs to another number of rows, or torch.export or torch.func runs the module.
+        """
+        if torch.compiler.is_exporting():
+            raise InputError("an exported program would forget the carry: export actor.stateless(), or set α = 0")
+        if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
+            raise InputError("the carry of a module cannot be mapped by torch.func: map actor.stateless()")
+        if self.value is None:
+            return like.new_zeros(batch, like.shape[0])
+        if self.value.shape != (batch, like.shape[0]):
+            raise InputError(
+                f"the carry belongs to a batch of shape {list(self.value.shape)}, this call's is "
+                f"{[batch, like.shape[0]]}: call reset() before another batch size"
+            )
+        return self.value
+
+    def reset(self, mask: Tensor | None = None) -> None:
+        """Forgets every row's carry, or that of the rows where `mask` `[B]` is True (in place: engines hold it)."""
+        if mask is None:
+            self.value = None
+        elif self.value is not None:
+            with torch.inference_mode():  # where a decision may have made it
+                self.value.masked_fill_(mask.to(self.value.device)[:, None], 0.0)
+
+
+def check_threshold(threshold: Tensor, name: str = "threshold") -> Tensor:
+    """Refuses thresholds that are not finite floating-point numbers ≥ 0."""
+    if not isinstance(threshold, Tensor):
+        raise InputError(f"{name} must be a floating-point tensor, got {type(threshold).__name__}")
+    if not threshold.dtype.is_floating_point:
+        raise InputError(f"{name} must be a floating-point tensor, got {threshold.dtype}")
+    bad = ~(torch.isfinite(threshold) & (threshold >= 0))
+    if bool(bad.any()):
+        first = threshold[bad].flatten()[0].item()
+        raise InputError(
+            f"{name} must be finite and at least 0: {int(bad.sum())} of {threshold.numel()} are not (first: {first})"
+        )
+    return threshold.detach().clone()
+
+
+class SpikingLayer(nn.Module):
+    """A hidden layer of a `SpikingActor`: weight `[in, out]` (a spike adds a row), bias, threshold and carry."""
+
+    weight: Tensor
+    bias: Tensor
+    threshold: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor, threshold: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+        self.register_buffer("threshold", threshold)
+        self.carry = Carry()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if isinstance(threshold := state_dict.get(f"{prefix}threshold"), Tensor):
+            check_threshold(threshold, f"{prefix}threshold")
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]} -> {self.weight.shape[1]}"
+
+
+class Readout(nn.Module):
+    """A layer of a `SpikingActor` that does not spike, as the output layer: weight `[in, out]` and bias."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+
+def decide_by_layers(
+    signal: Tensor,
+    carries: Sequence[Tensor],
+    hidden: Sequence[SpikingLayer],
+    output: Readout,
+    dynamics: Dynamics,
+    *,
+    row_alpha: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """One decision of a spiking actor, one operator per layer, before tanh and scaling.
+
+    Args:
+        signal: what the first layer receives, `[B, in]`.
+        carries: c of every hidden layer, `[B, N]`.
+        hidden: the hidden layers.
+        output: the output layer.
+        dynamics: neuron, T, α, μ, κ.
+        row_alpha: α of every row, `[B]`, in place of that of the dynamics.
+        backend: a name from `snnkern.backends()`, or "auto".
+
+    Returns:
+        z `[B, out]`, and the next carry `[B, N]` and the spike counts `[B]` of every hidden layer.
+    """
+    differential = dynamics.neuron.kind is Kind.DC
+    after, counts = [], []
+    for layer, carry in zip(hidden, carries, strict=True):
+        run = ops.neuron_mean if layer is hidden[-1] else ops.neuron_spikes
+        current = ops.linear(signal, layer.weight, None if differential else layer.bias, backend=backend)
+        signal, carry, count = run(
+            current,
+            layer.threshold,
+            carry,
+            dynamics,
+            bias=layer.bias if differential else None,
+            row_alpha=row_alpha,
+            backend=backend,
+        )
+        after.append(carry)
+        counts.append(count)
+    return ops.linear(signal, output.weight, output.bias, backend=backend), after, counts
+
+
+class StatelessActor(nn.Module):
+    """A spiking actor's decision as a pure function: what torch.export and torch.func take.
+
+    Made by `SpikingActor.stateless`, whose tensors it has.
+
+    Args:
+        hidden: the hidden layers.
+        output: the output layer.
+        interface: normalisation, tanh, action scale and bias.
+        dynamics: neuron, T, α, μ, κ; the same for all layers.
+        backend: a name from `snnkern.backends()`, or "auto".
+        check_finite: whether an observation with a NaN or an infinity is refused.
+    """
+
+    hidden: Sequence[SpikingLayer]
+
+    def __init__(
+        self,
+        hidden: Sequence[SpikingLayer],
+        output: Readout,
+        interface: Interface,
+        dynamics: Dynamics,
+        backend: str = "auto",
+        *,
+        check_finite: bool = True,
+    ) -> None:
+        super().__init__()
+        layers = [SpikingLayer(layer.weight, layer.bias, layer.threshold) for layer in hidden]
+        self.hidden = cast("Sequence[SpikingLayer]", nn.ModuleList(layers))
+        self.output = output
+        self.interface = interface
+        self.dynamics = dynamics
+        self.backend = backend
+        self.check_finite = check_finite
+
+    def start(self, batch: int) -> tuple[Tensor, ...]:
+        """The carries that an episode starts with, `[batch, N]` for every hidden layer."""
+        return tuple(layer.threshold.new_zeros(batch, len(layer.threshold)) for layer in self.hidden)
+
+    def forward(self, observation: Tensor, *carries: Tensor) -> tuple[Tensor, ...]:
+        """The action `[B, action_dim]` for an observation `[B, observation_dim]`, and the next carries, `[B, N]` each.
+
+        Raises:
+            InputError: wrong shape, dtype or device; a NaN or infinity (where `check_finite`); a tensor requires grad
+                while grad is on.
+        """
+        self.interface.check(observation, check_finite=False)
+        if self.check_finite:
+            observation = ops.finite(observation)
+        if len(carries) != len(self.hidden):
+            raise InputError(f"the actor has {len(self.hidden)} hidden layers, got carries for {len(carries)}")
+        signal = self.interface.normalize(observation)
+        z, after, _ = decide_by_layers(signal, carries, self.hidden, self.output, self.dynamics, backend=self.backend)
+        return (self.interface.action(z), *after)

@@ -1,0 +1,196 @@
+"""What a Stable-Baselines3 TD3, SAC or DDPG model is made of, from its file or from the model itself; SBX's as well.
+
+A model's file holds pickles beside its tensors. They are left alone: `policy.pth` holds tensors and nothing else, and
+the JSON beside it spells out what else an actor depends on.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from snnkern.errors import CheckpointError, InputError
+from snnkern.files import read_state_dict
+
+_TENSORS, _DATA = "policy.pth", "data"
+_POLICY = re.compile(r"(?:stable_baselines3|sbx)\.(td3|sac|ddpg)\.policies")
+_SBX_ACTORS = ("sbx.td3.policies.Actor", "sbx.common.policies.SquashedGaussianActor")
+
+
+@dataclass(frozen=True)
+class Model:
+    """The actor's tensors, and what else decides whether it can be converted.
+
+    Attributes:
+        tensors: the actor's, by the names that Stable-Baselines3 or Flax gives them.
+        policy: the Python module that defines the policy's class.
+        activation: class of the activations between layers.
+        extractor: class of what turns an observation into the first layer's input.
+        use_sde: whether state-dependent exploration (gSDE) is on, which changes the output layer.
+        observation: the observation space: class, dtype and shape.
+        low: least action, `[action_dim]`.
+        high: largest action.
+    """
+
+    tensors: Mapping[str, Tensor | NDArray[Any]]
+    policy: str
+    activation: str
+    extractor: str
+    use_sde: bool
+    observation: str
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+
+    @property
+    def algorithm(self) -> str:
+        """SAC, or TD3, which DDPG's actor is too."""
+        match = _POLICY.fullmatch(self.policy)
+        return match[1].upper() if match else ""
+
+    def check(self) -> Model:
+        """The model itself, where it is one that can be converted.
+
+        Raises:
+            InputError: names everything about the model that cannot be converted.
+        """
+        problems = []
+        if not self.algorithm:
+            problems.append(f"its policy is {self.policy}'s, not that of TD3, DDPG or SAC")
+        if self.activation != "ReLU":
+            problems.append(f"its activations are {self.activation}, not ReLU")
+        if self.extractor != "FlattenExtractor":
+            problems.append(f"its observations pass through {self.extractor}, not FlattenExtractor")
+        if self.use_sde:
+            problems.append("it explores by gSDE (use_sde=True), which bounds the mean action")
+        if not re.fullmatch(r"Box of float\d+ \[\d+\]", self.observation):
+            problems.append(f"its observation space is {self.observation}, not a Box of floats [N]")
+        if self.low.ndim != 1 or not np.isfinite([self.low, self.high]).all():
+            problems.append(f"its actions range from {self.low} to {self.high}, which are not finite bounds [N]")
+        if problems:
+            raise InputError(f"this model cannot be converted: {'; '.join(problems)}")
+        return self
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is a model that Stable-Baselines3 or SBX saved."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {_DATA, "_stable_baselines3_version"} <= set(archive.namelist())
+    except Exception:  # damaged archives fail in many ways, UnicodeDecodeError among them
+        return False
+
+
+def read(path: Path) -> Model:
+    """Reads a model's file, without unpickling any of it.
+
+    Raises:
+        CheckpointError: the file is damaged, is SBX's (whose parameters are a pickle), or cannot be converted.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            data = json.loads(archive.read(_DATA))
+            if _TENSORS not in archive.namelist():
+                raise CheckpointError(
+                    f"{path} holds no {_TENSORS}: SBX saves parameters as a pickle, which can run code and is not "
+                    "opened here: if you trust it, load it with SBX, and give the model itself"
+                )
+            tensors = read_state_dict(io.BytesIO(archive.read(_TENSORS)), f"{path}'s {_TENSORS}")
+        options = data["policy_kwargs"]
+        observation, action = data["observation_space"], data["action_space"]
+        return Model(
+            tensors=_of_the_actor(tensors),
+            policy=data["policy_class"]["__module__"],
+            activation=_class_name(options.get("activation_fn", nn.ReLU)),
+            extractor=_class_name(options.get("features_extractor_class", "FlattenExtractor")),
+            use_sde=bool(data["use_sde"]),
+            observation=_space(_class_name(observation[":type:"]), observation.get("dtype"), observation.get("_shape")),
+            low=_numbers(action["low"]),
+            high=_numbers(action["high"]),
+        ).check()
+    except CheckpointError:
+        raise
+    except InputError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except Exception as error:  # damaged archives and descriptions fail in many ways
+        raise CheckpointError(f"{path} is damaged, or not a model that Stable-Baselines3 saved: {error!r}") from error
+
+
+def describe(model: Any) -> Model:
+    """The same of a model in memory.
+
+    Args:
+        model: Stable-Baselines3's or SBX's TD3, SAC or DDPG.
+
+    Raises:
+        InputError: it is something else, or cannot be converted.
+    """
+    policy: Any = getattr(model, "policy", None)
+    space: Any = getattr(model, "action_space", None)
+    actor: Any = getattr(policy, "actor", None)
+    if actor is None or not hasattr(space, "low"):
+        raise InputError(f"a TD3, SAC or DDPG model of Stable-Baselines3 or its file was wanted, got {model!r}")
+    extractor = getattr(policy, "features_extractor_class", None)
+    if isinstance(actor, nn.Module):
+        tensors = _of_the_actor(policy.state_dict())
+        activations = {type(child).__name__ for child in _activations(actor)} or {nn.ReLU.__name__}
+        activation = ", ".join(sorted(activations))
+        extractor = type(actor.features_extractor)
+    else:
+        kind = f"{type(actor).__module__}.{type(actor).__name__}"
+        if kind not in _SBX_ACTORS:
+            raise InputError(
+                f"this model cannot be converted: its actor is {kind}, not one of {', '.join(_SBX_ACTORS)}"
+            )
+        tensors = dict(policy.actor_state.params["params"])
+        activation = {"relu": "ReLU"}.get(getattr(actor.activation_fn, "__name__", ""), str(actor.activation_fn))
+    observed = model.observation_space
+    return Model(
+        tensors=tensors,
+        policy=type(policy).__module__,
+        activation=activation,
+        extractor=_class_name(extractor or "FlattenExtractor"),
+        use_sde=bool(model.use_sde),
+        observation=_space(type(observed).__name__, observed.dtype, observed.shape),
+        low=np.asarray(space.low, dtype=np.float32),
+        high=np.asarray(space.high, dtype=np.float32),
+    ).check()
+
+
+def _activations(actor: nn.Module) -> list[nn.Module]:
+    """What stands between the linear layers of an actor of Stable-Baselines3."""
+    hidden = getattr(actor, "latent_pi", None)
+    layers = list(hidden if isinstance(hidden, nn.Sequential) else actor.mu[:-1])  # type: ignore[index]
+    return [layer for layer in layers if not isinstance(layer, nn.Linear)]
+
+
+def _of_the_actor(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("actor."): tensor for name, tensor in tensors.items() if name.startswith("actor.")}
+
+
+def _class_name(kind: Any) -> str:
+    """A class's own name; of a class, or of what str() makes of one, as the file has it."""
+    text = kind.__name__ if isinstance(kind, type) else str(kind)
+    return text.removeprefix("<class '").removesuffix("'>").rpartition(".")[2]
+
+
+def _space(kind: str, dtype: Any, shape: Any) -> str:
+    return f"{kind} of {dtype} {list(shape or [])}"
+
+
+def _numbers(text: Any) -> NDArray[np.float32]:
+    """The numbers of an array as NumPy prints it.
+
+    Raises:
+        ValueError: the array is so long that NumPy printed only part of it, or has more than one dimension.
+    """
+    return np.array(text.removeprefix("[").removesuffix("]").split(), dtype=np.float32)
