@@ -206,15 +206,20 @@ def test_two_threads_with_an_actor_each() -> None:
     assert all(torch.equal(results[index], expected) for index in range(2))
 
 
-def test_one_actor_from_two_threads_is_right_or_refused() -> None:
+@pytest.mark.parametrize("form", ["tensor", "float64 array", "tensor, reset in between"])
+def test_one_actor_from_two_threads_is_right_or_refused(form: str) -> None:
     actor = engine_actor((11, 257, 257, 3), timesteps=16)  # α = 0.2: decisions depend on their order
     x = random_observations(1, 64, 11)[0]
+    array = x.double().numpy()
     actor(x)
     outcomes: list[str] = []
 
     def outcome() -> str:
         try:
-            return "decided" if bool(torch.isfinite(actor(x)).all()) else "not finite"
+            if "reset" in form:
+                actor.reset()
+            action = torch.from_numpy(actor.act(array)) if "array" in form else actor(x)
+            return "decided" if bool(torch.isfinite(action).all()) else "not finite"
         except RuntimeError as error:
             return str(error)
 

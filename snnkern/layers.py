@@ -35,8 +35,7 @@ class Carry(nn.Module):
         """
         if torch.compiler.is_exporting():
             raise InputError("an exported program would forget the carry: export actor.stateless(), or set α = 0")
-        if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
-            raise InputError("the carry of a module cannot be mapped by torch.func: map actor.stateless()")
+        refuse_mapping()
         if self.value is None:
             return like.new_zeros(batch, like.shape[0])
         if self.value.shape != (batch, like.shape[0]):
@@ -53,6 +52,12 @@ class Carry(nn.Module):
         elif self.value is not None:
             with torch.inference_mode():  # where a decision may have made it
                 self.value.masked_fill_(mask.to(self.value.device)[:, None], 0.0)
+
+
+def refuse_mapping() -> None:
+    """Refuses torch.func's transforms: the carry of a module would belong to none of those that it maps over."""
+    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
+        raise InputError("the carry of a module cannot be mapped by torch.func: map actor.stateless()")
 
 
 def check_threshold(threshold: Tensor, name: str = "threshold") -> Tensor:

@@ -19,7 +19,15 @@ from snnkern import _backends, ops
 from snnkern.actors import Actor, Policy
 from snnkern.capture import CapturedDecision
 from snnkern.errors import InputError
-from snnkern.layers import Carry, Readout, SpikingLayer, StatelessActor, check_threshold, decide_by_layers
+from snnkern.layers import (
+    Carry,
+    Readout,
+    SpikingLayer,
+    StatelessActor,
+    check_threshold,
+    decide_by_layers,
+    refuse_mapping,
+)
 from snnkern.neurons import Dynamics, Kind, Neuron, parse_neuron
 
 
@@ -270,9 +278,8 @@ class SpikingActor(Policy):
             return self._decide_by_layers(self.interface.check(observation, self.check_finite))
         try:
             action = bound.engine.decide(observation, self.check_finite, torch.get_num_threads())
-        except RuntimeError:  # a tensor without memory
-            self._bound = None
-            self._bind(len(observation))  # raises where torch.func maps the actor
+        except RuntimeError:  # another thread is deciding, or the tensor has no memory
+            refuse_mapping()
             raise
         if action is None:
             if self._spikes is not bound.counts:

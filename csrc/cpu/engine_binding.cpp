@@ -74,6 +74,7 @@ class Engine {
     // batch], and α [batch], or 0 where all rows have the actor's.
     void bind(int64_t batch, const std::vector<uintptr_t>& carries, uintptr_t counts,
               uintptr_t alpha) {
+        const Turn turn(busy_);
         batch_ = batch;
         carries_.clear();
         for (const uintptr_t carry : carries) carries_.push_back(pointer<float>(carry));
@@ -89,6 +90,7 @@ class Engine {
     // The action for a NumPy observation, or None where this is not a plain case that the engine is
     // bound for: the caller then finds out what is wrong, and says so.
     py::object act(const py::handle& given, bool check_finite, int threads) {
+        const Turn turn(busy_);
         if (!py::isinstance<py::array>(given)) return py::none();
         const auto array = py::reinterpret_borrow<py::array>(given);
         const auto dimensions = array.ndim();
@@ -118,6 +120,7 @@ class Engine {
     // As `act` for memory [batch, inputs] that the caller has checked; None where a value is not
     // finite.
     py::object decide(uintptr_t observation, bool check_finite, int threads) {
+        const Turn turn(busy_);
         const float* from = pointer<const float>(observation);
         if (check_finite && !finite(from)) return py::none();
         auto action = py::array_t<float>({batch_, outputs_});
@@ -126,6 +129,25 @@ class Engine {
     }
 
   private:
+    // What a decision works on is one thread's until it is done. `run` releases the GIL, so another
+    // thread may come here meanwhile, to decide or to bind: it is refused before it changes
+    // anything.
+    class Turn {
+      public:
+        explicit Turn(std::atomic<bool>& busy) : busy_(busy) {
+            if (busy_.exchange(true))
+                throw std::runtime_error(
+                    "two threads use one spiking actor at once: give each thread its own "
+                    "(copy.deepcopy)");
+        }
+        ~Turn() { busy_ = false; }
+        Turn(const Turn&) = delete;
+        Turn& operator=(const Turn&) = delete;
+
+      private:
+        std::atomic<bool>& busy_;
+    };
+
     void pack(const std::vector<LayerArguments>& layers) {
         const int64_t widest = kernels_.engine_block();
         const float* sender = nullptr;  // thresholds of the layer before
@@ -177,14 +199,6 @@ class Engine {
     }
 
     void run(const float* observation, float* action, int threads) {
-        if (busy_.exchange(true))
-            throw std::runtime_error(
-                "two threads use one spiking actor at once: give each thread its own "
-                "(copy.deepcopy)");
-        struct Release {
-            std::atomic<bool>& busy;
-            ~Release() { busy = false; }
-        } release{busy_};
         const int parts = static_cast<int>(
             std::max<int64_t>(1, std::min<int64_t>(threads, batch_ / kRowsPerThread)));
         while (static_cast<int>(scratch_.size()) < parts)

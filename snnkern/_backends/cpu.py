@@ -147,9 +147,10 @@ class Engine:
         self._decide = self._native.decide
 
     def bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:
-        self._bound = [*carries, counts] if row_alpha is None else [*carries, counts, row_alpha]
         addresses = [carry.data_ptr() for carry in carries]
         self._native.bind(counts.shape[1], addresses, counts.data_ptr(), _address(row_alpha))
+        # Not before: a thread that is still deciding refuses the others, and needs what it is bound to.
+        self._bound = [*carries, counts] if row_alpha is None else [*carries, counts, row_alpha]
 
     def decide(self, observation: Tensor, check_finite: bool, threads: int) -> Tensor | None:
         if not observation.is_contiguous():
