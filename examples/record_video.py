@@ -1,4 +1,4 @@
-"""Films a HalfCheetah that spikes beside the dense one: python examples/record_video.py --output cheetah.gif"""
+"""Films a HalfCheetah that spikes beside the dense one, as a GIF; EGL or OSMesa draws, or what MUJOCO_GL names."""
 
 import os
 import subprocess
@@ -10,11 +10,11 @@ from rich.progress import track
 
 import snnkern
 
+ENVIRONMENT = "HalfCheetah-v5"
 TRIAL = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 8, 8).render()"
 
 
 def main(output: str = "cheetah.gif", steps: int = 200, neuron: str = "mt", timesteps: int = 4) -> None:
-    """Film STEPS decisions, a GIF. MuJoCo draws by EGL or OSMesa, or by what MUJOCO_GL names; no screen is needed."""
     snnkern.files.check_writable(output)
     for renderer in os.environ.get("MUJOCO_GL", "egl osmesa").split():
         os.environ["MUJOCO_GL"] = renderer
@@ -22,11 +22,9 @@ def main(output: str = "cheetah.gif", steps: int = 200, neuron: str = "mt", time
             break  # tried in a process of its own, for MuJoCo keeps to what the variable says when it is imported
     else:
         sys.exit("MuJoCo cannot draw here: it needs EGL or OSMesa (on Debian: apt-get install libosmesa6)")
-    env = snnkern.environments.make(
-        "HalfCheetah-v5", render_mode="rgb_array", camera_name="track", width=320, height=240
-    )
+    env = snnkern.environments.make(ENVIRONMENT, render_mode="rgb_array", camera_name="track", width=320, height=240)
     actor = snnkern.load_actor("td3-halfcheetah")
-    snn = snnkern.convert(actor, snnkern.collect(actor, "HalfCheetah-v5"), neuron=neuron, timesteps=timesteps)
+    snn = snnkern.convert(actor, snnkern.collect(actor, ENVIRONMENT), neuron=neuron, timesteps=timesteps)
     film = [Image.new("RGB", (640, 240)) for _ in range(steps)]
     for left, policy, name in (0, actor, "dense"), (320, snn, f"{neuron.upper()}, T = {timesteps}"):
         observation, _ = env.reset(seed=0)
