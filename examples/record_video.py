@@ -24,7 +24,7 @@ def main(output: str = "cheetah.gif", steps: int = 200, neuron: str = "mt", time
         sys.exit("MuJoCo cannot draw here: it needs EGL or OSMesa (on Debian: apt-get install libosmesa6)")
     env = snnkern.environments.make(ENVIRONMENT, render_mode="rgb_array", camera_name="track", width=320, height=240)
     actor = snnkern.load_actor("td3-halfcheetah")
-    snn = snnkern.convert(actor, snnkern.collect(actor, ENVIRONMENT), neuron=neuron, timesteps=timesteps)
+    snn = snnkern.convert(actor, snnkern.collect(actor, ENVIRONMENT, 2_000), neuron=neuron, timesteps=timesteps)
     film = [Image.new("RGB", (640, 240)) for _ in range(steps)]
     for left, policy, name in (0, actor, "dense"), (320, snn, f"{neuron.upper()}, T = {timesteps}"):
         observation, _ = env.reset(seed=0)
