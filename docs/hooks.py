@@ -20,7 +20,7 @@ def on_files(files: Any, config: Any) -> Any:
     for source, page in BORROWED.items():
         files.append(File.generated(config, page, content=relink((ROOT / source).read_text())))
     for program in sorted((ROOT / "examples").glob("*.py")):
-        content = f"# {program.name}\n\n```python\n{program.read_text()}```\n\n[The gallery](../gallery.md)\n"
+        content = f"---\nhide: [toc]\n---\n\n# {program.name}\n\n```python\n{program.read_text()}```\n"
         files.append(File.generated(config, f"examples/{program.stem}.md", content=content))
     modules = set(re.findall(r"api/(\w+)\.md", str(config.nav))) - {"index"}
     for module in modules:
