@@ -3,6 +3,7 @@
 # make sanitize   the tests of kernels and engine, built with AddressSanitizer, UndefinedBehaviorSanitizer, ThreadSanitizer
 # make bench   microbenchmarks of the CPU kernels and the engine, under two minutes on a quiet machine
 # make results   the study of bench/grids and its report; docs/report.md says how long it takes
+# make docs    the site, from docs/, README.md and the docstrings, into site/
 # make lint    check formatting, lint and types;  make format  mend what can be mended
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ SOURCES := $(shell find csrc python_tests -name '*.h' -o -name '*.cpp' -o -name 
 ACTORS ?= ../shared/actors/published
 NATIVE := CMakeLists.txt $(filter csrc/%,$(SOURCES))
 
-.PHONY: demo test sanitize bench results lint format clean
+.PHONY: demo test sanitize bench results docs lint format clean
 
 demo: $(READY)
 	$(BIN)/snnkern demo
@@ -32,6 +33,10 @@ bench: $(READY)
 results: $(READY)
 	SNNKERN=$(BIN)/snnkern ACTORS=$(ACTORS) bench/results.sh
 
+# Without the variable, its theme advertises a successor at every build.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -44,7 +49,7 @@ format: $(READY)
 	$(BIN)/clang-format -i $(SOURCES)
 
 clean:
-	rm -rf $(VENV) build *.egg-info snnkern/*.so
+	rm -rf $(VENV) build site *.egg-info snnkern/*.so
 
 # The pinned torch goes first, so that no other package brings a release of its own choice.
 $(READY): requirements.txt pyproject.toml setup.py $(NATIVE)

@@ -1,5 +1,6 @@
 """Small actors, state dicts, files and observations that several tests share."""
 
+import importlib.util
 import itertools
 import pickle
 from pathlib import Path
@@ -135,3 +136,15 @@ def assert_same_tensors(first: dict[str, torch.Tensor], second: dict[str, torch.
     for name, tensor in first.items():
         assert tensor.dtype == second[name].dtype, name
         assert torch.equal(tensor, second[name]), name
+
+
+def load_module(path: Path):
+    """A Python file that is in no package, such as a program of `examples/`, as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def load_example(name: str):
+    return load_module(Path(__file__).parents[1] / "examples" / f"{name}.py")

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
-from builders import cleanrl_state, make_layers, sac_state
-
-EXAMPLES = Path(__file__).parents[1] / "examples"
-
-
-def load(name: str):
-    path = EXAMPLES / f"{name}.py"
-    assert len(path.read_text().splitlines()) <= 40
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from builders import cleanrl_state, load_example, make_layers, sac_state
 
 
 def test_stable_baselines3_evaluates_the_spiking_actor_as_it_does_the_model(capsys):
     pytest.importorskip("stable_baselines3", reason="stable_baselines3 is not installed: pip install 'snnkern[sb3]'")
-    dense, spiking = load("convert_sb3").main(steps=1_000)
+    dense, spiking = load_example("convert_sb3").main(steps=1_000)
     assert spiking == pytest.approx(dense, rel=0.05)
     assert f"spiking  {spiking:8.1f}" in capsys.readouterr().out
 
@@ -33,7 +20,7 @@ def test_sbx_models_are_converted_from_memory():
     pytest.importorskip("sbx", reason="sbx is not installed: pip install 'snnkern[train]'")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # JAX, Flax and TensorFlow Probability have remarks on each other
-        dense, spiking = load("convert_sbx").main(steps=1_000)
+        dense, spiking = load_example("convert_sbx").main(steps=1_000)
     assert spiking == pytest.approx(dense, rel=0.05)
 
 
@@ -42,14 +29,14 @@ def test_cleanrl_checkpoints_are_converted(tmp_path, capsys):
     layers = make_layers(3, 32, 32, 1)
     path = tmp_path / "td3_continuous_action.cleanrl_model"
     torch.save((cleanrl_state(layers, "fc_mu", scale=[2.0], bias=[0.0]), sac_state(layers)), path)
-    dense, spiking = load("convert_cleanrl").main(str(path), "Pendulum-v1", episodes=4)
+    dense, spiking = load_example("convert_cleanrl").main(str(path), "Pendulum-v1", episodes=4)
     assert -2000 < dense < 0
     assert spiking == pytest.approx(dense, rel=0.05)
     assert f"spiking  {spiking:8.1f}" in capsys.readouterr().out
 
 
 def test_a_cnn_spikes():
-    errors = load("spikify_cnn").main()
+    errors = load_example("spikify_cnn").main()
     assert errors["dense"] < 0.2
     for name in ("if, T=32", "mt, T=8", "dc, T=8"):
         assert abs(errors[name] - errors["dense"]) < 0.02
@@ -57,19 +44,19 @@ def test_a_cnn_spikes():
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own compiler
 def test_a_compiled_exported_and_mapped_actor_acts_as_it_did():
-    errors = load("compile_and_export").main(backend="aot_eager")
+    errors = load_example("compile_and_export").main(backend="aot_eager")
     assert set(errors) == {"torch.compile", "torch.export", "torch.func.vmap"}
     assert max(errors.values()) < 1e-3
 
 
 def test_spikingjelly_and_snnkern_run_in_each_other():
     pytest.importorskip("spikingjelly", reason="spikingjelly is not installed: pip install 'snnkern[spikingjelly]'")
-    assert load("use_spikingjelly").main() == (True, True)
+    assert load_example("use_spikingjelly").main() == (True, True)
 
 
 def test_an_exported_actor_acts_in_another_simulator(tmp_path):
     pytest.importorskip("spikingjelly", reason="spikingjelly is not installed: pip install 'snnkern[spikingjelly]'")
     pytest.importorskip("nirtorch", reason="nir and nirtorch are not installed: pip install 'snnkern[nir]'")
-    differences = load("export_nir").main(str(tmp_path / "actor.nir"))
+    differences = load_example("export_nir").main(str(tmp_path / "actor.nir"))
     assert len(differences) == 5
     assert max(differences) < 1e-4

@@ -24,14 +24,18 @@ from snnkern.evaluation import Evaluation, evaluate, grid, sweep
 
 def short_cheetah():
     """A HalfCheetah whose episodes are short enough for tests."""
-    gymnasium = pytest.importorskip("gymnasium")
-    return gymnasium.wrappers.TimeLimit(snnkern.environments.make("HalfCheetah-v5").unwrapped, 60)
+    return snnkern.environments.make("HalfCheetah-v5", max_episode_steps=60)
 
 
 @pytest.fixture(scope="module")
 def cheetah() -> tuple[snnkern.Actor, list[torch.Tensor]]:
     actor = snnkern.load_actor("td3-halfcheetah")
     return actor, snnkern.calibrate(actor, snnkern.collect(actor, "HalfCheetah-v5", 1500, seed=0))
+
+
+def test_options_reach_the_environment() -> None:
+    assert short_cheetah().spec.max_episode_steps == 60
+    assert snnkern.environments.make(Scripted, identity=3).identity == 3
 
 
 def test_the_same_seeds_give_the_same_returns(cheetah) -> None:
@@ -58,8 +62,7 @@ def test_a_zoo_actor_survives_conversion(cheetah) -> None:
     actor, thresholds = cheetah
 
     def env():
-        gymnasium = pytest.importorskip("gymnasium")
-        return gymnasium.wrappers.TimeLimit(snnkern.environments.make("HalfCheetah-v5").unwrapped, 200)
+        return snnkern.environments.make("HalfCheetah-v5", max_episode_steps=200)
 
     dense = evaluate(actor, env, episodes=4)
     spiking = evaluate(snnkern.convert(actor, thresholds=thresholds, neuron="dc", timesteps=8), env, episodes=4)

@@ -1,14 +1,12 @@
 """examples/train_actor.py: what it writes is the actor that SBX trained."""
 
 import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import load_example
 
 import snnkern
-
-EXAMPLE = Path(__file__).parents[1] / "examples" / "train_actor.py"
 
 pytestmark = [
     pytest.mark.skipif(
@@ -20,10 +18,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("train_actor", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_example("train_actor")
 
 
 @pytest.mark.parametrize("algorithm", ["td3", "sac"])

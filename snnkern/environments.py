@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     import gymnasium
 
 
-def make(env: str | Callable[[], gymnasium.Env[Any, Any]]) -> gymnasium.Env[Any, Any]:
+def make(env: str | Callable[..., gymnasium.Env[Any, Any]], **options: Any) -> gymnasium.Env[Any, Any]:
     """Makes one environment.
 
     Args:
         env: a registered name such as "HalfCheetah-v5", or a function that returns an environment.
+        options: what `gymnasium.make`, or the function, takes besides: `render_mode` for instance.
 
     Raises:
         MissingDependencyError: Gymnasium or MuJoCo is not installed.
@@ -33,10 +34,10 @@ def make(env: str | Callable[[], gymnasium.Env[Any, Any]]) -> gymnasium.Env[Any,
             raise InputError(
                 f"an environment is a registered name or a function that makes one, got {type(env).__name__}"
             )
-        return env()
+        return env(**options)
     with _quiet():
         try:
-            return gym.make(env)
+            return gym.make(env, **options)
         except gym.error.DependencyNotInstalled as error:
             raise InputError(f"environment {env!r} needs another package: {' '.join(str(error).split())}") from error
         except gym.error.Error as error:
