@@ -31,7 +31,8 @@ import sys, ray
 try:
     ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
 except Exception as error:
-    sys.exit(f"{type(error).__name__}: {error}")
+    print(*str(error).split())
+    sys.exit(1)
 """
 
 
@@ -167,18 +168,24 @@ def _check_reachable(address: str) -> None:
             socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
         except (OSError, OverflowError) as error:
             raise Error(f"no Ray cluster at {address}: {getattr(error, 'strerror', None) or error}") from error
+    command = [sys.executable, "-c", _JOIN, address]
     try:
-        trial = subprocess.run(
-            [sys.executable, "-c", _JOIN, address], capture_output=True, text=True, timeout=_JOIN_SECONDS
-        )
+        trial = subprocess.run(command, capture_output=True, timeout=_JOIN_SECONDS)
+        code, said, log = trial.returncode, trial.stdout, trial.stderr
     except subprocess.TimeoutExpired as error:
+        code, said, log = -1, b"", error.stderr or b""
+    if code and said:
+        raise Error(f"cannot join the Ray cluster {address}: {said.decode().strip()}")
+    if code and b"Unauthenticated" in log:
+        raise Error(
+            f"the Ray cluster {address} wants a token: set RAY_AUTH_MODE=token here and on all its machines, each with "
+            f"the same file ~/.ray/auth_token (ray get-auth-token)"
+        )
+    if code:
         raise Error(
             f"no Ray cluster that this machine is part of at {address}: give what ray start --head has named, and on "
             f"this machine, ray start --address={address} before"
-        ) from error
-    if trial.returncode:
-        reason = trial.stderr.strip().rpartition("\n")[2]
-        raise Error(f"cannot join the Ray cluster {address}: {reason}")
+        )
 
 
 def _prober() -> Callable[[], dict[str, str | None]]:

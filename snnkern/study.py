@@ -157,8 +157,8 @@ def run_study(
 ) -> tuple[dict[Task, Record], dict[Task, Exception]]:
     """Runs the tasks that the store does not have, and keeps each as soon as it is done.
 
-    Interrupted or killed, it goes on where it was. The observations that an actor is calibrated on are collected once,
-    and kept beside the results: whoever goes on calibrates on the same.
+    Interrupted or killed, it goes on where it was. The observations that actors are calibrated on are collected first, as
+    tasks, and kept beside the results: whoever goes on calibrates on the same.
 
     Args:
         study: the grid.
@@ -183,8 +183,10 @@ def run_study(
 
         spiking = sorted({task.place for task in left if task.setting is not None})
         observations = _observations(study, spiking, store, executor, collected or (lambda count, total: None))
-        shared = _Shared(study.subjects, observations, study.backends)
-        failed = complete(left, _run, shared, describe=study.describe, store=store, executor=executor, finished=done)
+        shared = Shared(study.subjects, observations, study.backends)
+        failed = complete(
+            left, run_task, shared, describe=study.describe, store=store, executor=executor, finished=done
+        )
     return {task: records[task] for task in study.tasks if task in records}, failed
 
 
@@ -201,7 +203,7 @@ def found_in(store: Store, study: Study) -> tuple[dict[Task, Record], list[Task]
 
 
 @dataclass(frozen=True)
-class _Shared:
+class Shared:
     """What workers need of a study."""
 
     subjects: tuple[Subject, ...]
@@ -209,7 +211,8 @@ class _Shared:
     backends: list[str]
 
 
-def _run(shared: _Shared, task: Task) -> Record:
+def run_task(shared: Shared, task: Task) -> Record:
+    """One task, as an executor runs it; a record but for its "task"."""
     subject = shared.subjects[task.place]
     policy: Actor | SpikingActor = subject.actor
     if task.setting is not None:
@@ -220,10 +223,10 @@ def _run(shared: _Shared, task: Task) -> Record:
     return record
 
 
-_last: list[tuple[_Shared, int, Setting, SpikingActor]] = []
+_last: list[tuple[Shared, int, Setting, SpikingActor]] = []
 
 
-def _converted(shared: _Shared, place: int, setting: Setting) -> SpikingActor:
+def _converted(shared: Shared, place: int, setting: Setting) -> SpikingActor:
     """The spiking actor; the last one is kept, since seeds follow each other."""
     if _last:
         of, where, what, snn = _last[0]
