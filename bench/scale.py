@@ -153,8 +153,8 @@ def costs_table(results: dict[str, Any]) -> str:
         ("of it the store", f"{1e3 * np.median([turn['store'] for turn in store]):.2f} ms"),
         ("finding a finished task in the store", f"{1e3 * np.median([turn['finding'] for turn in store]):.2f} ms"),
     ]
-    short = {name: np.median(turns) for name, turns in results["short"].items()}
-    rows.append(("the same tasks on Ray's workers, to the local executor's", f"{short['ray'] / short['local']:.2f}"))
+    ratios = np.divide(results["short"]["ray"], results["short"]["local"])
+    rows.append(("the same tasks on Ray's workers, to the local executor's", f"{np.median(ratios):.2f}"))
     lines = ["| CPU time | |", "|---|---|", *(f"| {what} | {cost} |" for what, cost in rows)]
     versions = results["versions"]
     load = " and ".join(f"{average:.1f}" for average in (results["load"], results["load_after"]))

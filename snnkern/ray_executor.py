@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import os
@@ -13,6 +12,9 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
+from functools import cache
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any
 
@@ -89,32 +91,36 @@ class RayExecutor:
         job = ray.put(ray.cloudpickle.dumps((function, shared)))
         waiting = deque(range(len(tasks)))
         deaths: Counter[int] = Counter()
-        running: dict[Any, int] = {}
+        running: dict[int, Any] = {}
+        # Not ray.wait, which looks at all that is running for every one that is done.
+        done: SimpleQueue[tuple[int, Future[bytes]]] = SimpleQueue()
         try:
             while waiting or running:
                 # Twice as many as run at a time, so that no worker waits for this process to hear of what it has done.
                 while waiting and len(running) < (self._most or 2 * self.workers):
                     index = waiting.popleft()
-                    reference = call.remote([job], job.hex(), _versions(), ray.cloudpickle.dumps(tasks[index]))
-                    running[reference] = index
-                done = ray.wait(list(running), timeout=_LOOK_SECONDS)[0] if running else []
-                if not done and not self.workers:
-                    raise Error("the Ray cluster has lost all its machines; what has finished is not lost")
-                for reference in done:
-                    index = running.pop(reference)
-                    try:
-                        outcome = pickle.loads(ray.get(reference))
-                    except errors.RayTaskError as error:  # not what the task raised: that is an outcome
-                        raise Error(f"a worker of the Ray cluster takes no tasks: {_reason(error)}") from error
-                    except errors.RayError:  # it died, or its machine
-                        deaths[index] += 1
-                        if deaths[index] < _ATTEMPTS:
-                            waiting.appendleft(index)
-                            continue
-                        outcome = Failure(Error(f"its worker died {_ATTEMPTS} times (out of memory?)"))
-                    yield index, outcome
+                    running[index] = call.remote([job], job.hex(), _versions(), ray.cloudpickle.dumps(tasks[index]))
+                    running[index].future().add_done_callback(lambda result, index=index: done.put((index, result)))
+                try:
+                    index, result = done.get(timeout=_LOOK_SECONDS)
+                except Empty:
+                    if not self.workers:
+                        raise Error("the Ray cluster has lost all its machines; what is finished is not lost") from None
+                    continue
+                del running[index]
+                try:
+                    outcome = pickle.loads(result.result())
+                except errors.RayTaskError as error:  # not what the task raised: that is an outcome
+                    raise Error(f"a worker of the Ray cluster takes no tasks: {_reason(error)}") from error
+                except errors.RayError:  # it died, or its machine
+                    deaths[index] += 1
+                    if deaths[index] < _ATTEMPTS:
+                        waiting.appendleft(index)
+                        continue
+                    outcome = Failure(Error(f"its worker died {_ATTEMPTS} times (out of memory?)"))
+                yield index, outcome
         finally:
-            for reference in running:  # nobody waits for what they are at
+            for reference in running.values():  # nobody waits for what they are at
                 ray.cancel(reference, force=True)
 
     def close(self) -> None:
@@ -132,14 +138,14 @@ class RayExecutor:
 
     def _connect(self, address: str | None) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
-        if address is None:
-            self._ray.init(address="local", num_cpus=self._most, include_dashboard=False, **_QUIET)
-            return
-        _check_reachable(address)
+        if address is not None:
+            _check_reachable(address)
+        own = {"num_cpus": self._most, "include_dashboard": False} if address is None else {}
         try:
-            self._ray.init(address=address, **_QUIET)
+            self._ray.init(address=address or "local", **own, **_QUIET)
         except (RuntimeError, ValueError, OSError) as error:
-            raise Error(f"cannot join the Ray cluster {address}: {_reason(error)}") from error
+            what = "start Ray" if address is None else f"join the Ray cluster {address}"
+            raise Error(f"cannot {what}: {_reason(error)}") from error
 
     def _check_machines(self) -> None:
         """Refuses machines whose results would not be this one's."""
@@ -203,7 +209,7 @@ def _prober() -> Callable[[], dict[str, str | None]]:
     return probe
 
 
-@functools.cache
+@cache
 def _versions() -> dict[str, str | None]:
     return _prober()()
 

@@ -157,8 +157,8 @@ def run_study(
 ) -> tuple[dict[Task, Record], dict[Task, Exception]]:
     """Runs the tasks that the store does not have, and keeps each as soon as it is done.
 
-    Interrupted or killed, it goes on where it was. The observations that actors are calibrated on are collected first, as
-    tasks, and kept beside the results: whoever goes on calibrates on the same.
+    Interrupted or killed, it goes on where it was. The observations that actors are calibrated on are collected first,
+    as tasks, and kept beside the results: whoever goes on calibrates on the same.
 
     Args:
         study: the grid.
