@@ -3,8 +3,8 @@
     python bench/scale.py FOLDER
 
 FOLDER holds the published actors that bench/grids/scale.toml names. Runs a random sample of that grid's tasks, and
-tasks that do nothing, by either executor; a quarter of an hour on two cores that others use as well. Costs are CPU
-time, which other programs disturb less than they do a clock. Writes bench/results/scale.json and from it the tables of
+tasks that do nothing, by either executor; ten minutes on two cores that others use as well. Costs are CPU time, which
+other programs disturb less than they do a clock. Writes bench/results/scale.json and from it the tables of
 docs/scale.md; `--redraw` only does the latter.
 """
 

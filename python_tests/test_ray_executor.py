@@ -19,7 +19,7 @@ pytest.importorskip("scipy", reason="SciPy is not installed")
 
 import ray
 from ray.cluster_utils import Cluster
-from test_cli import run_json
+from test_cli import run, run_json
 from test_study import sweeping, wait_for
 
 import snnkern
@@ -117,9 +117,10 @@ def test_machines_with_other_versions_are_refused(executor, monkeypatch) -> None
     assert ray.is_initialized()  # it was not theirs to end
 
 
-def test_an_address_where_no_cluster_is(executor, monkeypatch) -> None:
-    with pytest.raises(InputError, match="this process is connected to a Ray cluster already"):
-        RayExecutor("127.0.0.1:6379")
+def test_an_address_where_no_cluster_is(executor, capsys, monkeypatch) -> None:
+    code, _, error = run(capsys, "sweep", "td3-hopper", "--executor", "ray", "--address", "head:6379")
+    assert code == 2
+    assert "this process is connected to a Ray cluster already: leave out the address head:6379" in error
     for address in ("head", "ray://head:10001", "head:port"):
         with pytest.raises(InputError, match="the address of a Ray cluster is host:port of its head, or auto, got"):
             ray_executor._check_reachable(address)
