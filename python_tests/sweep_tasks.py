@@ -16,6 +16,13 @@ def note(folder: Path, task: int) -> int:
     return task * task
 
 
+def slow(folder: Path, task: int) -> None:
+    """Task 0 ends at once, the others, which leave a file named by their process, after a minute."""
+    if task:
+        (folder / str(os.getpid())).touch()
+        time.sleep(60)
+
+
 def deadly(shared: None, task: int) -> int:
     """Task 1 kills every worker that begins it."""
     if task == 1:

@@ -101,6 +101,8 @@ MISTAKES = {
     "alpha": (["sweep", "tiny.safetensors", "--alpha", "2"], "alpha (α) must be a number from 0 to 1"),
     "numbers": (["sweep", "tiny.safetensors", "-T", "two"], "--timesteps takes one value or several"),
     "output": (["sweep", "tiny.safetensors", "-o", "no/where.jsonl"], "cannot write no/where.jsonl"),
+    "executor": (["sweep", "tiny.safetensors", "--executor", "dask"], "--executor is local or ray, got 'dask'"),
+    "address": (["sweep", "tiny.safetensors", "--address", "head:6379"], "--executor ray is not given"),
     "no results": (["report", "nothing"], "cannot read nothing"),
     "no analysis": (["report", "nothing", "--analysis", "grid.json"], "grid.json is not what snnkern analyze writes"),
     "no grid": (["report", "grid.json"], "grid.json holds no results"),

@@ -225,6 +225,34 @@ class TestRuns:
         shown = chosen_table(collect_results("rules", [*records.values()]))
         assert 'best (50 steps, seed 0)</td><td class="number">0.3</td>' in shown
 
+    def test_every_worker_computes_by_the_backend_that_was_chosen_here(self, folder, monkeypatch) -> None:
+        """And not by another one that "auto" may mean there: records name it."""
+        asked = []
+
+        def convert(*arguments, backend, **others):
+            asked.append(backend)
+            return real(*arguments, backend=backend, **others)
+
+        real = snnkern.convert
+        monkeypatch.setattr("snnkern.study.convert", convert)
+        grid = study(folder)
+        run_study(grid, Store(folder / "store"), LocalExecutor())
+        assert asked == [grid.describe(grid.tasks[-1])["backend"]]
+        assert asked != ["auto"]
+
+    def test_observations_of_several_actors_are_collected_as_tasks(self, folder) -> None:
+        """By two workers here, with the same outcome as by one process."""
+        snnkern.save(make_actor(11, 8, 3, metadata={"environment": "Hopper-v5"}), folder / "other.safetensors")
+        grid = study(folder, actors=["tiny.safetensors", "other.safetensors"])
+        heard: list[tuple[int, int]] = []
+        for name, workers in (("one", 1), ("two", 2)):
+            store = Store(folder / name)
+            run_study(grid, store, LocalExecutor(workers), collected=lambda *counts: heard.append(counts))
+        assert heard == 2 * [(0, 2), (1, 2), (2, 2)]
+        files = [{file.name: file.read_bytes() for file in (folder / name).glob("*.npy")} for name in ("one", "two")]
+        assert files[0] == files[1]
+        assert len(files[0]) == 2
+
     def test_a_second_sweep_on_the_same_store_is_refused(self, folder) -> None:
         grid, store = study(folder), Store(folder / "store")
         with store.alone(), pytest.raises(InputError, match="another sweep is at work on"):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,12 +14,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from snnkern.cli_options import _Backend, _cores, _Json, _Levels, _list, _print_json, _progress, _Workers
+from snnkern.cli_options import _Backend, _cores, _Json, _Levels, _list, _print_json, _progress, _refuse, _Workers
 from snnkern.errors import Error, InputError, require
 from snnkern.estimates import Estimate
-from snnkern.executors import LocalExecutor
+from snnkern.executors import Executor, LocalExecutor
 from snnkern.files import check_writable
 from snnkern.grids import read_study
+from snnkern.ray_executor import RayExecutor
 from snnkern.report import check_drawing, duration, ends
 from snnkern.report_page import write_report
 from snnkern.results import Collection, Point, collect_results, read_collection, read_summary
@@ -27,6 +29,7 @@ from snnkern.study import Study, Task, found_in, run_study
 from snnkern.tables import print_collection
 
 _GRIDS = (".toml", ".json")
+_EXECUTORS = ("local", "ray")
 
 
 def sweep_command(
@@ -62,6 +65,16 @@ def sweep_command(
         Path | None, typer.Option("--output", "-o", help="Write all results of this grid to one file (.jsonl).")
     ] = None,
     workers: _Workers = None,
+    executor: Annotated[
+        str,
+        typer.Option("--executor", help="Where tasks run: local, processes on this machine; or ray, a Ray cluster."),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address", help="Head of the Ray cluster, host:port, or auto (default: Ray on this machine alone)."
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is to do, and how long.")] = False,
     backend: _Backend = "auto",
     as_json: _Json = False,
@@ -76,8 +89,10 @@ def sweep_command(
 
     * snnkern sweep td3-halfcheetah td3-hopper --neuron if,dc -T 2,4,8 --alpha 0,0.2 --dry-run
     * snnkern sweep grid.toml --folder actors --store results --workers 16
+    * snnkern sweep grid.toml --store results --executor ray --address head:6379
     """
     started = time.monotonic()
+    _check_executor(executor, address)
     file = Path(actors[0]) if Path(actors[0]).suffix in _GRIDS else None
     if file and len(actors) > 1:
         raise InputError(f"give one grid file or actors, got {' '.join(actors)}")
@@ -103,36 +118,37 @@ def sweep_command(
     )
     if output:
         check_writable(output)
-    processes = workers or _cores()
-    nothing_there = dry_run and not store.exists()
-    records, left = ({}, study.tasks) if nothing_there else found_in(Store(store), study)
-    estimate = Estimate(study, left, records)
-    seconds = estimate.remaining(processes)
-    parts = ", ".join(
-        [
-            _count(len(study.subjects), "actor"),
-            f"the dense one and {_count(len(study.settings), 'setting')} each",
-            _count(len(study.seeds), "seed"),
-            _count(study.episodes, "episode"),
-        ]
-    )
-    print(
-        f"{_count(len(study.tasks), 'task')} ({parts}): {len(records):,} in {store}, {len(left):,} to run, "
-        f"about {duration(seconds)} with {_count(processes, 'worker')}",
-        file=sys.stdout if dry_run and not as_json else sys.stderr,
-    )
-    summary: dict[str, Any] = {
-        "kind": "sweep",
-        "store": str(store),
-        "tasks": len(study.tasks),
-        "found": len(records),
-        "estimated_seconds": seconds,
-    }
-    if dry_run:
-        if as_json:
-            _print_json(summary)
-        return
-    records, failed = _run(study, Store(store), LocalExecutor(processes), estimate, len(left))
+    with _executor(executor, address, workers) as tasks_on:
+        nothing_there = dry_run and not store.exists()
+        records, left = ({}, study.tasks) if nothing_there else found_in(Store(store), study)
+        estimate = Estimate(study, left, records)
+        seconds = estimate.remaining(tasks_on.workers)
+        parts = ", ".join(
+            [
+                _count(len(study.subjects), "actor"),
+                f"the dense one and {_count(len(study.settings), 'setting')} each",
+                _count(len(study.seeds), "seed"),
+                _count(study.episodes, "episode"),
+            ]
+        )
+        print(
+            f"{_count(len(study.tasks), 'task')} ({parts}): {len(records):,} in {store}, {len(left):,} to run, "
+            f"about {duration(seconds)} with {_count(tasks_on.workers, 'worker')}",
+            file=sys.stdout if dry_run and not as_json else sys.stderr,
+        )
+        summary: dict[str, Any] = {
+            "kind": "sweep",
+            "store": str(store),
+            "tasks": len(study.tasks),
+            "found": len(records),
+            "estimated_seconds": seconds,
+        }
+        if dry_run:
+            if as_json:
+                _print_json(summary)
+            return
+        with redirect_stdout(sys.stderr):  # where Ray says that a machine has died
+            records, failed = _run(study, Store(store), tasks_on, estimate, len(left))
     if output:
         write_records(list(records.values()), output)
     collection = collect_results(store.name, list(records.values())) if records else None
@@ -201,8 +217,25 @@ def report_command(
     print(f"Wrote {page} and its {len(figures) // 2} figures in {output / 'figures'}.")
 
 
+def _check_executor(name: str, address: str | None) -> None:
+    if name not in _EXECUTORS:
+        raise InputError(f"--executor is {' or '.join(_EXECUTORS)}, got {name!r}")
+    if name != "ray":
+        _refuse({"--address": address}, "it is a Ray cluster's, and --executor ray is not given")
+
+
+@contextmanager
+def _executor(name: str, address: str | None, workers: int | None) -> Iterator[Executor]:
+    """Where tasks run."""
+    if name == "local":
+        yield LocalExecutor(workers or _cores())
+        return
+    with RayExecutor(address, workers if address else workers or _cores()) as executor:
+        yield executor
+
+
 def _run(
-    study: Study, store: Store, executor: LocalExecutor, estimate: Estimate, tasks: int
+    study: Study, store: Store, executor: Executor, estimate: Estimate, tasks: int
 ) -> tuple[dict[Task, Record], dict[Task, Exception]]:
     """Runs what is left under a bar that says how long it will still take."""
     columns = (

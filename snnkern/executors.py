@@ -1,4 +1,4 @@
-"""Where the tasks of a sweep run: in this process, or in several on this machine."""
+"""Where the tasks of a sweep run: in this process, or in several on this machine; elsewhere, see `ray_executor`."""
 
 from __future__ import annotations
 

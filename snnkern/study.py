@@ -9,9 +9,9 @@ import hashlib
 import io
 import json
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from snnkern.calibration import collect
 from snnkern.conversion import convert
 from snnkern.errors import InputError
 from snnkern.evaluation import backend_name, describe_task, evaluation_record
-from snnkern.executors import Executor
+from snnkern.executors import Executor, Failure
 from snnkern.files import write_atomically
 from snnkern.neurons import Dynamics, Neuron
 from snnkern.nn import SpikingActor
@@ -130,14 +130,21 @@ class Study:
                 "steps": self.calibration_steps,
                 "seed": self.calibration_seed,
             }
-        fingerprint, backend = self._identities[task.place]
         numbers: Any = {"episodes": task.episodes, "seed": task.seed}
         environment = self.subjects[task.place].environment
-        return describe_task(fingerprint, environment, setting, calibration, **numbers, backend=backend)
+        backend = self.backends[task.place]
+        return describe_task(
+            self._fingerprints[task.place], environment, setting, calibration, **numbers, backend=backend
+        )
 
     @cached_property
-    def _identities(self) -> list[tuple[str, str]]:
-        return [(subject.actor.fingerprint(), backend_name(subject.actor, self.backend)) for subject in self.subjects]
+    def backends(self) -> list[str]:
+        """What computes each subject's spiking versions, on every worker: "auto" may be another one there."""
+        return [backend_name(subject.actor, self.backend) for subject in self.subjects]
+
+    @cached_property
+    def _fingerprints(self) -> list[str]:
+        return [subject.actor.fingerprint() for subject in self.subjects]
 
 
 def run_study(
@@ -150,8 +157,8 @@ def run_study(
 ) -> tuple[dict[Task, Record], dict[Task, Exception]]:
     """Runs the tasks that the store does not have, and keeps each as soon as it is done.
 
-    Interrupted or killed, it goes on where it was. The observations that an actor is calibrated on are collected once,
-    and kept beside the results: whoever goes on calibrates on the same.
+    Interrupted or killed, it goes on where it was. The observations that actors are calibrated on are collected first,
+    as tasks, and kept beside the results: whoever goes on calibrates on the same.
 
     Args:
         study: the grid.
@@ -175,14 +182,11 @@ def run_study(
                 finished(task, record)
 
         spiking = sorted({task.place for task in left if task.setting is not None})
-        report = collected or (lambda count, total: None)
-        observations = {}
-        for count, place in enumerate(spiking):
-            report(count, len(spiking))
-            observations[place] = _observations(study, place, store.folder)
-        report(len(spiking), len(spiking))
-        shared = _Shared(study.subjects, observations, study.backend)
-        failed = complete(left, _run, shared, describe=study.describe, store=store, executor=executor, finished=done)
+        observations = _observations(study, spiking, store, executor, collected or (lambda count, total: None))
+        shared = Shared(study.subjects, observations, study.backends)
+        failed = complete(
+            left, run_task, shared, describe=study.describe, store=store, executor=executor, finished=done
+        )
     return {task: records[task] for task in study.tasks if task in records}, failed
 
 
@@ -199,15 +203,16 @@ def found_in(store: Store, study: Study) -> tuple[dict[Task, Record], list[Task]
 
 
 @dataclass(frozen=True)
-class _Shared:
+class Shared:
     """What workers need of a study."""
 
     subjects: tuple[Subject, ...]
     observations: dict[int, NDArray[np.floating]]
-    backend: str
+    backends: list[str]
 
 
-def _run(shared: _Shared, task: Task) -> Record:
+def run_task(shared: Shared, task: Task) -> Record:
+    """One task, as an executor runs it; a record but for its "task"."""
     subject = shared.subjects[task.place]
     policy: Actor | SpikingActor = subject.actor
     if task.setting is not None:
@@ -218,34 +223,53 @@ def _run(shared: _Shared, task: Task) -> Record:
     return record
 
 
-_last: list[tuple[_Shared, int, Setting, SpikingActor]] = []
+_last: list[tuple[Shared, int, Setting, SpikingActor]] = []
 
 
-def _converted(shared: _Shared, place: int, setting: Setting) -> SpikingActor:
+def _converted(shared: Shared, place: int, setting: Setting) -> SpikingActor:
     """The spiking actor; the last one is kept, since seeds follow each other."""
     if _last:
         of, where, what, snn = _last[0]
         if of is shared and (where, what) == (place, setting):
             return snn
     subject = shared.subjects[place]
-    snn = convert(subject.actor, shared.observations[place], **setting.arguments(), backend=shared.backend)
+    backend = shared.backends[place]
+    snn = convert(subject.actor, shared.observations[place], **setting.arguments(), backend=backend)
     _last[:] = [(shared, place, setting, snn)]
     return snn
 
 
-def _observations(study: Study, place: int, folder: Path) -> NDArray[np.floating]:
-    """What an actor is calibrated on: from the store where it has them."""
-    subject, numbers = study.subjects[place], (study.calibration_steps, study.calibration_seed)
-    dense = study.describe(Task(place, None, *numbers))  # all that its run depends on
-    identity = json.dumps(dense, sort_keys=True)
-    file = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npy"
-    if file.exists():
+def _observations(
+    study: Study, places: list[int], store: Store, executor: Executor, report: Progress
+) -> dict[int, NDArray[np.floating]]:
+    """What actors are calibrated on: from the store where it has them, else collected as tasks are run."""
+    numbers = (study.calibration_steps, study.calibration_seed)
+    found, files = {}, {}
+    for place in places:
+        dense = study.describe(Task(place, None, *numbers))  # all that its run depends on
+        identity = json.dumps(dense, sort_keys=True)
+        file = store.folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npy"
+        if not file.exists():
+            files[place] = file
+            continue
         try:
-            return np.load(file, allow_pickle=False)
+            found[place] = np.load(file, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise InputError(f"{file} holds no observations ({error}): delete it to collect them again") from error
-    observations = collect(subject.actor, subject.environment, *numbers)
-    content = io.BytesIO()
-    np.save(content, observations)
-    write_atomically(file, content.getvalue())
-    return observations
+    report(len(found), len(places))
+    missing = list(files)
+    with closing(executor.run(_collected, (study.subjects, *numbers), missing)) as outcomes:
+        for index, outcome in outcomes:
+            if isinstance(outcome, Failure):
+                raise outcome.error
+            content = io.BytesIO()
+            np.save(content, outcome)
+            write_atomically(files[missing[index]], content.getvalue())
+            found[missing[index]] = outcome
+            report(len(found), len(places))
+    return found
+
+
+def _collected(shared: tuple[tuple[Subject, ...], int, int], place: int) -> NDArray[np.floating]:
+    subjects, steps, seed = shared
+    return collect(subjects[place].actor, subjects[place].environment, steps, seed)
