@@ -1,6 +1,7 @@
 """Thresholds from recorded activations, and the observations that they are recorded on."""
 
 import math
+import re
 import weakref
 
 import numpy as np
@@ -11,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import snnkern
-from snnkern import InputError, Max, Percentile, calibrate, collect
-from snnkern.calibration import ActivationRecorder
+from snnkern import Fitted, InputError, Max, Percentile, calibrate, collect
+from snnkern.calibration import ActivationRecorder, parse_calibration
 
 RULES = ["max", "percentile", "percentile:99", "percentile:50", "percentile:1"]
 
@@ -383,6 +384,30 @@ def test_a_bad_percentile_is_quoted(value):
     with pytest.raises(InputError) as caught:
         Percentile(value)
     assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("calibration", "text"),
+    [
+        (Fitted(), "mse"),
+        (Fitted("gaussian", scale=0.85), "gaussian:scale=0.85"),
+        (
+            Fitted(noise=0.1, weighted=True, correction="linear", ridge=1e-3),
+            "mse:weighted:linear:noise=0.1:ridge=0.001",
+        ),
+        (Fitted(correction="bias"), "mse:bias"),
+    ],
+    ids=str,
+)
+def test_a_fitted_calibration_and_its_text_mean_the_same(calibration, text):
+    assert str(calibration) == text
+    assert parse_calibration(text) == calibration
+
+
+@pytest.mark.parametrize("part", ["heavy", "noise", "noise=much", "rule=mse", ""])
+def test_an_unknown_part_of_a_fitted_calibration_is_quoted(part):
+    with pytest.raises(InputError, match=re.escape(f"calibration 'mse:weighted:{part}': {part!r} is none of weighted")):
+        parse_calibration(f"mse:weighted:{part}")
 
 
 @pytest.mark.parametrize(

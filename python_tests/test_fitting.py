@@ -9,6 +9,7 @@ import snnkern
 from snnkern import InputError
 from snnkern.fitting import CANDIDATES, fit, gaussian_threshold, least_squares
 from snnkern.neurons import Dynamics, parse_neuron
+from snnkern.sensitivity import _squared_slope, sensitivity
 
 
 @pytest.mark.parametrize("timesteps", [1, 2, 5])
@@ -40,12 +41,75 @@ def test_least_squares_finds_the_weights_that_explain_the_targets():
     torch.testing.assert_close(offset, bias, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("rule", ["max", "mse", "gaussian"])
+def test_least_squares_counts_states_by_their_importance():
+    generator = torch.Generator().manual_seed(1)
+    inputs, wanted = (
+        torch.randn(300, 4, generator=generator).double(),
+        torch.randn(300, 3, generator=generator).double(),
+    )
+    weight, bias = torch.randn(3, 4, generator=generator).double(), torch.randn(3, generator=generator).double()
+    # Some states count the least, as most do where tanh is saturated.
+    importance = torch.rand(300, 3, generator=generator).double().square() * (torch.rand(300, 3) > 0.5) + 0.01
+    fitted, offset = least_squares(inputs, wanted, weight, bias, 0.2, importance)
+    for receiver in range(3):
+        p = importance[:, receiver] / importance[:, receiver].sum()
+        centred = inputs - p @ inputs
+        strength = 0.2 * (p[:, None] * centred.square()).sum() / 4
+        # The gradient of what is minimised, at the minimum.
+        error = inputs @ fitted[receiver] + offset[receiver] - wanted[:, receiver]
+        gradient = (p * error) @ inputs + strength * (fitted[receiver] - weight[receiver])
+        torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-10, rtol=0)
+        assert float((p * error).sum()) == pytest.approx(0.0, abs=1e-10)
+
+
+def test_least_squares_with_equal_importance_is_without():
+    inputs, wanted = torch.from_numpy(make_observations(50, 4)), torch.from_numpy(make_observations(50, 3, seed=1))
+    weight, bias = torch.ones(3, 4), torch.zeros(3)
+    one = least_squares(inputs, wanted, weight, bias, 0.1)
+    other = least_squares(inputs, wanted, weight, bias, 0.1, torch.full((50, 3), 2.0))
+    torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("squash", [True, False])
+def test_sensitivity_is_the_squared_jacobian_where_errors_are_small(squash):
+    actor = make_actor(4, 9, 7, 2, squash=squash)
+    rows = torch.from_numpy(make_observations(20, 4))
+    with torch.no_grad():
+        activations = actor.hidden_activations(rows)
+        found = sensitivity(actor, activations, torch.full((2,), 1e-3))
+
+    def action(first):
+        z = actor.output(torch.relu(actor.hidden[1](first)))
+        return torch.tanh(z) if squash else z
+
+    jacobian = torch.stack([torch.autograd.functional.jacobian(action, row) for row in activations[0]])
+    squares = jacobian.square().sum(dim=1)
+    mean = squares.mean(dim=0)
+    wanted = torch.where(mean > 0, squares / mean, 1.0) + 0.01
+    torch.testing.assert_close(found.hidden[0], wanted, atol=1e-3, rtol=1e-3)
+
+
+def test_sensitivity_takes_large_errors_for_what_they_do():
+    # Far in saturation a small error moves nothing; one as large as z does.
+    z = torch.tensor([[0.0], [4.0]])
+    small, large = (_squared_slope(z, torch.tensor([deviation])) for deviation in (0.1, 4.0))
+    assert small[1] / small[0] < 1e-4
+    assert large[1] / large[0] > 0.1
+    draws = 4.0 * torch.randn(400_000, generator=torch.Generator().manual_seed(0))
+    sampled = (torch.tanh(4.0 + draws) - torch.tanh(torch.tensor(4.0))).square().mean() / 16.0
+    assert float(large[1]) == pytest.approx(float(sampled), rel=0.25)  # nine nodes for a function this steep
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("rule", ["mse", "gaussian"])
 @pytest.mark.parametrize("correction", ["none", "bias", "linear"])
 @pytest.mark.parametrize("neuron", NEURONS)
-def test_one_observation_and_silent_neurons(neuron, correction, rule):
+def test_one_observation_and_silent_neurons(neuron, correction, rule, weighted):
     actor = make_actor(4, 9, 13, 2)
-    found = fit(actor, make_observations(1, 4), neuron=neuron, timesteps=1, rule=rule, correction=correction)
+    found = fit(
+        actor, make_observations(1, 4), neuron=neuron, timesteps=1, rule=rule, weighted=weighted, correction=correction
+    )
+    assert all(torch.isfinite(parameter).all() for parameter in found.actor.parameters())
     activations = actor.hidden_activations(torch.from_numpy(make_observations(1, 4)))
     for threshold, activation in zip(found.thresholds, activations, strict=True):
         assert torch.isfinite(threshold).all()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -186,31 +186,70 @@ class Percentile:
         return f"{self.name}:{self.percentile:g}"
 
 
-Rule = Literal["max", "mse", "gaussian"]
+Rule = Literal["mse", "gaussian"]
 Correction = Literal["none", "bias", "linear"]
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Thresholds fitted layer by layer to the neuron and its T: the parameters of `snnkern.fitting.fit`."""
+    """Thresholds fitted layer by layer to the neuron and its T: the parameters of `snnkern.fitting.fit`.
+
+    Its text is the rule, and what differs from the defaults: "mse:weighted:linear:ridge=0.05".
+    """
 
     rule: Rule = "mse"
     scale: float = 1.0
     noise: float = 0.0
-    shift: bool = False
+    weighted: bool = False
     correction: Correction = "none"
     ridge: float = 0.1
 
     def __str__(self) -> str:
-        changed = (
-            field for field in fields(self) if field.name == "rule" or getattr(self, field.name) != field.default
-        )
-        return ", ".join(f"{field.name} {getattr(self, field.name)}" for field in changed)
+        parts: list[str] = [self.rule]
+        parts += ["weighted"] if self.weighted else []
+        parts += [self.correction] if self.correction != "none" else []
+        numbers = (field for field in fields(self) if field.name in _NUMBERS)
+        parts += [
+            f"{field.name}={getattr(self, field.name):g}"
+            for field in numbers
+            if getattr(self, field.name) != field.default
+        ]
+        return ":".join(parts)
+
+    @classmethod
+    def parse(cls, text: str) -> Fitted:
+        """Reads what `str` wrote.
+
+        Raises:
+            InputError: a part is not one of them.
+        """
+        rule, *parts = text.split(":")
+        given: dict[str, Any] = {}
+        for part in parts:
+            name, _, value = part.partition("=")
+            try:
+                if part == "weighted":
+                    given[part] = True
+                elif part in ("bias", "linear"):
+                    given["correction"] = part
+                elif name in _NUMBERS:
+                    given[name] = float(value)
+                else:
+                    raise ValueError
+            except ValueError as error:
+                wanted = ", ".join(f"{name}=number" for name in _NUMBERS)
+                raise InputError(
+                    f"calibration {text!r}: {part!r} is none of weighted, bias, linear, {wanted}"
+                ) from error
+        return cls(cast("Rule", rule), **given)
+
+
+_NUMBERS = ("scale", "noise", "ridge")
 
 
 @dataclass(frozen=True)
 class Auto:
-    """What is recommended for the neuron and its T, found on four TD3 actors and then frozen; see `recommended`."""
+    """What is recommended for the neuron, found on four TD3 actors and then frozen; see `recommended`."""
 
     name: ClassVar[str] = "auto"
 
@@ -221,35 +260,26 @@ class Auto:
 Calibration = Max | Percentile | Fitted | Auto
 
 
-def recommended(neuron: Neuron, timesteps: int) -> tuple[Fitted, float]:
-    """The calibration and α for a neuron and T.
+def recommended(neuron: Neuron) -> tuple[Fitted, float]:
+    """The calibration and α for a neuron; no other ones were found to be better at some T.
 
-    Least squared error of the neuron's own response, on the observations and on noisy copies of them. What differs
-    between neurons is how much finer than that the levels are best (`scale`: clipping some activations costs less in
-    closed loop than rounding all of them) and whether the next layer is corrected: SNM and MT gain, IF and DC do not.
+    Least squared error of the neuron's own response, errors counted by how much they move the action, and the next
+    layer's weights corrected likewise. α is 0.2 for IF and SNM; MT and DC, whose errors are small, do better without.
+    How it was found, and how it does: `docs/calibration.md`.
 
     Args:
         neuron: which one; its parameters do not matter.
-        timesteps: T.
 
     Returns:
         How thresholds are fitted, and α.
     """
-    if neuron.kind is Kind.IF:
-        return Fitted(scale=0.85, noise=0.3), 0.3
-    if neuron.kind is Kind.SNM:
-        return Fitted(noise=0.3, correction="linear", ridge=0.1), 0.2
-    if neuron.kind is Kind.MT:
-        coarse = timesteps < 4  # two or three spikes of one level each
-        scale, ridge = (0.75, 0.1) if coarse else (0.9, 0.2)
-        return Fitted(scale=scale, noise=0.3, correction="linear", ridge=ridge), 0.2
-    return Fitted(scale=0.9, noise=0.3), 0.2
+    return Fitted(weighted=True, correction="linear"), 0.2 if neuron.kind in (Kind.IF, Kind.SNM) else 0.0
 
 
 def parse_calibration(calibration: str | Calibration) -> Calibration:
     """Turns "auto", "max", "percentile" (99.9), "percentile:99", "mse" or "gaussian" into a calibration.
 
-    A calibration passes through.
+    The last two take parameters: see `Fitted`. A calibration passes through.
 
     Raises:
         InputError: the name is unknown, or the percentile is not one.
@@ -257,15 +287,13 @@ def parse_calibration(calibration: str | Calibration) -> Calibration:
     if isinstance(calibration, Max | Percentile | Fitted | Auto):
         return calibration
     name, _, value = str(calibration).partition(":")
+    if name in get_args(Rule):
+        return Fitted.parse(calibration)
     try:
         if name == Max.name and not value:
             return Max()
         if calibration == Auto.name:
             return Auto()
-        if calibration == "mse":
-            return Fitted("mse")
-        if calibration == "gaussian":
-            return Fitted("gaussian")
         if name == Percentile.name:
             return Percentile(float(value)) if ":" in calibration else Percentile()
     except ValueError as error:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -37,6 +37,7 @@ from snnkern.cli_options import (
     _Json,
     _Levels,
     _list,
+    _number,
     _Observations,
     _observations,
     _print_json,
@@ -140,10 +141,12 @@ def convert(
     output: Annotated[Path, typer.Argument(help="Where the spiking actor goes (.safetensors).")],
     neuron: Annotated[str, typer.Option("--neuron", help="if, snm, mt or dc.")] = "mt",
     timesteps: Annotated[int, typer.Option("--timesteps", "-T", help="T, simulation steps per decision.")] = 4,
-    alpha: Annotated[float, typer.Option("--alpha", help="α of CRPI, 0 … 1; 0 is plain conversion.")] = 0.2,
+    alpha: Annotated[
+        str, typer.Option("--alpha", help="α of CRPI, 0 … 1; 0 is plain conversion; auto: as recommended.")
+    ] = "auto",
     memory: Annotated[float, typer.Option("--memory", help="μ, how much of the old carry stays, 0 … 1.")] = 0.0,
     levels: _Levels = None,
-    calibration: _Calibration = "max",
+    calibration: _Calibration = "auto",
     env: _Env = None,
     steps: _Steps = None,
     seed: _Seed = None,
@@ -159,20 +162,23 @@ def convert(
     Example: snnkern convert td3-halfcheetah snn.safetensors --neuron mt --timesteps 4
     """
     rule = parse_calibration(calibration)
-    (setting,) = grid([neuron], [timesteps], [alpha], [memory], levels)
+    chosen: Any = _number(alpha)
+    (setting,) = grid([neuron], [timesteps], [0.0 if chosen == "auto" else chosen], [memory], levels)
     check_writable(output)
     dense = load_actor(actor, action_scale=action_scale)
     data = _observations(dense, observations, env, steps, seed)
     snn = conversion.convert(
-        dense, data, neuron=setting.neuron, timesteps=timesteps, alpha=alpha, memory=memory, calibration=rule
+        dense, data, neuron=setting.neuron, timesteps=timesteps, alpha=chosen, memory=memory, calibration=rule
     )
     conversion.save(snn, output)
     dead = [int((threshold == 0).sum()) for threshold in snn.thresholds]
     if as_json:
-        _print_json({"output": str(output), **setting.to_dict(), "observations": len(data), "silent_neurons": dead})
+        _print_json(
+            {"output": str(output), **snn.dynamics.to_dict(), "observations": len(data), "silent_neurons": dead}
+        )
         return
     widths = " + ".join(str(len(threshold)) for threshold in snn.thresholds)
-    print(f"Wrote {output}: {setting.neuron.label}, T = {timesteps}, α = {alpha:g}, {widths} neurons, ", end="")
+    print(f"Wrote {output}: {setting.neuron.label}, T = {timesteps}, α = {snn.alpha:g}, {widths} neurons, ", end="")
     print(f"{sum(dead)} of them never active on {len(data):,} observations.")
 
 

@@ -41,7 +41,11 @@ _Scale = Annotated[
 ]
 _Levels = Annotated[int | None, typer.Option("--levels", help="L, thresholds per sign of MT and DC (default 4).")]
 _Calibration = Annotated[
-    str, typer.Option("--calibration", help="Thresholds: max, percentile (99.9) or percentile:P of the activations.")
+    str,
+    typer.Option(
+        "--calibration",
+        help="Thresholds: auto (recommended), max, percentile:P, mse, gaussian; see docs/calibration.md.",
+    ),
 ]
 _Steps = Annotated[
     int | None, typer.Option("--steps", help="Steps of the dense actor to calibrate on (default 10000).", min=1)
@@ -109,6 +113,14 @@ def _environment(policy: Actor | SpikingActor, env: str | None, options: str = "
 
 
 T = TypeVar("T")
+
+
+def _number(text: str) -> float | str:
+    """A number, or the name of a rule, which is judged where settings are."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _list(option: str, text: str, convert: Callable[[str], T]) -> list[T]:

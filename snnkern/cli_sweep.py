@@ -14,7 +14,18 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from snnkern.cli_options import _Backend, _cores, _Json, _Levels, _list, _print_json, _progress, _refuse, _Workers
+from snnkern.cli_options import (
+    _Backend,
+    _cores,
+    _Json,
+    _Levels,
+    _list,
+    _number,
+    _print_json,
+    _progress,
+    _refuse,
+    _Workers,
+)
 from snnkern.errors import Error, InputError, require
 from snnkern.estimates import Estimate
 from snnkern.executors import Executor, LocalExecutor
@@ -284,14 +295,6 @@ def _entry(point: Point) -> dict[str, Any]:
 
 def _some(option: str, text: str | None, convert: Callable[[str], Any]) -> list[Any] | None:
     return None if text is None else _list(option, text, convert)
-
-
-def _number(text: str) -> float | str:
-    """A number, or the name of a rule, which is judged where settings are."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _count(number: int, what: str) -> str:

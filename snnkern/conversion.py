@@ -33,10 +33,10 @@ def convert(
     *,
     neuron: str | Neuron = "mt",
     timesteps: int = 4,
-    alpha: float | Literal["auto"] = 0.2,
+    alpha: float | Literal["auto"] = "auto",
     memory: float = 0.0,
     clip: float = 0.5,
-    calibration: str | Calibration = "max",
+    calibration: str | Calibration = "auto",
     thresholds: Sequence[Tensor] | None = None,
     backend: str = "auto",
     check_finite: bool = True,
@@ -53,8 +53,9 @@ def convert(
             is what is recommended for the neuron and T (`snnkern.calibration.recommended`).
         memory: μ, how much of the old carry stays in the new one; 0 is the published CRPI.
         clip: κ, bound on the carry as a fraction of the threshold.
-        calibration: "max", "percentile", "percentile:P", "mse", "gaussian"; "auto", what is recommended for the neuron
-            and T; or one with parameters of your own: `Percentile(p)`, `Fitted(…)`.
+        calibration: "auto", what is recommended for the neuron and T; "max", as in the papers; "percentile",
+            "percentile:P", "mse", "gaussian"; or one with parameters of your own: `Percentile(p)`, `Fitted(…)`. Where
+            it corrects weights or biases, `SpikingActor.original` keeps the dense ones.
         thresholds: θ of every hidden layer, `[N]` each, instead of observations.
         backend: a name from `snnkern.backends()`, or "auto".
         check_finite: whether the spiking actor refuses observations with a NaN or an infinity.
@@ -67,7 +68,7 @@ def convert(
     """
     kind = parse_neuron(neuron)
     dynamics = Dynamics(kind, timesteps, 0.0 if alpha == "auto" else alpha, memory, clip)
-    settings, recommended_alpha = recommended(kind, timesteps)
+    settings, recommended_alpha = recommended(kind)
     if alpha == "auto":
         dynamics = replace(dynamics, alpha=recommended_alpha)
     if isinstance(actor, nn.Sequential):
@@ -87,7 +88,7 @@ def convert(
         if isinstance(rule, Fitted):
             found = fit(actor, observations, neuron=kind, timesteps=timesteps, **asdict(rule))
             fitted, thresholds = found.actor, found.thresholds
-            original = actor if rule.shift or rule.correction != "none" else None
+            original = actor if rule.correction != "none" else None
         else:
             thresholds = calibrate(actor, observations, rule)
     assert thresholds is not None

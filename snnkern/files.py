@@ -94,7 +94,9 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            names = list(file.keys())
+            # Copies: views of a file end with a bus error when another program shortens it.
+            tensors = {name: file.get_tensor(name).clone() for name in names}
             metadata: dict[str, Any] = dict(file.metadata() or {})
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error

@@ -6,10 +6,10 @@ the spikes that the layers below it, fitted already, really send. Only observati
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 import torch
@@ -21,16 +21,17 @@ from snnkern.actors import Actor
 from snnkern.calibration import Correction, Rule, as_tensor, batches, check_observations
 from snnkern.errors import InputError
 from snnkern.neurons import Dynamics, Kind, Neuron, parse_neuron
+from snnkern.sensitivity import Sensitivity, sensitivity
 
-_RULES = ("max", "mse", "gaussian")
-_CORRECTIONS = ("none", "bias", "linear")
+_RULES: tuple[str, ...] = get_args(Rule)
+_CORRECTIONS: tuple[str, ...] = get_args(Correction)
 # Candidates for θ as fractions of the largest activation: geometric, since an error of θ counts by its ratio.
 CANDIDATES = tuple(float(fraction) for fraction in np.geomspace(0.2, 1.3, 20))
-# Candidates for a shift of the bias, in θ/T from the one that rounds to the nearest spike count. Mostly downwards: an
-# IF neuron that has fired too early cannot take it back, one that starts lower fires later.
-SHIFTS = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25)
 _ITERATIONS = 100
-_ROWS = 3000  # more observations make fitting slower and no better
+_ROWS = 10_000  # what `collect` gives; fewer make a worse fit, and which ones they are matters more
+_FIRST_GUESS = 0.2  # of z's deviation: how large its errors may be
+# A drive lower than this many deviations below 0 counts this much, where others count about 1.
+_NEAR, _FAR = 0.5, 0.01
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def fit(
     rule: Rule = "mse",
     scale: float = 1.0,
     noise: float = 0.0,
-    shift: bool = False,
+    weighted: bool = False,
     correction: Correction = "none",
     ridge: float = 0.1,
 ) -> Fit:
@@ -67,17 +68,17 @@ def fit(
 
     Args:
         actor: the dense actor.
-        observations: `[S, observation_dim]`, finite, or an iterable of such batches; at most 3000 of them are used,
+        observations: `[S, observation_dim]`, finite, or an iterable of such batches; at most 10,000 of them are used,
             taken at even distances.
         neuron: as for `convert`.
         timesteps: T.
-        rule: "max", "mse" (`least_error_threshold`) or "gaussian" (`gaussian_threshold`).
+        rule: "mse" (`least_error_threshold`) or "gaussian" (`gaussian_threshold`).
         scale: every threshold is multiplied by it.
         noise: where above 0, every observation is used a second time with normal noise, its deviation this fraction of
             each entry's. What the dense actor answers there is known as well, and a spiking actor soon sees states that
             the dense one never does.
-        shift: whether the mse rule also chooses a shift of each neuron's own bias, together with the threshold; for IF,
-            which cannot take back a spike that came too early.
+        weighted: whether an error counts by how much it moves the action (`snnkern.sensitivity`), in the mse rule and
+            in the linear correction.
         correction: "none"; "bias", the mean error of every layer's output is taken out of the next layer's bias; or
             "linear", the next layer's weights and bias are those that answer best to the spikes (`least_squares`).
         ridge: for "linear", how strongly weights are held where they are.
@@ -88,16 +89,10 @@ def fit(
     Source: fitting on the converted layers' own output, and folding its mean error into the next bias: Li et al., "A
     Free Lunch From ANN: Towards Efficient, Accurate Spiking Neural Networks Calibration", ICML 2021, section 4.
     """
-    kind = parse_neuron(neuron)
-    plain = Dynamics(kind, timesteps)
-    _check_choice("rule", rule, _RULES)
-    _check_choice("correction", correction, _CORRECTIONS)
-    _check_positive("scale", scale)
+    settings = _Settings(Dynamics(parse_neuron(neuron), timesteps), rule, scale, correction, ridge)
     _check_positive("ridge", ridge)
     if noise != 0:
         _check_positive("noise", noise)
-    if shift and (rule != "mse" or kind.kind is not Kind.IF):
-        raise InputError(f"shift is for IF neurons and the mse rule, got {kind.label} and {rule}")
     if not isinstance(actor, Actor):
         raise InputError(f"actor must be an Actor (see load_actor), got {type(actor).__name__}")
     signal = _gather(actor, observations)
@@ -106,41 +101,62 @@ def fit(
     activations = actor.hidden_activations(signal)
     if not all(bool(torch.isfinite(activation).all()) for activation in activations):
         raise InputError("calibration observations are so large that activations overflow")
+    signal = actor.interface.normalize(signal)
+    counted = None
+    if weighted:
+        # The slope of tanh is taken over the errors that are there: a first fit, uncorrected, tells how large they are.
+        z = actor.output(activations[-1])
+        guess = sensitivity(actor, activations, _FIRST_GUESS * z.std(dim=0, unbiased=False))
+        _, output = _fit(actor, signal, activations, replace(settings, correction="none"), guess)
+        deviation = (actor.output(output) - z).square().mean(dim=0).sqrt()
+        counted = sensitivity(actor, activations, deviation)
+    return _fit(actor, signal, activations, settings, counted)[0]
 
-    layers: list[tuple[Tensor, Tensor]] = [(layer.weight, layer.bias) for layer in (*actor.hidden, actor.output)]
-    sent = actor.interface.normalize(signal)
+
+@dataclass(frozen=True)
+class _Settings:
+    """How layers are fitted: what `fit` is given, checked."""
+
+    plain: Dynamics
+    rule: Rule
+    scale: float
+    correction: Correction
+    ridge: float
+
+    def __post_init__(self) -> None:
+        _check_choice("rule", self.rule, _RULES)
+        _check_choice("correction", self.correction, _CORRECTIONS)
+        _check_positive("scale", self.scale)
+
+
+def _fit(
+    actor: Actor, signal: Tensor, activations: Sequence[Tensor], settings: _Settings, counted: Sensitivity | None
+) -> tuple[Fit, Tensor]:
+    """The fit, and the mean output `[S, N]` of the last hidden layer."""
+    kind = settings.plain.neuron
+    dense: list[tuple[Tensor, Tensor]] = [(layer.weight, layer.bias) for layer in (*actor.hidden, actor.output)]
+    layers, sent = list(dense), signal
     thresholds, errors = [], []
     for index, activation in enumerate(activations):
         weight, bias = layers[index]
-        differential = kind.kind is Kind.DC
-        current = ops.linear(sent, weight.T.contiguous(), None if differential else bias)
-        own_bias = bias if differential else None
+        own_bias = bias if kind.kind is Kind.DC else None
+        current = ops.linear(sent, weight.T.contiguous(), None if own_bias is not None else bias)
         maximum = activation.amax(dim=0)
-        nearest = 0.5 - kind.initial_fraction
-        shifts: tuple[float, ...] = (0.0,)
-        if shift:  # a constant current, the first layer's, is best rounded; later ones come unevenly
-            shifts = (nearest,) if index == 0 else tuple(nearest + part for part in SHIFTS)
-        moved = torch.zeros_like(maximum)
-        if rule == "mse":
-            threshold, moved = least_error_threshold(current, activation, plain, bias=own_bias, shifts=shifts)
-        elif rule == "gaussian":
-            mean = sent if sent.dim() == 2 else _decode(sent, kind)
-            threshold = gaussian_threshold(mean @ weight.T + bias, kind.levels, timesteps)
+        if settings.rule == "mse":
+            importance = counted.hidden[index] if counted else None
+            threshold = least_error_threshold(current, activation, settings.plain, bias=own_bias, importance=importance)
         else:
-            threshold = maximum
-        threshold = torch.where(maximum > 0, threshold * scale, 0.0)
-        if shift:
-            layers[index] = weight, bias + moved * scale
-            current = current + moved * scale
+            mean = sent if sent.dim() == 2 else _decode(sent, kind)
+            threshold = gaussian_threshold(mean @ weight.T + bias, kind.levels, settings.plain.timesteps)
+        threshold = torch.where(maximum > 0, threshold * settings.scale, 0.0)
         carry = torch.zeros_like(activation)
-        output, _, _ = ops.neuron_mean(current, threshold, carry, plain, bias=own_bias)
-        sent, _, _ = ops.neuron_spikes(current, threshold, carry, plain, bias=own_bias)
+        output, _, _ = ops.neuron_mean(current, threshold, carry, settings.plain, bias=own_bias)
+        sent, _, _ = ops.neuron_spikes(current, threshold, carry, settings.plain, bias=own_bias)
         thresholds.append(threshold)
         errors.append(float((output - activation).square().mean() / activation.square().mean().clamp(min=1e-30)))
-        if correction != "none":
-            layers[index + 1] = _corrected(layers[index + 1], output, activation, correction, ridge)
-    corrected = Actor(layers[:-1], layers[-1], actor.interface, actor.metadata)
-    return Fit(corrected, thresholds, errors)
+        layers[index + 1] = _corrected(dense[index + 1], output, activation, settings, counted, index + 1)
+    fitted = Actor(layers[:-1], layers[-1], actor.interface, actor.metadata)
+    return Fit(fitted, thresholds, errors), output
 
 
 def least_error_threshold(
@@ -149,36 +165,35 @@ def least_error_threshold(
     dynamics: Dynamics,
     *,
     bias: Tensor | None = None,
+    importance: Tensor | None = None,
     candidates: Sequence[float] = CANDIDATES,
-    shifts: Sequence[float] = (0.0,),
-) -> tuple[Tensor, Tensor]:
-    """Threshold and bias shift with which each neuron's T-step response comes closest to its activation, `[N]` each.
+) -> Tensor:
+    """Threshold with which each neuron's T-step response comes closest to its activation, `[N]`.
 
-    Every pair of candidates is tried with the kernels, so that whatever the neuron does (rounding, clipping, spikes
-    that come too early or are taken back) counts as it happens. 0 for a neuron that is never active.
+    Every candidate is tried with the kernels, so that whatever the neuron does (rounding, clipping, spikes that come
+    too early or are taken back) counts as it happens. 0 for a neuron that is never active.
 
     Args:
         current: `[S, N]`, constant over a decision, or `[T, S, N]`.
         activation: what the mean output should be, `[S, N]`, ≥ 0.
         dynamics: neuron and T; every row starts with an empty carry.
         bias: of a DC layer, `[N]`.
+        importance: what a squared error counts, `[S, N]`; None where all count alike.
         candidates: fractions of the largest activation.
-        shifts: of the current at every step, as fractions of θ/T.
     """
     maximum = activation.amax(dim=0)
     carry = torch.zeros_like(activation)
     best = torch.full_like(maximum, math.inf)
-    threshold, moved = torch.zeros_like(maximum), torch.zeros_like(maximum)
-    for fraction, part in itertools.product(candidates, shifts):
+    threshold = torch.zeros_like(maximum)
+    for fraction in candidates:
         trial = maximum * fraction
-        shift = trial * (part / dynamics.timesteps)
-        output, _, _ = ops.neuron_mean(current + shift if part else current, trial, carry, dynamics, bias=bias)
-        error = (output - activation).square().mean(dim=0)
+        output, _, _ = ops.neuron_mean(current, trial, carry, dynamics, bias=bias)
+        squares = (output - activation).square()
+        error = (squares if importance is None else squares * importance).mean(dim=0)
         better = (error < best) & (maximum > 0)
         best = torch.where(better, error, best)
         threshold = torch.where(better, trial, threshold)
-        moved = torch.where(better, shift, moved)
-    return threshold, moved
+    return threshold
 
 
 def gaussian_threshold(drive: Tensor, levels: int, timesteps: int) -> Tensor:
@@ -215,10 +230,13 @@ def gaussian_threshold(drive: Tensor, levels: int, timesteps: int) -> Tensor:
     return torch.where(usable, theta, maximum).float()
 
 
-def least_squares(output: Tensor, wanted: Tensor, weight: Tensor, bias: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+def least_squares(
+    output: Tensor, wanted: Tensor, weight: Tensor, bias: Tensor, ridge: float, importance: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The weight and bias that come closest to `wanted`, given what the layer below really sends.
 
-    min over W', b' of E|W'·output + b' − wanted|² + λ·|W' − W|², λ = `ridge` · mean variance of the outputs.
+    For each receiver, min over w', b' of E p·(w'·output + b' − wanted)² + λ·|w' − w|², λ = `ridge` · mean variance of
+    the outputs, p = `importance`, of mean 1, by which variances are taken as well.
 
     Args:
         output: mean output of the layer below, `[S, in]`.
@@ -226,6 +244,8 @@ def least_squares(output: Tensor, wanted: Tensor, weight: Tensor, bias: Tensor, 
         weight: W, `[out, in]`.
         bias: b, `[out]`.
         ridge: above 0.
+        importance: `[S, out]`, above 0, or None where all count alike: then one system of equations serves all
+            receivers.
 
     Returns:
         W' and b', in the dtype of W.
@@ -233,26 +253,57 @@ def least_squares(output: Tensor, wanted: Tensor, weight: Tensor, bias: Tensor, 
     Source: ridge regression towards W; a layer's reconstruction from quantised inputs as in Nagel et al., "Up or Down?
     Adaptive Rounding for Post-Training Quantization", ICML 2020, here in closed form.
     """
-    inputs, targets = output.double(), wanted.double()
-    centred = inputs - inputs.mean(dim=0)
-    missing = targets - inputs @ weight.double().T
-    covariance = centred.T @ centred / len(inputs)
-    strength = max(ridge * float(covariance.diagonal().mean()), 1e-12)
-    covariance.diagonal().add_(strength)
-    cross = centred.T @ (missing - missing.mean(dim=0)) / len(inputs)
-    change = torch.linalg.solve(covariance, cross).T
-    fitted = weight.double() + change
-    offset = (targets - inputs @ fitted.T).mean(dim=0)
-    return fitted.to(weight), offset.to(bias)
+    if importance is None:
+        importance = wanted.new_ones(1, 1).expand(wanted.shape)
+    # Sums over states take the time: what all states count is summed once, for each receiver only what some count
+    # beyond that. In the actor's dtype, around the mean; the equations are solved in float64.
+    common = importance.amin()
+    beyond = importance - common
+    center = output.mean(dim=0)
+    sent = output - center
+    missing = wanted - output @ weight.T
+    squares, products, totals = common * (sent.T @ sent), common * (sent.T @ missing), common * missing.sum(dim=0)
+    fitted, offset = weight.clone(), torch.empty_like(bias)
+    alike = not bool((beyond > 0).any())
+    for receivers in [slice(None)] if alike else [slice(j, j + 1) for j in range(len(weight))]:
+        states = beyond[:, receivers][:, 0].nonzero()[:, 0]
+        share = beyond[states, receivers][:, :1]
+        counted, lacking = sent[states], missing[states, receivers]
+        weighted = counted * share
+        total = float(common) * len(sent) + float(share.sum())
+        mean, lack = weighted.sum(dim=0) / total, (totals[receivers] + (lacking * share).sum(dim=0)) / total
+        covariance = ((squares + weighted.T @ counted) / total - torch.outer(mean, mean)).double()
+        cross = (products[:, receivers] + weighted.T @ lacking) / total - torch.outer(mean, lack)
+        covariance.diagonal().add_(max(ridge * float(covariance.diagonal().mean()), 1e-12))
+        change = torch.linalg.solve(covariance, cross.double()).T.to(weight)
+        fitted[receivers] += change
+        offset[receivers] = lack - change @ (center + mean)
+    return fitted, offset
 
 
 def _corrected(
-    layer: tuple[Tensor, Tensor], output: Tensor, activation: Tensor, correction: Correction, ridge: float
+    layer: tuple[Tensor, Tensor],
+    output: Tensor,
+    activation: Tensor,
+    settings: _Settings,
+    counted: Sensitivity | None,
+    index: int,
 ) -> tuple[Tensor, Tensor]:
+    """The weight and bias of a layer whose senders send `output` `[S, in]` in place of `activation`."""
     weight, bias = layer
-    if correction == "bias":
+    if settings.correction == "none":
+        return layer
+    if settings.correction == "bias":
         return weight, bias + (activation - output).double().mean(dim=0).to(weight) @ weight.T
-    return least_squares(output, activation @ weight.T + bias, weight, bias, ridge)
+    wanted = activation @ weight.T + bias
+    importance = None
+    if counted and index < len(counted.hidden):
+        # A drive far below zero stays silent, whatever its error.
+        near = wanted > -_NEAR * wanted.std(dim=0, unbiased=False)
+        importance = counted.hidden[index] * near + _FAR
+    elif counted:
+        importance = counted.output
+    return least_squares(output, wanted, weight, bias, settings.ridge, importance)
 
 
 def _decode(spikes: Tensor, neuron: Neuron) -> Tensor:
