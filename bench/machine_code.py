@@ -103,8 +103,9 @@ class Code:
         return sum(what in instruction for instruction in self.instructions[start:end])
 
     def loops(self) -> list[Loop]:
-        """All loops, nested ones too."""
-        return [Loop(target, place + 1) for place, target in self.branches if target < place]
+        """All loops, in the order of their places, nested ones behind the loop that they are in."""
+        found = {Loop(target, place + 1) for place, target in self.branches if target < place}
+        return sorted(found, key=lambda loop: (loop.start, -loop.end))
 
     def round(self, loop: Loop) -> int:
         """Instructions of a way around a loop on which no number is rare; 0 where there is none.
@@ -112,11 +113,7 @@ class Code:
         It takes no call, which divides where the quotient is not normal, nor what the branch around a call leaves out,
         and enters no loop, which is over levels that underflow. Of such ways it is the longest.
         """
-        inner = [other for other in self.loops() if loop.start <= other.start < other.end <= loop.end and other != loop]
-        left_out = {place for other in inner for place in range(*other)}
-        for place, target in self.branches:
-            if loop.start <= place < target <= loop.end and self.count("CALL", Loop(place, target)):
-                left_out |= set(range(place + 1, target))
+        left_out = {place for other in self.within(loop) for place in range(*other)} | self._rare(loop)
         targets = dict(self.branches)
         longest = {loop.start: 1}
         for place in range(*loop):
@@ -129,6 +126,24 @@ class Code:
                 if place < after < loop.end:
                     longest[after] = max(longest.get(after, 0), longest[place] + 1)
         return longest.get(loop.end - 1, 0)
+
+    def within(self, loop: Loop) -> list[Loop]:
+        """The loops in a loop, nested ones too."""
+        return [one for one in self.loops() if loop.start <= one.start < one.end <= loop.end and one != loop]
+
+    def own(self, loop: Loop) -> int:
+        """Instructions of a loop that are in none of those within it, without what is done for rare numbers."""
+        within = {place for other in self.within(loop) for place in range(*other)}
+        return len(set(range(*loop)) - within - self._rare(loop))
+
+    def _rare(self, loop: Loop) -> set[int]:
+        """The places that the branch around a call leaves out."""
+        return {
+            place
+            for branch, target in self.branches
+            if loop.start <= branch < target <= loop.end and self.count("CALL", Loop(branch, target))
+            for place in range(branch + 1, target)
+        }
 
     def step(self) -> int:
         """Instructions of a thread in a simulation step of a neuron kernel: its longest loop, without rare cases."""

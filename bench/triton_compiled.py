@@ -16,17 +16,21 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from operator import mul
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
 import machine_code
 import torch
-from machine_code import KINDS, TARGETS, resident_warps
+from machine_code import KINDS, TARGETS, Code, Loop, resident_warps
 
 from snnkern import Dynamics, Interface
 from snnkern._backends import ActorParts, Problem, triton
 from snnkern.neurons import parse_neuron
+
+if TYPE_CHECKING:
+    from snnkern._backends.triton_engine import Tile
 
 WIDTHS = (17, 256, 256, 6)  # td3-halfcheetah's
 TIMESTEPS = 8
@@ -78,7 +82,9 @@ class Compiled:
         shared: bytes of shared memory.
         threads: of a program.
         products: how many instructions of each of `PRODUCTS` its PTX has.
-        step: instructions of a thread in a simulation step of a neuron kernel with a sequence in; 0 otherwise.
+        instructions: of a warp, where it is known: in a simulation step of a neuron kernel with a sequence in, or in the
+            decision of a tile by the actor of `WIDTHS` for an H100.
+        strays: reads and writes of memory among an actor's products, other than the weights' copies to shared memory.
     """
 
     case: Case
@@ -87,7 +93,8 @@ class Compiled:
     shared: int
     threads: int
     products: dict[str, int]
-    step: int
+    instructions: int | None
+    strays: int
 
     @property
     def warps(self) -> int:
@@ -151,8 +158,55 @@ def compile_one(case: Case) -> Compiled:
         shared=kernel.metadata.shared,
         threads=kernel.metadata.num_warps * 32,
         products={name: len(re.findall(rf"^\s*(?:@\S+ )?{re.escape(name)}\b", ptx, re.M)) for name in PRODUCTS},
-        step=code.step() if case.form.startswith("a sequence") else 0,
+        instructions=_instructions(code, case),
+        strays=sum(code.count(name, _products(code)) for name in ("LDG.", "STG")) if case.kernel == "actor" else 0,
     )
+
+
+def _instructions(code: Code, case: Case) -> int | None:
+    if case.kernel == "neuron":
+        return code.step() if case.form.startswith("a sequence") else None
+    if case.target != "sm_90" or case.widths != WIDTHS:
+        return None
+    return decision(code, case)
+
+
+def _products(code: Code) -> Loop:
+    """The innermost loop over weights: the last one in the code that contains products and no loop."""
+    return [loop for loop in code.loops() if code.count("MMA", loop) and not code.within(loop)][-1]
+
+
+def decision(code: Code, case: Case) -> int:
+    """Instructions of a warp in the decision of a tile: each loop's own, as often as it goes around.
+
+    Raises:
+        RuntimeError: the loops are not those of the source.
+    """
+    from snnkern._backends.triton_engine import block, planes, spike_bits
+
+    dynamics = case.dynamics()
+    columns, steps = block(dynamics.neuron, tile_of(case), case.precision, (9, 0))
+    chunks = 8 // spike_bits(dynamics.neuron) // steps
+    of_layer = [WIDTHS[1] // columns, planes(dynamics), *([chunks] if chunks > 1 else [])]
+    whole, *loops = code.loops()
+    total = code.own(whole)
+    for trips in (of_layer, [*of_layer, 4]):
+        chain, loops = loops[: len(trips)], loops[len(trips) :]
+        if any(inner not in code.within(outer) for outer, inner in itertools.pairwise([whole, *chain])):
+            raise RuntimeError(f"the loops of {case} are not nested as in the source")
+        total += sum(
+            code.own(loop) * count for loop, count in zip(chain, itertools.accumulate(trips, mul), strict=True)
+        )
+    if [loop for loop in loops if loop in code.within(whole)]:
+        raise RuntimeError(f"{case} has more loops than the source")
+    return total
+
+
+def tile_of(case: Case) -> Tile:
+    """The tile of rows that an actor's kernel is for."""
+    from snnkern._backends.triton_engine import TILES
+
+    return next(tile for tile in TILES if str(tile.rows) == case.form)
 
 
 class _Target:
@@ -207,7 +261,7 @@ def _launch_neuron(case: Case) -> None:
 
 
 def _launch_actor(case: Case) -> None:
-    from snnkern._backends.triton_engine import TILES, Engine
+    from snnkern._backends.triton_engine import Engine
 
     interface = Interface(case.widths[0], case.widths[-1])
     *hidden, output = [
@@ -219,11 +273,10 @@ def _launch_actor(case: Case) -> None:
         interface=dict(interface.named_buffers()) | interface.description(),
         dynamics=case.dynamics(),
     )
-    (tile,) = [tile for tile in TILES if str(tile.rows) == case.form]
     engine = Engine(parts, case.precision)
     rows = 64
     engine.bind([torch.zeros(rows, len(bias)) for _, bias in hidden], torch.zeros(len(hidden), rows).long(), None)
-    engine._use(tile)
+    engine._use(tile_of(case))
     engine.decide(torch.zeros(rows, case.widths[0]), False, 1)
 
 

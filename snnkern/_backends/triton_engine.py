@@ -29,7 +29,7 @@ _MOST_PLANES = 8192  # bytes that a row of the widest layer takes in scratch mem
 # The interpreter multiplies the bit patterns of bfloat16 numbers, so there it gets the same numbers as float32.
 _OPERAND = torch.float32 if INTERPRETED else torch.bfloat16
 _SMALLEST_THRESHOLD = 2.0**-100  # below, levels are not exact (`is_regular` in triton_neurons.py)
-_LARGEST_WEIGHT = 2.0**27  # of those in units of the sender's θ: see `_scaling`
+_LARGEST_WEIGHT = 2.0**27  # of those in units of the sender's θ: see `scaling`
 _STAGES = 2  # blocks of weights that are under way
 
 
@@ -79,10 +79,13 @@ def block(neuron: Neuron, tile: Tile, precision: str, capability: tuple[int, int
     """Neurons that a program works on at a time, and steps that share one read of weights.
 
     As many as there are registers for: with more, something spills on one of the targets (`bench/triton_compiled.py`).
-    Before Hopper, tensor cores multiply from registers, and TF32's operands take twice as many. A tile of 16 rows has few
-    sums: its warps share the columns, 8 for each. A byte may hold one step only.
+    Before Hopper, tensor cores multiply from registers, and TF32's operands take twice as many; SNM's in TF32 fit on
+    Blackwell, which sums elsewhere, only a step at a time. A tile of 16 rows has few sums: its warps share the columns,
+    8 for each. A byte may hold one step only.
     """
-    narrow = tile.rows > 16 and (neuron.kind is Kind.DC or precision == "tf32" or capability < (9, 0))
+    blackwell = capability >= (10, 0)
+    half = capability < (9, 0) or (precision == "tf32" and not (blackwell and neuron.kind is Kind.SNM))
+    narrow = tile.rows > 16 and (neuron.kind is Kind.DC or half)
     alone = neuron.kind is Kind.SNM or (neuron.kind is Kind.MT and precision == "bf16")
     return 16 if narrow else 32, min(8 // spike_bits(neuron), 1 if alone and not narrow else 2)
 
@@ -111,7 +114,7 @@ def _folded(actor: ActorParts, index: int) -> Tensor:
     return actor.hidden[index - 1][2][:, None] * actor.hidden[index][0]
 
 
-def _scaling(neuron: Neuron) -> tuple[float, float]:
+def scaling(neuron: Neuron) -> tuple[float, float]:
     """What weights between hidden layers are multiplied with, and then currents: the kernel's `decode` says why.
 
     A spike ±2^-j arrives there as ±2^(L − j − 127), or as ±2 where there is one size. Weights scaled by 2^100 and
@@ -178,7 +181,7 @@ class Engine:
             "LEVELS": spec.levels,
             "EXPONENT_BITS": spec.levels.bit_length(),  # for 0 … L
             "BITS": spike_bits(spec),
-            "UNIT": _scaling(spec)[1],
+            "UNIT": scaling(spec)[1],
             "STAGES": _STAGES,
             "PARTS": 3 if self._precision == "float32" else 1,
             "NORMALIZE": normalize,
@@ -192,7 +195,7 @@ class Engine:
         for index, (weight, shape) in enumerate(zip(layers, pairwise(self._padded), strict=True)):
             between = 0 < index < len(layers) - 1
             if between:
-                weight = _folded(actor, index) * _scaling(actor.dynamics.neuron)[0]
+                weight = _folded(actor, index) * scaling(actor.dynamics.neuron)[0]
             weight = _pad(weight, shape)
             if not between or self._precision == "float32":
                 packed.append(split(weight).to(_OPERAND))
