@@ -82,8 +82,8 @@ class Compiled:
         shared: bytes of shared memory.
         threads: of a program.
         products: how many instructions of each of `PRODUCTS` its PTX has.
-        instructions: of a warp, where it is known: in a simulation step of a neuron kernel with a sequence in, or in the
-            decision of a tile by the actor of `WIDTHS` for an H100.
+        instructions: of a warp, where it is known: in a step of a neuron kernel with a sequence in, or in the decision
+            of a tile by the actor of `WIDTHS`, for an H100.
         strays: reads and writes of memory among an actor's products, other than the weights' copies to shared memory.
     """
 
@@ -246,7 +246,7 @@ def caught(target: str) -> Iterator[list[Any]]:
     with (
         mock.patch.object(driver, "_active", _Target(target)),
         mock.patch.object(JITFunction, "run", compile_only),
-        mock.patch.object(triton_engine, "gpu", lambda device: described),
+        mock.patch.object(triton_engine, "gpu", return_value=described),
     ):
         yield kernels
 

@@ -14,14 +14,15 @@ from h100 import CLOCK, ISSUED, L2_SHARED, LAUNCH, MEMORY, MULTIPROCESSORS, PROD
 from machine_code import KINDS, TARGETS, table
 from triton_compiled import DTYPES, WIDTHS, Case, Compiled, version
 
+from snnkern._backends import small_batch
 from snnkern._backends.triton_engine import PRECISIONS, TILES, Tile, block, default_tile, planes
 
 BATCHES = (1024, 2048, 4096, 8192, 16384, 65536)
 OBSERVED = 32  # the first layer's inputs, padded
 ACTED = 16  # actions, padded
 SPLIT = 6  # products of float32 numbers that are in three parts both
-# Products that a clock has, as a share of PRODUCTS: TF32's are half; those of mma.sync, which 16 rows take, are about 62 %
-# (Luo et al., arXiv 2402.13499).
+# Products that a clock has, as a share of PRODUCTS: TF32's are half; those of mma.sync, which 16 rows take, are about
+# 62 % (Luo et al., arXiv 2402.13499).
 RATE = {"float32": 1.0, "bf16": 1.0, "tf32": 0.5}
 OF_16_ROWS = 0.62
 NEURONS_PER_WARP = 2 * 32
@@ -80,14 +81,15 @@ def instructions_table(kernels: Sequence[Compiled]) -> str:
 
 @dataclass(frozen=True)
 class Load:
-    """What a tile of rows takes of a multiprocessor, in clocks: of its tensor cores, of its issue of instructions, of its
-    share of L2's and of memory's bandwidth."""
+    """What a tile of rows takes of a multiprocessor, in clocks: of its tensor cores, of its issue of instructions, of
+    its share of L2's and of memory's bandwidth. And the bytes of packed spikes that all programs keep in L2."""
 
     tile: Tile
     products: float
     issue: float
     l2: float
     memory: float
+    scratch: float
 
     @classmethod
     def of(cls, kernel: Compiled, tile: Tile) -> Load:
@@ -110,6 +112,7 @@ class Load:
             issue=(kernel.instructions or 0) * tile.warps / ISSUED,
             l2=(weights + spikes) / L2_SHARED,
             memory=moved / (MEMORY / CLOCK / MULTIPROCESSORS),
+            scratch=MULTIPROCESSORS * tile.resident * tile.rows * wide * planes(dynamics),
         )
 
     def clocks(self, tiles: int) -> float:
@@ -143,8 +146,9 @@ def parts_table(kernels: Sequence[Compiled]) -> str:
         load = loads(kernels, precision)[kind, tile]
         share = load.tile.resident * load.products / load.clocks(load.tile.resident)
         cells = [f"{clocks:,.0f}" for clocks in (load.products, load.issue, load.l2, load.memory)]
-        rows.append([f"{kind}, {precision}", *cells, f"{share:.0%}"])
-    heading = ["a tile of 64 rows, clocks", "tensor cores", "instructions", "L2", "memory", "of the tensor cores' peak"]
+        rows.append([f"{kind}, {precision}", *cells, f"{share:.0%}", f"{load.scratch / 1e6:.1f}"])
+    heading = ["a tile of 64 rows, clocks", "tensor cores", "instructions", "L2", "memory"]
+    heading += ["of the tensor cores' peak", "packed spikes of all programs, MB"]
     return table(heading, rows)
 
 
@@ -168,16 +172,21 @@ def predicted_table(kernels: Sequence[Compiled]) -> str:
 
 
 def borders_table(kernels: Sequence[Compiled], spikes: Mapping[str, cuda_tables.Load]) -> str:
-    """The batch from which on Triton is predicted to be faster than CUDA."""
+    """The largest batch for which CUDA is predicted to be faster than Triton."""
     every = loads(kernels)
+
+    def times(kind: str, batch: int) -> tuple[float, float]:
+        triton = every[kind, default_tile(batch, MULTIPROCESSORS)].seconds(batch)
+        return cuda_tables.batched(kind, spikes[kind], batch).expected, triton
+
     rows = []
-    for kind, load in spikes.items():
-        for batch in itertools.count(MULTIPROCESSORS, MULTIPROCESSORS):
-            triton = every[kind, default_tile(batch, MULTIPROCESSORS)].seconds(batch)
-            if triton < cuda_tables.batched(kind, load, batch).expected:
-                rows.append([kind, f"{batch:,}", f"{triton * 1e6:.0f}"])
-                break
-    return table(["neuron", "rows from which Triton is predicted to be faster", "both take, µs"], rows)
+    for kind in KINDS:
+        batches = range(MULTIPROCESSORS, BATCHES[-1], MULTIPROCESSORS)
+        last = max(batch for batch in batches if min(times(kind, batch)) == times(kind, batch)[0])
+        at_border = [f"{seconds * 1e6:.0f}" for seconds in times(kind, small_batch())]
+        rows.append([kind, f"{last:,}", *at_border])
+    border = f"{small_batch():,} rows, µs"
+    return table(["neuron", "CUDA is faster up to, rows", f"CUDA at {border}", f"Triton at {border}"], rows)
 
 
 def _find(kernels: Sequence[Compiled], case: Case) -> Compiled:

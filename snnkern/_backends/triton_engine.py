@@ -70,9 +70,9 @@ def gpu(device: torch.device) -> Gpu:
 
 
 def default_tile(batch: int, multiprocessors: int) -> Tile:
-    """The largest tile up to 64 rows of which every multiprocessor gets one: larger ones read weights less often."""
+    """16 rows, which answer soonest, while no multiprocessor has two tiles; else 64, which read weights less often."""
     large, _, small = TILES
-    return large if batch >= large.rows * multiprocessors else small
+    return small if batch <= small.rows * multiprocessors else large
 
 
 def block(neuron: Neuron, tile: Tile, precision: str, capability: tuple[int, int]) -> tuple[int, int]:
