@@ -13,7 +13,7 @@ import triton_compiled
 import triton_tables
 from h100 import PAGE
 from machine_code import KINDS, TARGETS
-from triton_compiled import SHARED, Case
+from triton_compiled import SHARED, WIDTHS, Case
 
 from snnkern._backends.triton_engine import TILES
 
@@ -39,7 +39,8 @@ def check(kernel: triton_compiled.Compiled) -> None:
     assert kernel.shared * tile.resident <= of_all, kernel
     wanted = "mma.sync" if tile.rows == 16 else PRODUCTS[case.target]
     assert [name for name, count in kernel.products.items() if count] == [wanted], kernel
-    assert kernel.strays == 0, kernel  # weights alone, on their way to shared memory
+    if case.widths == WIDTHS:  # of narrow layers, weights may come to registers instead
+        assert kernel.strays == 0, kernel
 
 
 @pytest.mark.parametrize("target", TARGETS)
