@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import math
 import re
 import shutil
 import subprocess
@@ -13,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from machine_code import KINDS, ROOT, disassembled, resident_warps, table, tool
+
 SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-KINDS = ("IF", "SNM", "MT", "DC")
 _NAME = re.compile(r"(neuron|actor)_kernelILNS_4KindE(\d)E(?:([fd])Li(\d)E)?((?:Lb\dE)+)")
 
 
@@ -56,9 +54,8 @@ class Compiled:
 
     @property
     def warps(self) -> int:
-        """Warps that the registers of a multiprocessor hold at the same time; they are given out in eights."""
-        block = math.ceil(self.registers / 8) * 8 * self.threads
-        return min(65536 // block * self.threads // 32, 64)
+        """Warps that the registers of a multiprocessor hold at the same time."""
+        return resident_warps(self.registers, self.threads)
 
 
 def missing() -> str:
@@ -143,71 +140,29 @@ def parse(said: str, target: str) -> list[Compiled]:
     return kernels
 
 
-def disassembler() -> str | None:
-    """nvdisasm: on the path, or where the triton package has it."""
-    found = shutil.which("nvdisasm")
-    spec = importlib.util.find_spec("triton")
-    if found is None and spec is not None and spec.origin is not None:
-        inside = Path(spec.origin).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
-        found = str(inside) if inside.exists() else None
-    return found
-
-
 def _disassembled(kernels: Sequence[Compiled], cubin: Path) -> list[Compiled]:
     """Adds what the machine code says."""
-    tool = disassembler()
-    if tool is None:
+    if tool("nvdisasm") is None:
         return list(kernels)
-    code = subprocess.run([tool, "-c", str(cubin)], capture_output=True, text=True, check=True).stdout
     parts = {}
-    for part in re.split(r"\n//-+ \.text\.", code)[1:]:
-        name = _NAME.search(part)
+    for symbol, code in disassembled(cubin).items():
+        name = _NAME.search(symbol)
         assert name is not None
-        parts[name[0]] = part
+        parts[name[0]] = code
     return [
         replace(
             kernel,
-            wide_loads="LDG.E.128" in parts[kernel.symbol],
-            loop=_instructions_per_step(parts[kernel.symbol]) if kernel.kernel == "neuron" else None,
+            wide_loads=parts[kernel.symbol].count("LDG.E.128") > 0,
+            loop=parts[kernel.symbol].step() if kernel.kernel == "neuron" else None,
         )
         for kernel in kernels
     ]
 
 
-def _instructions_per_step(code: str) -> int:
-    """Instructions of the loop over simulation steps, without what it does for numbers that are not normal.
-
-    Of the loops that read memory it is the shortest: the other one is for tiny thresholds. What is done for a number
-    that is not normal calls a function; the branch around it is taken.
-    """
-    places: dict[str, int] = {}
-    instructions: list[str] = []
-    for line in code.splitlines():
-        if label := re.match(r"\s*(\.L_\S+):", line):
-            places[label[1]] = len(instructions)
-        elif found := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(.*?);", line):
-            instructions.append(found[1])
-    branches = [
-        (index, places[target[1]])
-        for index, instruction in enumerate(instructions)
-        if (target := re.search(r"\bBRA\b.*`\((\.L_\S+)\)", instruction))
-    ]
-
-    def contains(first: int, last: int, what: str) -> bool:
-        return any(what in instruction for instruction in instructions[first:last])
-
-    loops = [(to, index + 1) for index, to in branches if to < index and contains(to, index, "LDG")]
-    start, end = min(loops, key=lambda loop: loop[1] - loop[0])
-    around = [(index + 1, to) for index, to in branches if start <= index < to <= end and contains(index, to, "CALL")]
-    left_out = {index for first, last in around for index in range(first, last)}
-    return end - start - len(left_out)
-
-
 def compiled_table(kernels: list[Compiled]) -> str:
     """Registers of each kernel's hungriest form (constant or sequence in, spikes or mean out), and what follows."""
     targets = list(dict.fromkeys(kernel.target for kernel in kernels))
-    columns = ["kernel", "neurons per thread", *targets, "warps per multiprocessor"]
-    lines = [line(columns), line(["---"] * len(columns))]
+    lines = []
     rows: dict[tuple[str, str, int, int], list[Compiled]] = {}
     for kernel in kernels:
         place = (kernel.kernel, kernel.dtype, -kernel.width, KINDS.index(kernel.kind))
@@ -216,16 +171,10 @@ def compiled_table(kernels: list[Compiled]) -> str:
         first = group[0]
         most = [max(kernel.registers for kernel in group if kernel.target == target) for target in targets]
         name = f"{first.kernel}, {first.kind}, {first.dtype}"
-        lines.append(line([name, first.width, *most, min(kernel.warps for kernel in group)]))
+        lines.append([name, first.width, *most, min(kernel.warps for kernel in group)])
     stack, spills = sum(kernel.stack for kernel in kernels), sum(kernel.spills for kernel in kernels)
-    lines += [
-        "",
-        f"Registers per thread, as ptxas of nvcc {version()} counts them. Local memory of all {len(kernels)} compiled "
-        f"kernels together: {stack} bytes of stack, {spills} bytes spilled.",
-    ]
-    return "\n".join(lines)
-
-
-def line(cells: Sequence[object]) -> str:
-    """A row of a Markdown table."""
-    return f"| {' | '.join(map(str, cells))} |"
+    return (
+        table(["kernel", "neurons per thread", *targets, "warps per multiprocessor"], lines)
+        + f"\n\nRegisters per thread, as ptxas of nvcc {version()} counts them. Local memory of all {len(kernels)} "
+        f"compiled kernels together: {stack} bytes of stack, {spills} bytes spilled."
+    )

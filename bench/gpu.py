@@ -4,7 +4,7 @@
 
 Needs torch, triton, pybind11, cmake, ninja, nvcc and what snnkern itself needs, but neither an installed snnkern nor an
 environment: `--record` wrote down what `td3-halfcheetah` sees (bench/results/halfcheetah.npy).
-`bench/cuda_page.py` puts the times beside the predicted ones of docs/gpu.md. Where there is no GPU, a small run on the
+`bench/gpu_page.py` puts the times beside the predicted ones of docs/gpu.md. Where there is no GPU, a small run on the
 CPU shows that all of this works, and its times mean nothing.
 
 Neuron kernels are timed within CUDA graphs, over buffers that the caches do not hold, beside a copy of as many bytes.
@@ -289,14 +289,14 @@ def ours(neuron: str, backend: str, task: Task, batch: int) -> Decider:
     snn(task.thresholds[0].new_zeros(batch, task.actor.interface.observation_dim))
     if snn._engine is None:
         raise Missing("it runs this actor layer by layer")
-    if warm_up := getattr(snn._engine, "warmup", None):  # Triton's, which chooses a tile
-        warm_up()
+    snn.warmup(batch)
     snn.reset()
     return Decider(snn, snn.dynamics, snn.reset)
 
 
 def ours_in_a_graph(neuron: str, backend: str, task: Task, batch: int) -> Decider:
     snn = task.spiking(neuron, backend)
+    snn.warmup(batch)
     captured = _on_gpu(task, lambda: snn.capture(batch))
 
     def decide(observation: Tensor) -> Tensor:

@@ -33,6 +33,17 @@ def gpu():
     return torch.device("cuda", torch.cuda.current_device())
 
 
+@pytest.fixture
+def triton_gpu():
+    """The CUDA device, for Triton's kernels."""
+    from snnkern._backends import triton
+
+    why = triton.unavailable()
+    if why or triton.INTERPRETED:
+        pytest.skip(why or "TRITON_INTERPRET is set")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
 @pytest.fixture(params=["host", pytest.param("gpu", marks=pytest.mark.gpu)])
 def cuda_device(request, monkeypatch):
     """Where the backend "cuda" computes: a GPU, or the host, from the same source and on tensors of the CPU."""

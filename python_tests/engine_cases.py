@@ -47,9 +47,10 @@ def carries(actor: SpikingActor) -> list[Tensor]:
 
 def reference_decisions(actor: SpikingActor, observations: Tensor, resets: dict[int, Tensor]):
     """Actions, spike counts, carries and margins of every decision, `[D, B, …]`, by the reference in float64."""
+    actor = copy.deepcopy(actor).cpu()
     hidden = [(layer.weight.T.double(), layer.bias.double(), layer.threshold.double()) for layer in actor.hidden]
     output = (actor.output.weight.T.double(), actor.output.bias.double())
-    interface = copy.deepcopy(actor.interface).double()
+    interface = actor.interface.double()
     row_alpha = actor.alpha if isinstance(actor.alpha, Tensor) else None
     carry = [torch.zeros(observations.shape[1], len(threshold), dtype=torch.float64) for _, _, threshold in hidden]
     actions, counts, after, margins = [], [], [], []
@@ -84,22 +85,23 @@ def assert_agrees(
     actor.reset()
     resets = resets or {}
     actions, counts, after, margins = reference_decisions(actor, observations, resets)
-    threshold = torch.cat(actor.thresholds).double()
+    device = actor.output.weight.device
+    threshold = torch.cat(actor.thresholds).double().cpu()
     near = 1e-4 * threshold + 1e-5 * threshold.amax()  # small thresholds receive the spikes of large ones
     most_spikes = actor.dynamics.timesteps * torch.tensor([len(layer) for layer in actor.thresholds])
     sure = torch.ones(observations.shape[1], dtype=torch.bool)
     for step, observation in enumerate(observations):
         if step in resets:
             actor.reset(resets[step])
-        action = FORMS[forms[step] if forms else "tensor"](actor, observation)
+        action = FORMS[forms[step] if forms else "tensor"](actor, observation.to(device)).cpu()
         assert runs_on_engine(actor)
-        carry = torch.cat(carries(actor), dim=1).double()
+        carry, spikes = torch.cat(carries(actor), dim=1).double().cpu(), actor.spikes.cpu()
         sure &= margins[step] >= 1e-5
         torch.testing.assert_close(action[sure].double(), actions[step][sure], rtol=1e-5, atol=1e-4)
-        assert torch.equal(actor.spikes[:, sure], counts[step][:, sure])
+        assert torch.equal(spikes[:, sure], counts[step][:, sure])
         assert bool(((carry - after[step]).abs() <= near)[sure].all())
         # What holds for the others, too.
         assert bool(torch.isfinite(action).all())
         assert bool((carry.abs() <= actor.dynamics.clip * threshold * (1 + 1e-6)).all())
-        assert bool((actor.spikes <= most_spikes[:, None]).all())
+        assert bool((spikes <= most_spikes[:, None]).all())
     return float(sure.double().mean()) if len(sure) else 1.0

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import cuda_compiled
-import cuda_page
+import cuda_tables
 import pytest
+from h100 import PAGE
+from machine_code import KINDS, tool
 
 MOST_REGISTERS = {"IF": 40, "SNM": 40, "MT": 64, "DC": 64}
 
 needs_disassembler = pytest.mark.skipif(
-    cuda_compiled.disassembler() is None, reason="nvdisasm is neither on the path nor in a triton package"
+    tool("nvdisasm") is None, reason="nvdisasm is neither on the path nor in a triton package"
 )
 
 
@@ -25,9 +27,9 @@ def test_every_kernel_is_compiled_for_every_target(kernels) -> None:
     by_target = {target: [one for one in kernels if one.target == target] for target in ("sm_80", "sm_90", "sm_100")}
     assert sum(map(len, by_target.values())) == len(kernels)
     for compiled in by_target.values():
-        assert {one.kind for one in compiled if one.kernel == "actor"} == set(cuda_compiled.KINDS)
+        assert {one.kind for one in compiled if one.kernel == "actor"} == set(KINDS)
         neurons = {(one.kind, one.dtype) for one in compiled if one.kernel == "neuron"}
-        assert neurons == {(kind, dtype) for kind in cuda_compiled.KINDS for dtype in ("float32", "float64")}
+        assert neurons == {(kind, dtype) for kind in KINDS for dtype in ("float32", "float64")}
 
 
 def test_nothing_is_spilled_and_nothing_lies_in_local_memory(kernels) -> None:
@@ -51,18 +53,18 @@ def test_memory_is_read_by_sixteen_bytes(kernels) -> None:
 @needs_disassembler
 def test_a_step_takes_few_instructions(kernels) -> None:
     """So few that memory is what an H100 waits for: 4 numbers of 4 bytes in and out, or in alone."""
-    for (kind, form), count in cuda_page.instructions(kernels).items():
+    for (kind, form), count in cuda_tables.instructions(kernels).items():
         if "constant" not in form:
             assert 0 < count <= {"IF": 50, "SNM": 80, "MT": 120, "DC": 200}[kind], (kind, form)
 
 
 def test_the_page_shows_these_figures(kernels) -> None:
-    page = cuda_page.PAGE.read_text()
+    page = PAGE.read_text()
     if f"nvcc {cuda_compiled.version()} " not in page:
         pytest.skip(f"the page was drawn with another nvcc than {cuda_compiled.version()}")
     assert cuda_compiled.compiled_table(kernels) in page
-    if cuda_compiled.disassembler():
-        assert cuda_page.instructions_table(kernels) in page
+    if tool("nvdisasm"):
+        assert cuda_tables.instructions_table(kernels) in page
 
 
 def test_output_that_says_something_else_is_refused() -> None:

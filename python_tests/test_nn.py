@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from builders import NEURONS, assert_same_tensors, make_actor, make_layers, make_observations
+from cases import random_actor
 from torch import nn
 
 import snnkern
@@ -684,3 +685,18 @@ def test_the_carry_can_be_read_and_set_and_is_checked() -> None:
         other.carry = (kept[0], kept[1].double())
     other.carry = None
     assert other.carry is None
+
+
+def test_warming_up_changes_no_decision() -> None:
+    actor, thresholds = random_actor((3, 7, 2))
+    warm, cold = (snnkern.convert(actor, thresholds=thresholds, neuron="if", alpha=1.0) for _ in range(2))
+    with pytest.raises(InputError, match="batch must be a whole number of at least 1, got 0"):
+        warm.warmup(0)
+    warm.warmup(2)
+    assert warm.carry is None
+    x = torch.ones(2, 3)
+    assert torch.equal(warm(x), cold(x))
+    warm.warmup(2)
+    assert torch.equal(warm(x), cold(x))
+    with pytest.raises(InputError, match="the carry belongs to a batch"):
+        warm.warmup(3)

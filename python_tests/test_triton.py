@@ -1,4 +1,4 @@
-"""The Triton backend: its kernels in the interpreter, compiled ahead of time, and (with `-m gpu`) on a GPU."""
+"""The Triton backend: its kernels in the interpreter and (with `-m gpu`) on a GPU, and how exact its weights are."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 HERE = Path(__file__).resolve().parent
 
 
-def run_in_the_interpreter(marked: str) -> None:
-    """Runs `triton_interpreted.py` in a process of its own, so that TRITON_INTERPRET reaches nothing else."""
+def run_cases(marked: str, interpret: str) -> None:
+    """Runs `triton_cases.py` in a process of its own, so that TRITON_INTERPRET reaches nothing else."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marked, "triton_interpreted.py"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marked, "triton_cases.py"],
         cwd=HERE,
-        env=os.environ | {"TRITON_INTERPRET": "1"},
+        env=os.environ | {"TRITON_INTERPRET": interpret},
         capture_output=True,
         text=True,
     )
@@ -29,9 +29,41 @@ def run_in_the_interpreter(marked: str) -> None:
 
 
 def test_kernels_in_the_interpreter() -> None:
-    run_in_the_interpreter("not long")
+    run_cases("not long", "1")
 
 
 @pytest.mark.long
 def test_more_kernels_in_the_interpreter() -> None:
-    run_in_the_interpreter("long")
+    run_cases("long", "1")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("marked", ["not long", pytest.param("long", marks=pytest.mark.long)])
+def test_kernels_on_a_gpu(triton_gpu, marked) -> None:
+    """The same cases."""
+    run_cases(marked, "0")
+
+
+@pytest.mark.parametrize(
+    ("precision", "least", "most"),
+    [("float32", 0.0, 2.0**-24), ("tf32", 2.0**-14, 2.0**-11), ("bf16", 2.0**-11, 2.0**-8)],
+)
+def test_three_passes_are_as_exact_as_float32_and_one_is_not(precision, least, most) -> None:
+    """Of a current's terms: three parts hold 24 bits, TF32 and bfloat16 round to 11 and 8."""
+    import torch
+    from cases import random_actor
+    from precision import packed
+
+    from snnkern import MT, Dynamics
+    from snnkern._backends import ActorParts
+
+    actor, thresholds = random_actor((5, 200, 150, 3))
+    layers = [(layer.weight.T.contiguous(), layer.bias) for layer in [*actor.hidden, actor.output]]
+    hidden = [(*layer, threshold) for layer, threshold in zip(layers[:-1], thresholds, strict=True)]
+    interface = dict(actor.interface.named_buffers()) | actor.interface.description()
+    (weight,) = packed(ActorParts(hidden, layers[-1], interface, Dynamics(MT(), 8)), precision)
+    exact, sender = hidden[1][0].double(), thresholds[0]
+    folded = (hidden[1][0] * sender[:, None]).double() / sender.double()[:, None]  # float32, as any kernel has them
+    error = ((weight - folded).abs() / exact.abs()).max().item()
+    assert least <= error <= most
+    assert precision != "float32" or torch.equal(weight, folded)

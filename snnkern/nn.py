@@ -302,6 +302,25 @@ class SpikingActor(Policy):
                 return action
         return super().act(observation)
 
+    def warmup(self, batch: int = 1) -> None:
+        """Does now what would delay the first decision for so many rows; carry and spikes stay as they are.
+
+        On Triton it compiles the kernel and times it with a few sizes of tiles (`docs/gpu.md`). The fastest is kept,
+        for as long as the process lives, for actors of the same form, batch and device. Nothing else ever times:
+        without it, the tile follows from the batch.
+
+        Args:
+            batch: B, rows of a decision.
+
+        Raises:
+            InputError: the carry belongs to another number of rows; batch is not a whole number of at least 1.
+        """
+        _check_batch(batch)
+        bound = self._bind(batch)
+        prepare = None if bound is None else getattr(bound.engine, "warmup", None)
+        if prepare is not None:
+            prepare()
+
     def stateless(self) -> StatelessActor:
         """The decision as a pure function, carries in and carries out, which shares this actor's weights.
 
@@ -327,8 +346,7 @@ class SpikingActor(Policy):
             InputError: the actor is not on a CUDA device, or too large for an engine; the carry belongs to another
                 number of rows; batch is not a whole number of at least 1.
         """
-        if not isinstance(batch, int) or batch < 1:
-            raise InputError(f"batch must be a whole number of at least 1, got {batch!r}")
+        _check_batch(batch)
         device = self.output.weight.device
         if device.type != "cuda":
             raise InputError(f"capture() makes a CUDA graph, but the actor is on {device}: move it with .to('cuda')")
@@ -428,6 +446,11 @@ class SpikingActor(Policy):
 
     def extra_repr(self) -> str:
         return f"{self.dynamics}, backend={self.backend!r}"
+
+
+def _check_batch(batch: object) -> None:
+    if not isinstance(batch, int) or batch < 1:
+        raise InputError(f"batch must be a whole number of at least 1, got {batch!r}")
 
 
 def _is_plain(observation: Tensor, shape: tuple[int, int]) -> bool:

@@ -12,10 +12,10 @@ namespace snnkern {
 // Takes the place of `Steps` in the CUDA kernels.
 //
 // Why it is exact, for n < 2^22 and a normal quotient: x·r is off by less than 2 units in the last
-// place (ulp), so what is left, x − q·n, is a whole number of less than 2^24 ulp of q: the fused
-// multiply-add loses nothing. With it the quotient is off by less than 2^-23 ulp before the last
-// rounding. No x / n comes closer to the middle of two neighbours than 1/(2n) ulp, nor lies on it,
-// so rounding goes where it goes from x / n itself. Powers of two have an exact reciprocal.
+// place (ulp), so what is too much, q·n − x, is a whole number of less than 2^24 ulp of q: the
+// fused multiply-add loses nothing. With it the quotient is off by less than 2^-23 ulp before the
+// last rounding. No x / n comes closer to the middle of two neighbours than 1/(2n) ulp, nor lies on
+// it, so rounding goes where it goes from x / n itself. Powers of two have an exact reciprocal.
 template <class Real>
 struct Divisor {
     static constexpr int32_t kMost = 1 << 21;
@@ -31,14 +31,13 @@ struct Divisor {
     // For 0, and numbers whose quotient is normal.
     SNNKERN_INLINE Real divide_normal(Real x) const {
         const Real quotient = x * reciprocal;
-        const Real left = std::fma(-quotient, number, x);
-        return std::fma(left, reciprocal, quotient);
+        const Real beyond = std::fma(quotient, number, -x);  // +0 where exact: −0 / n stays −0
+        return std::fma(-beyond, reciprocal, quotient);
     }
 
     SNNKERN_INLINE Real divide(Real x) const {
         const Real magnitude = std::fabs(x);
-        if (x == 0 || (magnitude >= least && magnitude < infinity<Real>()))
-            return std::copysign(divide_normal(x), x);
+        if (x == 0 || (magnitude >= least && magnitude < infinity<Real>())) return divide_normal(x);
         return x / number;
     }
 };

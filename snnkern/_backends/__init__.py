@@ -149,8 +149,8 @@ def engine(name: str, actor: ActorParts, rows: int) -> Engine | None:
 def is_large(device: torch.device, rows: int) -> bool:
     """Whether "auto" prefers Triton to CUDA for a whole actor: a GPU's batch beyond `small_batch()`.
 
-    CUDA gives a row a thread block of its own, which answers soonest; Triton gives 64 rows and more to tensor cores,
-    which answer later, and for many rows at no extra cost. Why they meet where they do: `docs/gpu.md`.
+    CUDA gives a row a thread block of its own, which answers soonest; Triton gives tensor cores a tile of rows, which
+    answer later, and for many rows at no extra cost. Why they meet where they do: `docs/gpu.md`.
     """
     return device.type == "cuda" and rows > small_batch()
 
@@ -161,7 +161,7 @@ def small_batch() -> int:
     Raises:
         InputError: the variable is not a whole number.
     """
-    given = os.environ.get("SNNKERN_SMALL_BATCH", "2048")
+    given = os.environ.get("SNNKERN_SMALL_BATCH", "4096")
     if not given.isdecimal():
         raise InputError(f"SNNKERN_SMALL_BATCH must be a whole number of rows, got {given!r}")
     return int(given)

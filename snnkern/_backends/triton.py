@@ -119,7 +119,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def engine(actor: ActorParts) -> Engine | None:
     from snnkern._backends import triton_engine
 
-    return triton_engine.Engine(actor) if triton_engine.fits(actor) else None
+    return triton_engine.Engine(actor, triton_engine.chosen_precision()) if triton_engine.fits(actor) else None
 
 
 def tile_shape(neurons: int) -> tuple[int, int]:

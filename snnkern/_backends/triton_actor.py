@@ -37,22 +37,26 @@ def encode(units, LEVELS: tl.constexpr, EXPONENT_BITS: tl.constexpr):
 
 
 @triton.jit
-def rotate(word, places):
-    """The bits of an unsigned word, moved upwards and around."""
-    return (word << (places & 31)) | (word >> (-places & 31))
+def moved(word, places: tl.constexpr):
+    """The bits of an unsigned word, moved upwards, or downwards where `places` is negative."""
+    if places < 0:
+        word = word >> -places
+    else:
+        word = word << places
+    return word
 
 
 @triton.jit
-def decode(words, place, KIND: tl.constexpr, EXPONENT_BITS: tl.constexpr):
-    """Spikes from the bits of words that begin at `place`, with as few instructions as can be: they take their places
+def decode(words, PLACE: tl.constexpr, KIND: tl.constexpr, EXPONENT_BITS: tl.constexpr):
+    """Spikes from the bits of words that begin at PLACE, with as few instructions as can be: they take their places
     in a float32, with the other bits 0. So a number n > 0 means 2^(n − 127), and 2 where it has one bit only, which
     goes to the top of the exponent, beside the sign.
     """
     if EXPONENT_BITS == 1:
-        bits = rotate(words, 30 - place) & (0x40000000 if KIND == IF else 0xC0000000)
+        bits = moved(words, 30 - PLACE) & (0x40000000 if KIND == IF else 0xC0000000)
     else:
-        sign = rotate(words, 31 - EXPONENT_BITS - place) & 0x80000000
-        bits = (rotate(words, 23 - place) & (((1 << EXPONENT_BITS) - 1) << 23)) | sign
+        sign = moved(words, 31 - EXPONENT_BITS - PLACE) & 0x80000000
+        bits = (moved(words, 23 - PLACE) & (((1 << EXPONENT_BITS) - 1) << 23)) | sign
     return bits.to(tl.float32, bitcast=True)
 
 
@@ -135,16 +139,17 @@ def receive(
     for _ in tl.static_range(STEPS):
         sums = sums + (tl.zeros((ROWS, WIDTH), tl.float32),)
     for begin in range(0, INPUTS, BLOCK):
-        words = tl.load(received + begin // 4).to(tl.uint32, bitcast=True)
+        words = tl.load(received + begin // 4).to(tl.uint32, bitcast=True) >> bit
         for quarter in tl.range(0, quarters, num_stages=STAGES):
             k = begin + 4 * tl.arange(0, DEPTH) + quarter
             for part in tl.static_range(PARTS):
                 parts = load_weights(weight, k, n, INPUTS, NEURONS, PARTS - 1 - part)
                 after = ()
                 for step in tl.static_range(STEPS):
-                    spikes = decode(words, 8 * quarter + bit + step * BITS, KIND, EXPONENT_BITS).to(parts.dtype)
+                    spikes = decode(words, step * BITS, KIND, EXPONENT_BITS).to(parts.dtype)
                     after = after + (tl.dot(spikes, parts, sums[step], input_precision="tf32"),)
                 sums = after
+            words = words >> 8  # the next neuron's byte
     return sums
 
 

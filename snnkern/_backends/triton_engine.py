@@ -29,7 +29,7 @@ _MOST_PLANES = 8192  # bytes that a row of the widest layer takes in scratch mem
 # The interpreter multiplies the bit patterns of bfloat16 numbers, so there it gets the same numbers as float32.
 _OPERAND = torch.float32 if INTERPRETED else torch.bfloat16
 _SMALLEST_THRESHOLD = 2.0**-100  # below, levels are not exact (`is_regular` in triton_neurons.py)
-_LARGEST_WEIGHT = 2.0**27  # of those in units of the sender's θ: see `_scaling`
+_LARGEST_WEIGHT = 2.0**27  # of those in units of the sender's θ: see `scaling`
 _STAGES = 2  # blocks of weights that are under way
 
 
@@ -39,19 +39,55 @@ class Tile(NamedTuple):
     rows: int
     warps: int
 
+    @property
+    def resident(self) -> int:
+        """Programs whose registers a multiprocessor holds at the same time."""
+        return 8 // self.warps
+
 
 # What `warmup` chooses from: what fills the tensor cores of a Hopper GPU, the same for blocks of twice the size, which
-# read weights half as often, and what gives smaller batches to all multiprocessors.
-TILES = (Tile(64, 4), Tile(128, 8), Tile(32, 4), Tile(16, 4))
+# read weights half as often, and what gives smaller batches to all multiprocessors. 32 rows would leave half of a
+# program's warps to repeat what the others do.
+TILES = (Tile(64, 4), Tile(128, 8), Tile(16, 4))
+_MOST_REGISTERS = 255  # said, or else ptxas spills some to keep more warps
 _tuned: dict[tuple[object, ...], Tile] = {}
 
 
+class Gpu(NamedTuple):
+    """What is to be known of a device before a launch."""
+
+    name: str
+    capability: tuple[int, int]
+    multiprocessors: int
+
+
+def gpu(device: torch.device) -> Gpu:
+    """The device's description; a Hopper GPU of one multiprocessor, for the interpreter."""
+    if device.type == "cpu":
+        return Gpu("", (9, 0), 1)
+    found = torch.cuda.get_device_properties(device)
+    return Gpu(found.name, (found.major, found.minor), found.multi_processor_count)
+
+
 def default_tile(batch: int, multiprocessors: int) -> Tile:
-    """The largest tile up to 64 rows of which every multiprocessor gets one: larger ones read weights less often."""
-    for tile in (TILES[0], TILES[2]):
-        if batch >= tile.rows * multiprocessors:
-            return tile
-    return TILES[3]
+    """16 rows, which answer soonest, while no multiprocessor has two tiles; else 64, which read weights less often."""
+    large, _, small = TILES
+    return small if batch <= small.rows * multiprocessors else large
+
+
+def block(neuron: Neuron, tile: Tile, precision: str, capability: tuple[int, int]) -> tuple[int, int]:
+    """Neurons that a program works on at a time, and steps that share one read of weights.
+
+    As many as there are registers for: with more, something spills on one of the targets (`bench/triton_compiled.py`).
+    Before Hopper, tensor cores multiply from registers, and TF32's operands take twice as many; SNM's in TF32 fit on
+    Blackwell, which sums elsewhere, only a step at a time. A tile of 16 rows has few sums: its warps share the columns,
+    8 for each. A byte may hold one step only.
+    """
+    blackwell = capability >= (10, 0)
+    half = capability < (9, 0) or (precision == "tf32" and not (blackwell and neuron.kind is Kind.SNM))
+    narrow = tile.rows > 16 and (neuron.kind is Kind.DC or half)
+    alone = neuron.kind is Kind.SNM or (neuron.kind is Kind.MT and precision == "bf16")
+    return 16 if narrow else 32, min(8 // spike_bits(neuron), 1 if alone and not narrow else 2)
 
 
 def fits(actor: ActorParts) -> bool:
@@ -78,23 +114,13 @@ def _folded(actor: ActorParts, index: int) -> Tensor:
     return actor.hidden[index - 1][2][:, None] * actor.hidden[index][0]
 
 
-def _scaling(neuron: Neuron) -> tuple[float, float]:
+def scaling(neuron: Neuron) -> tuple[float, float]:
     """What weights between hidden layers are multiplied with, and then currents: the kernel's `decode` says why.
 
     A spike ±2^-j arrives there as ±2^(L − j − 127), or as ±2 where there is one size. Weights scaled by 2^100 and
     smaller than 2^27 have finite products of normal size. All factors are powers of two, so nothing is rounded.
     """
     return (0.5, 1.0) if neuron.levels == 1 else (2.0**100, 2.0 ** (27 - neuron.levels))
-
-
-def columns(neuron: Neuron) -> int:
-    """Neurons that a program works on at a time: as many as there are registers for the state of (docs/gpu.md)."""
-    return 16 if neuron.kind is Kind.DC else 32
-
-
-def steps_at_once(neuron: Neuron) -> int:
-    """Steps that share one read of weights: as many as there are registers for the sums of, and as a byte holds."""
-    return min(8 // spike_bits(neuron), 1 if neuron.kind is Kind.SNM else 2)
 
 
 def spike_bits(neuron: Neuron) -> int:
@@ -120,10 +146,10 @@ def chosen_precision() -> str:
 
 
 class Engine:
-    """A whole actor in one launch. Weights are packed here, once, in the precision that `chosen_precision` says."""
+    """A whole actor in one launch. Weights are packed here, once, in one of the `PRECISIONS`."""
 
-    def __init__(self, actor: ActorParts) -> None:
-        self._precision = chosen_precision()
+    def __init__(self, actor: ActorParts, precision: str) -> None:
+        self._precision = precision
         spec, dynamics, interface = actor.dynamics.neuron, actor.dynamics, actor.interface
         weights = [weight for weight, *_ in [*actor.hidden, actor.output]]
         self._widths = (weights[0].shape[0], *(weight.shape[1] for weight in weights))
@@ -155,10 +181,8 @@ class Engine:
             "LEVELS": spec.levels,
             "EXPONENT_BITS": spec.levels.bit_length(),  # for 0 … L
             "BITS": spike_bits(spec),
-            "UNIT": _scaling(spec)[1],
-            "STEPS": steps_at_once(spec),
+            "UNIT": scaling(spec)[1],
             "STAGES": _STAGES,
-            "COLUMNS": columns(spec),
             "PARTS": 3 if self._precision == "float32" else 1,
             "NORMALIZE": normalize,
             "SQUASH": interface["squash"],
@@ -171,7 +195,7 @@ class Engine:
         for index, (weight, shape) in enumerate(zip(layers, pairwise(self._padded), strict=True)):
             between = 0 < index < len(layers) - 1
             if between:
-                weight = _folded(actor, index) * _scaling(actor.dynamics.neuron)[0]
+                weight = _folded(actor, index) * scaling(actor.dynamics.neuron)[0]
             weight = _pad(weight, shape)
             if not between or self._precision == "float32":
                 packed.append(split(weight).to(_OPERAND))
@@ -184,19 +208,18 @@ class Engine:
     def bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:
         self._carries, self._counts, self._row_alpha = tuple(carries), counts, row_alpha
         self._batch = counts.shape[1]
-        processors = 1 if INTERPRETED else torch.cuda.get_device_properties(counts.device).multi_processor_count
-        self._programs = 2 * processors  # as many as are on the device at once: each works off several tiles
-        self._use(_tuned.get(self._key(), default_tile(self._batch, processors)))
+        self._gpu = gpu(counts.device)
+        self._use(_tuned.get(self._key(), default_tile(self._batch, self._gpu.multiprocessors)))
 
     def _key(self) -> tuple[object, ...]:
-        device = "" if INTERPRETED else torch.cuda.get_device_name(self._counts.device)
-        return (device, self._batch, self._precision, self._dynamics.timesteps, *self._constants.values())
+        return (self._gpu, self._batch, self._precision, self._dynamics.timesteps, *self._constants.values())
 
     def _use(self, tile: Tile) -> None:
         self._tile = tile
         self._tiles = -(-self._batch // tile.rows)
-        programs = min(self._tiles, self._programs)
-        size = programs * 2 * self._planes * tile.rows * self._constants["WIDEST"]
+        # As many as are on the device at once: each works off several tiles.
+        self._programs = min(self._tiles, tile.resident * self._gpu.multiprocessors)
+        size = self._programs * 2 * self._planes * tile.rows * self._constants["WIDEST"]
         self._scratch = torch.empty(size, dtype=torch.int8, device=self._counts.device)
 
     def decide(self, observation: Tensor, check_finite: bool, threads: int) -> Tensor | None:
@@ -229,8 +252,9 @@ class Engine:
         if not self._batch:
             return action
         spec, dynamics = self._dynamics.neuron, self._dynamics
+        columns, steps = block(spec, self._tile, self._precision, self._gpu.capability)
         with on_device(observation):
-            actor_kernel[(min(self._tiles, self._programs),)](
+            actor_kernel[(self._programs,)](
                 observation,
                 self._mean,
                 self._std,
@@ -258,7 +282,10 @@ class Engine:
                 **self._constants,
                 ROW_ALPHA=self._row_alpha is not None,
                 ROWS=self._tile.rows,
+                COLUMNS=columns,
+                STEPS=steps,
                 num_warps=self._tile.warps,
+                maxnreg=_MOST_REGISTERS,
                 enable_fp_fusion=False,
             )
         return action

@@ -1,8 +1,8 @@
-"""The Triton kernels in Triton's interpreter, on CPU tensors: neurons bit for bit as the reference, whole actors
-against the reference in float64.
+"""The Triton kernels: neurons bit for bit as the reference, whole actors against the reference in float64.
 
-`test_triton.py` runs this file in a process of its own: TRITON_INTERPRET must be set before triton is first imported.
-    TRITON_INTERPRET=1 python -m pytest python_tests/triton_interpreted.py            # -m long: the rest
+In Triton's interpreter, on CPU tensors; or, where TRITON_INTERPRET is not set, the same cases on a GPU.
+`test_triton.py` runs this file in processes of its own: the variable must be set before triton is first imported.
+    TRITON_INTERPRET=1 python -m pytest python_tests/triton_cases.py            # -m long: the rest
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from cases import (
     SIZES,
     TIMESTEPS,
     Layer,
+    LayerResult,
     Size,
     assert_same_bits,
     each,
@@ -40,6 +41,10 @@ from snnkern import Dynamics, SpikingActor
 from snnkern._backends import triton, triton_engine
 from snnkern.neurons import Kind
 
+DEVICE = torch.device("cpu" if triton.INTERPRETED else "cuda")
+interpreted = pytest.mark.skipif(
+    not triton.INTERPRETED, reason="is about the interpreter, which TRITON_INTERPRET asks for"
+)
 CARRYING = {"alpha": 0.7, "memory": 0.6}
 HALVES = {name: ALL_DTYPES[name] for name in ("bfloat16", "float16")}
 
@@ -51,13 +56,22 @@ def _numpy_does_not_warn():
         yield
 
 
+def run_triton(layer: Layer) -> LayerResult:
+    return LayerResult(*(result.cpu() for result in run_layer(layer.map(lambda one: one.to(DEVICE)), "triton")))
+
+
+def decide(actor: SpikingActor, observation: Tensor) -> Tensor:
+    return actor(observation.to(DEVICE)).cpu()
+
+
 def assert_triton_is_reference(layer: Layer) -> None:
     """Spikes, mean, carry and counts, for the sequence and for its first current as a constant one."""
     for form in (layer, layer.constant()):
-        for actual, wanted in zip(run_layer(form, "triton"), run_layer(form, "reference"), strict=True):
+        for actual, wanted in zip(run_triton(form), run_layer(form, "reference"), strict=True):
             assert_same_bits(actual, wanted)
 
 
+@interpreted
 def test_runs_in_the_interpreter_and_only_by_name() -> None:
     status = {status.name: status for status in snnkern.backends()}["triton"]
     assert status.available
@@ -81,7 +95,7 @@ def test_rows_may_have_an_alpha_each(neuron) -> None:
 
 
 @each("change", INPUTS)
-@each("neuron", NEURONS)
+@each("neuron", {name: NEURONS[name] for name in ("if", "snm", "mt-L24", "dc-L4")})
 def test_neurons_are_bit_identical_for_hard_inputs(neuron, change) -> None:
     layer = random_layer(Dynamics(neuron, 3, **CARRYING), Size(3, 63))
     assert_triton_is_reference(change(layer))
@@ -94,8 +108,8 @@ def test_neurons_are_bit_identical_for_other_numbers_of_timesteps(neuron, timest
 
 
 def narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """A float32 value as the interpreter stores it: it truncates to bfloat16, where a GPU rounds to the nearest."""
-    if dtype == torch.bfloat16:
+    """A float32 value as it is stored: a GPU rounds to the nearest, the interpreter truncates to bfloat16."""
+    if dtype == torch.bfloat16 and triton.INTERPRETED:
         value = (value.view(torch.int32) & -0x10000).view(torch.float32)
     return value.to(dtype)
 
@@ -104,7 +118,7 @@ def narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:
 @each("neuron", DEFAULT_NEURONS)
 def test_halves_are_stored_and_computed_in_float32(neuron, dtype) -> None:
     layer = random_layer(Dynamics(neuron, 4, **CARRYING), Size(3, 17), dtype)
-    result, wanted = run_layer(layer, "triton"), run_layer(layer.to(torch.float32), "reference")
+    result, wanted = run_triton(layer), run_layer(layer.to(torch.float32), "reference")
     for actual, expected in zip(result, wanted, strict=True):
         assert_same_bits(actual, expected if actual.dtype == torch.int64 else narrowed(expected, dtype))
 
@@ -139,7 +153,7 @@ def test_the_carry_stays_that_of_the_reference_over_decisions(neuron) -> None:
     for decision in range(5):
         current = random_layer(triton_layer.dynamics, Size(3, 17), seed=decision).current
         triton_layer, expected_layer = (replace(one, current=current) for one in (triton_layer, expected_layer))
-        result, expected = run_layer(triton_layer, "triton"), run_layer(expected_layer, "reference")
+        result, expected = run_triton(triton_layer), run_layer(expected_layer, "reference")
         for actual, wanted in zip(result, expected, strict=True):
             assert_same_bits(actual, wanted)
         triton_layer = replace(triton_layer, carry=result.carry)
@@ -176,32 +190,45 @@ def test_carry_is_bit_identical_for_every_parameter(neuron, parameters) -> None:
 
 
 def triton_actor(widths: tuple[int, ...], neuron="if", timesteps: int = 4, **options) -> SpikingActor:
-    return engine_actor(widths, neuron, timesteps, backend="triton", **options)
+    return engine_actor(widths, neuron, timesteps, backend="triton", **options).to(DEVICE)
 
 
-@each("widths", ACTOR_WIDTHS)
-@each("neuron", DEFAULT_NEURONS)
-def test_actors_agree_with_the_reference(neuron, widths) -> None:
-    actor = triton_actor(widths, neuron, 5, alpha=0.6, memory=0.4)
-    batch = 70 if len(widths) == 4 else 20
+def assert_actor_is_reference(neuron, widths: tuple[int, ...], timesteps: int, batch: int) -> None:
+    actor = triton_actor(widths, neuron, timesteps, alpha=0.6, memory=0.4)
     resets = {2: torch.arange(batch) % 3 == 0}
     share = assert_agrees(actor, random_observations(3, batch, widths[0]), resets)
     assert share > (0.02 if neuron.kind is Kind.DC else 0.7)
 
 
-@each("neuron", {name: DEFAULT_NEURONS[name] for name in ("if", "dc")})
-def test_rows_of_an_actor_may_have_an_alpha_each(neuron) -> None:
-    actor = triton_actor((11, 33, 17, 3), neuron, 5)
-    actor.alpha = torch.linspace(0, 1, 20)
-    assert assert_agrees(actor, random_observations(3, 20, 11)) > 0.02
+@each("widths", {name: ACTOR_WIDTHS[name] for name in ("one-layer", "two-layers")})
+@each("neuron", DEFAULT_NEURONS)
+def test_actors_agree_with_the_reference(neuron, widths) -> None:
+    assert_actor_is_reference(neuron, widths, 5, 20 if len(widths) == 3 else 13)
+
+
+def test_a_deep_actor_agrees_with_the_reference() -> None:
+    assert_actor_is_reference(DEFAULT_NEURONS["mt"], ACTOR_WIDTHS["five-layers"], 3, 10)
+
+
+@pytest.mark.long
+@each("widths", ACTOR_WIDTHS)
+@each("neuron", DEFAULT_NEURONS)
+def test_larger_batches_agree_with_the_reference(neuron, widths) -> None:
+    assert_actor_is_reference(neuron, widths, 5, 70)
+
+
+def test_rows_of_an_actor_may_have_an_alpha_each() -> None:
+    actor = triton_actor((11, 33, 3), "if", 5)
+    actor.alpha = torch.linspace(0, 1, 10)
+    assert assert_agrees(actor, random_observations(3, 10, 11)) > 0.02
 
 
 def test_weights_beyond_what_bfloat16_holds_scaled_run_by_layers() -> None:
     plain, thresholds = random_actor((3, 7, 5, 2))
     with torch.no_grad():
         plain.hidden[1].weight[0, 0] = 1e12
-    actor = snnkern.convert(plain, thresholds=thresholds, neuron="mt", backend="triton")
-    actor(torch.ones(2, 3))
+    actor = snnkern.convert(plain, thresholds=thresholds, neuron="mt", backend="triton").to(DEVICE)
+    decide(actor, torch.ones(2, 3))
     assert actor._bound is None
 
 
@@ -209,33 +236,32 @@ WIDE = {"one-block": (3, 256, 2), "two-blocks": (5, 300, 40, 3), "wide-observati
 
 
 @each("widths", WIDE)
-@each("neuron", {name: DEFAULT_NEURONS[name] for name in ("if", "mt")})
-def test_wide_actors_agree_with_the_reference(neuron, widths) -> None:
-    assert assert_agrees(triton_actor(widths, neuron, 3), random_observations(2, 5, widths[0])) > 0.5
+def test_wide_actors_agree_with_the_reference(widths) -> None:
+    assert assert_agrees(triton_actor(widths, "mt", 3), random_observations(2, 5, widths[0])) > 0.5
 
 
 @pytest.mark.parametrize("levels", [1, 2, 7, 24])
 def test_every_number_of_levels_is_packed_and_unpacked(levels) -> None:
     actor = triton_actor((5, 20, 12, 3), snnkern.MT(levels=levels), 3, alpha=1.0)
-    assert assert_agrees(actor, random_observations(2, 20, 5)) > 0.2
+    assert assert_agrees(actor, random_observations(2, 16, 5)) > 0.2
 
 
 @pytest.mark.parametrize("timesteps", [1, 9])
 def test_every_number_of_timesteps_is_packed_and_unpacked(timesteps) -> None:
     actor = triton_actor((5, 20, 12, 3), snnkern.IF(), timesteps, alpha=1.0)
-    assert assert_agrees(actor, random_observations(2, 20, 5)) > 0.7
+    assert assert_agrees(actor, random_observations(2, 16, 5)) > 0.7
 
 
-@each("tile", {f"{tile.rows}-rows": tile for tile in triton_engine.TILES})
-def test_every_tile_gives_the_same_actions(tile) -> None:
-    observations = random_observations(2, 140, 11)
+def test_every_tile_gives_the_same_actions() -> None:
+    observations = random_observations(2, 33, 11)  # three tiles, the last one nearly empty
     actions = []
-    for chosen in (triton_engine.TILES[0], tile):
-        actor = triton_actor((11, 33, 17, 3), "mt", alpha=1.0)
-        actor(observations[0])
-        actor._engine._use(chosen)
-        actions.append(actor(observations[1]))
-    torch.testing.assert_close(actions[1], actions[0], rtol=0, atol=1e-5)
+    for tile in triton_engine.TILES:
+        actor = triton_actor((11, 33, 17, 3), "mt", 2, alpha=1.0)
+        actor._bind(33)
+        actor._engine._use(tile)
+        actions.append(torch.stack([decide(actor, observation) for observation in observations]))
+    for found in actions[1:]:
+        torch.testing.assert_close(found, actions[0], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", triton_engine.PRECISIONS)
@@ -248,17 +274,16 @@ def test_precisions_are_those_of_the_weights_between_hidden_layers(precision, mo
         "bf16": lambda weight: weight.bfloat16().float(),
     }
     actor = triton_actor((11, 33, 17, 3), "mt", 5, alpha=1.0)
-    actor(torch.zeros(40, 11))  # packs
-    actor.reset()
+    actor._bind(16)  # packs
     theta = actor.hidden[0].threshold[:, None]
     actor.hidden[1].weight = (rounding[precision](actor.hidden[1].weight * theta).double() / theta.double()).float()
-    assert assert_agrees(actor, random_observations(3, 40, 11)) > 0.7
+    assert assert_agrees(actor, random_observations(2, 16, 11)) > 0.7
 
 
 def test_an_unknown_precision_is_refused(monkeypatch) -> None:
     monkeypatch.setenv("SNNKERN_TRITON_PRECISION", "fp8")
     with pytest.raises(snnkern.InputError, match="must be one of float32, tf32, bf16, got 'fp8'"):
-        triton_actor((3, 7, 2))(torch.zeros(1, 3))
+        decide(triton_actor((3, 7, 2)), torch.zeros(1, 3))
 
 
 def test_parts_of_a_weight_add_up_to_it() -> None:
@@ -279,32 +304,33 @@ def test_normalised_observations_and_plain_outputs() -> None:
         5, 3, squash=False, observation_mean=mean, observation_std=std, observation_clip=1.5, action_scale=3.0
     )
     x = 3 * random_observations(1, 20, 5)[0]
-    actions = [
+    actors = [
         snnkern.convert(
             snnkern.Actor(pairs[:-1], pairs[-1], interface),
             thresholds=thresholds,
             neuron="dc",
             timesteps=3,
             backend=backend,
-        )(x)
+        )
         for backend in ("triton", "reference")
     ]
+    actions = [decide(actor.to(DEVICE), x) for actor in actors]
     torch.testing.assert_close(actions[0], actions[1], rtol=0, atol=1e-5)
 
 
 def test_empty_batches_arrays_and_refused_observations() -> None:
     actor = triton_actor((11, 33, 17, 3), alpha=1.0)
-    assert actor(torch.zeros(0, 11)).shape == (0, 3)
+    assert decide(actor, torch.zeros(0, 11)).shape == (0, 3)
     actor.reset()
     x = random_observations(1, 2, 11)[0]
-    action = actor(x)
+    action = decide(actor, x)
     before = [layer.carry.value.clone() for layer in actor.hidden]
     with pytest.raises(snnkern.InputError, match="NaN or infinity in 1 of 2 rows"):
-        actor(x.index_fill(0, torch.tensor([1]), torch.nan))
+        decide(actor, x.index_fill(0, torch.tensor([1]), torch.nan))
     for layer, carry in zip(actor.hidden, before, strict=True):
         assert_same_bits(layer.carry.value, carry)
     actor.check_finite = False
-    actor(x.index_fill(0, torch.tensor([1]), torch.nan))
+    decide(actor, x.index_fill(0, torch.tensor([1]), torch.nan))
     assert bool(actor.hidden[0].carry.value[1].isnan().any())
     assert bool(actor.hidden[0].carry.value[0].isfinite().all())
     actor.reset()
@@ -314,25 +340,35 @@ def test_empty_batches_arrays_and_refused_observations() -> None:
 def test_what_the_kernel_does_not_serve_runs_by_layers() -> None:
     for widths, layers in (((3, 1025, 2), 1), ((3, 7, 65), 1), ((3, *[5] * 7, 2), 7)):
         actor = triton_actor(widths)
-        assert actor(torch.ones(2, 3)).shape == (2, widths[-1])
+        assert decide(actor, torch.ones(2, 3)).shape == (2, widths[-1])
         assert actor._bound is None
         assert actor.spikes.shape == (layers, 2)
     tiny, thresholds = random_actor((3, 7, 2))
     thresholds[0][0] = 1e-38
-    actor = snnkern.convert(tiny, thresholds=thresholds, neuron="mt", backend="triton")
-    assert bool(actor(torch.ones(2, 3)).isfinite().all())
+    actor = snnkern.convert(tiny, thresholds=thresholds, neuron="mt", backend="triton").to(DEVICE)
+    assert bool(decide(actor, torch.ones(2, 3)).isfinite().all())
     assert actor._bound is None
 
 
 def test_warmup_leaves_carries_and_counts_as_they_are() -> None:
-    actors = [triton_actor((11, 33, 17, 3), "snm", alpha=1.0) for _ in range(2)]
+    actors = [triton_actor((11, 33, 3), "snm", alpha=1.0) for _ in range(2)]
     observations = random_observations(2, 5, 11)
     for actor in actors:
-        actor(observations[0])
+        decide(actor, observations[0])
     spikes = actors[1].spikes
-    assert actors[1]._engine.warmup() in triton_engine.TILES
+    actors[1].warmup(5)
     assert torch.equal(actors[1].spikes, spikes)
-    assert_same_bits(actors[1](observations[1]), actors[0](observations[1]))
+    actors[0]._engine._use(actors[1]._engine._tile)
+    assert_same_bits(decide(actors[1], observations[1]), decide(actors[0], observations[1]))
+
+
+def test_warmup_before_the_first_decision_leaves_no_carry() -> None:
+    actor, other = (triton_actor((3, 7, 2), "mt", alpha=1.0) for _ in range(2))
+    actor.warmup(2)
+    assert actor.carry is None
+    other._bind(2)
+    other._engine._use(actor._engine._tile)
+    assert_same_bits(decide(actor, torch.ones(2, 3)), decide(other, torch.ones(2, 3)))
 
 
 @pytest.mark.long
@@ -340,7 +376,7 @@ def test_warmup_leaves_carries_and_counts_as_they_are() -> None:
 def test_random_actors_agree_with_the_reference(seed) -> None:
     choose = random.Random(seed)
     while True:
-        actor = random_spiking_actor(list(Kind)[seed % len(Kind)], seed, choose, backend="triton")
+        actor = random_spiking_actor(list(Kind)[seed % len(Kind)], seed, choose, backend="triton").to(DEVICE)
         if max(len(threshold) for threshold in actor.thresholds) <= 300 and actor.interface.action_dim <= 64:
             break
     for number in range(2):

@@ -1,0 +1,287 @@
+"""What Triton makes of its kernels for every target, without a GPU: registers, shared memory, tensor-core instructions.
+
+Kernels are compiled as a launch would: the backend is called on tensors of the CPU, and each launch is caught and
+compiled for a target instead. So what is compiled has the constants, types and alignments that users get.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import multiprocessing
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from operator import mul
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from unittest import mock
+
+import machine_code
+import torch
+from machine_code import KINDS, TARGETS, Code, Loop, resident_warps
+
+from snnkern import Dynamics, Interface
+from snnkern._backends import ActorParts, Problem, triton
+from snnkern.neurons import parse_neuron
+
+if TYPE_CHECKING:
+    from snnkern._backends.triton_engine import Tile
+
+WIDTHS = (17, 256, 256, 6)  # td3-halfcheetah's
+TIMESTEPS = 8
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FORMS = {  # of a neuron kernel: whether the current is constant, and whether spikes go out
+    "a sequence in, spikes out": (False, True),
+    "a sequence in, mean out": (False, False),
+    "a constant current in, mean out": (True, False),
+}
+# A multiprocessor's shared memory, and what one program may have of it, in bytes (CUDA's programming guide).
+SHARED = {"sm_80": (164 << 10, 163 << 10), "sm_90": (228 << 10, 227 << 10), "sm_100": (228 << 10, 227 << 10)}
+PRODUCTS = ("mma.sync", "wgmma.mma_async", "tcgen05.mma")
+
+
+class Case(NamedTuple):
+    """A kernel to compile.
+
+    Attributes:
+        kernel: "neuron" or "actor".
+        kind: of neuron, as in `KINDS`.
+        target: such as "sm_90".
+        precision: a dtype of `DTYPES`, or one of `triton_engine.PRECISIONS`.
+        form: one of `FORMS`, or the rows of a tile.
+        levels: of MT and DC; 0 for the default.
+        widths: of an actor.
+    """
+
+    kernel: str
+    kind: str
+    target: str
+    precision: str
+    form: str
+    levels: int = 0
+    widths: tuple[int, ...] = WIDTHS
+
+    def dynamics(self) -> Dynamics:
+        neuron = parse_neuron(self.kind.lower())
+        return Dynamics(replace(neuron, levels=self.levels) if self.levels else neuron, TIMESTEPS, 0.2)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What a compiled kernel says of itself.
+
+    Attributes:
+        case: what was compiled.
+        registers: per thread.
+        local: bytes of local memory per thread, plus the instructions that use it: 0 where nothing is spilled.
+        shared: bytes of shared memory.
+        threads: of a program.
+        products: how many instructions of each of `PRODUCTS` its PTX has.
+        instructions: of a warp, where it is known: in a step of a neuron kernel with a sequence in, or in the decision
+            of a tile by the actor of `WIDTHS`, for an H100.
+        strays: reads and writes of memory among an actor's products, other than the weights' copies to shared memory.
+    """
+
+    case: Case
+    registers: int
+    local: int
+    shared: int
+    threads: int
+    products: dict[str, int]
+    instructions: int | None
+    strays: int
+
+    @property
+    def warps(self) -> int:
+        """Warps that a multiprocessor holds at the same time, by its registers and its shared memory."""
+        of_shared = SHARED[self.case.target][0] // max(self.shared, 1) * self.threads // 32
+        return min(resident_warps(self.registers, self.threads), of_shared)
+
+
+def missing() -> str:
+    """Why nothing can be compiled here; empty where it can."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if triton.INTERPRETED:
+        return "TRITON_INTERPRET is set: Triton interprets kernels"
+    for name in ("nvdisasm", "cuobjdump"):
+        if machine_code.tool(name) is None:
+            return f"no {name}, neither on the path nor in the triton package"
+    return ""
+
+
+def neurons(targets: Sequence[str] = TARGETS, dtypes: Sequence[str] = tuple(DTYPES)) -> list[Case]:
+    """Every neuron kernel: each kind and form."""
+    return [
+        Case("neuron", kind, target, dtype, form)
+        for target, dtype, kind, form in itertools.product(targets, dtypes, KINDS, FORMS)
+    ]
+
+
+def actors(targets: Sequence[str] = TARGETS) -> list[Case]:
+    """Every actor kernel that `warmup` may choose, in every precision."""
+    from snnkern._backends.triton_engine import PRECISIONS, TILES
+
+    return [
+        Case("actor", kind, target, precision, str(tile.rows))
+        for target, precision, tile, kind in itertools.product(targets, PRECISIONS, TILES, KINDS)
+    ]
+
+
+def compile_all(cases: Sequence[Case]) -> list[Compiled]:
+    """Compiles in as many processes as there are cores."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
+        return list(pool.map(compile_one, cases, chunksize=4))
+
+
+def compile_one(case: Case) -> Compiled:
+    """Compiles one kernel."""
+    with caught(case.target) as kernels:
+        (_launch_neuron if case.kernel == "neuron" else _launch_actor)(case)
+    (kernel,) = kernels
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(kernel.asm["cubin"])
+        (usage,) = machine_code.resources(cubin).values()
+        (code,) = machine_code.disassembled(cubin).values()
+    ptx = kernel.asm["ptx"]
+    return Compiled(
+        case=case,
+        registers=usage.registers,
+        local=usage.local + code.count("LDL") + code.count("STL"),
+        shared=kernel.metadata.shared,
+        threads=kernel.metadata.num_warps * 32,
+        products={name: len(re.findall(rf"^\s*(?:@\S+ )?{re.escape(name)}\b", ptx, re.M)) for name in PRODUCTS},
+        instructions=_instructions(code, case),
+        strays=sum(code.count(name, _products(code)) for name in ("LDG.", "STG")) if case.kernel == "actor" else 0,
+    )
+
+
+def _instructions(code: Code, case: Case) -> int | None:
+    if case.kernel == "neuron":
+        return code.step() if case.form.startswith("a sequence") else None
+    if case.target != "sm_90" or case.widths != WIDTHS:
+        return None
+    return decision(code, case)
+
+
+def _products(code: Code) -> Loop:
+    """The innermost loop over weights: the last one in the code that contains products and no loop."""
+    return [loop for loop in code.loops() if code.count("MMA", loop) and not code.within(loop)][-1]
+
+
+def decision(code: Code, case: Case) -> int:
+    """Instructions of a warp in the decision of a tile: each loop's own, as often as it goes around.
+
+    Raises:
+        RuntimeError: the loops are not those of the source.
+    """
+    from snnkern._backends.triton_engine import block, planes, spike_bits
+
+    dynamics = case.dynamics()
+    columns, steps = block(dynamics.neuron, tile_of(case), case.precision, (9, 0))
+    chunks = 8 // spike_bits(dynamics.neuron) // steps
+    of_layer = [WIDTHS[1] // columns, planes(dynamics), *([chunks] if chunks > 1 else [])]
+    whole, *loops = code.loops()
+    total = code.own(whole)
+    for trips in (of_layer, [*of_layer, 4]):
+        chain, loops = loops[: len(trips)], loops[len(trips) :]
+        if any(inner not in code.within(outer) for outer, inner in itertools.pairwise([whole, *chain])):
+            raise RuntimeError(f"the loops of {case} are not nested as in the source")
+        total += sum(
+            code.own(loop) * count for loop, count in zip(chain, itertools.accumulate(trips, mul), strict=True)
+        )
+    if [loop for loop in loops if loop in code.within(whole)]:
+        raise RuntimeError(f"{case} has more loops than the source")
+    return total
+
+
+def tile_of(case: Case) -> Tile:
+    """The tile of rows that an actor's kernel is for."""
+    from snnkern._backends.triton_engine import TILES
+
+    return next(tile for tile in TILES if str(tile.rows) == case.form)
+
+
+class _Target:
+    """As much of a driver of Triton's as compiling for a target takes. Each target is a device of its own."""
+
+    def __init__(self, target: str) -> None:
+        self.number = int(target.removeprefix("sm_"))
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self.number, 32)
+
+    def get_current_device(self) -> int:
+        return 1000 + self.number
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+@contextmanager
+def caught(target: str) -> Iterator[list[Any]]:
+    """Compiles each launch for the target, and launches nothing: yields the list that the kernels go to."""
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    from snnkern._backends import triton_engine
+
+    kernels: list[Any] = []
+    run = JITFunction.run
+
+    def compile_only(self: Any, *args: Any, **options: Any) -> None:
+        kernels.append(run(self, *args, **options | {"warmup": True}))
+
+    number = int(target.removeprefix("sm_"))
+    described = triton_engine.Gpu(target, (number // 10, number % 10), 132)
+    with (
+        mock.patch.object(driver, "_active", _Target(target)),
+        mock.patch.object(JITFunction, "run", compile_only),
+        mock.patch.object(triton_engine, "gpu", return_value=described),
+    ):
+        yield kernels
+
+
+def _launch_neuron(case: Case) -> None:
+    constant, spikes = FORMS[case.form]
+    dynamics, dtype = case.dynamics(), DTYPES[case.precision]
+    current = torch.zeros(32, 1024, dtype=dtype) if constant else torch.zeros(TIMESTEPS, 32, 1024, dtype=dtype)
+    threshold = torch.ones(1024, dtype=dtype)
+    bias = threshold if case.kind == "DC" else None
+    triton.neuron(Problem(current, threshold, torch.zeros(32, 1024, dtype=dtype), dynamics, bias, None, spikes))
+
+
+def _launch_actor(case: Case) -> None:
+    from snnkern._backends.triton_engine import Engine
+
+    interface = Interface(case.widths[0], case.widths[-1])
+    *hidden, output = [
+        (torch.zeros(width, narrow), torch.zeros(narrow)) for width, narrow in itertools.pairwise(case.widths)
+    ]
+    parts = ActorParts(
+        hidden=[(weight, bias, torch.ones_like(bias)) for weight, bias in hidden],
+        output=output,
+        interface=dict(interface.named_buffers()) | interface.description(),
+        dynamics=case.dynamics(),
+    )
+    engine = Engine(parts, case.precision)
+    rows = 64
+    engine.bind([torch.zeros(rows, len(bias)) for _, bias in hidden], torch.zeros(len(hidden), rows).long(), None)
+    engine._use(tile_of(case))
+    engine.decide(torch.zeros(rows, case.widths[0]), False, 1)
+
+
+def version() -> str:
+    """Triton's release."""
+    import triton as package
+
+    return package.__version__
