@@ -19,6 +19,7 @@ from snnkern import environments
 from snnkern.actors import Actor
 from snnkern.errors import InputError, check_whole
 from snnkern.neurons import Kind, Neuron
+from snnkern.nn import SpikingActor
 
 if TYPE_CHECKING:
     import gymnasium
@@ -343,8 +344,14 @@ def collect(
     steps: int = 10_000,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
+    *,
+    spiking: SpikingActor | None = None,
+    turn: int = 20,
 ) -> NDArray[np.float32]:
     """Observations that the dense actor visits in `steps` steps of one environment, `[steps, observation_dim]`.
+
+    With `spiking`, for calibration on states that it brings about itself: the two take turns, so that the dense actor
+    mends what the spiking one has done before it fails.
 
     Args:
         actor: the dense actor.
@@ -352,25 +359,40 @@ def collect(
         steps: how many observations.
         seed: seed of the first reset; later episodes go on with the environment's generator.
         progress: called with the number of observations gathered so far, now and then.
+        spiking: a spiking actor for the same environment, which is reset; it has the first turn of an episode.
+        turn: environment steps of a turn.
 
     Raises:
-        InputError: the environment does not exist or does not fit the actor; `steps` is below 1.
+        InputError: the environment does not exist or does not fit the actors; `steps` or `turn` is below 1.
+
+    Source: querying the expert on states that the learner visits: Ross, Gordon and Bagnell, "A Reduction of Imitation
+    Learning and Structured Prediction to No-Regret Online Learning", AISTATS 2011; the turns are ours.
     """
     if not isinstance(actor, Actor):
         raise InputError(f"actor must be an Actor (see load_actor), got {type(actor).__name__}")
+    if not isinstance(spiking, SpikingActor | None):
+        raise InputError(f"spiking must be a SpikingActor (see convert), got {type(spiking).__name__}")
     check_whole("steps", steps, least=1)
+    check_whole("turn", turn, least=1)
     check_whole("seed", seed, least=0)
     environment = environments.make(env)
     try:
-        environments.check_spaces(actor.interface, environment.observation_space, environment.action_space)
+        for policy in (actor, spiking):
+            if policy is not None:
+                environments.check_spaces(policy.interface, environment.observation_space, environment.action_space)
         observations = np.empty((steps, actor.interface.observation_dim), dtype=np.float32)
         observation, _ = environment.reset(seed=int(seed))
+        began = 0  # this episode
         for step in range(steps):
             observations[step] = observation
-            action = actor.act(np.asarray(observation, dtype=np.float32))
+            if spiking is not None and step == began:
+                spiking.reset()
+            policy = actor if spiking is None or (step - began) // turn % 2 else spiking
+            action = policy.act(np.asarray(observation, dtype=np.float32))
             observation, _, terminated, truncated, _ = environment.step(action)
             if terminated or truncated:
                 observation, _ = environment.reset()
+                began = step + 1
             if progress and (step + 1) % 500 == 0:
                 progress(step + 1)
     finally:
