@@ -13,9 +13,11 @@ actors=${ACTORS:-../shared/actors/published}
 output=${1:-results}
 
 grids=(zoo)
+drawn=(zoo)  # those whose figures the docs show
 analysed=td3-halfcheetah environment=HalfCheetah-v5
 if [ -e "$actors/TD3_HalfCheetah-v4_actor" ]; then
-  grids=(published zoo)
+  grids=(published calibration others zoo)
+  drawn=(published zoo)
   analysed=$actors/TD3_HalfCheetah-v4_actor environment=HalfCheetah-v4
 else
   echo "No published actors in $actors: only the zoo is swept. Say where they are: make results ACTORS=FOLDER"
@@ -34,6 +36,6 @@ done
 collections=("${grids[@]/#/bench/results/}")
 "$snnkern" report "${collections[@]/%/.jsonl}" --analysis "$output/analysis/analysis.json" \
   --energy "$output/energy.json" --bench "$output/bench.json" -o "$output"
-for grid in "${grids[@]}"; do
+for grid in "${drawn[@]}"; do
   cp "$output/figures/$grid"-{timesteps,actors,alpha,spikes}.png docs/results/
 done

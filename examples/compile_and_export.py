@@ -16,7 +16,7 @@ import snnkern
 def main(backend: str = "inductor") -> dict[str, float]:
     actor = snnkern.load_actor("td3-hopper")
     observations = torch.randn(512, 11, generator=torch.Generator().manual_seed(0)) * 0.1
-    snn = snnkern.convert(actor, observations, neuron="mt", timesteps=4, alpha=0.2)
+    snn = snnkern.convert(actor, observations, neuron="mt", timesteps=4)
     action, errors = snn(observations), {}
 
     snn.reset()

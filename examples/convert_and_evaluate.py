@@ -15,7 +15,7 @@ def main(steps: int = 10_000, episodes: int = 10, output: str = "halfcheetah-spi
     """Convert, save, load, evaluate."""
     actor = snnkern.load_actor("td3-halfcheetah")
     observations = snnkern.collect(actor, ENVIRONMENT, steps)  # what the dense actor sees in its own episodes
-    snnkern.save(snnkern.convert(actor, observations, neuron="mt", timesteps=4, alpha=0.2), output)
+    snnkern.save(snnkern.convert(actor, observations, neuron="mt", timesteps=4), output)
 
     snn = snnkern.load(output)
     dense = snnkern.evaluate(actor, ENVIRONMENT, episodes=episodes)

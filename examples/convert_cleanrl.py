@@ -14,7 +14,7 @@ import snnkern
 def main(path: str, environment: str, episodes: int = 10) -> tuple[float, float]:
     actor = snnkern.load_actor(path)  # action_scale and action_bias are in the file
     observations = snnkern.collect(actor, environment, steps=5_000)
-    snn = snnkern.convert(actor, observations, neuron="mt", timesteps=8, alpha=0.2)
+    snn = snnkern.convert(actor, observations, neuron="mt", timesteps=8)
     returns = []
     for name, policy in (("dense", actor), ("spiking", snn)):
         result = snnkern.evaluate(policy, environment, episodes=episodes)

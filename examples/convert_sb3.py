@@ -20,7 +20,7 @@ import snnkern
 def main(steps: int = 5_000) -> tuple[float, float]:
     model = SAC("MlpPolicy", "Pendulum-v1", learning_rate=3e-3, policy_kwargs={"net_arch": [64, 64]}, seed=0)
     model.learn(steps)
-    policy = snnkern.from_sb3(model, neuron="mt", timesteps=8, alpha=0.2)  # calibrated on the replay buffer
+    policy = snnkern.from_sb3(model, neuron="mt", timesteps=8)  # calibrated on the replay buffer
 
     returns = []
     for name, player in (("dense", model), ("spiking", policy)):

@@ -4,6 +4,8 @@ pip install 'snnkern[nir,spikingjelly]'
 python examples/export_nir.py
 """
 
+import copy
+
 import nir
 import torch
 from spikingjelly.activation_based import nir_exchange
@@ -17,7 +19,7 @@ T, ROWS = 8, 100
 def main(path: str = "actor.nir", decisions: int = 5) -> list[float]:
     actor = snnkern.load_actor("td3-hopper")
     observations = torch.randn(decisions, ROWS, 11, generator=torch.Generator().manual_seed(0)) * 0.1
-    snn = snnkern.convert(actor, observations.flatten(0, 1), neuron="if", timesteps=T, alpha=0.2)
+    snn = snnkern.convert(actor, observations.flatten(0, 1), neuron="if", timesteps=T)
     nir.write(path, snnkern.to_nir(snn))
 
     graph, sent = nir_exchange.import_from_nir(path, dt=1e-4, step_mode="m"), {}
@@ -26,7 +28,7 @@ def main(path: str = "actor.nir", decisions: int = 5) -> list[float]:
             layer.module.v_reset = None  # reset by subtraction: NIR's IF knows reset to a value alone
             layer.register_forward_hook(lambda _, __, out, name=name: sent.update({name: out[0].sum(dim=0)}))
 
-    keeper = snnkern.convert(actor, thresholds=snn.thresholds, neuron="if", timesteps=T, alpha=0.2)  # of the carry
+    keeper = copy.deepcopy(snn)  # of the carry
     differences = []
     for observation in observations:
         state = {f"neuron_{i}": (potential,) for i, potential in enumerate(snnkern.nir.start(keeper, ROWS), 1)}

@@ -100,7 +100,7 @@ def test_convert_then_evaluate(capsys, tmp_path, observations) -> None:
 def test_convert_collects_observations_itself(capsys, tmp_path) -> None:
     code, out, _ = run(capsys, "convert", "td3-hopper", tmp_path / "snn.safetensors", "--steps", 50)
     assert code == 0
-    assert "MT, T = 4, α = 0.2, 256 + 256 neurons" in out
+    assert "MT, T = 4, α = 0, 256 + 256 neurons" in out
 
 
 def test_options_reach_what_they_are_about(capsys, tmp_path, observations, monkeypatch) -> None:

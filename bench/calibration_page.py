@@ -1,0 +1,191 @@
+"""The tables of docs/calibration.md, from the sweeps of bench/grids and from what sweeps cannot vary.
+
+    python bench/calibration_page.py FOLDER
+
+FOLDER holds the published actors. Measures the bound of the carry, and calibration on states that the spiking actor
+visits; writes bench/results/carry.json, and draws the tables from it and from bench/results/calibration.jsonl and
+others.jsonl (`make results`); `--redraw` only does the latter.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from control import ROOT, fill
+from rich.console import Console
+from rich.progress import Progress
+
+import snnkern
+from snnkern.evaluation import Evaluation, Interval, average_performance_ratio
+from snnkern.executors import Failure, LocalExecutor
+from snnkern.files import write_atomically
+from snnkern.results import Collection, Point, read_collection
+from snnkern.timing import machine
+
+RESULTS = ROOT / "bench" / "results"
+PAGE = ROOT / "docs" / "calibration.md"
+TARGETS = (("IF", 8), ("SNM", 8), ("MT", 2), ("DC", 2), ("IF", 4))
+# Beside the recommended settings: κ, and a second calibration with states from turns with the first spiking actor.
+VARIANTS = {"recommended": {}, "κ = 0.25": {"clip": 0.25}, "κ = 1": {"clip": 1.0}, "visited states": {"visits": True}}
+MEASURED = (("if", 8), ("snm", 8), ("mt", 2))
+SEED = 3000
+
+
+def evaluate(episodes: int, task: tuple[Path, str, int, str]) -> list[float]:
+    """Returns of one variant on one actor; of the dense actor where there is no variant."""
+    file, neuron, timesteps, name = task
+    _, env, _ = file.name.split("_")
+    actor = snnkern.load_actor(file)
+    if not name:
+        return list(snnkern.evaluate(actor, env, episodes=100, seed=SEED).returns)
+    settings: dict[str, Any] = {"neuron": neuron, "timesteps": timesteps, **VARIANTS[name]}
+    visits = settings.pop("visits", False)
+    observations = snnkern.collect(actor, env)
+    snn = snnkern.convert(actor, observations, **settings)
+    if visits:
+        turns = snnkern.collect(actor, env, spiking=snn)
+        snn = snnkern.convert(actor, np.concatenate([observations[::2], turns[::2]]), **settings)
+    return list(snnkern.evaluate(snn, env, episodes=episodes, seed=SEED).returns)
+
+
+def measure(files: list[Path], episodes: int) -> dict[str, Any]:
+    """Average performance ratios of every variant."""
+    variants = [(*setting, name) for setting in MEASURED for name in VARIANTS]
+    tasks = [(file, *variant) for file in files for variant in [("", 0, ""), *variants]]
+    found: dict[tuple[Path, str, int, str], Evaluation] = {}
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("carry and visited states", total=len(tasks))
+        for index, returns in LocalExecutor(os.cpu_count() or 1).run(evaluate, episodes, tasks):
+            if isinstance(returns, Failure):
+                raise returns.error
+            found[tasks[index]] = Evaluation(tuple(returns), (), ())
+            progress.advance(bar)
+    entries = []
+    for variant in variants:
+        pairs = [(found[(file, *variant)], found[file, "", 0, ""]) for file in files]
+        ratio = average_performance_ratio(pairs)
+        environments = {
+            file.name: spiking.mean / dense.mean for file, (spiking, dense) in zip(files, pairs, strict=True)
+        }
+        entries.append(
+            {
+                "neuron": variant[0],
+                "timesteps": variant[1],
+                "variant": variant[2],
+                "average_performance_ratio": ratio.value,
+                "interval": [ratio.low, ratio.high],
+                "ratios": environments,
+            }
+        )
+    versions = machine(("snnkern", "torch", "numpy", "gymnasium", "mujoco"))["versions"]
+    return {"episodes": episodes, "versions": versions, "results": entries}
+
+
+def points(collection: Collection, neuron: str, timesteps: int, calibration: str, memory: float = 0.0) -> list[Point]:
+    """What a sweep has of one neuron, T, calibration and μ, in order of α."""
+    return [
+        point
+        for point in collection.points
+        if point.setting.variant == (neuron, memory, calibration) and point.setting.timesteps == timesteps
+    ]
+
+
+def rules_table(collection: Collection) -> str:
+    """Average performance ratio by rule, at the recommended α."""
+    rules = ["max", "percentile:99.9", "gaussian", "mse", "mse:weighted", "mse:linear", "mse:weighted:bias", "auto"]
+    lines = [_row("", *(f"{neuron}, T = {timesteps}" for neuron, timesteps in TARGETS)), "|---" * 6 + "|"]
+    for rule in rules:
+        cells = [
+            [point for point in points(collection, *target, rule) if point.setting.alpha == "auto"]
+            for target in TARGETS
+        ]
+        lines.append(_row(f"`{rule}`", *(_percent(cell[0].average) if cell else "" for cell in cells)))
+    return "\n".join(lines)
+
+
+def auto_table(collection: Collection) -> str:
+    """The recommended setting, by environment."""
+    places = list(collection.dense)
+    lines = [
+        _row("neuron", "T", "average", *(place.label for place in places), "spikes per decision"),
+        "|---" * (len(places) + 4) + "|",
+    ]
+    for point in collection.points:
+        if point.setting.variant.calibration == "auto" and point.setting.alpha == "auto":
+            ratios = [f"{100 * point.ratios[place].value:.0f}" for place in places]
+            cells = [point.setting.variant.neuron, point.setting.timesteps, _percent(point.average), *ratios]
+            lines.append(_row(*cells, f"{point.spikes:.0f}"))
+    return "\n".join(lines)
+
+
+def others_table(collection: Collection) -> str:
+    """Recommended and maximum thresholds on other actors."""
+    places = list(collection.dense)
+    lines = [
+        _row("neuron, T", "thresholds", "average", *(place.label for place in places)),
+        "|---" * (len(places) + 3) + "|",
+    ]
+    for neuron, timesteps in TARGETS:
+        for rule in ("max", "auto"):
+            for point in points(collection, neuron, timesteps, rule):
+                ratios = [f"{100 * point.ratios[place].value:.0f}" for place in places]
+                lines.append(_row(f"{neuron}, {timesteps}", f"`{rule}`", _percent(point.average), *ratios))
+    return "\n".join(lines)
+
+
+def carry_table(collection: Collection) -> str:
+    """α and μ, by calibration."""
+    alphas = [0.0, 0.2, 0.5, 1.0]
+    lines = [_row("neuron, T", "thresholds", "μ", *(f"α = {alpha:g}" for alpha in alphas)), "|---" * 7 + "|"]
+    for neuron, timesteps, rule in (("IF", 8, "max"), ("IF", 8, "auto"), ("MT", 2, "auto")):
+        for memory in (0.0, 1.0):
+            found = {point.setting.alpha: point for point in points(collection, neuron, timesteps, rule, memory)}
+            cells = [_percent(found[alpha].average) if alpha in found else "" for alpha in alphas]
+            lines.append(_row(f"{neuron}, {timesteps}", f"`{rule}`", f"{memory:g}", *cells))
+    return "\n".join(lines)
+
+
+def variants_table(results: dict[str, Any]) -> str:
+    """The bound of the carry, and calibration on visited states."""
+    found = {(entry["neuron"], entry["timesteps"], entry["variant"]): entry for entry in results["results"]}
+    lines = [_row("", *(f"{name.upper()}, T = {timesteps}" for name, timesteps in MEASURED)), "|---" * 4 + "|"]
+    for variant in VARIANTS:
+        entries = [found[(*setting, variant)] for setting in MEASURED]
+        cells = [_percent(Interval(entry["average_performance_ratio"], *entry["interval"])) for entry in entries]
+        lines.append(_row(variant, *cells))
+    return "\n".join(lines)
+
+
+def _row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _percent(ratio: Interval | None) -> str:
+    return "" if ratio is None else f"{100 * ratio.value:.1f} [{100 * ratio.low:.0f} … {100 * ratio.high:.0f}]"
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="Folder of published actors.")] = Path(),
+    episodes: Annotated[int, typer.Option(help="Episodes per setting.", min=2)] = 20,
+    redraw: Annotated[bool, typer.Option("--redraw", help="Only draw the tables again.")] = False,
+) -> None:
+    if not redraw:
+        files = sorted(folder.glob("TD3_*_actor"))
+        if not files:
+            raise typer.BadParameter(f"no file TD3_*_actor in {folder}")
+        write_atomically(RESULTS / "carry.json", json.dumps(measure(files, episodes), indent=1).encode())
+    calibration, others = (read_collection(RESULTS / f"{name}.jsonl") for name in ("calibration", "others"))
+    fill(PAGE, "auto", auto_table(calibration))
+    fill(PAGE, "rules", rules_table(calibration))
+    fill(PAGE, "others", others_table(others))
+    fill(PAGE, "carry", carry_table(calibration))
+    fill(PAGE, "variants", variants_table(json.loads((RESULTS / "carry.json").read_text())))
+
+
+if __name__ == "__main__":
+    typer.run(main)
