@@ -83,6 +83,15 @@ def test_what_it_says_is_what_evaluation_says(actor, thresholds) -> None:
     assert heard[0] == ("dense drives", 0, 4)
 
 
+def test_a_corrected_actor_spikes_with_its_corrections(actor) -> None:
+    snn = snnkern.convert(actor, make_observations(500, 2), neuron="if", timesteps=2, alpha=0.0)
+    corrected = snnkern.conversion.corrected_actor(snn)
+    found = analyze(actor, Pushed, snn.dynamics, thresholds=snn.thresholds, corrected=corrected, episodes=3)
+    returns = {entry.states: entry.returns for entry in found.returns if entry.states == entry.actions}
+    assert returns[PLAIN] == pytest.approx(snnkern.evaluate(snn, Pushed, episodes=3).returns, rel=1e-5)
+    assert returns[DENSE] == pytest.approx(snnkern.evaluate(actor, Pushed, episodes=3).returns, rel=1e-5)
+
+
 def test_noise_is_as_large_as_the_errors(actor, thresholds) -> None:
     found = analyze(actor, Pushed, snnkern.Dynamics(snnkern.IF(), 2), thresholds=thresholds, episodes=2)
     open_loop = next(errors for errors in found.errors if errors.states == DENSE)

@@ -131,6 +131,9 @@ def test_a_spiking_actor_is_measured_as_it_is() -> None:
     assert {case.dynamics for case in found.turns if case.name in (ACT, TENSOR)} == {snn.dynamics}
     assert {case.dynamics for case in found.turns if case.name == LOOP} == {snnkern.Dynamics(snnkern.IF(), 5, 0.4)}
     assert {found.wrong for found in found.agreements.values()} == {0}
+    # The conversion has corrected its weights, and those are what decides.
+    (sent,) = found.spikes.values()
+    assert sent == benchmark.spikes_per_decision(snn, timing.rows(OBSERVATIONS, *benchmark._COUNTED))
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_analyze_writes_data_and_figures(capsys, tmp_path, files) -> None:
 def test_a_spiking_actor_is_analysed_as_it_is(capsys, tmp_path, files) -> None:
     summary = run_json(capsys, "analyze", files["SPIKING"], "--episodes", 1, "-o", tmp_path)
     assert summary["dynamics"]["neuron"]["name"] == "snm"
-    assert summary["calibration"] == "max"
+    assert summary["calibration"] == "auto (mse:weighted:linear)"
     assert summary["calibration_steps"] is None
     assert summary["returns"][0]["mean"]["low"] is None  # one episode has no interval
 

@@ -16,7 +16,7 @@ from torch import nn
 import snnkern
 from snnkern import CheckpointError, InputError, convert, load, save
 from snnkern.calibration import recommended
-from snnkern.conversion import dense_actor, load_policy
+from snnkern.conversion import corrected_actor, dense_actor, load_policy
 
 WIDTHS = (5, 9, 13, 3)
 
@@ -570,6 +570,9 @@ def test_the_dense_actor_is_kept_where_the_conversion_corrects_it(tmp_path, acto
     np.testing.assert_array_equal(loaded.act(observations), snn.act(observations))
     for policy in (snn, loaded, copy.deepcopy(snn)):
         assert_same_tensors(dense_actor(policy).state_dict(), actor.state_dict())
+        again = snnkern.SpikingActor(corrected_actor(policy), policy.thresholds, policy.dynamics)
+        policy.reset()
+        np.testing.assert_array_equal(again.act(observations), policy.act(observations))
     corrected = not torch.equal(snn.output.bias, actor.output.bias)
     assert corrected == (correction != "none")
 

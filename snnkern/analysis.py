@@ -155,6 +155,7 @@ def analyze(
     dynamics: Dynamics,
     *,
     thresholds: Sequence[Tensor],
+    corrected: Actor | None = None,
     episodes: int = 20,
     seed: int = 1000,
     backend: str = "auto",
@@ -167,6 +168,8 @@ def analyze(
         env: a registered name, or a function that makes the environment.
         dynamics: neuron, T, α, μ, κ. Where α and μ are 0 there is nothing to compare, and "with CRPI" is left out.
         thresholds: θ of every hidden layer, `[N]` each; see `calibrate`.
+        corrected: the actor that spikes, where its conversion has corrected weights or biases
+            (`snnkern.conversion.corrected_actor`); the dense one itself otherwise.
         episodes: per policy, side by side.
         seed: seed of the first.
         backend: a name from `snnkern.backends()`, or "auto".
@@ -194,7 +197,7 @@ def analyze(
             progress=lambda done, total: report(task, done, total),
         )
 
-    spiking = _spiking_versions(actor, thresholds, dynamics, backend)
+    spiking = _spiking_versions(corrected or actor, thresholds, dynamics, backend)
     bounds = environments.make(env).action_space
     generators = [np.random.default_rng([seed, index]) for index in range(3)]
     policies: dict[str, Acts] = {DENSE: actor, **spiking, RANDOM: _Random(bounds, generators[0])}

@@ -20,7 +20,7 @@ from torch import Tensor
 from snnkern import baselines, reference
 from snnkern.actors import Actor
 from snnkern.calibration import Calibration, calibrate
-from snnkern.conversion import dense_actor
+from snnkern.conversion import corrected_actor, dense_actor
 from snnkern.errors import InputError, check_whole
 from snnkern.neurons import IF, Dynamics, Kind
 from snnkern.nn import SpikingActor
@@ -167,13 +167,14 @@ def run(
     if not isinstance(observations, np.ndarray):
         raise InputError(f"observations must be an array [N, observation_dim], got {type(observations).__name__}")
     thresholds: Sequence[Tensor] = calibrate(actor, observations, calibration)  # which checks the observations
+    corrected = actor
     if isinstance(policy, SpikingActor):
-        thresholds, settings = policy.thresholds, [policy.dynamics]
+        corrected, thresholds, settings = corrected_actor(policy), policy.thresholds, [policy.dynamics]
     observations = observations.astype(weight.numpy().dtype)
 
     found = machine(PACKAGES)
     cases = _cases(list(dict.fromkeys(settings)), dict.fromkeys(batches), dict.fromkeys(threads))
-    line_up = _LineUp(policy, actor, thresholds, observations)
+    line_up = _LineUp(policy, actor, corrected, thresholds, observations)
     groups: dict[tuple[int, int], tuple[dict[Case, Contender], NDArray[Any]]] = {}
     taken: dict[Case, list[float]] = {}
     interrupted = False
@@ -240,7 +241,12 @@ class _LineUp:
     """
 
     def __init__(
-        self, policy: Actor | SpikingActor, actor: Actor, thresholds: Sequence[Tensor], observations: NDArray[Any]
+        self,
+        policy: Actor | SpikingActor,
+        actor: Actor,
+        corrected: Actor,
+        thresholds: Sequence[Tensor],
+        observations: NDArray[Any],
     ) -> None:
         self.actor = actor
         self.few = rows(observations, *_CHECKED)
@@ -252,15 +258,15 @@ class _LineUp:
 
         @functools.cache
         def spiking(setting: Dynamics, batch: int) -> SpikingActor:
-            return SpikingActor(actor, thresholds, setting, backend=backend, check_finite=policy.check_finite)
+            return SpikingActor(corrected, thresholds, setting, backend=backend, check_finite=policy.check_finite)
 
         @functools.cache
         def loop(setting: Dynamics, batch: int) -> baselines.PublishedLoop:
-            return baselines.PublishedLoop(actor, thresholds, setting.timesteps, setting.alpha)
+            return baselines.PublishedLoop(corrected, thresholds, setting.timesteps, setting.alpha)
 
         @functools.cache
         def wanted(setting: Dynamics | None) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-            return expected(actor, thresholds, setting, self.few)
+            return expected(corrected if setting else actor, thresholds, setting, self.few)
 
         self._spiking, self._loop, self._wanted = spiking, loop, wanted
 

@@ -16,7 +16,7 @@ from snnkern.actors import Actor
 from snnkern.analysis import DENSE, analyze
 from snnkern.analysis_figures import draw_analysis, energy_figure, write_figure
 from snnkern.analysis_tables import print_analysis, print_energy, print_energy_of_layers
-from snnkern.calibration import calibrate, parse_calibration
+from snnkern.calibration import parse_calibration
 from snnkern.cli_options import (
     _CALIBRATION_STEPS,
     _Backend,
@@ -40,7 +40,7 @@ from snnkern.energy import Energies, dense_cost, spiking_cost
 from snnkern.errors import require
 from snnkern.evaluation import grid
 from snnkern.files import check_writable, write_atomically
-from snnkern.neurons import NEURON_NAMES
+from snnkern.neurons import NEURON_NAMES, Dynamics
 from snnkern.nn import SpikingActor
 from snnkern.report import check_drawing
 from snnkern.timing import machine
@@ -60,9 +60,7 @@ def analyze_command(
     ] = None,
     memory: Annotated[float | None, typer.Option("--memory", help="μ, how much of the old carry stays.")] = None,
     levels: _Levels = None,
-    calibration: Annotated[
-        str | None, typer.Option("--calibration", help="max (default), percentile or percentile:P of the activations.")
-    ] = None,
+    calibration: Annotated[str | None, typer.Option("--calibration", help="As for convert; default max.")] = None,
     env: _Env = None,
     steps: _Steps = None,
     seed: _Seed = None,
@@ -113,15 +111,16 @@ def analyze_command(
         )
     _make_folder(output)
     if isinstance(loaded, SpikingActor):
-        thresholds, origin = list(loaded.thresholds), loaded.metadata.get("calibration", "")
+        snn = loaded
     else:
-        thresholds, origin = calibrate(loaded, _collect(loaded, name, steps, seed), rule), str(rule)
+        snn = conversion.convert(loaded, _collect(loaded, name, steps, seed), **_arguments(setting), calibration=rule)
     with _progress() as report:
         found = analyze(
-            conversion.dense_actor(loaded),
+            conversion.dense_actor(snn),
             name,
             setting,
-            thresholds=thresholds,
+            thresholds=snn.thresholds,
+            corrected=conversion.corrected_actor(snn),
             episodes=episodes,
             seed=episode_seed,
             backend=backend,
@@ -131,7 +130,7 @@ def analyze_command(
         "kind": "analysis",
         "actor": Path(policy).name,
         "environment": name,
-        "calibration": origin,
+        "calibration": snn.metadata.get("calibration", ""),
         "calibration_steps": None if isinstance(loaded, SpikingActor) else steps or _CALIBRATION_STEPS,
         "calibration_seed": None if isinstance(loaded, SpikingActor) else seed or 0,
         "machine": machine(_PACKAGES),
@@ -154,9 +153,7 @@ def energy_command(
     alpha: Annotated[str | None, typer.Option("--alpha", help="α of CRPI, one or several (default 0.2).")] = None,
     memory: Annotated[str | None, typer.Option("--memory", help="μ, one or several (default 0).")] = None,
     levels: _Levels = None,
-    calibration: Annotated[
-        str | None, typer.Option("--calibration", help="max (default), percentile or percentile:P of the activations.")
-    ] = None,
+    calibration: Annotated[str | None, typer.Option("--calibration", help="As for convert; default max.")] = None,
     env: _Env = None,
     steps: _Steps = None,
     seed: _Seed = None,
@@ -230,8 +227,10 @@ def energy_command(
     spiking = [loaded] if isinstance(loaded, SpikingActor) else []
     if settings:
         assert data is not None
-        thresholds = calibrate(dense, data, rule)
-        spiking = [SpikingActor(dense, thresholds, setting, backend=backend) for setting in settings]
+        spiking = [
+            conversion.convert(dense, data, **_arguments(setting), calibration=rule, backend=backend)
+            for setting in settings
+        ]
 
     def visited(of: Actor | SpikingActor) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         if observations is not None:
@@ -271,3 +270,13 @@ def energy_command(
     print_energy(summary)
     if by_layer:
         print_energy_of_layers(summary)
+
+
+def _arguments(setting: Dynamics) -> dict[str, Any]:
+    """What `convert` calls the parts of a setting."""
+    return {
+        "neuron": setting.neuron,
+        "timesteps": setting.timesteps,
+        "alpha": setting.alpha,
+        "memory": setting.memory,
+    }

@@ -110,7 +110,15 @@ def dense_actor(policy: Actor | SpikingActor) -> Actor:
         return policy
     if not isinstance(policy, SpikingActor):
         raise InputError(f"policy must be an Actor or a SpikingActor, got {type(policy).__name__}")
-    layers: Sequence[SpikingLayer | Readout] = policy.original or (*policy.hidden, policy.output)
+    return _actor_of(policy.original or (*policy.hidden, policy.output), policy)
+
+
+def corrected_actor(snn: SpikingActor) -> Actor:
+    """The dense actor with the weights and biases that the spiking one runs on, corrected or not."""
+    return _actor_of((*snn.hidden, snn.output), snn)
+
+
+def _actor_of(layers: Sequence[SpikingLayer | Readout], policy: SpikingActor) -> Actor:
     pairs = [(layer.weight.mT, layer.bias) for layer in layers]
     return Actor(pairs[:-1], pairs[-1], copy.deepcopy(policy.interface), policy.metadata)
 
