@@ -11,16 +11,21 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 import typer
 from control import ROOT, fill
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
 import snnkern
+from snnkern import ops
 from snnkern.evaluation import Evaluation, Interval, average_performance_ratio
 from snnkern.executors import Failure, LocalExecutor
 from snnkern.files import write_atomically
@@ -30,10 +35,39 @@ from snnkern.timing import machine
 RESULTS = ROOT / "bench" / "results"
 PAGE = ROOT / "docs" / "calibration.md"
 TARGETS = (("IF", 8), ("SNM", 8), ("MT", 2), ("DC", 2), ("IF", 4))
-# Beside the recommended settings: κ, and a second calibration with states from turns with the first spiking actor.
-VARIANTS = {"recommended": {}, "κ = 0.25": {"clip": 0.25}, "κ = 1": {"clip": 1.0}, "visited states": {"visits": True}}
+# Beside the recommended settings: α by layer, κ, and a second calibration with states from turns with the first spiking
+# actor.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "recommended": {},
+    "α = 0.2 in the first layer alone": {"alphas": (0.2, 0.0)},
+    "α = 0.2 in the second layer alone": {"alphas": (0.0, 0.2)},
+    "κ = 0.25": {"clip": 0.25},
+    "κ = 1": {"clip": 1.0},
+    "visited states": {"visits": True},
+}
 MEASURED = (("if", 8), ("snm", 8), ("mt", 2))
 SEED = 3000
+
+
+class ByLayer:
+    """A spiking actor whose hidden layers have an α each; every row is one episode."""
+
+    def __init__(self, snn: snnkern.SpikingActor, alphas: Sequence[float]) -> None:
+        self.snn = snn
+        self.dynamics = [replace(snn.dynamics, alpha=alpha) for alpha in alphas]
+        self.carries: list[torch.Tensor] = []
+
+    def act(self, observation: NDArray[Any]) -> NDArray[Any]:
+        snn = self.snn
+        signal = snn.interface.normalize(torch.from_numpy(observation.astype(np.float32)))
+        if not self.carries:
+            self.carries = [theta.new_zeros(len(signal), len(theta)) for theta in snn.thresholds]
+        for index, (layer, dynamics) in enumerate(zip(snn.hidden, self.dynamics, strict=True)):
+            current = ops.linear(signal, layer.weight, layer.bias)
+            run = ops.neuron_mean if index == len(snn.hidden) - 1 else ops.neuron_spikes
+            signal, self.carries[index], _ = run(current, layer.threshold, self.carries[index], dynamics)
+        action: NDArray[Any] = snn.interface.action(ops.linear(signal, snn.output.weight, snn.output.bias)).numpy()
+        return action
 
 
 def evaluate(episodes: int, task: tuple[Path, str, int, str]) -> list[float]:
@@ -44,13 +78,14 @@ def evaluate(episodes: int, task: tuple[Path, str, int, str]) -> list[float]:
     if not name:
         return list(snnkern.evaluate(actor, env, episodes=100, seed=SEED).returns)
     settings: dict[str, Any] = {"neuron": neuron, "timesteps": timesteps, **VARIANTS[name]}
-    visits = settings.pop("visits", False)
+    visits, alphas = settings.pop("visits", False), settings.pop("alphas", None)
     observations = snnkern.collect(actor, env)
     snn = snnkern.convert(actor, observations, **settings)
     if visits:
         turns = snnkern.collect(actor, env, spiking=snn)
         snn = snnkern.convert(actor, np.concatenate([observations[::2], turns[::2]]), **settings)
-    return list(snnkern.evaluate(snn, env, episodes=episodes, seed=SEED).returns)
+    policy = ByLayer(snn, alphas) if alphas else snn
+    return list(snnkern.evaluate(policy, env, episodes=episodes, seed=SEED, rows=episodes).returns)
 
 
 def measure(files: list[Path], episodes: int) -> dict[str, Any]:

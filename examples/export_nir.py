@@ -12,14 +12,11 @@ from spikingjelly.activation_based import nir_exchange
 
 import snnkern
 
-T, ROWS = 8, 100
-
 
 @torch.no_grad()
-def main(path: str = "actor.nir", decisions: int = 5) -> list[float]:
-    actor = snnkern.load_actor("td3-hopper")
-    observations = torch.randn(decisions, ROWS, 11, generator=torch.Generator().manual_seed(0)) * 0.1
-    snn = snnkern.convert(actor, observations.flatten(0, 1), neuron="if", timesteps=T)
+def main(path: str = "actor.nir", decisions: int = 5, rows: int = 100, T: int = 8) -> list[float]:
+    observations = torch.randn(decisions, rows, 11, generator=torch.Generator().manual_seed(0)) * 0.1
+    snn = snnkern.convert(snnkern.load_actor("td3-hopper"), observations.flatten(0, 1), neuron="if", timesteps=T)
     nir.write(path, snnkern.to_nir(snn))
 
     graph, sent = nir_exchange.import_from_nir(path, dt=1e-4, step_mode="m"), {}
@@ -31,8 +28,8 @@ def main(path: str = "actor.nir", decisions: int = 5) -> list[float]:
     keeper = copy.deepcopy(snn)  # of the carry
     differences = []
     for observation in observations:
-        state = {f"neuron_{i}": (potential,) for i, potential in enumerate(snnkern.nir.start(keeper, ROWS), 1)}
-        output, state = graph(keeper.interface.normalize(observation).expand(T, ROWS, 11), state)
+        state = {f"neuron_{i}": (potential,) for i, potential in enumerate(snnkern.nir.start(keeper, rows), 1)}
+        output, state = graph(keeper.interface.normalize(observation).expand(T, rows, 11), state)
         snnkern.nir.carry_on(keeper, [state[name][0] for name in sent], list(sent.values()))
         differences.append(float((keeper.interface.action(output.mean(dim=0)) - snn(observation)).abs().median()))
     return differences

@@ -254,7 +254,7 @@ def test_an_actor_converts_as_it_does_by_convert():
     """The same thresholds and the same actions, up to the order of sums."""
     layers = [nn.Linear(5, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2), nn.Tanh()]
     module, inputs = nn.Sequential(*layers).double(), torch.randn(200, 5, dtype=torch.float64)
-    options = {"neuron": "mt", "timesteps": 4, "alpha": 0.3}
+    options = {"neuron": "mt", "timesteps": 4, "alpha": 0.3, "calibration": "max"}
     network, snn = spikify(module, inputs, **options), snnkern.convert(module, inputs.numpy(), **options)
     for _ in range(3):
         torch.testing.assert_close(network(inputs[:7]), snn(inputs[:7]), rtol=0, atol=1e-9)

@@ -86,6 +86,20 @@ def test_many_steps_make_the_dense_actions():
     assert [carry.shape for carry in state] == [(50, 17), (50, 9)]
 
 
+def test_a_bfloat16_state_comes_back_as_it_was():
+    observations = make_observations(3, 5)
+    snn = snnkern.from_sb3(make(), observations, neuron="if", timesteps=3, alpha=0.9).actor.to(torch.bfloat16)
+    policy = snnkern.SB3Policy(snn)
+    _, state = policy.predict(observations)
+    assert state[0].dtype == np.float32
+    carry = [value.clone() for value in snn.carry]
+    policy.predict(make_observations(1, 5))
+    policy.actor.carry = None
+    action, _ = policy.predict(observations, state)
+    snn.carry = carry
+    np.testing.assert_array_equal(action, snn.act(observations))
+
+
 def test_the_state_is_the_carry_and_nothing_else():
     observations = [make_observations(3, 5, seed=seed) for seed in range(4)]
     policy = snnkern.from_sb3(make(), np.concatenate(observations), neuron="if", timesteps=3, alpha=0.9, memory=0.5)

@@ -98,7 +98,12 @@ def test_a_network_that_is_one_neuron_converts_and_ties_go_the_other_way():
     assert converted(ties).sum() == T - 1  # 1, 2 − 1, …: one step late
 
 
+class OwnIF(neuron.IFNode):
+    """What a user has derived may do anything."""
+
+
 WRONG = {
+    "derived": (OwnIF(v_reset=None, step_mode="m"), "1, a OwnIF, which is not one of IFNode"),
     "lif": (neuron.LIFNode(v_reset=None, step_mode="m"), "1, a LIFNode, which is not one of IFNode"),
     "hard": (neuron.IFNode(step_mode="m"), r"1, a IFNode that is reset to v_reset = 0.0"),
     "single-step": (neuron.IFNode(v_reset=None), r'1, a IFNode with step_mode="s": call functional.set_step_mode'),

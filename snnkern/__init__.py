@@ -2,7 +2,7 @@
 
 actor = snnkern.load_actor("td3-halfcheetah")
 observations = snnkern.collect(actor, "HalfCheetah-v5")
-snn = snnkern.convert(actor, observations, neuron="mt", timesteps=4, alpha=0.2)
+snn = snnkern.convert(actor, observations, neuron="mt", timesteps=4)
 action = snn.act(observation)
 """
 

@@ -120,7 +120,8 @@ def corrected_actor(snn: SpikingActor) -> Actor:
 
 def _actor_of(layers: Sequence[SpikingLayer | Readout], policy: SpikingActor) -> Actor:
     pairs = [(layer.weight.mT, layer.bias) for layer in layers]
-    return Actor(pairs[:-1], pairs[-1], copy.deepcopy(policy.interface), policy.metadata)
+    actor = Actor(pairs[:-1], pairs[-1], copy.deepcopy(policy.interface), policy.metadata)
+    return actor.to(policy.output.weight.device)
 
 
 def save(policy: Actor | SpikingActor, path: str | os.PathLike[str], *, include_carry: bool = False) -> None:

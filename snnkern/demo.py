@@ -12,11 +12,11 @@ from typing import Any
 from snnkern import environments
 from snnkern.calibration import calibrate, collect
 from snnkern.checkpoints import load_actor
-from snnkern.conversion import convert
 from snnkern.errors import InputError
 from snnkern.evaluation import Sweep, grid, sweep
 from snnkern.files import check_writable, write_atomically
 from snnkern.neurons import NEURON_NAMES
+from snnkern.nn import SpikingActor
 from snnkern.report import check_drawing, performance_figure, summarize_sweep
 from snnkern.rollout import Acts, decision_seconds
 
@@ -99,7 +99,7 @@ def run_demo(
     policies: dict[tuple[str, int] | None, Acts] = {None: actor}
     for setting in settings:
         key = (setting.neuron.name, setting.timesteps)
-        policies[key] = convert(actor, thresholds=thresholds, neuron=setting.neuron, timesteps=setting.timesteps)
+        policies[key] = SpikingActor(actor, thresholds, setting)
     seconds = decision_seconds(policies, observations, progress=lambda d, t: report("time per decision", d, t))
 
     summary = {

@@ -259,7 +259,7 @@ class SpikingActor(Policy):
 
     @property
     def thresholds(self) -> tuple[Tensor, ...]:
-        """θ of every hidden layer, `[N]` each."""
+        """θ of every hidden layer, `[N]` each. They belong to these weights: `snnkern.conversion.corrected_actor`."""
         return tuple(layer.threshold for layer in self.hidden)
 
     def forward(self, observation: Tensor) -> Tensor:

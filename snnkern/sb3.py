@@ -62,7 +62,7 @@ class SB3Policy:
         """
         if not deterministic and self.actor.metadata.get("algorithm", "").upper() == "SAC":
             raise InputError("deterministic=False samples from SAC's distribution, whose mean alone was converted")
-        self.actor.carry = None if state is None else [torch.from_numpy(np.array(carry)) for carry in state]
+        self.actor.carry = None if state is None else [_carry(self.actor, carry) for carry in state]
         if state is not None and episode_start is not None:
             first = np.atleast_1d(np.asarray(episode_start, dtype=bool))
             if first.any() or first.shape != (len(state[0]),):  # which reset refuses
@@ -70,6 +70,8 @@ class SB3Policy:
         action = self.actor.act(observation)
         carry = self.actor.carry
         assert carry is not None
+        if carry[0].dtype == torch.bfloat16:  # which NumPy does not know
+            carry = tuple(value.float() for value in carry)
         return action, tuple(value.cpu().numpy() for value in carry)
 
     def __repr__(self) -> str:
@@ -150,3 +152,8 @@ def _replayed(model: Any, raw: bool) -> NDArray[np.floating]:
     observations = observations.reshape(-1, observations.shape[-1])
     normalize = None if raw else model.get_vec_normalize_env()
     return observations if normalize is None else normalize.normalize_obs(observations)
+
+
+def _carry(actor: SpikingActor, carry: NDArray[np.floating]) -> Tensor:
+    """What `predict` returned, in the actor's dtype."""
+    return torch.from_numpy(np.array(carry)).to(actor.thresholds[0].dtype)

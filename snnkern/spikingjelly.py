@@ -60,10 +60,11 @@ def from_spikingjelly(network: nn.Module, timesteps: int, *, backend: str = "aut
         InputError: the network has no such neurons, or others, each of which is named.
         MissingDependencyError: SpikingJelly is not installed.
     """
-    require("spikingjelly.activation_based.neuron", "spikingjelly", "from_spikingjelly")
+    theirs = require(_NEURONS, "spikingjelly", "from_spikingjelly")
     if not isinstance(network, nn.Module):
         raise InputError(f"network must be a torch.nn.Module, got {type(network).__name__}")
-    neurons = {name: child for name, child in network.named_modules() if type(child).__module__.startswith(_NEURONS)}
+    known = (theirs.BaseNode, theirs.SimpleBaseNode)  # and whatever is derived from them, to be named
+    neurons = {name: child for name, child in network.named_modules() if isinstance(child, known)}
     if problems := [f"{name or 'the network'}, {why}" for name, node in neurons.items() if (why := _unfit(node))]:
         raise InputError(f"cannot convert {'; '.join(problems)}")
     if not neurons:

@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnkern.actors import Actor
-from snnkern.calibration import collect
+from snnkern.calibration import collect, recommended
 from snnkern.conversion import convert
 from snnkern.errors import InputError
 from snnkern.evaluation import backend_name, describe_task, evaluation_record
@@ -227,10 +227,12 @@ _last: list[tuple[Shared, int, Setting, SpikingActor]] = []
 
 
 def _converted(shared: Shared, place: int, setting: Setting) -> SpikingActor:
-    """The spiking actor; the last one is kept, since seeds follow each other."""
+    """The spiking actor; the last one is kept, since seeds and α follow each other and calibration takes seconds."""
     if _last:
         of, where, what, snn = _last[0]
-        if of is shared and (where, what) == (place, setting):
+        if of is shared and (where, replace(what, alpha=setting.alpha)) == (place, setting):
+            alpha = setting.alpha
+            snn.alpha = recommended(setting.neuron)[1] if isinstance(alpha, str) else alpha
             return snn
     subject = shared.subjects[place]
     backend = shared.backends[place]
