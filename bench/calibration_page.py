@@ -1,4 +1,4 @@
-"""The tables of docs/calibration.md, from the sweeps of bench/grids and from what sweeps cannot vary.
+"""The tables of docs/calibration.md and one of README.md, from the sweeps of bench/grids and what sweeps cannot vary.
 
     python bench/calibration_page.py FOLDER
 
@@ -130,6 +130,19 @@ def points(collection: Collection, neuron: str, timesteps: int, calibration: str
     ]
 
 
+def recommended_table(collection: Collection) -> str:
+    """Thresholds at the maximum beside what is recommended, for the README."""
+    lines = [_row("neuron", "T", "thresholds at the maximum", "recommended", "spikes per decision"), "|---" * 5 + "|"]
+    for target in TARGETS:
+        found = {
+            rule: next(point for point in points(collection, *target, rule) if point.setting.alpha == "auto")
+            for rule in ("max", "auto")
+        }
+        ratios = [_percent(found[rule].average) for rule in ("max", "auto")]
+        lines.append(_row(*target, *ratios, f"{found['auto'].spikes:.0f}"))
+    return "\n".join(lines)
+
+
 def rules_table(collection: Collection) -> str:
     """Average performance ratio by rule, at the recommended α."""
     rules = ["max", "percentile:99.9", "gaussian", "mse", "mse:weighted", "mse:linear", "mse:weighted:bias", "auto"]
@@ -215,6 +228,7 @@ def main(
             raise typer.BadParameter(f"no file TD3_*_actor in {folder}")
         write_atomically(RESULTS / "carry.json", json.dumps(measure(files, episodes), indent=1).encode())
     calibration, others = (read_collection(RESULTS / f"{name}.jsonl") for name in ("calibration", "others"))
+    fill(ROOT / "README.md", "recommended", recommended_table(calibration))
     fill(PAGE, "auto", auto_table(calibration))
     fill(PAGE, "rules", rules_table(calibration))
     fill(PAGE, "others", others_table(others))

@@ -2,7 +2,10 @@
 
 import importlib.util
 import itertools
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -148,3 +151,16 @@ def load_module(path: Path):
 
 def load_example(name: str):
     return load_module(Path(__file__).parents[1] / "examples" / f"{name}.py")
+
+
+def run_cases(file: str, marked: str, environment: dict[str, str]) -> None:
+    """Runs a file of tests in a process of its own, so that what it sets or imports reaches no other test."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marked, file],
+        cwd=Path(__file__).resolve().parent,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout

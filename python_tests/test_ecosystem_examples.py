@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import torch
 from builders import cleanrl_state, load_example, make_layers, sac_state
@@ -14,14 +12,6 @@ def test_stable_baselines3_evaluates_the_spiking_actor_as_it_does_the_model(caps
     dense, spiking = load_example("convert_sb3").main(steps=1_000)
     assert spiking == pytest.approx(dense, rel=0.05)
     assert f"spiking  {spiking:8.1f}" in capsys.readouterr().out
-
-
-def test_sbx_models_are_converted_from_memory():
-    pytest.importorskip("sbx", reason="sbx is not installed: pip install 'snnkern[train]'")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # JAX, Flax and TensorFlow Probability have remarks on each other
-        dense, spiking = load_example("convert_sbx").main(steps=1_000)
-    assert spiking == pytest.approx(dense, rel=0.05)
 
 
 def test_cleanrl_checkpoints_are_converted(tmp_path, capsys):

@@ -14,6 +14,7 @@ from torch import nn
 
 import snnkern
 from snnkern import InputError, SpikingActivation, SpikingActor, reference
+from snnkern.neurons import parse_neuron
 
 WIDTHS = (5, 9, 13, 3)
 BACKENDS = [status.name for status in snnkern.backends() if status.available]
@@ -47,9 +48,9 @@ def test_decisions_spikes_and_carries_are_those_of_the_reference(neuron, backend
     scale, bias = torch.tensor([0.5, 2.0, 3.0]).double(), torch.tensor([0.0, -1.0, 1.0]).double()
     interface = {"action_scale": scale, "action_bias": bias, "observation_mean": 0.1, "observation_std": 0.7}
     actor = make_actor(*WIDTHS, dtype=torch.float64, **interface)
-    policy = snnkern.convert(
-        actor, make_observations(200, 5), neuron=neuron, timesteps=5, alpha=0.7, memory=0.6, backend=backend
-    )
+    thresholds = snnkern.calibrate(actor, make_observations(200, 5))
+    dynamics = snnkern.Dynamics(parse_neuron(neuron), 5, alpha=0.7, memory=0.6)
+    policy = snnkern.SpikingActor(actor, thresholds, dynamics, backend=backend)
     hidden = [
         (layer.weight, layer.bias, threshold) for layer, threshold in zip(actor.hidden, policy.thresholds, strict=True)
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import warnings
 import zipfile
@@ -274,7 +275,7 @@ def rewrite(path, **parts):
 
 class _Evil:
     def __reduce__(self):
-        return (print, ("run",))
+        return (os.system, ("echo run",))
 
 
 def test_no_pickle_of_the_zip_is_opened(tmp_path, capsys):
@@ -293,7 +294,9 @@ def test_no_pickle_of_the_zip_is_opened(tmp_path, capsys):
 
     file = io.BytesIO()
     torch.save({"actor.mu.0.weight": _Evil()}, file)
-    with pytest.raises(snnkern.CheckpointError, match=r"policy\.pth asks to run code or build objects \(print\)"):
+    with pytest.raises(
+        snnkern.CheckpointError, match=r"policy\.pth asks to run code or build objects \(posix.system\)"
+    ):
         snnkern.load_actor(rewrite(path, **{"policy.pth": file.getvalue()}))
     with pytest.raises(snnkern.CheckpointError, match=r"holds no policy\.pth: SBX saves parameters as a pickle"):
         snnkern.load_actor(rewrite(path, **{"policy.pth": None}))
@@ -351,22 +354,3 @@ def test_predict_says_what_does_not_fit():
         policy.predict(observations, state, np.ones(3, dtype=bool))
     with pytest.raises(snnkern.InputError, match="must be a SpikingActor"):
         snnkern.SB3Policy(SimpleNamespace())
-
-
-@pytest.mark.filterwarnings("ignore")  # JAX, Flax and TensorFlow Probability have remarks on each other
-def test_sbx_models_act_as_they_did(tmp_path):
-    sbx = pytest.importorskip("sbx", reason="sbx is not installed: pip install 'snnkern[train]'")
-    observations = make_observations(20, 5)
-    for algorithm in (sbx.TD3, sbx.SAC):
-        model = algorithm("MlpPolicy", Space(), policy_kwargs={"net_arch": [17, 9]}, buffer_size=10)
-        actor = snnkern.conversion.dense_actor(snnkern.from_sb3(model, observations).actor)
-        np.testing.assert_allclose(
-            actor.act(observations), model.predict(observations, deterministic=True)[0], atol=1e-5
-        )
-    with pytest.raises(snnkern.CheckpointError, match="SBX saves parameters as a pickle"):
-        snnkern.from_sb3(saved(model, tmp_path), observations)
-    policy = {"activation_fn": __import__("flax").linen.tanh}
-    with pytest.raises(snnkern.InputError, match=r"its activations are .*tanh.*, not ReLU"):
-        snnkern.from_sb3(sbx.TD3("MlpPolicy", Space(), policy_kwargs=policy, buffer_size=10), observations)
-    with pytest.raises(snnkern.InputError, match=r"its actor is sbx.*Simba"):
-        snnkern.from_sb3(sbx.SAC("SimbaPolicy", Space(), buffer_size=10), observations)

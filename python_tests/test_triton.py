@@ -3,45 +3,31 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from builders import run_cases
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
-HERE = Path(__file__).resolve().parent
 
-
-def run_cases(marked: str, interpret: str) -> None:
-    """Runs `triton_cases.py` in a process of its own, so that TRITON_INTERPRET reaches nothing else."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marked, "triton_cases.py"],
-        cwd=HERE,
-        env=os.environ | {"TRITON_INTERPRET": interpret},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout
+def run_triton(marked: str, interpret: str) -> None:
+    run_cases("triton_cases.py", marked, {"TRITON_INTERPRET": interpret})
 
 
 def test_kernels_in_the_interpreter() -> None:
-    run_cases("not long", "1")
+    run_triton("not long", "1")
 
 
 @pytest.mark.long
 def test_more_kernels_in_the_interpreter() -> None:
-    run_cases("long", "1")
+    run_triton("long", "1")
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("marked", ["not long", pytest.param("long", marks=pytest.mark.long)])
 def test_kernels_on_a_gpu(triton_gpu, marked) -> None:
     """The same cases."""
-    run_cases(marked, "0")
+    run_triton(marked, "0")
 
 
 @pytest.mark.parametrize(
