@@ -147,10 +147,10 @@ def test_a_sweep_whose_machines_die_goes_on_elsewhere(cluster, executor, capsys,
     monkeypatch.delenv("RAY_AUTH_MODE")
     with sweeping([*arguments, "--executor", "ray", "--workers", "2"], tmp_path) as process:
         wait_for(lambda: stored() >= 2)
-        victim = workers(process.pid)[0]
+        victim = busy_workers(process.pid)[0]
         os.kill(victim, signal.SIGKILL)
         wait_for(lambda: stored() >= 6)
-        others = workers(process.pid)
+        others = busy_workers(process.pid)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         assert victim not in others
@@ -171,6 +171,13 @@ def test_a_sweep_whose_machines_die_goes_on_elsewhere(cluster, executor, capsys,
     assert len(after) == total
     assert before.items() <= after.items()
     assert run_json(capsys, "sweep", *arguments)["ran"] == 0  # the local executor finds it all
+
+
+def busy_workers(sweep: int) -> list[int]:
+    """As `workers`, when there are any: between two tasks a worker is at none."""
+    found: list[int] = []
+    wait_for(lambda: bool(found.extend(workers(sweep)) or found))
+    return found
 
 
 def workers(sweep: int) -> list[int]:
