@@ -220,8 +220,13 @@ def _draw_panels(panels: Sequence[_Panel], label: str, narrow: bool, *, doubling
         else {where: at for where, at in ticks.items() if isinstance(where, str) or not round(10 * at) % 2}
     )
     axes[0].set_xticks(list(shown.values()), [plain(where) for where in shown])
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)
+    named: dict[str, Any] = {}  # a panel need not have every neuron
+    for axis in axes:
+        handles, labels = axis.get_legend_handles_labels()
+        named |= {label: handle for label, handle in zip(labels, handles, strict=True) if label not in named}
+    figure.legend(
+        list(named.values()), list(named), loc="outside lower center", ncols=min(len(named), 4), frameon=False
+    )
     return figure
 
 
