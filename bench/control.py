@@ -21,10 +21,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 import snnkern
-from snnkern.evaluation import Evaluation, Sweep, average_performance_ratio, grid, sweep
+from snnkern.evaluation import Evaluation, average_performance_ratio, grid
 from snnkern.files import write_atomically
 from snnkern.neurons import NEURON_NAMES
 from snnkern.report import summarize_sweep
+from snnkern.study import sweep
 
 ROOT = Path(__file__).parents[1]
 TIMESTEPS = (2, 4, 8, 16)
@@ -42,24 +43,23 @@ def measure(files: list[Path], episodes: int, store: Path) -> dict[str, Any]:
             algorithm, env, _ = file.name.split("_")
             bar = progress.add_task(f"{algorithm} {env}", total=None)
             actor = snnkern.load_actor(file)
-            thresholds = snnkern.calibrate(actor, snnkern.collect(actor, env, 10_000, seed=0))
+            # A dense actor fails in a few of a hundred episodes: ten would decide by chance what all the others are
+            # divided by.
             measured = sweep(
                 actor,
                 env,
                 settings,
-                thresholds=thresholds,
+                observations=snnkern.collect(actor, env, 10_000, seed=0),
+                calibration="max",
                 episodes=episodes,
+                dense_episodes=DENSE_EPISODES,
                 store=store,
                 workers=os.cpu_count() or 1,
                 progress=lambda done, total, bar=bar: progress.update(bar, completed=done, total=total),
             )
-            # A dense actor fails in a few of a hundred episodes: ten would decide by chance what all the others are
-            # divided by.
-            dense = sweep(actor, env, [], thresholds=thresholds, episodes=DENSE_EPISODES, store=store).dense
-            measured = Sweep(dense, measured.results)
             environments[f"{algorithm} {env}"] = summarize_sweep(measured)
             for index, (_, evaluation) in enumerate(measured.results):
-                pairs[index].append((evaluation, dense))
+                pairs[index].append((evaluation, measured.dense))
     averages = []
     for index, setting in enumerate(settings):
         ratio = average_performance_ratio(pairs[index])

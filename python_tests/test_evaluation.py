@@ -1,11 +1,8 @@
-"""Evaluation in real environments, intervals, and sweeps that resume."""
+"""Evaluation in real environments, intervals, settings."""
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +16,7 @@ from test_rollout import random_actor
 
 import snnkern
 from snnkern import evaluation
-from snnkern.evaluation import Evaluation, evaluate, grid, sweep
+from snnkern.evaluation import Evaluation, evaluate, grid
 
 
 def short_cheetah():
@@ -140,133 +137,12 @@ def test_grid_has_every_combination() -> None:
         grid(["lif"], [2])
 
 
+def test_alpha_is_the_recommended_one_unless_given() -> None:
+    assert [setting.alpha for setting in grid(["if", "mt"], [2])] == [0.2, 0.0]
+    assert [setting.alpha for setting in grid(["mt"], [2], [0.5, "auto"])] == [0.5, 0.0]
+
+
 def test_levels_reach_the_neurons_that_have_them() -> None:
     first, second = grid(["if", "dc"], [2], [0.0], levels=6)
     assert first.neuron == snnkern.IF()
     assert second.neuron == snnkern.DC(levels=6)
-
-
-class TestSweep:
-    """With `evaluate` replaced by a count: what a sweep runs, keeps and reuses."""
-
-    @pytest.fixture(autouse=True)
-    def count(self, monkeypatch) -> None:
-        self.ran: list[str] = []
-        self.seeds: list[int] = []
-
-        def fake(policy, env, *, episodes, seed):
-            name = policy.dynamics.neuron.name if isinstance(policy, snnkern.SpikingActor) else "dense"
-            if name == getattr(self, "breaks_at", None):
-                raise KeyboardInterrupt
-            self.ran.append(name)
-            self.seeds.append(seed)
-            return Evaluation((float(len(self.ran)), 2.0), (1, 1), ())
-
-        monkeypatch.setattr(evaluation, "evaluate", fake)
-
-    def run(self, store: Path | None, neurons=("if", "snm", "mt"), **changed):
-        actor = changed.pop("actor", None) or snnkern.load_actor("td3-halfcheetah")
-        thresholds = changed.pop("thresholds", [torch.ones(256), torch.ones(256)])
-        settings = grid(neurons, [4], [0.0])
-        return sweep(actor, "HalfCheetah-v5", settings, thresholds=thresholds, store=store, **changed)
-
-    def test_finished_settings_are_not_run_again(self, tmp_path) -> None:
-        first = self.run(tmp_path)
-        assert self.ran == ["dense", "if", "snm", "mt"]
-        assert self.run(tmp_path) == first
-        assert len(self.ran) == 4
-
-    def test_an_interrupted_sweep_goes_on_where_it_was(self, tmp_path) -> None:
-        self.breaks_at = "snm"
-        with pytest.raises(KeyboardInterrupt):
-            self.run(tmp_path)
-        self.breaks_at = None
-        self.ran.clear()
-        result = self.run(tmp_path)
-        assert self.ran == ["snm", "mt"]
-        assert [setting.neuron.name for setting, _ in result.results] == ["if", "snm", "mt"]
-
-    @pytest.mark.parametrize("changed", ["seed", "episodes", "thresholds", "actor"])
-    def test_a_result_is_reused_only_where_all_is_the_same(self, tmp_path, changed) -> None:
-        self.run(tmp_path, neurons=["if"])
-        other = snnkern.load_actor("td3-halfcheetah")
-        other.output.bias[0] += 1e-3
-        value = {"seed": 1, "episodes": 3, "thresholds": [torch.ones(256), torch.full((256,), 2.0)], "actor": other}
-        self.ran.clear()
-        self.run(tmp_path, neurons=["if"], **{changed: value[changed]})
-        assert "if" in self.ran
-
-    @pytest.mark.parametrize("field", ["timesteps", "alpha", "memory", "clip"])
-    def test_a_result_belongs_to_its_setting_alone(self, tmp_path, field) -> None:
-        first = snnkern.Dynamics(snnkern.MT(), 4, alpha=0.2, memory=0.1, clip=0.5)
-        other = replace(first, **{field: {"timesteps": 5}.get(field, 0.3)})
-        actor, thresholds = snnkern.load_actor("td3-halfcheetah"), [torch.ones(256), torch.ones(256)]
-        for setting in (first, other):
-            sweep(actor, "HalfCheetah-v5", [setting], thresholds=thresholds, store=tmp_path)
-        assert self.ran == ["dense", "mt", "mt"]
-
-    def test_another_backend_or_version_runs_again(self, tmp_path, monkeypatch) -> None:
-        self.run(tmp_path, neurons=["if"])
-        self.run(tmp_path, neurons=["if"], backend="reference")
-        assert self.ran == ["dense", "if", "if"]
-        monkeypatch.setattr(evaluation, "_version", lambda package: "another")
-        self.run(tmp_path, neurons=["if"])
-        assert self.ran == ["dense", "if", "if", "dense", "if"]
-
-    def test_the_seed_reaches_every_evaluation(self) -> None:
-        self.run(None, seed=17)
-        assert self.seeds == [17] * 4
-
-    def test_without_a_store_everything_runs(self) -> None:
-        self.run(None)
-        self.run(None)
-        assert len(self.ran) == 8
-
-    def test_a_damaged_result_is_named(self, tmp_path) -> None:
-        self.run(tmp_path, neurons=["if"])
-        for file in tmp_path.iterdir():
-            file.write_text("{")
-        with pytest.raises(snnkern.InputError, match=r"\.json is not a stored result.*delete it"):
-            self.run(tmp_path, neurons=["if"])
-
-    def test_stored_results_say_what_they_belong_to(self, tmp_path) -> None:
-        self.run(tmp_path, neurons=["mt"])
-        records = [json.loads(file.read_text())["task"] for file in tmp_path.iterdir()]
-        assert {record["environment"] for record in records} == {"HalfCheetah-v5"}
-        assert [record["setting"]["neuron"]["levels"] for record in records if record["setting"]] == [4]
-
-    def test_progress_counts_what_was_found_and_what_was_run(self, tmp_path) -> None:
-        self.run(tmp_path, neurons=["if"])
-        heard: list[tuple[int, int]] = []
-        self.run(tmp_path, progress=lambda done, total: heard.append((done, total)))
-        assert heard == [(2, 4), (3, 4), (4, 4)]
-
-    def test_bad_input_is_refused_before_anything_runs(self, tmp_path) -> None:
-        with pytest.raises(snnkern.InputError, match="workers must be a whole number of at least 1, got 0"):
-            self.run(tmp_path, workers=0)
-        with pytest.raises(snnkern.InputError, match="no environment 'Nothing-v0'"):
-            sweep(random_actor(), "Nothing-v0", [], thresholds=[])
-        with pytest.raises(snnkern.InputError, match="the actor's observations are"):
-            sweep(random_actor(), "HalfCheetah-v5", [], thresholds=[])
-        actor, ones = snnkern.load_actor("td3-halfcheetah"), [torch.ones(256), torch.ones(256)]
-        for wrong, message in (
-            ({"settings": ["if"]}, "a setting is a Dynamics"),
-            ({"env": lambda: None}, "registered name, got function"),
-            ({"thresholds": ones[:1], "settings": grid(["if"], [2])}, "2 hidden layers, got 1 thresholds"),
-        ):
-            arguments = {"env": "HalfCheetah-v5", "settings": [], "thresholds": ones} | wrong
-            with pytest.raises(snnkern.InputError, match=message):
-                sweep(actor, **arguments)
-        (tmp_path / "file").write_text("")
-        with pytest.raises(snnkern.InputError, match="cannot make the folder"):
-            self.run(tmp_path / "file")
-        assert self.ran == []
-
-
-def test_two_processes_give_what_one_gives(cheetah, tmp_path) -> None:
-    actor, thresholds = cheetah
-    settings = grid(["if", "dc"], [2], [0.2])
-    arguments = {"thresholds": thresholds, "episodes": 1, "seed": 3}
-    alone = sweep(actor, "HalfCheetah-v5", settings, **arguments)
-    assert sweep(actor, "HalfCheetah-v5", settings, workers=2, store=tmp_path, **arguments) == alone
-    assert len(list(tmp_path.iterdir())) == 3

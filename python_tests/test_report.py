@@ -14,8 +14,9 @@ from matplotlib import image
 
 import snnkern
 from snnkern import report
-from snnkern.evaluation import Evaluation, Sweep, grid
+from snnkern.evaluation import Evaluation, grid
 from snnkern.report import performance_figure, summarize_sweep
+from snnkern.study import Sweep
 
 
 @pytest.fixture

@@ -32,7 +32,14 @@ from snnkern.results import collect_results
 from snnkern.store import Store, read_records, write_records
 from snnkern.study import Setting, found_in, run_study
 
-SMALL = {"actors": ["tiny.safetensors"], "neurons": ["if"], "timesteps": [2], "alphas": [0.2], "calibration_steps": 50}
+SMALL = {
+    "actors": ["tiny.safetensors"],
+    "neurons": ["if"],
+    "timesteps": [2],
+    "alphas": [0.2],
+    "calibrations": ["max"],
+    "calibration_steps": 50,
+}
 
 
 @pytest.fixture

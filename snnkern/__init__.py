@@ -21,13 +21,14 @@ from snnkern.calibration import Auto, Fitted, Max, Percentile, calibrate, collec
 from snnkern.checkpoints import actor_from_module, actor_from_state_dict, load_actor
 from snnkern.conversion import convert, load, save
 from snnkern.errors import CheckpointError, Error, InputError, MissingDependencyError
-from snnkern.evaluation import Evaluation, evaluate, grid, sweep
+from snnkern.evaluation import Evaluation, evaluate, grid
 from snnkern.feedforward import SpikingNetwork, spikify
 from snnkern.neurons import DC, IF, MT, SNM, Dynamics, Neuron
 from snnkern.nir import to_nir
 from snnkern.nn import SpikingActivation, SpikingActor
 from snnkern.sb3 import SB3Policy, from_sb3
 from snnkern.spikingjelly import from_spikingjelly
+from snnkern.study import sweep
 
 __all__ = [
     "DC",

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
@@ -22,11 +22,13 @@ import snnkern
 from snnkern import benchmark, conversion, zoo
 from snnkern._backends import choices, rule
 from snnkern.actors import Actor
-from snnkern.calibration import calibrate, parse_calibration
+from snnkern.calibration import parse_calibration
 from snnkern.checkpoints import load_actor
 from snnkern.cli_analysis import analyze_command, energy_command
 from snnkern.cli_options import (
     _ACTOR,
+    _alpha,
+    _arguments,
     _Backend,
     _Calibration,
     _collect,
@@ -37,7 +39,6 @@ from snnkern.cli_options import (
     _Json,
     _Levels,
     _list,
-    _number,
     _Observations,
     _observations,
     _print_json,
@@ -51,7 +52,7 @@ from snnkern.cli_options import (
 from snnkern.cli_sweep import report_command, sweep_command
 from snnkern.demo import run_demo
 from snnkern.errors import Error, InputError
-from snnkern.evaluation import evaluate, grid, sweep
+from snnkern.evaluation import evaluate, grid
 from snnkern.files import check_writable, write_atomically
 from snnkern.neurons import NEURON_NAMES
 from snnkern.nn import SpikingActor
@@ -64,6 +65,7 @@ from snnkern.report import (
     summarize_sweep,
     write_png,
 )
+from snnkern.study import sweep
 from snnkern.tables import console, print_benchmark, print_evaluation, print_sweep
 from snnkern.timing import busy, machine
 
@@ -162,14 +164,11 @@ def convert(
     Example: snnkern convert td3-halfcheetah snn.safetensors --neuron mt --timesteps 4
     """
     rule = parse_calibration(calibration)
-    chosen: Any = _number(alpha)
-    (setting,) = grid([neuron], [timesteps], [0.0 if chosen == "auto" else chosen], [memory], levels)
+    (setting,) = grid([neuron], [timesteps], _list("--alpha", alpha, _alpha), [memory], levels)
     check_writable(output)
     dense = load_actor(actor, action_scale=action_scale)
     data = _observations(dense, observations, env, steps, seed)
-    snn = conversion.convert(
-        dense, data, neuron=setting.neuron, timesteps=timesteps, alpha=chosen, memory=memory, calibration=rule
-    )
+    snn = conversion.convert(dense, data, **_arguments(setting), calibration=rule)
     conversion.save(snn, output)
     dead = [int((threshold == 0).sum()) for threshold in snn.thresholds]
     if as_json:
@@ -192,14 +191,14 @@ def evaluate_command(
         str | None, typer.Option("--timesteps", "-T", help="With --neuron: T, one or several, 4,8,16 (default 8).")
     ] = None,
     alpha: Annotated[
-        str | None, typer.Option("--alpha", help="With --neuron: α of CRPI, one or several (default 0,0.2).")
+        str | None, typer.Option("--alpha", help="With --neuron: α of CRPI, one or several (default auto).")
     ] = None,
     memory: Annotated[
         str | None, typer.Option("--memory", help="With --neuron: μ, one or several (default 0).")
     ] = None,
     levels: _Levels = None,
     calibration: Annotated[
-        str | None, typer.Option("--calibration", help="With --neuron: max (default), percentile or percentile:P.")
+        str | None, typer.Option("--calibration", help="With --neuron: as snnkern convert takes it (default auto).")
     ] = None,
     env: _Env = None,
     steps: _Steps = None,
@@ -259,24 +258,25 @@ def evaluate_command(
 
     if not isinstance(loaded, Actor):
         raise InputError(f"{policy} is a spiking actor already: --neuron converts a dense one")
-    rule = parse_calibration("max" if calibration is None else calibration)
+    rule = parse_calibration("auto" if calibration is None else calibration)
     if figure:
         check_drawing()
         check_writable(figure)
     settings = grid(
         _list("--neuron", neuron, str),
         _list("--timesteps", "8" if timesteps is None else timesteps, int),
-        _list("--alpha", "0,0.2" if alpha is None else alpha, float),
+        _list("--alpha", "auto" if alpha is None else alpha, _alpha),
         _list("--memory", "0" if memory is None else memory, float),
         levels,
     )
-    thresholds = calibrate(loaded, _collect(loaded, name, steps, seed), rule)
+    observations = _collect(loaded, name, steps, seed)
     with _progress() as report:
         measured = sweep(
             loaded,
             name,
             settings,
-            thresholds=thresholds,
+            observations=observations,
+            calibration=rule,
             episodes=episodes,
             seed=episode_seed,
             store=store,
@@ -335,7 +335,6 @@ def bench(
     settings = grid(
         NEURON_NAMES if neuron is None else _list("--neuron", neuron, str),
         [4, 8] if timesteps is None else _list("--timesteps", timesteps, int),
-        [0.2],
         levels=levels,
     )
     for file in (output, figure):

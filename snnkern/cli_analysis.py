@@ -19,6 +19,8 @@ from snnkern.analysis_tables import print_analysis, print_energy, print_energy_o
 from snnkern.calibration import parse_calibration
 from snnkern.cli_options import (
     _CALIBRATION_STEPS,
+    _alpha,
+    _arguments,
     _Backend,
     _collect,
     _Env,
@@ -40,7 +42,7 @@ from snnkern.energy import Energies, dense_cost, spiking_cost
 from snnkern.errors import require
 from snnkern.evaluation import grid
 from snnkern.files import check_writable, write_atomically
-from snnkern.neurons import NEURON_NAMES, Dynamics
+from snnkern.neurons import NEURON_NAMES
 from snnkern.nn import SpikingActor
 from snnkern.report import check_drawing
 from snnkern.timing import machine
@@ -60,7 +62,7 @@ def analyze_command(
     ] = None,
     memory: Annotated[float | None, typer.Option("--memory", help="μ, how much of the old carry stays.")] = None,
     levels: _Levels = None,
-    calibration: Annotated[str | None, typer.Option("--calibration", help="As for convert; default max.")] = None,
+    calibration: Annotated[str | None, typer.Option("--calibration", help="As for convert; default auto.")] = None,
     env: _Env = None,
     steps: _Steps = None,
     seed: _Seed = None,
@@ -93,7 +95,7 @@ def analyze_command(
     environment = environments.make(name)
     environments.check_spaces(loaded.interface, environment.observation_space, environment.action_space)
     environment.close()
-    rule = parse_calibration("max" if calibration is None else calibration)
+    rule = parse_calibration("auto" if calibration is None else calibration)
     if isinstance(loaded, SpikingActor):
         wanted = {"--neuron": neuron, "--timesteps": timesteps, "--alpha": alpha, "--memory": memory}
         data = {"--calibration": calibration, "--steps": steps, "--seed": seed}
@@ -150,10 +152,10 @@ def energy_command(
     policy: Annotated[str, typer.Argument(help="A zoo actor, a checkpoint, or what snnkern convert wrote.")],
     neuron: Annotated[str | None, typer.Option("--neuron", help="One or several (default if,snm,mt,dc).")] = None,
     timesteps: Annotated[str | None, typer.Option("--timesteps", "-T", help="T, one or several (default 4,8).")] = None,
-    alpha: Annotated[str | None, typer.Option("--alpha", help="α of CRPI, one or several (default 0.2).")] = None,
+    alpha: Annotated[str | None, typer.Option("--alpha", help="α of CRPI, one or several (default auto).")] = None,
     memory: Annotated[str | None, typer.Option("--memory", help="μ, one or several (default 0).")] = None,
     levels: _Levels = None,
-    calibration: Annotated[str | None, typer.Option("--calibration", help="As for convert; default max.")] = None,
+    calibration: Annotated[str | None, typer.Option("--calibration", help="As for convert; default auto.")] = None,
     env: _Env = None,
     steps: _Steps = None,
     seed: _Seed = None,
@@ -191,7 +193,7 @@ def energy_command(
     * snnkern energy snn.safetensors --observations observations.npy --by-layer
     """
     energies = Energies(multiplication, addition, scaling, read)
-    rule = parse_calibration("max" if calibration is None else calibration)
+    rule = parse_calibration("auto" if calibration is None else calibration)
     loaded = conversion.load_policy(policy, action_scale=action_scale, backend=backend)
     for file in (output, figure):
         if file:
@@ -211,7 +213,7 @@ def energy_command(
         settings = grid(
             NEURON_NAMES if neuron is None else _list("--neuron", neuron, str),
             [4, 8] if timesteps is None else _list("--timesteps", timesteps, int),
-            [0.2] if alpha is None else _list("--alpha", alpha, float),
+            _list("--alpha", "auto" if alpha is None else alpha, _alpha),
             [0.0] if memory is None else _list("--memory", memory, float),
             levels,
         )
@@ -270,13 +272,3 @@ def energy_command(
     print_energy(summary)
     if by_layer:
         print_energy_of_layers(summary)
-
-
-def _arguments(setting: Dynamics) -> dict[str, Any]:
-    """What `convert` calls the parts of a setting."""
-    return {
-        "neuron": setting.neuron,
-        "timesteps": setting.timesteps,
-        "alpha": setting.alpha,
-        "memory": setting.memory,
-    }

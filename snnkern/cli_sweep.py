@@ -53,10 +53,12 @@ def sweep_command(
     ] = None,
     neuron: Annotated[str | None, typer.Option("--neuron", help="Default if,snm,mt,dc.")] = None,
     timesteps: Annotated[str | None, typer.Option("--timesteps", "-T", help="T, default 2,4,8.")] = None,
-    alpha: Annotated[str | None, typer.Option("--alpha", help="α of CRPI, default 0,0.2.")] = None,
+    alpha: Annotated[str | None, typer.Option("--alpha", help="α of CRPI, default auto.")] = None,
     memory: Annotated[str | None, typer.Option("--memory", help="μ, default 0.")] = None,
     levels: _Levels = None,
-    calibration: Annotated[str | None, typer.Option("--calibration", help="Thresholds, default max.")] = None,
+    calibration: Annotated[
+        str | None, typer.Option("--calibration", help="As snnkern convert takes it, default auto.")
+    ] = None,
     seeds: Annotated[
         str | None, typer.Option("--seeds", help="Seeds of first episodes, default 1000; a task for each.")
     ] = None,

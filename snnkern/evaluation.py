@@ -1,4 +1,4 @@
-"""Control performance: returns, performance ratios with confidence intervals, and sweeps over many settings."""
+"""Control performance: returns, performance ratios with confidence intervals; settings, and what is kept of each."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from torch import Tensor
 
 from snnkern import _backends, environments
 from snnkern.actors import Actor
+from snnkern.calibration import recommended
 from snnkern.errors import InputError, check_whole, require
-from snnkern.executors import LocalExecutor
 from snnkern.neurons import Dynamics, Neuron, parse_neuron
 from snnkern.nn import SpikingActor
 from snnkern.rollout import Acts, rollout
-from snnkern.store import Record, Store, complete
+from snnkern.store import Record
 
 if TYPE_CHECKING:
     import gymnasium
@@ -150,106 +149,22 @@ def evaluate(
 def grid(
     neurons: Iterable[str | Neuron],
     timesteps: Iterable[int],
-    alphas: Iterable[float] = (0.0, 0.2),
+    alphas: Iterable[float | Literal["auto"]] = ("auto",),
     memories: Iterable[float] = (0.0,),
     levels: int | None = None,
 ) -> list[Dynamics]:
     """Every combination of neuron, T, α and μ, as settings for `sweep`.
 
+    An α of "auto" is the one that is recommended for the neuron (`snnkern.calibration.recommended`).
+
     Raises:
         InputError: a parameter is out of range.
     """
+    kinds = [parse_neuron(neuron, levels) for neuron in neurons]
     return [
-        Dynamics(parse_neuron(neuron, levels), steps, alpha, memory)
-        for neuron, steps, alpha, memory in itertools.product(neurons, timesteps, alphas, memories)
+        Dynamics(kind, steps, recommended(kind)[1] if alpha == "auto" else alpha, memory)
+        for kind, steps, alpha, memory in itertools.product(kinds, timesteps, alphas, memories)
     ]
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """The dense actor and its spiking versions in one environment.
-
-    Attributes:
-        dense: the dense actor's evaluation.
-        results: the spiking versions', in the order of the settings.
-    """
-
-    dense: Evaluation
-    results: tuple[tuple[Dynamics, Evaluation], ...]
-
-
-def sweep(
-    actor: Actor,
-    env: str,
-    settings: Sequence[Dynamics],
-    *,
-    thresholds: Sequence[Tensor],
-    episodes: int = 10,
-    seed: int = 1000,
-    store: Path | str | None = None,
-    workers: int = 1,
-    backend: str = "auto",
-    progress: Callable[[int, int], None] | None = None,
-) -> Sweep:
-    """Evaluates the dense actor and one spiking version for every setting, all over the same episodes.
-
-    A finished setting is written to the store at once and is not run again: an interrupted sweep goes on where it was,
-    and a larger one reuses a smaller one's results. A result is reused only where actor, thresholds, environment,
-    setting, episodes, seed, backend and the versions of snnkern, torch, Gymnasium and MuJoCo are the same.
-
-    Args:
-        actor: the dense actor.
-        env: a registered name.
-        settings: what to evaluate; see `grid`.
-        thresholds: θ of every hidden layer, `[N]` each; see `calibrate`.
-        episodes: per setting.
-        seed: seed of the first episode.
-        store: folder for finished settings, made where it is missing; None keeps nothing.
-        workers: processes that share the work. With more than one, a script needs `if __name__ == "__main__":`.
-        backend: a name from `snnkern.backends()`, or "auto".
-        progress: called with the number of finished evaluations and of all.
-
-    Raises:
-        InputError: the environment does not exist or does not fit the actor; the store cannot be written.
-    """
-    for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0), ("workers", workers, 1)):
-        check_whole(name, value, least)
-    if not isinstance(actor, Actor):
-        raise InputError(f"actor must be an Actor (see load_actor), got {type(actor).__name__}")
-    if not isinstance(env, str):
-        raise InputError(f"a sweep takes the environment's registered name, got {type(env).__name__}")
-    for setting in settings:
-        if not isinstance(setting, Dynamics):
-            raise InputError(f"a setting is a Dynamics (see grid), got {setting!r}")
-        SpikingActor(actor, thresholds, setting, backend=backend)  # refuses what does not fit before anything runs
-    environment = environments.make(env)
-    environments.check_spaces(actor.interface, environment.observation_space, environment.action_space)
-    environment.close()
-    given = tuple(thresholds)
-    digest = thresholds_digest(given)
-    tasks = [
-        _Task(actor, given, digest, env, setting, episodes, seed, backend)
-        for setting in (None, *dict.fromkeys(settings))
-    ]
-    kept = None if store is None else Store(Path(store))
-    done: dict[_Task, Evaluation] = {}
-    for task in tasks:
-        if kept and (found := kept.read(task.description())):
-            done[task] = Evaluation.from_record(found)
-    report = progress or (lambda finished, total: None)
-    report(len(done), len(tasks))
-
-    def finished(task: _Task, record: Record) -> None:
-        done[task] = Evaluation.from_record(record)
-        report(len(done), len(tasks))
-
-    left = [task for task in tasks if task not in done]
-    executor = LocalExecutor(workers)
-    failed = complete(left, _run, None, describe=_Task.description, store=kept, executor=executor, finished=finished)
-    for error in failed.values():
-        raise error
-    evaluations = {task.setting: done[task] for task in tasks}
-    return Sweep(evaluations[None], tuple((setting, evaluations[setting]) for setting in settings))
 
 
 def describe_task(
@@ -314,36 +229,6 @@ def thresholds_digest(thresholds: Iterable[Tensor]) -> str:
     for threshold in thresholds:
         digest.update(threshold.detach().cpu().double().numpy().tobytes())
     return digest.hexdigest()
-
-
-@dataclass(frozen=True, eq=False)
-class _Task:
-    """One evaluation of a sweep; the dense actor's where `setting` is None."""
-
-    actor: Actor
-    thresholds: tuple[Tensor, ...]
-    digest: str
-    env: str
-    setting: Dynamics | None
-    episodes: int
-    seed: int
-    backend: str
-
-    def description(self) -> dict[str, Any]:
-        """All that the result depends on."""
-        setting = None if self.setting is None else self.setting.to_dict()
-        calibration = None if self.setting is None else {"thresholds": self.digest}
-        numbers: Any = {"episodes": self.episodes, "seed": self.seed}
-        backend = backend_name(self.actor, self.backend)
-        return describe_task(self.actor.fingerprint(), self.env, setting, calibration, **numbers, backend=backend)
-
-
-def _run(shared: None, task: _Task) -> Record:
-    policy: Actor | SpikingActor = task.actor
-    if task.setting is not None:
-        policy = SpikingActor(task.actor, task.thresholds, task.setting, backend=task.backend)
-    name = task.actor.metadata.get("algorithm", "")
-    return evaluation_record(policy, name, task.env, task.episodes, task.seed)
 
 
 @functools.cache

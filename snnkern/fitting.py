@@ -28,7 +28,8 @@ _CORRECTIONS: tuple[str, ...] = get_args(Correction)
 # Candidates for θ as fractions of the largest activation: geometric, since an error of θ counts by its ratio.
 CANDIDATES = tuple(float(fraction) for fraction in np.geomspace(0.2, 1.3, 20))
 _ITERATIONS = 100
-_ROWS = 10_000  # what `collect` gives; fewer make a worse fit, and which ones they are matters more
+_ROWS = 30_000  # what `collect` gives: with a third of them, returns depend on which ones they are
+_FEW = 10_000  # as many as one number per neuron needs
 _FIRST_GUESS = 0.2  # of z's deviation: how large its errors may be
 # A drive lower than this many deviations below 0 counts this much, where others count about 1.
 _NEAR, _FAR = 0.5, 0.01
@@ -68,7 +69,7 @@ def fit(
 
     Args:
         actor: the dense actor.
-        observations: `[S, observation_dim]`, finite, or an iterable of such batches; at most 10,000 of them are used,
+        observations: `[S, observation_dim]`, finite, or an iterable of such batches; at most 30,000 of them are used,
             taken at even distances.
         neuron: as for `convert`.
         timesteps: T.
@@ -105,9 +106,10 @@ def fit(
     counted = None
     if weighted:
         # The slope of tanh is taken over the errors that are there: a first fit, uncorrected, tells how large they are.
-        z = actor.output(activations[-1])
-        guess = sensitivity(actor, activations, _FIRST_GUESS * z.std(dim=0, unbiased=False))
-        _, output = _fit(actor, signal, activations, replace(settings, correction="none"), guess)
+        few = [_thin(activation) for activation in activations]
+        z = actor.output(few[-1])
+        guess = sensitivity(actor, few, _FIRST_GUESS * z.std(dim=0, unbiased=False))
+        _, output = _fit(actor, _thin(signal), few, replace(settings, correction="none"), guess)
         deviation = (actor.output(output) - z).square().mean(dim=0).sqrt()
         counted = sensitivity(actor, activations, deviation)
     return _fit(actor, signal, activations, settings, counted)[0]
@@ -143,8 +145,10 @@ def _fit(
         current = ops.linear(sent, weight.T.contiguous(), None if own_bias is not None else bias)
         maximum = activation.amax(dim=0)
         if settings.rule == "mse":
-            importance = counted.hidden[index] if counted else None
-            threshold = least_error_threshold(current, activation, settings.plain, bias=own_bias, importance=importance)
+            importance = _thin(counted.hidden[index]) if counted else None
+            threshold = least_error_threshold(
+                _thin(current), _thin(activation), settings.plain, bias=own_bias, importance=importance
+            )
         else:
             mean = sent if sent.dim() == 2 else _decode(sent, kind)
             threshold = gaussian_threshold(mean @ weight.T + bias, kind.levels, settings.plain.timesteps)
@@ -304,6 +308,11 @@ def _corrected(
     elif counted:
         importance = counted.output
     return least_squares(output, wanted, weight, bias, settings.ridge, importance)
+
+
+def _thin(states: Tensor) -> Tensor:
+    """At most about `_FEW` of the states in `[…, S, N]`, at even distances."""
+    return states[..., :: -(-states.shape[-2] // _FEW), :]
 
 
 def _decode(spikes: Tensor, neuron: Neuron) -> Tensor:

@@ -28,9 +28,9 @@ _DEFAULTS: dict[str, Any] = {
     "environments": [],
     "neurons": ["if", "snm", "mt", "dc"],
     "timesteps": [2, 4, 8],
-    "alphas": [0.0, 0.2],
+    "alphas": ["auto"],
     "memories": [0.0],
-    "calibrations": ["max"],
+    "calibrations": ["auto"],
     "levels": None,
     "seeds": [1000],
     "episodes": 10,
@@ -154,7 +154,7 @@ def _settings(part: Mapping[str, Any]) -> Iterator[Setting]:
     for neuron, timesteps, alpha, memory, calibration in itertools.product(*(_list(part, key) for key in keys)):
         check_whole("timesteps (T)", timesteps, least=1)
         if not isinstance(calibration, str):
-            raise InputError(f"a calibration is a name such as 'max', got {calibration!r}")
+            raise InputError(f"a calibration is a name such as 'auto', got {calibration!r}")
         numbers = _number("alpha (α)", alpha), _number("memory (μ)", memory)
         yield Setting(parse_neuron(neuron, levels), timesteps, *numbers, calibration)
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from snnkern.benchmark import ACT, DENSE, LOOP, TENSOR, Benchmark
 from snnkern.errors import require
-from snnkern.evaluation import Evaluation, Interval, Sweep
+from snnkern.evaluation import Evaluation, Interval
 from snnkern.files import write_atomically
+from snnkern.study import Sweep
 from snnkern.timing import busy, quartiles
 
 

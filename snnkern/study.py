@@ -1,6 +1,7 @@
 """Studies: actors in environments, settings and seeds, run as tasks whose results are kept.
 
 One task is one actor in one environment with one setting and one seed: its episodes' returns, lengths and spikes.
+`sweep` is the study of one actor.
 """
 
 from __future__ import annotations
@@ -8,21 +9,24 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from snnkern import environments
 from snnkern.actors import Actor
-from snnkern.calibration import collect, recommended
+from snnkern.calibration import Calibration, as_tensor, check_observations, collect, parse_calibration, recommended
 from snnkern.conversion import convert
-from snnkern.errors import InputError
-from snnkern.evaluation import backend_name, describe_task, evaluation_record
-from snnkern.executors import Executor, Failure
+from snnkern.errors import InputError, check_whole
+from snnkern.evaluation import Evaluation, backend_name, describe_task, evaluation_record
+from snnkern.executors import Executor, Failure, LocalExecutor
 from snnkern.files import write_atomically
 from snnkern.neurons import Dynamics, Neuron
 from snnkern.nn import SpikingActor
@@ -41,6 +45,7 @@ class Setting:
         alpha: α, or a name that `convert` knows.
         memory: μ, likewise.
         calibration: a name that `convert` knows.
+        clip: κ.
     """
 
     neuron: Neuron
@@ -48,13 +53,20 @@ class Setting:
     alpha: float | str
     memory: float | str
     calibration: str
+    clip: float = 0.5
 
     def to_dict(self) -> dict[str, Any]:
         """As `Dynamics.to_dict`, with names where there are names."""
         given = {"alpha": self.alpha, "memory": self.memory}
         names = {name: value for name, value in given.items() if isinstance(value, str)}
         numbers: dict[str, Any] = {name: 0.0 if name in names else value for name, value in given.items()}
-        return {**Dynamics(self.neuron, self.timesteps, **numbers).to_dict(), **names}
+        return {**Dynamics(self.neuron, self.timesteps, **numbers, clip=self.clip).to_dict(), **names}
+
+    def recommended(self) -> dict[str, Any]:
+        """What "auto" stands for in it, by its name; another version may recommend something else."""
+        rule, alpha = recommended(self.neuron)
+        meant = {"calibration": str(rule), "alpha": alpha}
+        return {name: meaning for name, meaning in meant.items() if getattr(self, name) == "auto"}
 
     def arguments(self) -> dict[str, Any]:
         """What `convert` is called with."""
@@ -69,11 +81,13 @@ class Subject:
         name: the actor's, for people: a zoo name or a file's.
         actor: the dense actor.
         environment: a registered name.
+        observations: what it is calibrated on, `[N, observation_dim]`; None where it has yet to collect them.
     """
 
     name: str
     actor: Actor
     environment: str
+    observations: NDArray[np.floating] | None = None
 
 
 @dataclass(frozen=True)
@@ -125,11 +139,9 @@ class Study:
         setting, calibration = None, None
         if task.setting is not None:
             setting = task.setting.to_dict()
-            calibration = {
-                "rule": task.setting.calibration,
-                "steps": self.calibration_steps,
-                "seed": self.calibration_seed,
-            }
+            calibration = {"rule": task.setting.calibration, **self._calibrated_on[task.place]}
+            if meant := task.setting.recommended():
+                calibration["recommended"] = meant
         numbers: Any = {"episodes": task.episodes, "seed": task.seed}
         environment = self.subjects[task.place].environment
         backend = self.backends[task.place]
@@ -146,10 +158,19 @@ class Study:
     def _fingerprints(self) -> list[str]:
         return [subject.actor.fingerprint() for subject in self.subjects]
 
+    @cached_property
+    def _calibrated_on(self) -> list[dict[str, Any]]:
+        """Each subject's observations: a hash of those that are given, else how they are collected."""
+        collected = {"steps": self.calibration_steps, "seed": self.calibration_seed}
+        return [
+            collected if subject.observations is None else {"observations": _digest(subject.observations)}
+            for subject in self.subjects
+        ]
+
 
 def run_study(
     study: Study,
-    store: Store,
+    store: Store | None,
     executor: Executor,
     *,
     collected: Progress | None = None,
@@ -162,7 +183,8 @@ def run_study(
 
     Args:
         study: the grid.
-        store: where results are kept; no second sweep may work on it meanwhile.
+        store: where results are kept; no second sweep may work on it meanwhile. None keeps nothing, and then all
+            subjects have observations.
         executor: where tasks run.
         collected: called with how many of the actors that need observations have them, and how many need them.
         finished: called with every task that is done now, and its record.
@@ -173,7 +195,7 @@ def run_study(
     Raises:
         InputError: another sweep works on the store, or a file in it is damaged.
     """
-    with store.alone():
+    with store.alone() if store else nullcontext():
         records, left = found_in(store, study)
 
         def done(task: Task, record: Record) -> None:
@@ -190,11 +212,102 @@ def run_study(
     return {task: records[task] for task in study.tasks if task in records}, failed
 
 
-def found_in(store: Store, study: Study) -> tuple[dict[Task, Record], list[Task]]:
+@dataclass(frozen=True)
+class Sweep:
+    """The dense actor and its spiking versions in one environment.
+
+    Attributes:
+        dense: the dense actor's evaluation.
+        results: the spiking versions', in the order of the settings.
+    """
+
+    dense: Evaluation
+    results: tuple[tuple[Dynamics, Evaluation], ...]
+
+
+def sweep(
+    actor: Actor,
+    env: str,
+    settings: Sequence[Dynamics],
+    *,
+    observations: NDArray[np.floating] | Tensor,
+    calibration: str | Calibration = "auto",
+    episodes: int = 10,
+    dense_episodes: int | None = None,
+    seed: int = 1000,
+    store: Path | str | None = None,
+    workers: int = 1,
+    backend: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> Sweep:
+    """Evaluates the dense actor and one spiking version for every setting, all over the same episodes.
+
+    A finished setting is written to the store at once and is not run again: an interrupted sweep goes on where it was,
+    and a larger one reuses a smaller one's results. A result is reused only where actor, observations, calibration,
+    environment, setting, episodes, seed, backend and the versions of snnkern, torch, Gymnasium and MuJoCo are the same.
+
+    Args:
+        actor: the dense actor.
+        env: a registered name.
+        settings: what to evaluate; see `grid`.
+        observations: what every setting is calibrated on, `[N, observation_dim]`; see `collect`.
+        calibration: as for `convert`.
+        episodes: per setting.
+        dense_episodes: of the dense actor; as many unless given.
+        seed: seed of the first episode.
+        store: folder for finished settings, made where it is missing; None keeps nothing.
+        workers: processes that share the work. With more than one, a script needs `if __name__ == "__main__":`.
+        backend: a name from `snnkern.backends()`, or "auto".
+        progress: called with the number of finished evaluations and of all.
+
+    Raises:
+        InputError: the environment does not exist or does not fit the actor, observations do not either; the store
+            cannot be written, or another sweep works on it.
+    """
+    dense_episodes = episodes if dense_episodes is None else dense_episodes
+    numbers = {"episodes": episodes, "dense_episodes": dense_episodes}
+    for name, value, least in (*((*item, 1) for item in numbers.items()), ("seed", seed, 0)):
+        check_whole(name, value, least)
+    executor = LocalExecutor(workers)
+    if not isinstance(actor, Actor):
+        raise InputError(f"actor must be an Actor (see load_actor), got {type(actor).__name__}")
+    if not isinstance(env, str):
+        raise InputError(f"a sweep takes the environment's registered name, got {type(env).__name__}")
+    for setting in settings:
+        if not isinstance(setting, Dynamics):
+            raise InputError(f"a setting is a Dynamics (see grid), got {setting!r}")
+    check_observations(actor, observations)
+    environment = environments.make(env)
+    environments.check_spaces(actor.interface, environment.observation_space, environment.action_space)
+    environment.close()
+    rule = str(parse_calibration(calibration))
+    wanted = [Setting(of.neuron, of.timesteps, of.alpha, of.memory, rule, of.clip) for of in settings]
+    subject = Subject(actor.metadata.get("algorithm", ""), actor, env, as_tensor(observations).numpy(force=True))
+    distinct = tuple(dict.fromkeys(wanted))
+    study = Study((subject,), distinct, (seed,), **numbers, calibration_steps=0, calibration_seed=0, backend=backend)
+    kept = None if store is None else Store(Path(store))
+    done = len(found_in(kept, study)[0])
+    report = progress or (lambda finished, total: None)
+    report(done, len(study.tasks))
+
+    def finished(task: Task, record: Record) -> None:
+        nonlocal done
+        done += 1
+        report(done, len(study.tasks))
+
+    records, failed = run_study(study, kept, executor, finished=finished)
+    for error in failed.values():
+        raise error
+    evaluations = {task.setting: Evaluation.from_record(record) for task, record in records.items()}
+    results = zip(settings, (evaluations[setting] for setting in wanted), strict=True)
+    return Sweep(evaluations[None], tuple(results))
+
+
+def found_in(store: Store | None, study: Study) -> tuple[dict[Task, Record], list[Task]]:
     """What a store has of a study, and the tasks that it does not have."""
     records, left = {}, []
     for task in study.tasks:
-        record = store.read(study.describe(task))
+        record = store.read(study.describe(task)) if store else None
         if record is None:
             left.append(task)
         else:
@@ -242,12 +355,17 @@ def _converted(shared: Shared, place: int, setting: Setting) -> SpikingActor:
 
 
 def _observations(
-    study: Study, places: list[int], store: Store, executor: Executor, report: Progress
+    study: Study, places: list[int], store: Store | None, executor: Executor, report: Progress
 ) -> dict[int, NDArray[np.floating]]:
-    """What actors are calibrated on: from the store where it has them, else collected as tasks are run."""
+    """What actors are calibrated on: given, or from the store where it has them, else collected as tasks are run."""
     numbers = (study.calibration_steps, study.calibration_seed)
     found, files = {}, {}
     for place in places:
+        given = study.subjects[place].observations
+        if given is not None:
+            found[place] = given
+            continue
+        assert store is not None
         dense = study.describe(Task(place, None, *numbers))  # all that its run depends on
         identity = json.dumps(dense, sort_keys=True)
         file = store.folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npy"
@@ -275,3 +393,7 @@ def _observations(
 def _collected(shared: tuple[tuple[Subject, ...], int, int], place: int) -> NDArray[np.floating]:
     subjects, steps, seed = shared
     return collect(subjects[place].actor, subjects[place].environment, steps, seed)
+
+
+def _digest(observations: NDArray[np.floating]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(observations).tobytes()).hexdigest()
