@@ -83,18 +83,6 @@ def sac_state(layers: Layers) -> dict[str, torch.Tensor]:
     }
 
 
-def cleanrl_state(layers: Layers, head: str, scale: list[float], bias: list[float]) -> dict[str, torch.Tensor]:
-    """What CleanRL's actors have: fc1, …, the head ("fc_mu", or SAC's "fc_mean" beside fc_logstd), and two buffers."""
-    names = [*(f"fc{number}" for number in range(1, len(layers))), head]
-    heads = {"fc_logstd": another_head(layers[-1])} if head == "fc_mean" else {}
-    state = {
-        f"{name}.{part}": tensor
-        for name, layer in (dict(zip(names, layers, strict=True)) | heads).items()
-        for part, tensor in zip(("weight", "bias"), layer, strict=True)
-    }
-    return {"action_scale": torch.tensor(scale), "action_bias": torch.tensor(bias), **state}
-
-
 def flax_state(layers: Layers, two_heads: bool = False) -> dict[str, torch.Tensor]:
     """Dense_0, Dense_1, … with kernels `[in, out]`; a SAC actor's second head stands beside the first."""
     heads = [another_head(layers[-1])] if two_heads else []
@@ -156,8 +144,8 @@ def load_example(name: str):
 def run_cases(file: str, marked: str, environment: dict[str, str]) -> None:
     """Runs a file of tests in a process of its own, so that what it sets or imports reaches no other test."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marked, file],
-        cwd=Path(__file__).resolve().parent,
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marked, f"python_tests/{file}"],
+        cwd=Path(__file__).resolve().parents[1],  # whose package is imported, whichever is installed
         env=os.environ | environment,
         capture_output=True,
         text=True,

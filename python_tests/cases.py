@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -35,6 +35,7 @@ NEURONS: dict[str, Neuron] = {
 NEURONS_ON_GRID = {name: NEURONS[name] for name in ("if", "snm", "snm-original", "mt-L1", "mt-L4", "dc-L1", "dc-L4")}
 DEFAULT_NEURONS: dict[str, Neuron] = {"if": IF(), "snm": SNM(), "mt": MT(), "dc": DC()}
 
+CARRYING = {"alpha": 0.7, "memory": 0.6}
 TIMESTEPS = {f"T{t}": t for t in (1, 2, 5, 16)}
 NATIVE_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 ALL_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, **NATIVE_DTYPES}
@@ -112,15 +113,34 @@ class LayerResult(NamedTuple):
     counts: Tensor
 
 
-def run_layer(layer: Layer, backend: str) -> LayerResult:
-    """Runs both neuron operators; they must agree on carry and counts."""
+def run_layer(layer: Layer, backend: str, device: torch.device | str = "cpu") -> LayerResult:
+    """Runs both neuron operators on a device; they must agree on carry and counts. The result is on the CPU."""
+    layer = layer.map(lambda tensor: tensor.to(device))
     arguments = (layer.current, layer.threshold, layer.carry, layer.dynamics)
     options = {"bias": layer.bias, "row_alpha": layer.row_alpha, "backend": backend}
     spikes, carry, counts = snnkern.ops.neuron_spikes(*arguments, **options)
     mean, mean_carry, mean_counts = snnkern.ops.neuron_mean(*arguments, **options)
     assert_same_bits(mean_carry, carry)
     assert_same_bits(mean_counts, counts)
-    return LayerResult(spikes, mean, carry, counts)
+    return LayerResult(spikes.cpu(), mean.cpu(), carry.cpu(), counts.cpu())
+
+
+def assert_is_reference(layer: Layer, backend: str, device: torch.device | str = "cpu") -> None:
+    """Spikes, mean, carry and counts, bit for bit: for the sequence and for its first current as a constant one."""
+    for form in [layer] if layer.current.dim() == 2 else [layer, layer.constant()]:
+        for actual, wanted in zip(run_layer(form, backend, device), run_layer(form, "reference"), strict=True):
+            assert_same_bits(actual, wanted)
+
+
+def assert_decisions_are_the_reference(
+    dynamics: Dynamics, size: Size, backend: str, device: torch.device | str = "cpu"
+) -> None:
+    """Every decision from the carry that the one before it left."""
+    layer = random_layer(dynamics, size)
+    for seed in range(6):
+        layer = replace(layer, current=random_layer(dynamics, size, seed=seed).current)
+        assert_is_reference(layer, backend, device)
+        layer = replace(layer, carry=run_layer(layer, backend, device).carry)
 
 
 def assert_same_bits(actual: Tensor, expected: Tensor) -> None:
@@ -227,8 +247,16 @@ INPUTS: dict[str, Callable[[Layer], Layer]] = {
 ACTOR_WIDTHS = {"one-layer": (3, 7, 2), "two-layers": (11, 33, 17, 3), "five-layers": (5, 9, 16, 8, 9, 7, 4)}
 
 
+NORMALISING: dict[str, Any] = {
+    "squash": False,
+    "observation_mean": torch.linspace(-1, 1, 5),
+    "observation_std": torch.linspace(0.5, 2, 5),
+    "observation_clip": 1.5,
+}
+
+
 def random_actor(
-    widths: tuple[int, ...], dtype: torch.dtype = torch.float32, *, seed: int = 0
+    widths: tuple[int, ...], dtype: torch.dtype = torch.float32, *, seed: int = 0, **interface: Any
 ) -> tuple[Actor, list[Tensor]]:
     """An actor with random weights, an action scale and a bias, and thresholds near its largest activations."""
     generator = torch.Generator().manual_seed(seed)
@@ -237,8 +265,8 @@ def random_actor(
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     layers = [(normal(wide, narrow) * (2 / narrow) ** 0.5, 0.1 * normal(wide)) for narrow, wide in pairwise(widths)]
-    interface = Interface(widths[0], widths[-1], action_scale=2.0, action_bias=0.25, dtype=torch.float64)
-    actor = Actor(layers[:-1], layers[-1], interface)
+    between = Interface(widths[0], widths[-1], action_scale=2.0, action_bias=0.25, dtype=torch.float64, **interface)
+    actor = Actor(layers[:-1], layers[-1], between)
     observations = normal(256, widths[0])
     thresholds = [activation.amax(dim=0) * 0.9 + 0.05 for activation in actor.hidden_activations(observations)]
     return actor.to(dtype), [threshold.to(dtype) for threshold in thresholds]

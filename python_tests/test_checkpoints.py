@@ -16,7 +16,6 @@ from builders import (
     LAYOUTS,
     PUBLISHED,
     assert_same_tensors,
-    cleanrl_state,
     dense_action,
     flax_state,
     make_actor,
@@ -289,23 +288,6 @@ def test_a_file_cut_anywhere_is_refused(tmp_path, writer, load):
         refusal(path, load)
 
 
-@pytest.mark.parametrize("head", ["fc_mu", "fc_mean"])
-@pytest.mark.parametrize("batched", [False, True], ids=["", "of-a-vector-env"])
-def test_cleanrl_checkpoints_bring_their_own_action_range(tmp_path, head, batched):
-    """As its scripts save them: alone, or first in a tuple with critics; older ones have buffers [1, action_dim]."""
-    layers = make_layers(3, 5, 4, 2)
-    state = cleanrl_state(layers, head, scale=[2.0, 0.5], bias=[0.0, -1.0])
-    if batched:
-        state |= {name: state[name][None] for name in ("action_scale", "action_bias")}
-    observations = make_observations(20, 3)
-    wanted = dense_action(layers, observations, scale=[2.0, 0.5], bias=[0.0, -1.0])
-    for saved in (state, (state, sac_state(layers), sac_state(layers))):
-        torch.save(saved, tmp_path / "actor")
-        np.testing.assert_allclose(load_actor(tmp_path / "actor").act(observations), wanted, rtol=0, atol=1e-6)
-    overridden = load_actor(tmp_path / "actor", action_scale=1.0, action_bias=0.0)
-    np.testing.assert_allclose(overridden.act(observations), dense_action(layers, observations), rtol=0, atol=1e-6)
-
-
 def test_an_actor_with_one_action_has_a_fingerprint():
     actors = [make_actor(3, 4, 1, action_scale=scale) for scale in (2.0, [2.0], 3.0)]
     first, same, other = [actor.fingerprint() for actor in actors]
@@ -313,7 +295,7 @@ def test_an_actor_with_one_action_has_a_fingerprint():
 
 
 def test_an_action_range_that_does_not_fit_is_refused(tmp_path):
-    torch.save(cleanrl_state(make_layers(3, 4, 2), "fc_mu", scale=[1.0] * 3, bias=[0.0]), tmp_path / "actor")
+    torch.save(sac_state(make_layers(3, 4, 2)) | {"action_scale": torch.ones(3)}, tmp_path / "actor")
     with pytest.raises(CheckpointError, match=r"action_scale must be a number or \[2\], got shape \[3\]"):
         load_actor(tmp_path / "actor")
 

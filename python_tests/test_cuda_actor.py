@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from cases import ACTOR_WIDTHS, DEFAULT_NEURONS, each, needs_cpu, random_actor, random_observations
+from cases import ACTOR_WIDTHS, DEFAULT_NEURONS, NORMALISING, each, needs_cpu, random_actor, random_observations
 from cuda_on_host import ORDERS, take_turns
 from engine_cases import reference_decisions
 from test_engine_fuzz import random_episode, random_spiking_actor
@@ -136,21 +136,9 @@ def test_a_row_depends_on_that_row_alone(cuda_device, neuron) -> None:
 
 
 def test_normalised_observations_and_plain_outputs(cuda_device) -> None:
-    actor, thresholds = random_actor((5, 16, 3))
-    interface = snnkern.Interface(
-        5,
-        3,
-        squash=False,
-        observation_mean=torch.linspace(-1, 1, 5),
-        observation_std=torch.linspace(0.5, 2, 5),
-        observation_clip=1.5,
-        action_scale=3.0,
-        action_bias=-0.5,
-    )
-    pairs = [(layer.weight, layer.bias) for layer in [*actor.hidden, actor.output]]
-    dense = snnkern.Actor(pairs[:-1], pairs[-1], interface)
+    actor, thresholds = random_actor((5, 16, 3), **NORMALISING)
     ours, wanted = (
-        snnkern.convert(dense, thresholds=thresholds, neuron="dc", timesteps=3, backend=backend)
+        snnkern.convert(actor, thresholds=thresholds, neuron="dc", timesteps=3, backend=backend)
         for backend in ("cuda", "cpu")
     )
     assert_twins(ours.to(cuda_device), wanted, 3 * random_observations(1, 20, 5))

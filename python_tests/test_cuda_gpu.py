@@ -110,9 +110,8 @@ def test_every_device_computes_and_the_current_one_stays(gpu) -> None:
         device = torch.device("cuda", index)
         assert_twins(*twins((11, 33, 17, 3), "mt", device, alpha=1.0), random_observations(2, 5, 11))
         layer = random_layer(Dynamics(DEFAULT_NEURONS["dc"], 5), Size(3, 17))
-        results = run_layer(layer.map(lambda one, device=device: one.to(device)), "cuda")
-        for result, expected in zip(results, run_layer(layer, "reference"), strict=True):
-            assert_same_bits(result.cpu(), expected)
+        for result, expected in zip(run_layer(layer, "cuda", device), run_layer(layer, "reference"), strict=True):
+            assert_same_bits(result, expected)
         assert torch.cuda.current_device() == gpu.index
 
 

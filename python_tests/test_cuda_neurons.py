@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 import torch
 from cases import (
+    CARRYING,
     DEFAULT_NEURONS,
     INPUTS,
     NATIVE_DTYPES,
     NEURONS,
     SIZES,
     TIMESTEPS,
-    Layer,
-    LayerResult,
     Size,
+    assert_decisions_are_the_reference,
+    assert_is_reference,
     assert_same_bits,
     each,
     random_layer,
@@ -30,21 +31,6 @@ from snnkern import Dynamics, ops
 from snnkern._backends import cuda
 from snnkern.neurons import Kind
 
-CARRYING = {"alpha": 0.7, "memory": 0.6}
-
-
-def run_cuda(layer: Layer, device: torch.device) -> LayerResult:
-    return LayerResult(*(result.cpu() for result in run_layer(layer.map(lambda one: one.to(device)), "cuda")))
-
-
-def assert_cuda_is_reference(layer: Layer, device: torch.device) -> None:
-    """Spikes, mean, carry and counts, for the sequence and for its first current as a constant one."""
-    forms = [layer] if layer.current.dim() == 2 else [layer, layer.constant()]
-    for form in forms:
-        for actual, wanted in zip(run_cuda(form, device), run_layer(form, "reference"), strict=True):
-            assert_same_bits(actual, wanted)
-
-
 # No multiple of anything, of what a thread holds, of a warp's reach; several warps, several blocks, more rows than one.
 WIDE = {"B2-N1028": Size(2, 1028), "B1-N2049": Size(1, 2049), "B9-N132": Size(9, 132)}
 
@@ -53,7 +39,7 @@ WIDE = {"B2-N1028": Size(2, 1028), "B1-N2049": Size(1, 2049), "B9-N132": Size(9,
 @each("size", SIZES | WIDE)
 @each("neuron", DEFAULT_NEURONS)
 def test_neurons_are_bit_identical_at_every_size(cuda_device, neuron, size, dtype):
-    assert_cuda_is_reference(random_layer(Dynamics(neuron, 5, **CARRYING), size, dtype), cuda_device)
+    assert_is_reference(random_layer(Dynamics(neuron, 5, **CARRYING), size, dtype), "cuda", cuda_device)
 
 
 @each("dtype", NATIVE_DTYPES)
@@ -61,7 +47,7 @@ def test_neurons_are_bit_identical_at_every_size(cuda_device, neuron, size, dtyp
 @each("neuron", NEURONS)
 def test_neurons_are_bit_identical_for_every_number_of_timesteps(cuda_device, neuron, timesteps, dtype):
     layer = random_layer(Dynamics(neuron, timesteps, **CARRYING), Size(3, 20), dtype)
-    assert_cuda_is_reference(layer, cuda_device)
+    assert_is_reference(layer, "cuda", cuda_device)
 
 
 @each("dtype", NATIVE_DTYPES)
@@ -69,7 +55,7 @@ def test_neurons_are_bit_identical_for_every_number_of_timesteps(cuda_device, ne
 @each("neuron", NEURONS)
 def test_neurons_are_bit_identical_for_hard_inputs(cuda_device, neuron, change, dtype):
     layer = random_layer(Dynamics(neuron, 5, **CARRYING), Size(3, 64), dtype, seed=5)
-    assert_cuda_is_reference(change(layer), cuda_device)
+    assert_is_reference(change(layer), "cuda", cuda_device)
 
 
 @pytest.mark.parametrize("parameters", [{}, {"alpha": 1.0, "memory": 1.0, "clip": 0.0}, {"alpha": 1 / 3, "clip": 0.7}])
@@ -78,14 +64,14 @@ def test_other_parameters_are_bit_identical(cuda_device, neuron, parameters):
     changes = {"initial_fraction": 0.3} | ({"negative_fraction": -0.7} if neuron.kind is Kind.SNM else {})
     layer = random_layer(Dynamics(replace(neuron, **changes), 3, **parameters), Size(3, 17))
     for shift in (0.0, 3.0, -3.0):  # residuals of both signs, clamped ones too
-        assert_cuda_is_reference(replace(layer, current=layer.current + shift), cuda_device)
+        assert_is_reference(replace(layer, current=layer.current + shift), "cuda", cuda_device)
 
 
 @each("dtype", NATIVE_DTYPES)
 @each("neuron", DEFAULT_NEURONS)
 def test_rows_may_have_an_alpha_each(cuda_device, neuron, dtype):
     layer = random_layer(Dynamics(neuron, 3, **CARRYING), Size(9, 20), dtype).with_row_alpha()
-    assert_cuda_is_reference(layer, cuda_device)
+    assert_is_reference(layer, "cuda", cuda_device)
 
 
 def unaligned(tensor: torch.Tensor) -> torch.Tensor:
@@ -110,7 +96,7 @@ LAYOUTS = {
 @each("neuron", DEFAULT_NEURONS)
 def test_currents_may_have_any_strides(cuda_device, neuron, layout, dtype):
     layer = random_layer(Dynamics(neuron, 5, **CARRYING), Size(3, 20), dtype)
-    assert_cuda_is_reference(replace(layer, current=layout(layer.current)), cuda_device)
+    assert_is_reference(replace(layer, current=layout(layer.current)), "cuda", cuda_device)
 
 
 @each("neuron", DEFAULT_NEURONS)
@@ -118,18 +104,12 @@ def test_other_tensors_need_no_alignment(cuda_device, neuron):
     layer = random_layer(Dynamics(neuron, 5, **CARRYING), Size(3, 20))
     for name in ("threshold", "carry", "bias"):
         if getattr(layer, name) is not None:
-            assert_cuda_is_reference(replace(layer, **{name: unaligned(getattr(layer, name))}), cuda_device)
+            assert_is_reference(replace(layer, **{name: unaligned(getattr(layer, name))}), "cuda", cuda_device)
 
 
 @each("neuron", DEFAULT_NEURONS)
 def test_many_decisions_carry_on(cuda_device, neuron):
-    layer = random_layer(Dynamics(neuron, 4, **CARRYING), Size(5, 36))
-    ours, wanted = layer, layer
-    for seed in range(6):
-        current = random_layer(layer.dynamics, Size(5, 36), seed=seed).current
-        ours = replace(ours, current=current, carry=run_cuda(replace(ours, current=current), cuda_device).carry)
-        wanted = replace(wanted, current=current, carry=run_layer(replace(wanted, current=current), "reference").carry)
-        assert_same_bits(ours.carry, wanted.carry)
+    assert_decisions_are_the_reference(Dynamics(neuron, 4, **CARRYING), Size(5, 36), "cuda", cuda_device)
 
 
 @each("order", {name: name for name in ORDERS})
@@ -140,7 +120,7 @@ def test_the_order_of_threads_does_not_matter(cuda_on_host, cuda_device, neuron,
         pytest.skip("a GPU chooses for itself")
     take_turns(cuda_on_host, order)
     try:
-        assert_cuda_is_reference(random_layer(Dynamics(neuron, 5, **CARRYING), Size(3, 260)), cuda_device)
+        assert_is_reference(random_layer(Dynamics(neuron, 5, **CARRYING), Size(3, 260)), "cuda", cuda_device)
     finally:
         take_turns(cuda_on_host, "forward")
 
@@ -173,7 +153,7 @@ def test_nothing_is_written_outside_of_the_outputs(cuda_on_host, cuda_device, mo
         pytest.skip("guards are watched on the host")
     guarded = Guarded(cuda_on_host)
     monkeypatch.setattr(cuda, "_cuda", guarded)
-    assert_cuda_is_reference(random_layer(Dynamics(neuron, 5, **CARRYING), size), cuda_device)
+    assert_is_reference(random_layer(Dynamics(neuron, 5, **CARRYING), size), "cuda", cuda_device)
     assert guarded.calls > 0
 
 

@@ -12,7 +12,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from cases import ACTOR_WIDTHS, DEFAULT_NEURONS, each, needs_cpu, random_actor, random_observations
+from cases import ACTOR_WIDTHS, DEFAULT_NEURONS, NORMALISING, each, needs_cpu, random_actor, random_observations
 from engine_cases import FORMS, ISAS, assert_agrees, carries, engine_actor, runs_on_engine
 from torch import Tensor
 
@@ -100,14 +100,9 @@ def test_agrees_with_the_layers_under_compile_and_takes_over_their_carry(monkeyp
 
 
 def test_normalised_observations_and_plain_outputs() -> None:
-    actor, thresholds = random_actor((5, 16, 3))
-    mean, std = torch.linspace(-1, 1, 5), torch.linspace(0.5, 2, 5)
-    pairs = [(layer.weight, layer.bias) for layer in [*actor.hidden, actor.output]]
-    interface = snnkern.Interface(
-        5, 3, squash=False, observation_mean=mean, observation_std=std, observation_clip=1.5, action_scale=3.0
-    )
-    normalising = snnkern.Actor(pairs[:-1], pairs[-1], interface)
-    plain = snnkern.Actor(pairs[:-1], pairs[-1], snnkern.Interface(5, 3, squash=False, action_scale=3.0))
+    normalising, thresholds = random_actor((5, 16, 3), **NORMALISING)
+    plain, _ = random_actor((5, 16, 3), squash=False)
+    mean, std = NORMALISING["observation_mean"], NORMALISING["observation_std"]
     x = 3 * random_observations(1, 20, 5)[0]
     got = snnkern.convert(normalising, thresholds=thresholds, neuron="dc", timesteps=3)(x)
     wanted = snnkern.convert(plain, thresholds=thresholds, neuron="dc", timesteps=3)(

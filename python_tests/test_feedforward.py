@@ -213,6 +213,12 @@ class Branching(nn.Module):
         return torch.relu(x) if x.sum() > 0 else x
 
 
+class Reshaped(nn.Module):
+    def forward(self, x):
+        x = torch.relu(x.view(x.size(0), -1))
+        return torch.relu(torch.reshape(x.reshape(x.shape), (-1, 2)))
+
+
 class Two(nn.Module):
     def forward(self, x, y):
         return torch.relu(x + y)
@@ -232,10 +238,42 @@ def test_what_cannot_be_converted_is_named():
         spikify(InPlace(), images)
     with pytest.raises(InputError, match=r"torch.fx cannot trace this Branching's forward"):
         spikify(Branching(), images)
+    hint = r" \(to flatten each row, write flatten\(1\)\)"
+    parts = f"view, a method view{hint}; reshape, a method reshape{hint}; reshape_1, a function reshape{hint}"
+    with pytest.raises(InputError, match=f"^cannot convert {parts}. Before"):
+        spikify(Reshaped(), images)
     with pytest.raises(InputError, match="must take one tensor, got one that takes x, y"):
         spikify(Two(), images)
     with pytest.raises(InputError, match=r"must be a torch.nn.Module, got function"):
         spikify(cnn, images)
+
+
+class Flattened(nn.Module):
+    """Four flattens before the last ReLU; the one behind it may join rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start, self.conv, self.out = 1, nn.Conv2d(2, 3, 3), nn.Linear(3 * 36, 4)
+        self.flatten, self.last = nn.Flatten(), nn.Flatten(-2)
+
+    def forward(self, x):
+        x = torch.relu(self.conv(x))
+        flat = x.flatten(self.start), torch.flatten(x, start_dim=self.start), self.flatten(x), self.last(x).flatten(-2)
+        return self.last(torch.relu(self.out(sum(flat[1:], flat[0]))))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("neuron", ["mt", "dc"])
+def test_dimensions_of_a_flatten_may_be_counted_from_the_end(neuron):
+    images = torch.randn(4, 2, 8, 8)
+    module = Flattened()
+    wanted = spikify(module, images, neuron=neuron)(images)
+    module.start = module.flatten.start_dim = -3
+    assert torch.equal(spikify(module, images, neuron=neuron)(images), wanted)
+    for start in (-4, 0):
+        module.start = module.flatten.start_dim = start
+        with pytest.raises(InputError, match=rf"^cannot convert flatten, a flatten from dimension {start}[;.][^\n]*$"):
+            spikify(module, images, neuron=neuron)
 
 
 def test_samples_that_do_not_serve_are_refused():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from cases import (
+    CARRYING,
     DEFAULT_NEURONS,
     INPUTS,
     NATIVE_DTYPES,
@@ -14,6 +15,7 @@ from cases import (
     TIMESTEPS,
     Layer,
     Size,
+    assert_is_reference,
     assert_same_bits,
     each,
     needs_cpu,
@@ -37,30 +39,18 @@ def _each_isa(request):
     cpu._cpu.use_isa(before)
 
 
-CARRYING = {"alpha": 0.7, "memory": 0.6}
-
-
-def assert_native_is_reference(layer) -> None:
-    """Spikes, mean, carry and counts, for the sequence and for its first current as a constant one."""
-    forms = [layer] if layer.current.dim() == 2 else [layer, layer.constant()]
-    for form in forms:
-        native, expected = run_layer(form, "cpu"), run_layer(form, "reference")
-        for actual, wanted in zip(native, expected, strict=True):
-            assert_same_bits(actual, wanted)
-
-
 @each("dtype", NATIVE_DTYPES)
 @each("size", {name: size for name, size in SIZES.items() if size.neurons})
 @each("neuron", NEURONS)
 def test_neurons_are_bit_identical_at_every_size(neuron, size, dtype):
-    assert_native_is_reference(random_layer(Dynamics(neuron, 5, **CARRYING), size, dtype))
+    assert_is_reference(random_layer(Dynamics(neuron, 5, **CARRYING), size, dtype), "cpu")
 
 
 @each("dtype", NATIVE_DTYPES)
 @each("timesteps", TIMESTEPS)
 @each("neuron", NEURONS)
 def test_neurons_are_bit_identical_for_every_number_of_timesteps(neuron, timesteps, dtype):
-    assert_native_is_reference(random_layer(Dynamics(neuron, timesteps, **CARRYING), Size(3, 23), dtype))
+    assert_is_reference(random_layer(Dynamics(neuron, timesteps, **CARRYING), Size(3, 23), dtype), "cpu")
 
 
 @each("dtype", NATIVE_DTYPES)
@@ -69,7 +59,7 @@ def test_neurons_are_bit_identical_for_every_number_of_timesteps(neuron, timeste
 def test_neurons_are_bit_identical_for_hard_inputs(neuron, change, dtype):
     for timesteps in (2, 5):
         layer = random_layer(Dynamics(neuron, timesteps, **CARRYING), Size(3, 63), dtype, seed=timesteps)
-        assert_native_is_reference(change(layer))
+        assert_is_reference(change(layer), "cpu")
 
 
 def neighbours(values):
@@ -96,8 +86,7 @@ def test_levels_are_found_at_their_bounds_whatever_the_threshold(neuron, dtype):
             layer = Layer(
                 current, threshold.expand(17), torch.zeros(len(potentials), 17, dtype=dtype), Dynamics(still, 2)
             )
-            for actual, wanted in zip(run_layer(layer, "cpu"), run_layer(layer, "reference"), strict=True):
-                assert_same_bits(actual, wanted)
+            assert_is_reference(layer, "cpu")
 
 
 PARAMETERS = {
@@ -116,14 +105,14 @@ PARAMETERS = {
 def test_carry_is_bit_identical_for_every_parameter(neuron, parameters, dtype):
     layer = random_layer(Dynamics(neuron, 3, **parameters), Size(3, 17), dtype)
     for shift in (0.0, 3.0, -3.0):  # residuals of both signs, clamped ones too
-        assert_native_is_reference(replace(layer, current=layer.current + shift))
+        assert_is_reference(replace(layer, current=layer.current + shift), "cpu")
 
 
 @each("dtype", NATIVE_DTYPES)
 @each("neuron", DEFAULT_NEURONS)
 def test_carry_is_bit_identical_with_an_alpha_for_every_row(neuron, dtype):
     layer = random_layer(Dynamics(neuron, 3, **CARRYING), Size(5, 17), dtype).with_row_alpha()
-    assert_native_is_reference(layer)
+    assert_is_reference(layer, "cpu")
     each_alone = [
         replace(layer.rows(slice(row, row + 1)), row_alpha=None, dynamics=replace(layer.dynamics, alpha=float(alpha)))
         for row, alpha in enumerate(layer.row_alpha)
@@ -140,7 +129,7 @@ def test_other_fractions_than_the_default_are_bit_identical(neuron, dtype):
     if neuron.kind is Kind.SNM:
         changes["negative_fraction"] = -0.7
     layer = random_layer(Dynamics(replace(neuron, **changes), 5, **CARRYING), Size(3, 17), dtype)
-    assert_native_is_reference(layer)
+    assert_is_reference(layer, "cpu")
 
 
 @pytest.mark.parametrize(("batch", "neurons"), [(0, 17), (3, 0), (0, 0)], ids=["B0", "N0", "B0-N0"])
@@ -193,7 +182,7 @@ def test_currents_may_have_any_strides(neuron, layout, dtype):
     layer = random_layer(Dynamics(neuron, 5, **CARRYING), Size(3, 19), dtype)
     viewed = replace(layer, current=layout(layer.current))
     packed = replace(layer, current=viewed.current.clone(memory_format=torch.contiguous_format))
-    assert_native_is_reference(viewed)
+    assert_is_reference(viewed, "cpu")
     for actual, expected in zip(run_layer(viewed, "cpu"), run_layer(packed, "cpu"), strict=True):
         assert_same_bits(actual, expected)
 
@@ -213,7 +202,7 @@ def test_thresholds_carries_and_biases_may_be_expanded(neuron):
     layer = random_layer(Dynamics(neuron, 5, **CARRYING), Size(3, 19))
     bias = None if layer.bias is None else torch.tensor(0.1).expand(19)
     expanded = replace(layer, threshold=torch.tensor(0.8).expand(19), carry=torch.tensor(0.1).expand(3, 19), bias=bias)
-    assert_native_is_reference(expanded)
+    assert_is_reference(expanded, "cpu")
 
 
 @each("neuron", DEFAULT_NEURONS)

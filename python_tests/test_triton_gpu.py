@@ -70,9 +70,8 @@ def test_every_device_computes_and_the_current_one_stays(triton_gpu) -> None:
         device = torch.device("cuda", index)
         assert assert_agrees(actor_on(device, "mt", alpha=1.0), random_observations(2, 70, 17)) > 0.5
         layer = random_layer(Dynamics(DC(), 5), Size(3, 17))
-        results = run_layer(layer.map(lambda one, device=device: one.to(device)), "triton")
-        for result, expected in zip(results, run_layer(layer, "reference"), strict=True):
-            assert_same_bits(result.cpu(), expected)
+        for result, expected in zip(run_layer(layer, "triton", device), run_layer(layer, "reference"), strict=True):
+            assert_same_bits(result, expected)
         assert torch.cuda.current_device() == triton_gpu.index
 
 

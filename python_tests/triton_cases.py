@@ -16,14 +16,17 @@ import torch
 from cases import (
     ACTOR_WIDTHS,
     ALL_DTYPES,
+    CARRYING,
     DEFAULT_NEURONS,
     INPUTS,
     NEURONS,
+    NORMALISING,
     SIZES,
     TIMESTEPS,
     Layer,
-    LayerResult,
     Size,
+    assert_decisions_are_the_reference,
+    assert_is_reference,
     assert_same_bits,
     each,
     random_actor,
@@ -45,7 +48,6 @@ DEVICE = torch.device("cpu" if triton.INTERPRETED else "cuda")
 interpreted = pytest.mark.skipif(
     not triton.INTERPRETED, reason="is about the interpreter, which TRITON_INTERPRET asks for"
 )
-CARRYING = {"alpha": 0.7, "memory": 0.6}
 HALVES = {name: ALL_DTYPES[name] for name in ("bfloat16", "float16")}
 
 
@@ -56,19 +58,12 @@ def _numpy_does_not_warn():
         yield
 
 
-def run_triton(layer: Layer) -> LayerResult:
-    return LayerResult(*(result.cpu() for result in run_layer(layer.map(lambda one: one.to(DEVICE)), "triton")))
-
-
 def decide(actor: SpikingActor, observation: Tensor) -> Tensor:
     return actor(observation.to(DEVICE)).cpu()
 
 
 def assert_triton_is_reference(layer: Layer) -> None:
-    """Spikes, mean, carry and counts, for the sequence and for its first current as a constant one."""
-    for form in (layer, layer.constant()):
-        for actual, wanted in zip(run_triton(form), run_layer(form, "reference"), strict=True):
-            assert_same_bits(actual, wanted)
+    assert_is_reference(layer, "triton", DEVICE)
 
 
 @interpreted
@@ -118,7 +113,7 @@ def narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:
 @each("neuron", DEFAULT_NEURONS)
 def test_halves_are_stored_and_computed_in_float32(neuron, dtype) -> None:
     layer = random_layer(Dynamics(neuron, 4, **CARRYING), Size(3, 17), dtype)
-    result, wanted = run_triton(layer), run_layer(layer.to(torch.float32), "reference")
+    result, wanted = run_layer(layer, "triton", DEVICE), run_layer(layer.to(torch.float32), "reference")
     for actual, expected in zip(result, wanted, strict=True):
         assert_same_bits(actual, expected if actual.dtype == torch.int64 else narrowed(expected, dtype))
 
@@ -149,15 +144,8 @@ def test_empty_layers_give_empty_results(batch, neurons) -> None:
 
 @each("neuron", DEFAULT_NEURONS)
 def test_the_carry_stays_that_of_the_reference_over_decisions(neuron) -> None:
-    triton_layer = expected_layer = random_layer(Dynamics(neuron, 3, alpha=1.0, memory=1.0), Size(3, 17))
-    for decision in range(5):
-        current = random_layer(triton_layer.dynamics, Size(3, 17), seed=decision).current
-        triton_layer, expected_layer = (replace(one, current=current) for one in (triton_layer, expected_layer))
-        result, expected = run_triton(triton_layer), run_layer(expected_layer, "reference")
-        for actual, wanted in zip(result, expected, strict=True):
-            assert_same_bits(actual, wanted)
-        triton_layer = replace(triton_layer, carry=result.carry)
-        expected_layer = replace(expected_layer, carry=expected.carry)
+    dynamics = Dynamics(neuron, 3, alpha=1.0, memory=1.0)
+    assert_decisions_are_the_reference(dynamics, Size(3, 17), "triton", DEVICE)
 
 
 @pytest.mark.long
@@ -297,21 +285,10 @@ def test_parts_of_a_weight_add_up_to_it() -> None:
 
 
 def test_normalised_observations_and_plain_outputs() -> None:
-    actor, thresholds = random_actor((5, 16, 3))
-    mean, std = torch.linspace(-1, 1, 5), torch.linspace(0.5, 2, 5)
-    pairs = [(layer.weight, layer.bias) for layer in [*actor.hidden, actor.output]]
-    interface = snnkern.Interface(
-        5, 3, squash=False, observation_mean=mean, observation_std=std, observation_clip=1.5, action_scale=3.0
-    )
+    actor, thresholds = random_actor((5, 16, 3), **NORMALISING)
     x = 3 * random_observations(1, 20, 5)[0]
     actors = [
-        snnkern.convert(
-            snnkern.Actor(pairs[:-1], pairs[-1], interface),
-            thresholds=thresholds,
-            neuron="dc",
-            timesteps=3,
-            backend=backend,
-        )
+        snnkern.convert(actor, thresholds=thresholds, neuron="dc", timesteps=3, backend=backend)
         for backend in ("triton", "reference")
     ]
     actions = [decide(actor.to(DEVICE), x) for actor in actors]

@@ -40,6 +40,7 @@ _POOLING = (
     functional.adaptive_avg_pool3d,
 )
 _RELUS = (torch.relu, torch.relu_, functional.relu, functional.relu_)
+_RESHAPES = ("view", "reshape", torch.reshape)
 _CONVERTED = (
     "Linear, convolutions, BatchNorm right behind them, pooling by average, flatten from dimension 1, additions"
 )
@@ -188,7 +189,8 @@ class _Region:
             node = waiting.pop()
             if node not in self.nodes:
                 self.nodes.add(node)
-                waiting += node.all_input_nodes
+                sources = node.all_input_nodes
+                waiting += sources[:1] if _is_reshape(node) else sources  # the others are sizes, nothing to name
         self.spiking: set[fx.Node] = set()
         problems = [f"{relu.name}, which works in place" for relu in self.relus if _changes_another(graph, relu)]
         for node in graph.graph.nodes:
@@ -196,12 +198,21 @@ class _Region:
                 if node in self.relus or self.spiking.intersection(node.all_input_nodes):
                     self.spiking.add(node)
                 if node not in self.relus and node.op != "placeholder" and (why := _not_linear(graph, node)):
-                    problems.append(f"{node.target if node.op == 'call_module' else node.name}, {why}")
-        if problems:
-            raise InputError(f"cannot convert {'; '.join(problems)}. Before a ReLU there may stand {_CONVERTED}")
+                    problems.append(f"{_name(node)}, {why}")
+        _refuse(problems)
 
 
-def _module(graph: fx.GraphModule, node: Any) -> nn.Module | None:
+def _refuse(problems: list[str]) -> None:
+    """Raises an InputError where there are problems."""
+    if problems:
+        raise InputError(f"cannot convert {'; '.join(problems)}. Before a ReLU there may stand {_CONVERTED}")
+
+
+def _name(node: fx.Node) -> str:
+    return str(node.target) if node.op == "call_module" else node.name
+
+
+def _module(graph: nn.Module, node: Any) -> nn.Module | None:
     return graph.get_submodule(str(node.target)) if isinstance(node, fx.Node) and node.op == "call_module" else None
 
 
@@ -224,12 +235,10 @@ def _not_linear(graph: fx.GraphModule, node: fx.Node) -> str:
     module, function = _module(graph, node), node.target
     if isinstance(module, _NORMS):
         return f"a {module} that is not right behind a layer"
+    if (start := _flattens_from(graph, node)) is not None:  # below 0, calibration tells where that is
+        return "" if isinstance(start, int) and start != 0 else f"a flatten from dimension {start}"
     if module is not None:
-        flattens_rows = isinstance(module, nn.Flatten) and module.start_dim < 1
-        return "" if isinstance(module, _LINEAR_MODULES) and not flattens_rows else f"a {module}"
-    if function is torch.flatten or (node.op == "call_method" and function == "flatten"):
-        start = node.args[1] if len(node.args) > 1 else node.kwargs.get("start_dim", 0)
-        return "" if isinstance(start, int) and start >= 1 else f"a flatten from dimension {start}"
+        return "" if isinstance(module, _LINEAR_MODULES) else f"a {module}"
     if function in _ADDITIONS:
         others = [*node.args[1:], *node.kwargs.values()]
         return (
@@ -237,21 +246,40 @@ def _not_linear(graph: fx.GraphModule, node: fx.Node) -> str:
         )
     if function in _POOLING or (function is functional.dropout and not node.kwargs.get("training", True)):
         return ""
-    return f"a {node.op.removeprefix('call_')} {getattr(function, '__name__', function)}"
+    hint = " (to flatten each row, write flatten(1))" if _is_reshape(node) else ""
+    return f"a {node.op.removeprefix('call_')} {getattr(function, '__name__', function)}{hint}"
+
+
+def _flattens_from(graph: nn.Module, node: fx.Node) -> Any:
+    """The first dimension that a node flattens; None where it is no flatten."""
+    module = _module(graph, node)
+    if isinstance(module, nn.Flatten):
+        return module.start_dim
+    if node.target is torch.flatten or (node.op == "call_method" and node.target == "flatten"):
+        return node.args[1] if len(node.args) > 1 else node.kwargs.get("start_dim", 0)
+    return None
+
+
+def _is_reshape(node: fx.Node) -> bool:
+    return node.op in ("call_method", "call_function") and node.target in _RESHAPES
 
 
 class _Recording(fx.Interpreter):
-    """Runs the dense graph and keeps what its ReLUs return."""
+    """Runs the dense graph, keeps what its ReLUs return, and refuses flattens of the region that join rows."""
 
     def __init__(self, graph: fx.GraphModule, region: _Region) -> None:
         super().__init__(graph)
-        self.relus = region.relus
+        self.region = region
         self.outputs: dict[fx.Node, Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
-        if n in self.relus:
+        if n in self.region.relus:
             self.outputs[n] = result.clone()  # what follows may work in place
+        start = _flattens_from(self.module, n) if n in self.region.nodes else None
+        if start is not None and start + self.env[n.all_input_nodes[0]].dim() <= 0:
+            self.extra_traceback = False
+            _refuse([f"{_name(n)}, a flatten from dimension {start}"])
         return result
 
 
