@@ -30,8 +30,19 @@ done
 for grid in "${grids[@]}"; do
   "$snnkern" sweep "bench/grids/$grid.toml" --folder "$actors" --store "$output/store" -o "bench/results/$grid.jsonl"
 done
-"$snnkern" analyze "$analysed" --env "$environment" --neuron if --timesteps 8 --alpha 0.2 -o "$output/analysis"
-"$snnkern" energy "$analysed" --env "$environment" --timesteps 2,4,8,16,32 --episodes 10 -o "$output/energy.json"
+if [ "$analysed" != td3-halfcheetah ]; then
+  for steps in 10000 30000; do
+    for seed in 0 1000 2000; do
+      "$snnkern" sweep bench/grids/observations.toml --folder "$actors" --store "$output/store" \
+        --steps $steps --seed $seed -o "$output/observations-$steps-$seed.jsonl"
+    done
+  done
+  cat "$output"/observations-*.jsonl > bench/results/observations.jsonl
+fi
+papers=(--alpha 0.2 --calibration max --steps 10000)  # as the papers do
+"$snnkern" analyze "$analysed" --env "$environment" --neuron if --timesteps 8 "${papers[@]}" -o "$output/analysis"
+"$snnkern" energy "$analysed" --env "$environment" --timesteps 2,4,8,16,32 --episodes 10 "${papers[@]}" \
+  -o "$output/energy.json"
 "$snnkern" bench td3-halfcheetah -o "$output/bench.json"
 collections=("${grids[@]/#/bench/results/}")
 "$snnkern" report "${collections[@]/%/.jsonl}" --analysis "$output/analysis/analysis.json" \

@@ -16,9 +16,8 @@ from snnkern.actors import Actor
 from snnkern.analysis import DENSE, analyze
 from snnkern.analysis_figures import draw_analysis, energy_figure, write_figure
 from snnkern.analysis_tables import print_analysis, print_energy, print_energy_of_layers
-from snnkern.calibration import parse_calibration
+from snnkern.calibration import CALIBRATION_STEPS, parse_calibration
 from snnkern.cli_options import (
-    _CALIBRATION_STEPS,
     _alpha,
     _arguments,
     _Backend,
@@ -133,7 +132,7 @@ def analyze_command(
         "actor": Path(policy).name,
         "environment": name,
         "calibration": snn.metadata.get("calibration", ""),
-        "calibration_steps": None if isinstance(loaded, SpikingActor) else steps or _CALIBRATION_STEPS,
+        "calibration_steps": None if isinstance(loaded, SpikingActor) else steps or CALIBRATION_STEPS,
         "calibration_seed": None if isinstance(loaded, SpikingActor) else seed or 0,
         "machine": machine(_PACKAGES),
         **found.to_dict(),

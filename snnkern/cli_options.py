@@ -18,13 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from snnkern import environments
 from snnkern.actors import Actor
-from snnkern.calibration import collect
+from snnkern.calibration import CALIBRATION_STEPS, collect
 from snnkern.errors import InputError, MissingDependencyError, check_whole
 from snnkern.files import check_writable
 from snnkern.neurons import Dynamics
 from snnkern.nn import SpikingActor
-
-_CALIBRATION_STEPS = 10_000
 
 _ACTOR = typer.Argument(
     help="A zoo actor (snnkern info lists them), or a checkpoint: .safetensors, or a TD3, DDPG or SAC state dict."
@@ -49,7 +47,7 @@ _Calibration = Annotated[
     ),
 ]
 _Steps = Annotated[
-    int | None, typer.Option("--steps", help="Steps of the dense actor to calibrate on (default 10000).", min=1)
+    int | None, typer.Option("--steps", help="Steps of the dense actor to calibrate on (default 30000).", min=1)
 ]
 _Seed = Annotated[
     int | None, typer.Option("--seed", help="Seed of the calibration run's first episode (default 0).", min=0)
@@ -81,7 +79,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _collect(actor: Actor, env: str, steps: int | None, seed: int | None) -> NDArray[np.floating]:
-    steps = _CALIBRATION_STEPS if steps is None else steps
+    steps = CALIBRATION_STEPS if steps is None else steps
     with _progress() as report:
         return collect(actor, env, steps, seed or 0, lambda done: report(f"calibration in {env}", done, steps))
 

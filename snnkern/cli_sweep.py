@@ -66,7 +66,7 @@ def sweep_command(
     dense_episodes: Annotated[
         int | None, typer.Option("--dense-episodes", help="Episodes of the dense actor's (default: as many).", min=1)
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Steps to calibrate on (default 10000).", min=1)] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Steps to calibrate on (default 30000).", min=1)] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the calibration run (default 0).", min=0)] = None,
     folder: Annotated[
         Path | None, typer.Option("--folder", help="Where a grid's checkpoints are (default: beside the grid).")

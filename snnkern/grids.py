@@ -16,6 +16,7 @@ import torch
 
 from snnkern import environments, zoo
 from snnkern.actors import Actor
+from snnkern.calibration import CALIBRATION_STEPS
 from snnkern.checkpoints import load_actor
 from snnkern.conversion import convert
 from snnkern.errors import InputError, check_whole
@@ -35,7 +36,7 @@ _DEFAULTS: dict[str, Any] = {
     "seeds": [1000],
     "episodes": 10,
     "dense_episodes": None,
-    "calibration_steps": 10_000,
+    "calibration_steps": CALIBRATION_STEPS,
     "calibration_seed": 0,
 }
 _OF_SETTINGS = ("neurons", "timesteps", "alphas", "memories", "calibrations", "levels")
