@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,8 @@ from snnkern import ops
 from snnkern.evaluation import Evaluation, Interval, average_performance_ratio
 from snnkern.executors import Failure, LocalExecutor
 from snnkern.files import write_atomically
-from snnkern.results import Collection, Point, read_collection
+from snnkern.results import Collection, Point, collect_results, read_collection
+from snnkern.store import Record, read_records
 from snnkern.timing import machine
 
 RESULTS = ROOT / "bench" / "results"
@@ -45,6 +47,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "κ = 1": {"clip": 1.0},
     "visited states": {"visits": True},
 }
+RULES = ("max", "percentile:99.9", "gaussian", "mse", "mse:weighted", "mse:linear", "mse:weighted:bias", "auto")
+NUMBERS = (
+    "auto",
+    *(f"mse:weighted:linear:{number}" for number in ("scale=0.85", "noise=0.1", "ridge=0.02", "ridge=0.5")),
+)
 MEASURED = (("if", 8), ("mt", 2))
 SEED = 3000
 
@@ -143,17 +150,38 @@ def recommended_table(collection: Collection) -> str:
     return "\n".join(lines)
 
 
-def rules_table(collection: Collection) -> str:
+def rules_table(collection: Collection, rules: Sequence[str], targets: Sequence[tuple[str, int]] = TARGETS) -> str:
     """Average performance ratio by rule, at the recommended α."""
-    rules = ["max", "percentile:99.9", "gaussian", "mse", "mse:weighted", "mse:linear", "mse:weighted:bias", "auto"]
-    lines = [_row("", *(f"{neuron}, T = {timesteps}" for neuron, timesteps in TARGETS)), "|---" * 6 + "|"]
-    for rule in rules:
-        cells = [
-            [point for point in points(collection, *target, rule) if point.setting.alpha == "auto"]
-            for target in TARGETS
-        ]
-        lines.append(_row(f"`{rule}`", *(_percent(cell[0].average) if cell else "" for cell in cells)))
+    lines = [_heading("", targets), "|---" * (len(targets) + 1) + "|"]
+    lines += [_row(f"`{rule}`", *_averages(collection, targets, rule)) for rule in rules]
     return "\n".join(lines)
+
+
+def observations_table(records: Sequence[Record]) -> str:
+    """Average performance ratio by what the recommended rule is calibrated on."""
+    targets = [("IF", 8), ("SNM", 8), ("MT", 2), ("DC", 2)]
+    lines = [_heading("observations, seed", targets), "|---" * (len(targets) + 1) + "|"]
+    dense = [record for record in records if record["task"]["calibration"] is None]
+    by: dict[tuple[int, int], list[Record]] = defaultdict(list)
+    for record in records:
+        if calibration := record["task"]["calibration"]:
+            by[calibration["steps"], calibration["seed"]].append(record)
+    for (steps, seed), spiking in sorted(by.items()):
+        collection = collect_results("observations", dense + spiking)
+        lines.append(_row(f"{steps:,}, {seed}", *_averages(collection, targets, "auto")))
+    return "\n".join(lines)
+
+
+def _heading(first: str, targets: Sequence[tuple[str, int]]) -> str:
+    return _row(first, *(f"{neuron}, T = {timesteps}" for neuron, timesteps in targets))
+
+
+def _averages(collection: Collection, targets: Sequence[tuple[str, int]], rule: str) -> list[str]:
+    """A rule's average performance ratio at every target, at the recommended α; nothing where it was not measured."""
+    found = [
+        [point for point in points(collection, *target, rule) if point.setting.alpha == "auto"] for target in targets
+    ]
+    return [_percent(cell[0].average) if cell else "" for cell in found]
 
 
 def auto_table(collection: Collection) -> str:
@@ -233,7 +261,9 @@ def main(
     calibration, others = (read_collection(RESULTS / f"{name}.jsonl") for name in ("calibration", "others"))
     fill(ROOT / "README.md", "recommended", recommended_table(calibration))
     fill(PAGE, "auto", auto_table(calibration))
-    fill(PAGE, "rules", rules_table(calibration))
+    fill(PAGE, "rules", rules_table(calibration, RULES))
+    fill(PAGE, "numbers", rules_table(calibration, NUMBERS, [("IF", 8), ("MT", 2)]))
+    fill(PAGE, "observations", observations_table(read_records(RESULTS / "observations.jsonl")))
     fill(PAGE, "others", others_table(others))
     fill(PAGE, "carry", carry_table(calibration))
     fill(PAGE, "variants", variants_table(json.loads((RESULTS / "carry.json").read_text())))
