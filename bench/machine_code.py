@@ -146,8 +146,13 @@ class Code:
         }
 
     def step(self) -> int:
-        """Instructions of a thread in a simulation step of a neuron kernel: its longest loop, without rare cases."""
-        return max(map(self.round, self.loops()))
+        """Instructions of a thread in a simulation step of a neuron kernel: its longest loop, without rare cases.
+
+        Where the steps are a loop of their own for rare numbers, that one has the loop over levels.
+        """
+        outermost = [loop for loop in self.loops() if not any(loop in self.within(other) for other in self.loops())]
+        plain = [loop for loop in outermost if not self.within(loop)]
+        return max(map(self.round, plain or outermost))
 
 
 def resident_warps(registers: int, threads: int) -> int:

@@ -263,14 +263,14 @@ struct Counted {
     // Where a level, `unit` times the smallest one, may be taken back.
     SNNKERN_INLINE typename X::Mask covers(V, Int unit) const { return X::at_least(count, unit); }
 
-    // The largest 2^-j that may be taken back, in bit patterns relative to 1.0: below any level's
-    // where there is none.
-    SNNKERN_INLINE Int largest() const {
+    // The largest 2^-j that may be sent, in bit patterns relative to 1.0, before it is rounded down
+    // to a whole exponent: 1.0 up; down what may be taken back, below any level's if that is none.
+    SNNKERN_INLINE Int largest(typename X::Mask down) const {
         using B = Bits<typename X::Real>;
         // More than the largest level changes nothing; up to it, the conversion is exact.
-        const Int bounded = X::smaller(count, Int{} + (typename B::Int(1) << (levels - 1)));
-        const Int exponent = X::bits(X::to_real(bounded)) & (Int{} + B::kExponents);
-        return exponent - (Int{} + B::kOne + B::exponent(levels - 1));
+        const Int all = Int{} + (typename B::Int(1) << (levels - 1));
+        const Int bounded = X::select(down, X::smaller(count, all), all);
+        return X::bits(X::to_real(bounded)) - (Int{} + B::kOne + B::exponent(levels - 1));
     }
 };
 
@@ -285,10 +285,10 @@ struct Promised {
         return X::at_least(promised, level);
     }
 
-    SNNKERN_INLINE Int largest() const {
-        using B = Bits<typename X::Real>;
+    SNNKERN_INLINE Int largest(typename X::Mask down) const {
         const V positive = X::larger(promised, V{});  // 0 for NaN
-        return (X::bits(positive) - X::bits(threshold)) & (Int{} + B::kExponents);
+        const V all = X::select(down, positive, threshold);
+        return X::smaller(X::bits(all) - X::bits(threshold), Int{});
     }
 };
 
@@ -360,8 +360,8 @@ struct Levels<V, false> {
         const Int sign = bits & (Int{} + B::kSign);
         const Int magnitude = bits ^ sign;
         const auto down = X::greater(V{}, potential);
-        Int level = X::smaller((magnitude - highest) & (Int{} + B::kExponents), Int{});
-        level = X::select(down, X::smaller(level, sent.largest()), level);
+        const Int level =
+            X::smaller(magnitude - highest, sent.largest(down)) & (Int{} + B::kExponents);
         const auto fires =
             X::both(X::at_least(X::from_bits(magnitude), lowest), X::at_least(level, smallest));
         const V units = X::select(fires, X::from_bits((level + (Int{} + B::kOne)) | sign), V{});

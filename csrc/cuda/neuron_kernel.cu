@@ -45,15 +45,34 @@ SNNKERN_INLINE void store(Real* to, const Pack<Real, kWidth>& pack) {
     *reinterpret_cast<Pack<Real, kWidth>*>(to) = pack;
 }
 
+// Counts a spike. Left to itself, the compiler adds 1 and then chooses a sum; but IF's count of its
+// own it uses again.
+template <Kind kind>
+__device__ __forceinline__ void count(int32_t& fired, bool fires) {
+#if defined(__CUDA_ARCH__)
+    if constexpr (kind != Kind::IF) {
+        asm("{ .reg .pred fires; setp.ne.s32 fires, %1, 0; @fires add.s32 %0, %0, 1; }"
+            : "+r"(fired)
+            : "r"(int32_t(fires)));
+        return;
+    }
+#endif
+    fired += fires;
+}
+
+constexpr int32_t kUnfinished = -1;
+
 // The decision step of the neurons [n, n + kWidth) of row b, with these thresholds. Returns the
-// number of spikes they sent.
+// number of spikes they sent; or `kUnfinished`, where that takes the other kTiny.
 template <Kind kind, bool kTiny, class Real, int kWidth, bool kCodedOnce, bool kSpikes>
 __device__ __forceinline__ int32_t run_neurons(const Tiled<Real>& tiled, uint32_t b, uint32_t n,
                                                const Pack<Real, kWidth>& threshold) {
     using Lanes = Pack<Real, kWidth>;
     const NeuronProblem<Real>& p = tiled.problem;
     const auto at = [&] { return b * p.neurons + n; };
-    using One = Neuron<kind, Real, kTiny, Divisor<Real>>;
+    constexpr bool kQuick = kind == Kind::DC && !kTiny;  // it alone divides at every step
+    using Step = std::conditional_t<kQuick, NormalDivisor<Real>, Steps<Real>>;
+    using One = Neuron<kind, Real, kTiny, Step>;
     One neuron[kWidth];
     {
         const Lanes carry = load<Real, kWidth>(p.carry + at());
@@ -70,28 +89,39 @@ __device__ __forceinline__ int32_t run_neurons(const Tiled<Real>& tiled, uint32_
     Real* spikes = kSpikes ? p.spikes + at() : nullptr;
     const int32_t timesteps = static_cast<int32_t>(p.timesteps);
     int32_t fired = 0;
-#pragma unroll 1
-    for (int32_t step = 0; step < timesteps; ++step) {
-        const Divisor<Real> t(step + 1);
-        Lanes x{}, sent;
-        if (!kCodedOnce || step == 0) x = load<Real, kWidth>(current);
-        current += p.current_stride_t;
+    auto smallest = Divisor<Real>::kLast;
+    const auto advance = [&](int32_t step, const Lanes& x) {
+        const Step t(step);
+        Lanes sent;
 #pragma unroll
         for (int i = 0; i < kWidth; ++i) {
             neuron[i].integrate(x.lane[i]);
             const Spike<Real> spike = neuron[i].fire(t);
             neuron[i].reset(spike, x.lane[i], t);
             sent.lane[i] = spike.value;
-            fired += spike.fires;
+            count<kind>(fired, spike.fires);
+            const auto place = Divisor<Real>::place(x.lane[i]);
+            smallest = place < smallest ? place : smallest;
         }
         if constexpr (kSpikes) {
             store(spikes, sent);
             spikes += tiled.step_size;
         }
+    };
+    if constexpr (kCodedOnce) advance(1, load<Real, kWidth>(current));
+#pragma unroll 1
+    for (int32_t step = 1 + kCodedOnce; step <= timesteps; ++step) {
+        Lanes x{};
+        if constexpr (!kCodedOnce) {
+            x = load<Real, kWidth>(current);
+            current += p.current_stride_t;
+        }
+        advance(step, x);
     }
+    if (kQuick && Divisor<Real>::is_small(smallest)) return kUnfinished;
 
     Lanes out;
-    const Divisor<Real> all(timesteps);
+    const Step all(timesteps);
     const Lanes again = load<Real, kWidth>(p.threshold + n);
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) neuron[i].threshold = again.lane[i];
@@ -122,11 +152,18 @@ __device__ __forceinline__ int32_t run_thread(const Tiled<Real>& tiled, uint32_t
         for (int i = 0; i < kWidth; ++i)
             tiny |= is_tiny(threshold.lane[i], tiled.problem.parameters.levels,
                             tiled.problem.timesteps);
-        if (tiny)
-            return run_neurons<kind, true, Real, kWidth, kCodedOnce, kSpikes>(tiled, b, n,
-                                                                              threshold);
+        int32_t fired = kUnfinished;
+        if (!tiny)
+            fired =
+                run_neurons<kind, false, Real, kWidth, kCodedOnce, kSpikes>(tiled, b, n, threshold);
+        if (fired == kUnfinished) {
+            const auto again = load<Real, kWidth>(tiled.problem.threshold + n);
+            fired = run_neurons<kind, true, Real, kWidth, kCodedOnce, kSpikes>(tiled, b, n, again);
+        }
+        return fired;
+    } else {
+        return run_neurons<kind, false, Real, kWidth, kCodedOnce, kSpikes>(tiled, b, n, threshold);
     }
-    return run_neurons<kind, false, Real, kWidth, kCodedOnce, kSpikes>(tiled, b, n, threshold);
 }
 
 // A block covers some rows and a part of their columns; a warp stays in one row. Where one warp
