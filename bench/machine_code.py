@@ -146,13 +146,15 @@ class Code:
         }
 
     def step(self) -> int:
-        """Instructions of a thread in a simulation step of a neuron kernel: its longest loop, without rare cases.
+        """Instructions of a thread in a simulation step of a neuron kernel, without rare cases.
 
-        Where the steps are a loop of their own for rare numbers, that one has the loop over levels.
+        Its loop over steps is an outermost one, without a loop over levels. What rare cases take in its place stands
+        behind it.
         """
-        outermost = [loop for loop in self.loops() if not any(loop in self.within(other) for other in self.loops())]
+        loops = self.loops()
+        outermost = [loop for loop in loops if not any(loop in self.within(other) for other in loops)]
         plain = [loop for loop in outermost if not self.within(loop)]
-        return max(map(self.round, plain or outermost))
+        return self.round(plain[0]) if plain else max(map(self.round, outermost))
 
 
 def resident_warps(registers: int, threads: int) -> int:

@@ -214,8 +214,10 @@ struct Neuron<Kind::IF, V, kTiny, Steps> {
     }
 };
 
-template <class V, bool kTiny, class Steps>
-struct Neuron<Kind::SNM, V, kTiny, Steps> {
+// SNM, which adds `kUnit` to its count for a spike. Below a larger unit than 1, the count has the
+// number of spikes of either sign: up to 32767 steps in one of 2^16.
+template <class V, class Steps, int32_t kUnit>
+struct SignedNeuron {
     using X = Lanes<V>;
     using Real = typename X::Real;
     using Int = typename X::Int;
@@ -224,8 +226,8 @@ struct Neuron<Kind::SNM, V, kTiny, Steps> {
     V upper, lower;  // the potential fires above and below them; infinite where θ = 0
     Int count = Int{};
 
-    Neuron() = default;
-    SNNKERN_INLINE Neuron(const Parameters<Real>& p, V threshold, V start, V)
+    SignedNeuron() = default;
+    SNNKERN_INLINE SignedNeuron(const Parameters<Real>& p, V threshold, V start, V)
         : potential(start), threshold(threshold) {
         const auto alive = X::greater(threshold, V{});
         upper = X::select(alive, threshold, infinity<V>());
@@ -236,8 +238,12 @@ struct Neuron<Kind::SNM, V, kTiny, Steps> {
 
     SNNKERN_INLINE Spike<V> fire(const Steps&) {
         const auto up = X::greater(potential, upper);
-        const auto down = X::both(X::greater(lower, potential), X::at_least(count, Int{} + 1));
-        count = X::subtract(down, X::subtract(up, count, Int{} - 1), Int{} + 1);
+        const auto down = X::both(X::greater(lower, potential), X::at_least(count, Int{} + kUnit));
+        if constexpr (kUnit == 1)
+            count = X::subtract(down, X::subtract(up, count, Int{} - 1), Int{} + 1);
+        else
+            count +=
+                X::select(up, Int{} + (kUnit + 1), X::select(down, Int{} + (1 - kUnit), Int{}));
         return {X::either(up, down), X::select(up, upper, X::select(down, -upper, V{})),
                 X::select(up, V{} + 1, X::select(down, V{} - 1, V{}))};
     }
@@ -246,10 +252,17 @@ struct Neuron<Kind::SNM, V, kTiny, Steps> {
         potential = potential - spike.value;
     }
 
-    SNNKERN_INLINE V transmitted(const Steps&) const { return X::to_real(count) * threshold; }
+    SNNKERN_INLINE V transmitted(const Steps&) const {
+        return X::to_real(count / kUnit) * threshold;
+    }
     SNNKERN_INLINE V mean(const Steps& timesteps) const {
         return timesteps.divide(transmitted(timesteps));
     }
+};
+
+template <class V, bool kTiny, class Steps>
+struct Neuron<Kind::SNM, V, kTiny, Steps> : SignedNeuron<V, Steps, 1> {
+    using SignedNeuron<V, Steps, 1>::SignedNeuron;
 };
 
 // What a multi-threshold neuron has sent, as MT counts it: `count` in units of the smallest level.

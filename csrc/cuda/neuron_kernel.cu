@@ -45,6 +45,27 @@ SNNKERN_INLINE void store(Real* to, const Pack<Real, kWidth>& pack) {
     *reinterpret_cast<Pack<Real, kWidth>*>(to) = pack;
 }
 
+// SNM's count has the number of its spikes below this unit, where steps are few.
+constexpr int32_t kTally = 1 << 16;
+
+// A neuron, and what it takes steps as. The quick way is for what is ordinary: thresholds that are
+// not tiny, fewer steps than half a tally, no small current of DC.
+template <Kind kind, class Real, bool kQuick>
+struct Way {
+    using Step = Steps<Real>;
+    using One = Neuron<kind, Real, !kQuick, Step>;
+};
+template <class Real>
+struct Way<Kind::SNM, Real, true> {
+    using Step = Steps<Real>;
+    using One = SignedNeuron<Real, Step, kTally>;
+};
+template <class Real>
+struct Way<Kind::DC, Real, true> {
+    using Step = NormalDivisor<Real>;
+    using One = Neuron<Kind::DC, Real, false, Step>;
+};
+
 // Counts a spike. Left to itself, the compiler adds 1 and then chooses a sum; but IF's count of its
 // own it uses again.
 template <Kind kind>
@@ -63,16 +84,16 @@ __device__ __forceinline__ void count(int32_t& fired, bool fires) {
 constexpr int32_t kUnfinished = -1;
 
 // The decision step of the neurons [n, n + kWidth) of row b, with these thresholds. Returns the
-// number of spikes they sent; or `kUnfinished`, where that takes the other kTiny.
-template <Kind kind, bool kTiny, class Real, int kWidth, bool kCodedOnce, bool kSpikes>
+// number of spikes they sent; or `kUnfinished`, where that takes the other way.
+template <Kind kind, bool kQuick, class Real, int kWidth, bool kCodedOnce, bool kSpikes>
 __device__ __forceinline__ int32_t run_neurons(const Tiled<Real>& tiled, uint32_t b, uint32_t n,
                                                const Pack<Real, kWidth>& threshold) {
     using Lanes = Pack<Real, kWidth>;
     const NeuronProblem<Real>& p = tiled.problem;
     const auto at = [&] { return b * p.neurons + n; };
-    constexpr bool kQuick = kind == Kind::DC && !kTiny;  // it alone divides at every step
-    using Step = std::conditional_t<kQuick, NormalDivisor<Real>, Steps<Real>>;
-    using One = Neuron<kind, Real, kTiny, Step>;
+    using Step = typename Way<kind, Real, kQuick>::Step;
+    using One = typename Way<kind, Real, kQuick>::One;
+    constexpr bool kTallies = kind == Kind::SNM && kQuick;
     One neuron[kWidth];
     {
         const Lanes carry = load<Real, kWidth>(p.carry + at());
@@ -99,7 +120,7 @@ __device__ __forceinline__ int32_t run_neurons(const Tiled<Real>& tiled, uint32_
             const Spike<Real> spike = neuron[i].fire(t);
             neuron[i].reset(spike, x.lane[i], t);
             sent.lane[i] = spike.value;
-            count<kind>(fired, spike.fires);
+            if constexpr (!kTallies) count<kind>(fired, spike.fires);
             const auto place = Divisor<Real>::place(x.lane[i]);
             smallest = place < smallest ? place : smallest;
         }
@@ -118,7 +139,9 @@ __device__ __forceinline__ int32_t run_neurons(const Tiled<Real>& tiled, uint32_
         }
         advance(step, x);
     }
-    if (kQuick && Divisor<Real>::is_small(smallest)) return kUnfinished;
+    if (kind == Kind::DC && kQuick && Divisor<Real>::is_small(smallest)) return kUnfinished;
+    if constexpr (kTallies)
+        for (const One& one : neuron) fired += static_cast<int32_t>(one.count % kTally);
 
     Lanes out;
     const Step all(timesteps);
@@ -142,28 +165,26 @@ __device__ __forceinline__ int32_t run_neurons(const Tiled<Real>& tiled, uint32_
     return fired;
 }
 
-// The same, after a look at the thresholds: levels of tiny ones are searched in another way.
+// The same, by the quick way if it can be.
 template <Kind kind, class Real, int kWidth, bool kCodedOnce, bool kSpikes>
 __device__ __forceinline__ int32_t run_thread(const Tiled<Real>& tiled, uint32_t b, uint32_t n) {
-    const auto threshold = load<Real, kWidth>(tiled.problem.threshold + n);
+    const NeuronProblem<Real>& p = tiled.problem;
+    const auto threshold = load<Real, kWidth>(p.threshold + n);
+    bool ordinary = kind != Kind::SNM || p.timesteps < kTally / 2;
     if constexpr (kind == Kind::MT || kind == Kind::DC) {
-        bool tiny = false;
 #pragma unroll
         for (int i = 0; i < kWidth; ++i)
-            tiny |= is_tiny(threshold.lane[i], tiled.problem.parameters.levels,
-                            tiled.problem.timesteps);
-        int32_t fired = kUnfinished;
-        if (!tiny)
-            fired =
-                run_neurons<kind, false, Real, kWidth, kCodedOnce, kSpikes>(tiled, b, n, threshold);
-        if (fired == kUnfinished) {
-            const auto again = load<Real, kWidth>(tiled.problem.threshold + n);
-            fired = run_neurons<kind, true, Real, kWidth, kCodedOnce, kSpikes>(tiled, b, n, again);
-        }
-        return fired;
-    } else {
-        return run_neurons<kind, false, Real, kWidth, kCodedOnce, kSpikes>(tiled, b, n, threshold);
+            ordinary &= !is_tiny(threshold.lane[i], p.parameters.levels, p.timesteps);
     }
+    int32_t fired = kUnfinished;
+    if (ordinary)
+        fired = run_neurons<kind, true, Real, kWidth, kCodedOnce, kSpikes>(tiled, b, n, threshold);
+    if constexpr (kind != Kind::IF) {
+        if (fired != kUnfinished) return fired;
+        const auto again = load<Real, kWidth>(p.threshold + n);
+        fired = run_neurons<kind, false, Real, kWidth, kCodedOnce, kSpikes>(tiled, b, n, again);
+    }
+    return fired;
 }
 
 // A block covers some rows and a part of their columns; a warp stays in one row. Where one warp

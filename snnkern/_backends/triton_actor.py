@@ -260,7 +260,7 @@ def run_tile(
                         current = sums[step] * UNIT
                         if KIND != DC:
                             current += bias
-                    _, units, potential, count, current_mean, output_mean = neuron_step(
+                    fires, _, units, potential, count, current_mean, output_mean = neuron_step(
                         current,
                         potential,
                         count,
@@ -269,13 +269,16 @@ def run_tile(
                         threshold,
                         negative_fraction,
                         LEVELS,
-                        True,
+                        time,
+                        time,
                         time,
                         KIND,
                         LEVELS,
+                        True,
+                        False,
                     )
                     if KIND != IF:
-                        packing += (units != 0.0).to(tl.int32) << 8  # how many, above the byte
+                        packing += fires.to(tl.int32) << 8  # how many, above the byte
                     if not LAST:
                         packing |= encode(units, LEVELS, EXPONENT_BITS) << ((chunk + step) * BITS)
                     if FIRST and KIND == DC:
