@@ -260,7 +260,7 @@ def run_tile(
                         current = sums[step] * UNIT
                         if KIND != DC:
                             current += bias
-                    fires, _, units, potential, count, current_mean, output_mean = neuron_step(
+                    _, _, units, potential, count, current_mean, output_mean = neuron_step(
                         current,
                         potential,
                         count,
@@ -278,7 +278,7 @@ def run_tile(
                         False,
                     )
                     if KIND != IF:
-                        packing += fires.to(tl.int32) << 8  # how many, above the byte
+                        packing += (units != 0.0).to(tl.int32) << 8  # how many, above the byte
                     if not LAST:
                         packing |= encode(units, LEVELS, EXPONENT_BITS) << ((chunk + step) * BITS)
                     if FIRST and KIND == DC:

@@ -96,18 +96,16 @@ def fire_single(potential, threshold, count, negative_fraction, KIND: tl.constex
     SNM may count in units of `TALLY`; then what is below a unit counts its spikes of both signs.
     """
     alive = threshold > 0.0
-    limit = tl.where(alive, threshold, float("inf"))
-    up = potential > limit
+    up = (potential > threshold) & alive
     if KIND == IF:
         fires = up
-        spike = tl.where(up, limit, 0.0)
+        spike = tl.where(up, threshold, 0.0)
         units = tl.where(up, 1.0, 0.0)
         count += up.to(tl.int32)
     else:
-        lower = tl.where(alive, negative_fraction * threshold, float("-inf"))
-        down = (lower > potential) & (count >= UNIT)
+        down = (negative_fraction * threshold > potential) & alive & (count >= UNIT)
         fires = up | down
-        spike = tl.where(up, limit, tl.where(down, -limit, 0.0))
+        spike = tl.where(up, threshold, tl.where(down, -threshold, 0.0))
         units = tl.where(up, 1.0, tl.where(down, -1.0, 0.0))
         EVENT: tl.constexpr = 0 if UNIT == 1 else 1
         count += tl.where(up, UNIT + EVENT, tl.where(down, EVENT - UNIT, 0))
@@ -324,7 +322,7 @@ def take_steps(
             # The next step's current is asked for before this step's is used, so that a read is always under way.
             source += stride_t
             arriving = tl.load(source, inside & (step < timesteps), other=0.0)
-        if QUICK and KIND == DC:
+        if QUICK and KIND == DC and source.dtype.element_ty != tl.float16:  # which is never small
             smallest = tl.minimum(smallest, tl.min(tl.reshape(place(current), PAIRS), axis=2))
         fires, spike, _, potential, count, current_mean, output_mean = neuron_step(
             current,
