@@ -146,8 +146,15 @@ class Code:
         }
 
     def step(self) -> int:
-        """Instructions of a thread in a simulation step of a neuron kernel: its longest loop, without rare cases."""
-        return max(map(self.round, self.loops()))
+        """Instructions of a thread in a simulation step of a neuron kernel, without rare cases.
+
+        Its loop over steps is an outermost one, without a loop over levels. What rare cases take in its place stands
+        behind it.
+        """
+        loops = self.loops()
+        outermost = [loop for loop in loops if not any(loop in self.within(other) for other in loops)]
+        plain = [loop for loop in outermost if not self.within(loop)]
+        return self.round(plain[0]) if plain else max(map(self.round, outermost))
 
 
 def resident_warps(registers: int, threads: int) -> int:

@@ -14,7 +14,7 @@ from h100 import CLOCK, ISSUED, L2_SHARED, LAUNCH, MEMORY, MULTIPROCESSORS, PROD
 from machine_code import KINDS, TARGETS, table
 from triton_compiled import DTYPES, WIDTHS, Case, Compiled, version
 
-from snnkern._backends import small_batch
+from snnkern._backends import small_batch, triton
 from snnkern._backends.triton_engine import PRECISIONS, TILES, Tile, block, default_tile, planes
 
 BATCHES = (1024, 2048, 4096, 8192, 16384, 65536)
@@ -25,8 +25,7 @@ SPLIT = 6  # products of float32 numbers that are in three parts both
 # 62 % (Luo et al., arXiv 2402.13499).
 RATE = {"float32": 1.0, "bf16": 1.0, "tf32": 0.5}
 OF_16_ROWS = 0.62
-NEURONS_PER_WARP = 2 * 32
-ONCE = 100  # instructions of a neuron kernel's warp beside its steps
+ONCE = {2: 100, 4: 150}  # instructions of a neuron kernel's warp beside its steps, by the neurons of a thread
 
 
 def compiled_table(kernels: Sequence[Compiled]) -> str:
@@ -73,10 +72,20 @@ def instructions_table(kernels: Sequence[Compiled]) -> str:
     """Instructions of a neuron kernel's thread in a step, on an H100."""
     forms = [form for form in NEURON_FORMS if form.startswith("a sequence")]
     rows = [
-        [f"{kind}, {dtype}", *(_instructions(kernels, Case("neuron", kind, "sm_90", dtype, form)) for form in forms)]
+        [
+            f"{kind}, {dtype}",
+            width(Case("neuron", kind, "sm_90", dtype, forms[0])),
+            *(_instructions(kernels, Case("neuron", kind, "sm_90", dtype, form)) for form in forms),
+        ]
         for dtype, kind in itertools.product(DTYPES, KINDS)
     ]
-    return table(["instructions of a step", *forms], rows)
+    return table(["instructions of a step", "neurons per thread", *forms], rows)
+
+
+def width(case: Case) -> int:
+    """Neurons of a neuron kernel's thread."""
+    elements = triton.tile_elements(case.dynamics().neuron.kind, DTYPES[case.precision])
+    return elements // (32 * triton.TILE_WARPS)
 
 
 @dataclass(frozen=True)
@@ -164,8 +173,9 @@ def predicted_table(kernels: Sequence[Compiled]) -> str:
     for dtype, kind, form in itertools.product(("float32", "bfloat16"), KINDS, NEURON_FORMS):
         bytes_each = 4 if dtype == "float32" else 2
         counted = form.replace("a constant current", "a sequence")  # which takes as many instructions, or more
-        step = _instructions(kernels, Case("neuron", kind, "sm_90", dtype, counted)) / NEURONS_PER_WARP
-        times = cuda_tables.neuron_times(NEURON_FORMS[form] * bytes_each, step, ONCE / NEURONS_PER_WARP)
+        case = Case("neuron", kind, "sm_90", dtype, counted)
+        step, once = _instructions(kernels, case) / (32 * width(case)), ONCE[width(case)] / (32 * width(case))
+        times = cuda_tables.neuron_times(NEURON_FORMS[form] * bytes_each, step, once)
         cell = measured.neurons("triton", kind, form) if dtype == "float32" else ""
         rows.append([f"neurons, {kind}, {dtype}, {form}", *times, cell])
     return table(["what", "floor, µs", "predicted, µs", "measured, µs"], rows)

@@ -214,8 +214,10 @@ struct Neuron<Kind::IF, V, kTiny, Steps> {
     }
 };
 
-template <class V, bool kTiny, class Steps>
-struct Neuron<Kind::SNM, V, kTiny, Steps> {
+// SNM, which adds `kUnit` to its count for a spike. Below a larger unit than 1, the count has the
+// number of spikes of either sign: up to 32767 steps in one of 2^16.
+template <class V, class Steps, int32_t kUnit>
+struct SignedNeuron {
     using X = Lanes<V>;
     using Real = typename X::Real;
     using Int = typename X::Int;
@@ -224,8 +226,8 @@ struct Neuron<Kind::SNM, V, kTiny, Steps> {
     V upper, lower;  // the potential fires above and below them; infinite where θ = 0
     Int count = Int{};
 
-    Neuron() = default;
-    SNNKERN_INLINE Neuron(const Parameters<Real>& p, V threshold, V start, V)
+    SignedNeuron() = default;
+    SNNKERN_INLINE SignedNeuron(const Parameters<Real>& p, V threshold, V start, V)
         : potential(start), threshold(threshold) {
         const auto alive = X::greater(threshold, V{});
         upper = X::select(alive, threshold, infinity<V>());
@@ -236,8 +238,12 @@ struct Neuron<Kind::SNM, V, kTiny, Steps> {
 
     SNNKERN_INLINE Spike<V> fire(const Steps&) {
         const auto up = X::greater(potential, upper);
-        const auto down = X::both(X::greater(lower, potential), X::at_least(count, Int{} + 1));
-        count = X::subtract(down, X::subtract(up, count, Int{} - 1), Int{} + 1);
+        const auto down = X::both(X::greater(lower, potential), X::at_least(count, Int{} + kUnit));
+        if constexpr (kUnit == 1)
+            count = X::subtract(down, X::subtract(up, count, Int{} - 1), Int{} + 1);
+        else
+            count +=
+                X::select(up, Int{} + (kUnit + 1), X::select(down, Int{} + (1 - kUnit), Int{}));
         return {X::either(up, down), X::select(up, upper, X::select(down, -upper, V{})),
                 X::select(up, V{} + 1, X::select(down, V{} - 1, V{}))};
     }
@@ -246,10 +252,17 @@ struct Neuron<Kind::SNM, V, kTiny, Steps> {
         potential = potential - spike.value;
     }
 
-    SNNKERN_INLINE V transmitted(const Steps&) const { return X::to_real(count) * threshold; }
+    SNNKERN_INLINE V transmitted(const Steps&) const {
+        return X::to_real(count / kUnit) * threshold;
+    }
     SNNKERN_INLINE V mean(const Steps& timesteps) const {
         return timesteps.divide(transmitted(timesteps));
     }
+};
+
+template <class V, bool kTiny, class Steps>
+struct Neuron<Kind::SNM, V, kTiny, Steps> : SignedNeuron<V, Steps, 1> {
+    using SignedNeuron<V, Steps, 1>::SignedNeuron;
 };
 
 // What a multi-threshold neuron has sent, as MT counts it: `count` in units of the smallest level.
@@ -263,14 +276,14 @@ struct Counted {
     // Where a level, `unit` times the smallest one, may be taken back.
     SNNKERN_INLINE typename X::Mask covers(V, Int unit) const { return X::at_least(count, unit); }
 
-    // The largest 2^-j that may be taken back, in bit patterns relative to 1.0: below any level's
-    // where there is none.
-    SNNKERN_INLINE Int largest() const {
+    // The largest 2^-j that may be sent, in bit patterns relative to 1.0, before it is rounded down
+    // to a whole exponent: 1.0 up; down what may be taken back, below any level's if that is none.
+    SNNKERN_INLINE Int largest(typename X::Mask down) const {
         using B = Bits<typename X::Real>;
         // More than the largest level changes nothing; up to it, the conversion is exact.
-        const Int bounded = X::smaller(count, Int{} + (typename B::Int(1) << (levels - 1)));
-        const Int exponent = X::bits(X::to_real(bounded)) & (Int{} + B::kExponents);
-        return exponent - (Int{} + B::kOne + B::exponent(levels - 1));
+        const Int all = Int{} + (typename B::Int(1) << (levels - 1));
+        const Int bounded = X::select(down, X::smaller(count, all), all);
+        return X::bits(X::to_real(bounded)) - (Int{} + B::kOne + B::exponent(levels - 1));
     }
 };
 
@@ -285,10 +298,10 @@ struct Promised {
         return X::at_least(promised, level);
     }
 
-    SNNKERN_INLINE Int largest() const {
-        using B = Bits<typename X::Real>;
+    SNNKERN_INLINE Int largest(typename X::Mask down) const {
         const V positive = X::larger(promised, V{});  // 0 for NaN
-        return (X::bits(positive) - X::bits(threshold)) & (Int{} + B::kExponents);
+        const V all = X::select(down, positive, threshold);
+        return X::smaller(X::bits(all) - X::bits(threshold), Int{});
     }
 };
 
@@ -360,8 +373,8 @@ struct Levels<V, false> {
         const Int sign = bits & (Int{} + B::kSign);
         const Int magnitude = bits ^ sign;
         const auto down = X::greater(V{}, potential);
-        Int level = X::smaller((magnitude - highest) & (Int{} + B::kExponents), Int{});
-        level = X::select(down, X::smaller(level, sent.largest()), level);
+        const Int level =
+            X::smaller(magnitude - highest, sent.largest(down)) & (Int{} + B::kExponents);
         const auto fires =
             X::both(X::at_least(X::from_bits(magnitude), lowest), X::at_least(level, smallest));
         const V units = X::select(fires, X::from_bits((level + (Int{} + B::kOne)) | sign), V{});

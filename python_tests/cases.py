@@ -237,6 +237,8 @@ INPUTS: dict[str, Callable[[Layer], Layer]] = {
     "denormal-currents": _with_currents(
         lambda info: [info.smallest_normal * info.eps, -info.smallest_normal / 2, 0.0, -0.0]
     ),
+    "small-currents": _with_currents(lambda info: [info.smallest_normal * 3, -info.smallest_normal / info.eps, 0.0]),
+    "negative-zeros": lambda layer: replace(layer.map(lambda tensor: tensor * -0.0), threshold=layer.threshold),
     "huge-currents": _with_currents(lambda info: [info.max / 3, -info.max / 3, info.max, -info.max]),
     "infinite-currents": _with_currents(lambda info: [float("inf"), float("-inf")]),
     "nan-currents": _with_currents(lambda info: [float("nan")]),

@@ -50,6 +50,15 @@ def test_neurons_are_bit_identical_for_every_number_of_timesteps(cuda_device, ne
     assert_is_reference(layer, "cuda", cuda_device)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(("kind", "timesteps"), [("snm", 32767), ("snm", 32768), ("mt", 65537), ("dc", 65537)])
+def test_so_many_timesteps_that_the_quick_way_ends(cuda_device, kind, timesteps):
+    neuron = next(neuron for neuron in DEFAULT_NEURONS.values() if neuron.kind.name.lower() == kind)
+    layer = random_layer(Dynamics(neuron, timesteps, **CARRYING), Size(1, 5))
+    for actual, wanted in zip(run_cuda(layer, cuda_device), run_layer(layer, "reference"), strict=True):
+        assert_same_bits(actual, wanted)
+
+
 @each("dtype", NATIVE_DTYPES)
 @each("change", INPUTS)
 @each("neuron", NEURONS)
@@ -170,16 +179,41 @@ def numbers_of_every_size(dtype: torch.dtype) -> torch.Tensor:
     return torch.cat([positive, -positive])
 
 
+MOST_STEPS = 2**16  # of what `divide_normal` is for
+
+
+def least(dtype: torch.dtype) -> float:
+    """What is smaller, and not 0, is small for `divide_normal`."""
+    return torch.finfo(dtype).smallest_normal * 8 / torch.finfo(dtype).eps * MOST_STEPS
+
+
 @each("dtype", NATIVE_DTYPES)
 def test_division_by_steps_is_exact(cuda_on_host, dtype):
     x = numbers_of_every_size(dtype)
-    smallest = 2 * torch.finfo(dtype).smallest_normal
-    for steps in [*range(1, 258), 1023, 1025, 65537, 2**20 + 1, 2**21 - 1, 2**21, 2**21 + 1, 2**24 + 2, 2**29 - 1]:
-        wanted = x / torch.tensor(steps, dtype=dtype)
-        assert_same_bits(divide(cuda_on_host, x, steps), wanted)
-        if steps <= 2**21:
-            normal = (x == 0) | ((wanted.abs() >= smallest) & x.isfinite())
-            assert torch.equal(divide(cuda_on_host, x[normal], steps, normal=True), wanted[normal])
+    quick = x[~(x.abs() < least(dtype)) | (x == 0)]
+    for steps in [*range(1, 258), 1023, 1025, 2**16 - 1, 2**16, 2**16 + 1, 2**20 + 1, 2**24 + 2, 2**29 - 1]:
+        number = torch.tensor(steps, dtype=dtype)
+        assert_same_bits(divide(cuda_on_host, x, steps), x / number)
+        if steps <= MOST_STEPS:
+            for off in (-2, 0, 2):
+                assert_same_bits(divide(cuda_on_host, quick, steps, normal=True, off=off), quick / number)
+
+
+@each("dtype", NATIVE_DTYPES)
+def test_division_is_exact_where_quotients_lie_between_two_numbers(cuda_on_host, dtype):
+    """Nowhere does x / n come closer to the middle of two neighbours q and q + 1 than where 2x = (2q + 1)n ± 1."""
+    digits = 1 - math.frexp(torch.finfo(dtype).eps)[1] + 1
+    for steps in [*range(3, 300, 2), 1001, 4095, 32767, 65533, 65535]:
+        numbers = []
+        for sign in (1, -1):
+            # Of these, those that fit x: whose last bits are 0.
+            beyond = 2 ** (steps.bit_length() + 1)
+            middle = 2**digits + (-sign * pow(steps, -1, beyond) - 2**digits) % beyond
+            numbers += [((middle + place * beyond) * steps + sign) // 2 for place in range(50)]
+        x = torch.tensor(numbers, dtype=torch.int64 if dtype == torch.float32 else torch.float64).to(dtype)
+        assert [int(one) for one in x.tolist()] == numbers
+        for off in range(-2, 3):
+            assert_same_bits(divide(cuda_on_host, x, steps, normal=True, off=off), x / torch.tensor(steps, dtype=dtype))
 
 
 @pytest.mark.gpu

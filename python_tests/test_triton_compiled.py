@@ -52,6 +52,16 @@ def test_default_neuron_kernels_fit_every_target(kind, target) -> None:
     check(triton_compiled.compile_one(Case("neuron", kind, target, "float32", "a sequence in, spikes out")))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_takes_few_instructions(kind) -> None:
+    """So few, in bfloat16 too, that an H100 waits for memory: 4 numbers of 2 bytes in and out."""
+    case = Case("neuron", kind, "sm_90", "bfloat16", "a sequence in, spikes out")
+    kernel = triton_compiled.compile_one(case)
+    check(kernel)
+    assert kernel.instructions is not None
+    assert 0 < kernel.instructions / triton_tables.width(case) <= 34.5
+
+
 @pytest.mark.parametrize(("kind", "target"), [*((kind, "sm_90") for kind in KINDS), ("IF", "sm_80"), ("IF", "sm_100")])
 def test_default_actor_kernels_fit_their_targets(kind, target) -> None:
     check(triton_compiled.compile_one(Case("actor", kind, target, "float32", str(TILES[0].rows))))

@@ -102,6 +102,19 @@ def test_neurons_are_bit_identical_for_other_numbers_of_timesteps(neuron, timest
     assert_triton_is_reference(random_layer(Dynamics(neuron, timesteps, **CARRYING), Size(3, 17)))
 
 
+@interpreted
+@each("neuron", DEFAULT_NEURONS)
+def test_so_many_timesteps_that_the_quick_way_ends(monkeypatch, neuron) -> None:
+    """The border is moved to where there are few."""
+    import triton.language as tl
+
+    from snnkern._backends import triton_neurons
+
+    monkeypatch.setattr(triton_neurons, "MOST_STEPS", tl.constexpr(4))
+    for timesteps in (4, 5):
+        assert_triton_is_reference(random_layer(Dynamics(neuron, timesteps, **CARRYING), Size(3, 17)))
+
+
 def narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:
     """A float32 value as it is stored: a GPU rounds to the nearest, the interpreter truncates to bfloat16."""
     if dtype == torch.bfloat16 and triton.INTERPRETED:

@@ -45,15 +45,55 @@ SNNKERN_INLINE void store(Real* to, const Pack<Real, kWidth>& pack) {
     *reinterpret_cast<Pack<Real, kWidth>*>(to) = pack;
 }
 
+// SNM's count has the number of its spikes below this unit, where steps are few.
+constexpr int32_t kTally = 1 << 16;
+
+// A neuron, and what it takes steps as. The quick way is for what is ordinary: thresholds that are
+// not tiny, fewer steps than half a tally, no small current of DC.
+template <Kind kind, class Real, bool kQuick>
+struct Way {
+    using Step = Steps<Real>;
+    using One = Neuron<kind, Real, !kQuick, Step>;
+};
+template <class Real>
+struct Way<Kind::SNM, Real, true> {
+    using Step = Steps<Real>;
+    using One = SignedNeuron<Real, Step, kTally>;
+};
+template <class Real>
+struct Way<Kind::DC, Real, true> {
+    using Step = NormalDivisor<Real>;
+    using One = Neuron<Kind::DC, Real, false, Step>;
+};
+
+// Counts a spike. Left to itself, the compiler adds 1 and then chooses a sum; but IF's count of its
+// own it uses again.
+template <Kind kind>
+__device__ __forceinline__ void count(int32_t& fired, bool fires) {
+#if defined(__CUDA_ARCH__)
+    if constexpr (kind != Kind::IF) {
+        asm("{ .reg .pred fires; setp.ne.s32 fires, %1, 0; @fires add.s32 %0, %0, 1; }"
+            : "+r"(fired)
+            : "r"(int32_t(fires)));
+        return;
+    }
+#endif
+    fired += fires;
+}
+
+constexpr int32_t kUnfinished = -1;
+
 // The decision step of the neurons [n, n + kWidth) of row b, with these thresholds. Returns the
-// number of spikes they sent.
-template <Kind kind, bool kTiny, class Real, int kWidth, bool kCodedOnce, bool kSpikes>
+// number of spikes they sent; or `kUnfinished`, where that takes the other way.
+template <Kind kind, bool kQuick, class Real, int kWidth, bool kCodedOnce, bool kSpikes>
 __device__ __forceinline__ int32_t run_neurons(const Tiled<Real>& tiled, uint32_t b, uint32_t n,
                                                const Pack<Real, kWidth>& threshold) {
     using Lanes = Pack<Real, kWidth>;
     const NeuronProblem<Real>& p = tiled.problem;
     const auto at = [&] { return b * p.neurons + n; };
-    using One = Neuron<kind, Real, kTiny, Divisor<Real>>;
+    using Step = typename Way<kind, Real, kQuick>::Step;
+    using One = typename Way<kind, Real, kQuick>::One;
+    constexpr bool kTallies = kind == Kind::SNM && kQuick;
     One neuron[kWidth];
     {
         const Lanes carry = load<Real, kWidth>(p.carry + at());
@@ -70,28 +110,41 @@ __device__ __forceinline__ int32_t run_neurons(const Tiled<Real>& tiled, uint32_
     Real* spikes = kSpikes ? p.spikes + at() : nullptr;
     const int32_t timesteps = static_cast<int32_t>(p.timesteps);
     int32_t fired = 0;
-#pragma unroll 1
-    for (int32_t step = 0; step < timesteps; ++step) {
-        const Divisor<Real> t(step + 1);
-        Lanes x{}, sent;
-        if (!kCodedOnce || step == 0) x = load<Real, kWidth>(current);
-        current += p.current_stride_t;
+    auto smallest = Divisor<Real>::kLast;
+    const auto advance = [&](int32_t step, const Lanes& x) {
+        const Step t(step);
+        Lanes sent;
 #pragma unroll
         for (int i = 0; i < kWidth; ++i) {
             neuron[i].integrate(x.lane[i]);
             const Spike<Real> spike = neuron[i].fire(t);
             neuron[i].reset(spike, x.lane[i], t);
             sent.lane[i] = spike.value;
-            fired += spike.fires;
+            if constexpr (!kTallies) count<kind>(fired, spike.fires);
+            const auto place = Divisor<Real>::place(x.lane[i]);
+            smallest = place < smallest ? place : smallest;
         }
         if constexpr (kSpikes) {
             store(spikes, sent);
             spikes += tiled.step_size;
         }
+    };
+    if constexpr (kCodedOnce) advance(1, load<Real, kWidth>(current));
+#pragma unroll 1
+    for (int32_t step = 1 + kCodedOnce; step <= timesteps; ++step) {
+        Lanes x{};
+        if constexpr (!kCodedOnce) {
+            x = load<Real, kWidth>(current);
+            current += p.current_stride_t;
+        }
+        advance(step, x);
     }
+    if (kind == Kind::DC && kQuick && Divisor<Real>::is_small(smallest)) return kUnfinished;
+    if constexpr (kTallies)
+        for (const One& one : neuron) fired += static_cast<int32_t>(one.count % kTally);
 
     Lanes out;
-    const Divisor<Real> all(timesteps);
+    const Step all(timesteps);
     const Lanes again = load<Real, kWidth>(p.threshold + n);
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) neuron[i].threshold = again.lane[i];
@@ -112,21 +165,26 @@ __device__ __forceinline__ int32_t run_neurons(const Tiled<Real>& tiled, uint32_
     return fired;
 }
 
-// The same, after a look at the thresholds: levels of tiny ones are searched in another way.
+// The same, by the quick way if it can be.
 template <Kind kind, class Real, int kWidth, bool kCodedOnce, bool kSpikes>
 __device__ __forceinline__ int32_t run_thread(const Tiled<Real>& tiled, uint32_t b, uint32_t n) {
-    const auto threshold = load<Real, kWidth>(tiled.problem.threshold + n);
+    const NeuronProblem<Real>& p = tiled.problem;
+    const auto threshold = load<Real, kWidth>(p.threshold + n);
+    bool ordinary = kind != Kind::SNM || p.timesteps < kTally / 2;
     if constexpr (kind == Kind::MT || kind == Kind::DC) {
-        bool tiny = false;
 #pragma unroll
         for (int i = 0; i < kWidth; ++i)
-            tiny |= is_tiny(threshold.lane[i], tiled.problem.parameters.levels,
-                            tiled.problem.timesteps);
-        if (tiny)
-            return run_neurons<kind, true, Real, kWidth, kCodedOnce, kSpikes>(tiled, b, n,
-                                                                              threshold);
+            ordinary &= !is_tiny(threshold.lane[i], p.parameters.levels, p.timesteps);
     }
-    return run_neurons<kind, false, Real, kWidth, kCodedOnce, kSpikes>(tiled, b, n, threshold);
+    int32_t fired = kUnfinished;
+    if (ordinary)
+        fired = run_neurons<kind, true, Real, kWidth, kCodedOnce, kSpikes>(tiled, b, n, threshold);
+    if constexpr (kind != Kind::IF) {
+        if (fired != kUnfinished) return fired;
+        const auto again = load<Real, kWidth>(p.threshold + n);
+        fired = run_neurons<kind, false, Real, kWidth, kCodedOnce, kSpikes>(tiled, b, n, again);
+    }
+    return fired;
 }
 
 // A block covers some rows and a part of their columns; a warp stays in one row. Where one warp

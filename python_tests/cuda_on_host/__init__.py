@@ -95,11 +95,14 @@ def barriers(module: ModuleType) -> int:
     return ctypes.CDLL(module.__file__).snnkern_host_barriers()
 
 
-def divide(module: ModuleType, x: Tensor, steps: int, normal: bool = False) -> Tensor:
-    """x / steps by `Divisor` (csrc/cuda/divisor.h); `normal` says that no quotient is denormal, infinite or NaN."""
+def divide(module: ModuleType, x: Tensor, steps: int, normal: bool = False, off: int = 0) -> Tensor:
+    """x / steps by `Divisor` (csrc/cuda/divisor.h).
+
+    `normal` says that nothing is small; the reciprocal is `off` by so many units in its last place.
+    """
     result = torch.empty_like(x)
     run = getattr(ctypes.CDLL(module.__file__), f"snnkern_host_divide_{str(x.dtype).removeprefix('torch.')}")
-    numbers = ctypes.c_int64(x.numel()), ctypes.c_int(steps), ctypes.c_bool(normal)
+    numbers = ctypes.c_int64(x.numel()), ctypes.c_int(steps), ctypes.c_bool(normal), ctypes.c_int(off)
     run(ctypes.c_void_p(x.data_ptr()), *numbers, ctypes.c_void_p(result.data_ptr()))
     return result
 

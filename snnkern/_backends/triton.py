@@ -18,6 +18,7 @@ from torch import Tensor
 
 from snnkern import reference
 from snnkern._backends import ActorParts, Engine, Problem, Result
+from snnkern.neurons import Kind
 
 NAME = "triton"
 
@@ -26,8 +27,10 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "y
 _OLDEST = (8, 0)  # compute capability: the first with bfloat16 tensor cores
 
 # Two elements per thread: an 8-byte read per step, the next one under way, and so few registers (docs/gpu.md) that the
-# multiprocessors hold all the threads they can.
+# multiprocessors hold all the threads they can. MT and DC in 2-byte storage wait for instructions rather than for
+# memory: four elements share those of the loop, in registers for 32 warps.
 TILE_ELEMENTS = 256
+NARROW_TILE_ELEMENTS, NARROW_REGISTERS = 512, 64
 TILE_WARPS = 4
 
 
@@ -64,7 +67,8 @@ def neuron(problem: Problem) -> Result:
     row_alpha = None if problem.row_alpha is None else problem.row_alpha.contiguous()
     batch, neurons = carry.shape
     constant = current.dim() == 2
-    rows, columns = tile_shape(neurons)
+    elements = tile_elements(spec.kind, carry.dtype)
+    rows, columns = tile_shape(neurons, elements)
     whole_rows = neurons <= columns
 
     next_carry = torch.empty_like(carry)
@@ -105,6 +109,7 @@ def neuron(problem: Problem) -> Result:
                 COLUMNS=columns,
                 WHOLE_ROWS=whole_rows,
                 num_warps=TILE_WARPS,
+                maxnreg=NARROW_REGISTERS if elements == NARROW_TILE_ELEMENTS else None,
                 enable_fp_fusion=False,
             )
     else:
@@ -122,14 +127,19 @@ def engine(actor: ActorParts) -> Engine | None:
     return triton_engine.Engine(actor, triton_engine.chosen_precision()) if triton_engine.fits(actor) else None
 
 
-def tile_shape(neurons: int) -> tuple[int, int]:
+def tile_elements(kind: Kind, dtype: torch.dtype) -> int:
+    """Neurons of a program."""
+    return NARROW_TILE_ELEMENTS if kind in (Kind.MT, Kind.DC) and dtype.itemsize == 2 else TILE_ELEMENTS
+
+
+def tile_shape(neurons: int, elements: int) -> tuple[int, int]:
     """Rows and columns of a tile: the widest one that wastes the fewest columns beyond the last neuron.
 
     A tile that is narrower than a row keeps at least 64 columns, so that a warp reads whole cache lines.
     """
     widths = [width for width in (256, 128, 64, 32, 16) if width >= min(neurons, 64)]
     columns = min(widths, key=lambda width: (-(-neurons // width) * width, -width))
-    return TILE_ELEMENTS // columns, columns
+    return elements // columns, columns
 
 
 def on_device(tensor: Tensor) -> AbstractContextManager[object]:

@@ -260,7 +260,7 @@ def run_tile(
                         current = sums[step] * UNIT
                         if KIND != DC:
                             current += bias
-                    _, units, potential, count, current_mean, output_mean = neuron_step(
+                    _, _, units, potential, count, current_mean, output_mean = neuron_step(
                         current,
                         potential,
                         count,
@@ -269,10 +269,13 @@ def run_tile(
                         threshold,
                         negative_fraction,
                         LEVELS,
-                        True,
+                        time,
+                        time,
                         time,
                         KIND,
                         LEVELS,
+                        True,
+                        False,
                     )
                     if KIND != IF:
                         packing += (units != 0.0).to(tl.int32) << 8  # how many, above the byte

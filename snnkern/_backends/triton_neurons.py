@@ -1,8 +1,9 @@
 """The neurons in Triton: their step, the residual carry, and the kernel of one layer.
 
 `csrc/neuron.h` says the same for native code. The order of the floating-point operations is the contract of
-`docs/semantics.md`, so these kernels are compiled without contraction into fused multiply-adds and divide with
-`div_rn`: `/` in Triton is an approximation. A neuron's state is four tensors, of which each kind uses what it needs:
+`docs/semantics.md`, so these kernels are compiled without contraction into fused multiply-adds. They divide by
+steps with a reciprocal that all share (`csrc/cuda/divisor.h` says why it is exact), or with `div_rn`: `/` in Triton is
+an approximation. A neuron's state is four tensors, of which each kind uses what it needs:
 
     count         IF, SNM: n; MT: m, what was sent in units of the smallest level
     current_mean  DC: e^x
@@ -14,58 +15,129 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from snnkern._backends import triton as backend
+
+INTERPRETED = tl.constexpr(backend.INTERPRETED)
+
 # The values of `snnkern.neurons.Kind`; kernels can read only globals that are `constexpr`.
 IF = tl.constexpr(0)
 SNM = tl.constexpr(1)
 MT = tl.constexpr(2)
 DC = tl.constexpr(3)
 
+TALLY = tl.constexpr(1 << 16)
 
-@triton.jit
-def fire_single(potential, threshold, count, negative_fraction, KIND: tl.constexpr):
-    """IF and SNM: s_t, s_t / θ (0 where θ = 0), and the new count."""
-    up = potential > threshold
-    alive = threshold > 0.0
-    if KIND == IF:
-        spike = tl.where(up, threshold, 0.0)
-        units = tl.where(up & alive, 1.0, 0.0)
-        count += (up & alive).to(tl.int32)
-    else:
-        down = (negative_fraction * threshold > potential) & (count >= 1)
-        spike = tl.where(up, threshold, tl.where(down, -threshold, 0.0))
-        units = tl.where(up & alive, 1.0, tl.where(down & alive, -1.0, 0.0))
-        count += tl.where(up & alive, 1, tl.where(down & alive, -1, 0))
-    return spike, units, count
+# The parts of a float32.
+SIGN = tl.constexpr(-0x80000000)
+EXPONENTS = tl.constexpr(-0x800000)
+INFINITY = tl.constexpr(0x7F800000)
+ONE = tl.constexpr(0x3F800000)
+
+# What a number must be, where it is not 0, for `divide_quickly`.
+LEAST = tl.constexpr(2.0**-84)
+SMALL = tl.constexpr(2 * ((127 - 84) << 23) - 1)  # its `place`
+MOST_STEPS = tl.constexpr((1 << 15) - 1)  # what `take_steps` does quickly
 
 
 @triton.jit
-def first_level(largest, value):
-    """The smallest j ≥ 0 with largest / 2^j ≤ value, from the bits of both: far above any level where there is none.
+def bits(value):
+    """A float32 as its bit pattern."""
+    return value.to(tl.int32, bitcast=True)
 
-    Holds for a largest ≥ 2^-100 that is finite, and a value that is 0 or positive, infinity included. Bits of positive
-    floats are ordered as they are, and halving takes 1 from the exponent, which begins at bit 23.
+
+@triton.jit
+def number(pattern):
+    """A bit pattern as a float32."""
+    return pattern.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def fused(a, b, c):
+    """a·b + c, rounded once.
+
+    The interpreter's own rounds twice. In float64 a·b is exact, and the sum is rounded a second time only where it lies
+    as close to the middle of two float32 numbers as no quotient does.
     """
-    behind = largest.to(tl.int32, bitcast=True) - value.to(tl.int32, bitcast=True)
-    return tl.maximum((behind + 0x7FFFFF) >> 23, 0)
+    if INTERPRETED:
+        result = (a.to(tl.float64) * b.to(tl.float64) + c.to(tl.float64)).to(tl.float32)
+    else:
+        result = tl.fma(a, b, c)
+    return result
+
+
+@triton.jit
+def reciprocal(time):
+    """1 / time as the sum of two numbers, for `divide_quickly`: `Divisor` of `csrc/cuda/divisor.h`."""
+    if INTERPRETED:
+        about = 1.0 / time
+    else:  # the hardware's, off by a unit in the last place: times are far from where `/` is careful
+        about = tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [time], tl.float32, True, 1)
+    high = about * 0.999999523162841796875  # 1 - 2^-21
+    missing = fused(-time, high, tl.full(time.shape, 1.0, tl.float32))
+    return high, missing * about
+
+
+@triton.jit
+def divide_quickly(value, high, low):
+    """value / time to the last bit, for a time up to 2^16 and a value that is 0 or not below `LEAST`."""
+    return fused(value, high, value * low)
+
+
+@triton.jit
+def place(value):
+    """Where a number stands in the order of sizes, as unsigned integers; 0 stands last."""
+    return bits(value).to(tl.uint32, bitcast=True) * 2 - 1
+
+
+@triton.jit
+def fire_single(potential, threshold, count, negative_fraction, KIND: tl.constexpr, UNIT: tl.constexpr):
+    """IF and SNM: where it fires, s_t, s_t / θ (0 where θ = 0), and the new count.
+
+    SNM may count in units of `TALLY`; then what is below a unit counts its spikes of both signs.
+    """
+    alive = threshold > 0.0
+    up = (potential > threshold) & alive
+    if KIND == IF:
+        fires = up
+        spike = tl.where(up, threshold, 0.0)
+        units = tl.where(up, 1.0, 0.0)
+        count += up.to(tl.int32)
+    else:
+        down = (negative_fraction * threshold > potential) & alive & (count >= UNIT)
+        fires = up | down
+        spike = tl.where(up, threshold, tl.where(down, -threshold, 0.0))
+        units = tl.where(up, 1.0, tl.where(down, -1.0, 0.0))
+        EVENT: tl.constexpr = 0 if UNIT == 1 else 1
+        count += tl.where(up, UNIT + EVENT, tl.where(down, EVENT - UNIT, 0))
+    return fires, spike, units, count
 
 
 @triton.jit
 def fire_level_regular(potential, threshold, count, promised, KIND: tl.constexpr, LEVELS: tl.constexpr):
-    """MT and DC: s_t / θ for thresholds that are 0 or not tiny, whose levels are exact. Its cost is that of one level.
+    """MT and DC: where it fires, 2^-j and the sign as `times_level` takes them, for thresholds that are 0 or not tiny.
 
-    DC may take back what its mean promises to have sent (Q), MT what it has counted.
+    The bounds 0.75·λ_j are one number times 2^-j, so the largest that a potential reaches follows from the difference
+    of two bit patterns, rounded down to whole exponents. DC may take back what its mean promises to have sent (Q), MT
+    what it has counted.
     """
-    j = first_level(0.75 * threshold, tl.abs(potential))
-    if KIND == DC:
-        allowed = first_level(threshold, tl.where(promised > 0.0, promised, 0.0))
-    else:
-        largest = tl.full(count.shape, 1 << (LEVELS - 1), tl.float32)
-        allowed = first_level(largest, tl.minimum(count, 1 << (LEVELS - 1)).to(tl.float32))  # exact: at most 2^23
     down = potential < 0.0
-    j = tl.where(down, tl.maximum(j, allowed), j)
-    fires = (j < LEVELS) & (threshold > 0.0) & (potential == potential)
-    size = ((127 - j) << 23).to(tl.float32, bitcast=True)  # 2^-j
-    return tl.where(fires, tl.where(down, -size, size), 0.0)
+    if KIND == DC:
+        all = tl.where(down, tl.where(promised > 0.0, promised, 0.0), threshold)
+        largest = tl.minimum(bits(all) - bits(threshold), 0)
+    else:
+        all = tl.where(down, tl.minimum(count, 1 << (LEVELS - 1)), 1 << (LEVELS - 1))
+        largest = bits(all.to(tl.float32)) - (ONE + ((LEVELS - 1) << 23))  # exact: at most 2^23
+    magnitude = tl.abs(potential)
+    level = tl.minimum(bits(magnitude) - bits(0.75 * threshold), largest) & EXPONENTS
+    lowest = tl.where(threshold > 0.0, 0.75 * threshold * (1.0 / (1 << (LEVELS - 1))), float("nan"))
+    fires = (level >= -((LEVELS - 1) << 23)) & (magnitude >= lowest)
+    return fires, level, bits(potential) & SIGN
+
+
+@triton.jit
+def times_level(fires, level, sign, pattern):
+    """± a number, given as its bits, times 2^-j: the number with another exponent. 0 where nothing fires."""
+    return tl.where(fires, number((level + pattern) | sign), 0.0)
 
 
 @triton.jit
@@ -91,8 +163,8 @@ def fire_level(potential, threshold, count, promised, levels, KIND: tl.constexpr
 
 @triton.jit
 def is_regular(threshold):
-    """Whether `fire_level_regular` serves all of these thresholds: the smallest of 24 levels must be normal."""
-    regular = (threshold == 0.0) | ((threshold >= 7.888609052210118e-31) & (threshold <= 3.4028234663852886e38))
+    """Whether `fire_level_regular` serves all of these thresholds, and `divide_quickly` 24 levels of each."""
+    regular = (threshold == 0.0) | ((threshold >= LEAST * (1 << 24)) & (threshold <= 3.4028234663852886e38))
     return tl.min(tl.min(regular.to(tl.int32), axis=1), axis=0) > 0
 
 
@@ -129,14 +201,18 @@ def neuron_step(
     threshold,
     negative_fraction,
     levels,
-    regular,
     time,
+    high,
+    low,
     KIND: tl.constexpr,
     LEVELS: tl.constexpr,
+    REGULAR: tl.constexpr,
+    QUICK: tl.constexpr,
 ):
-    """One simulation step, the `time`-th: s_t, s_t / θ, and the state after it.
+    """One simulation step, the `time`-th: where it fires, s_t, s_t / θ, and the state after it.
 
-    `levels` is LEVELS at run time, and `regular` whether `is_regular` holds.
+    `levels` is LEVELS at run time. REGULAR says that `fire_level_regular` serves the thresholds; QUICK, that
+    `divide_quickly` with `high` and `low` serves everything.
     """
     if KIND == DC:
         potential = potential + current + current_mean - output_mean
@@ -144,19 +220,31 @@ def neuron_step(
         potential = potential + current
     if KIND == MT or KIND == DC:
         promised = time * output_mean
-        if regular:
-            units = fire_level_regular(potential, threshold, count, promised, KIND, LEVELS)
+        if REGULAR:
+            fires, level, sign = fire_level_regular(potential, threshold, count, promised, KIND, LEVELS)
+            units = times_level(fires, level, sign, ONE)
+            if KIND == MT:
+                spike = threshold * units
+            else:
+                spike = times_level(fires, level, sign, bits(threshold))
         else:
             units = fire_level(potential, threshold, count, promised, levels, KIND)
-        spike = tl.where(units != 0.0, threshold * units, 0.0)
+            fires = units != 0.0
+            spike = tl.where(fires, threshold * units, 0.0)
         if KIND == MT:
             count += (units * (1 << (LEVELS - 1))).to(tl.int32)  # both factors are powers of two: exact
     else:
-        spike, units, count = fire_single(potential, threshold, count, negative_fraction, KIND)
+        fires, spike, units, count = fire_single(
+            potential, threshold, count, negative_fraction, KIND, TALLY if QUICK else 1
+        )
     if KIND == DC:
-        current_mean = current_mean + tl.div_rn(current, time)
-        output_mean = output_mean + tl.div_rn(spike, time)
-    return spike, units, potential - spike, count, current_mean, output_mean
+        if QUICK:
+            current_mean = current_mean + divide_quickly(current, high, low)
+            output_mean = output_mean + divide_quickly(spike, high, low)
+        else:
+            current_mean = current_mean + tl.div_rn(current, time)
+            output_mean = output_mean + tl.div_rn(spike, time)
+    return fires, spike, units, potential - spike, count, current_mean, output_mean
 
 
 @triton.jit
@@ -167,6 +255,103 @@ def residual_carry(gained, sent, carry, threshold, alpha, memory, clip):
     carry = memory * carry + alpha * residual
     carry = tl.where(carry > bound, bound, carry)
     return tl.where(-bound > carry, -bound, carry)
+
+
+@triton.jit
+def load_row(values, columns, is_column, like):
+    """A value for every column as a tile. Each call reads again: there are no registers to keep it in."""
+    row = tl.load(values + columns, is_column, other=0.0, volatile=True).to(tl.float32)
+    return tl.broadcast_to(row[None, :], like.shape)
+
+
+@triton.jit
+def load_start(carry, here, inside, threshold, initial_fraction):
+    """c and u_0 of a tile; likewise."""
+    before = tl.load(carry + here, inside, other=0.0, volatile=True).to(tl.float32)
+    return before, initial_fraction * threshold + before
+
+
+@triton.jit
+def take_steps(
+    source,
+    target,
+    threshold,
+    bias,
+    carry,
+    here,
+    inside,
+    columns,
+    is_column,
+    timesteps,
+    stride_t,
+    step_elements,
+    initial_fraction,
+    negative_fraction,
+    levels,
+    KIND: tl.constexpr,
+    LEVELS: tl.constexpr,
+    CONSTANT: tl.constexpr,
+    SPIKES: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    QUICK: tl.constexpr,
+):
+    """All T steps of a tile: its state after them, how often pairs fired, and the place of the smallest current.
+
+    QUICK is for `MOST_STEPS`, thresholds that are regular, and currents that turn out not to be small.
+    """
+    level = load_row(threshold, columns, is_column, here)
+    _, potential = load_start(carry, here, inside, level, initial_fraction)
+    count = tl.zeros(here.shape, tl.int32)
+    output_mean = tl.zeros(here.shape, tl.float32)
+    current_mean = output_mean
+    if HAS_BIAS:
+        current_mean = load_row(bias, columns, is_column, here)
+    PAIRS: tl.constexpr = (here.shape[0], here.shape[1] // 2, 2)  # in the registers of one thread
+    events = tl.zeros(PAIRS[:2], tl.int32)
+    smallest = tl.full(PAIRS[:2], 0xFFFFFFFF, tl.uint32)
+    arriving = tl.load(source, inside, other=0.0)
+    for step in range(timesteps):
+        step = tl.full((1, 1), step + 1, tl.int32)
+        time = step.to(tl.float32)
+        high, low = reciprocal(time)
+        current = arriving.to(tl.float32)
+        if CONSTANT:
+            if KIND == DC:
+                arriving = tl.zeros_like(arriving)  # a constant is coded as x_1, 0, 0, …
+        else:
+            # The next step's current is asked for before this step's is used, so that a read is always under way.
+            source += stride_t
+            arriving = tl.load(source, inside & (step < timesteps), other=0.0)
+        if QUICK and KIND == DC and source.dtype.element_ty != tl.float16:  # which is never small
+            smallest = tl.minimum(smallest, tl.min(tl.reshape(place(current), PAIRS), axis=2))
+        fires, spike, _, potential, count, current_mean, output_mean = neuron_step(
+            current,
+            potential,
+            count,
+            current_mean,
+            output_mean,
+            level,
+            negative_fraction,
+            levels,
+            time,
+            high,
+            low,
+            KIND,
+            LEVELS,
+            QUICK,
+            QUICK,
+        )
+        if KIND != IF and not (KIND == SNM and QUICK):
+            events += tl.sum(tl.reshape(fires.to(tl.int32), PAIRS), axis=2)
+        if SPIKES:
+            tl.store(target, spike.to(target.dtype.element_ty), inside)
+            target += step_elements
+    if KIND == IF:
+        events = tl.sum(tl.reshape(count, PAIRS), axis=2)
+    if KIND == SNM and QUICK:
+        events = tl.sum(tl.reshape(count & (TALLY - 1), PAIRS), axis=2)
+        count = count >> 16
+    return potential, count, output_mean, events, smallest
 
 
 @triton.jit(do_not_specialize=["timesteps", "levels"])
@@ -216,64 +401,84 @@ def neuron_kernel(
     here = rows[:, None] * neurons + columns[None, :]
     step_elements = batch.to(tl.int64) * neurons
     source = current + (rows[:, None] * stride_b + columns.to(tl.int64)[None, :] * stride_n)
-    place = output + here
+    target = output + here
 
-    level = tl.load(threshold + columns, is_column, other=0.0).to(tl.float32)[None, :]
-    level = tl.broadcast_to(level, (ROWS, COLUMNS))
-    regular = is_regular(level)
-    before = tl.load(carry + here, inside, other=0.0).to(tl.float32)
-    potential = initial_fraction * level + before
+    # Assigned for the compiler, which asks that they are there on every way.
+    potential = tl.zeros((ROWS, COLUMNS), tl.float32)
     count = tl.zeros((ROWS, COLUMNS), tl.int32)
-    sent_events = tl.zeros((ROWS, COLUMNS), tl.int32)
-    output_mean = tl.zeros((ROWS, COLUMNS), tl.float32)
-    current_mean = output_mean
-    if HAS_BIAS:
-        offset = tl.load(bias + columns, is_column, other=0.0).to(tl.float32)[None, :]
-        current_mean = tl.broadcast_to(offset, (ROWS, COLUMNS))
-
-    arriving = tl.load(source, inside, other=0.0).to(tl.float32)
-    for step in range(timesteps):
-        step = tl.full((1, 1), step + 1, tl.int32)
-        time = step.to(tl.float32)
-        x = arriving
-        if CONSTANT:
-            if KIND == DC:
-                arriving = tl.zeros_like(x)  # a constant is coded as x_1, 0, 0, …
-        else:
-            # The next step's current is asked for before this step's is used, so that a read is always under way.
-            source += stride_t
-            arriving = tl.load(source, inside & (step < timesteps), other=0.0).to(tl.float32)
-        spike, units, potential, count, current_mean, output_mean = neuron_step(
-            x,
-            potential,
-            count,
-            current_mean,
-            output_mean,
-            level,
+    output_mean = potential
+    sent_events = tl.zeros((ROWS, COLUMNS // 2), tl.int32)
+    done = False
+    quick = True
+    if KIND != IF:
+        quick = timesteps <= MOST_STEPS
+    if KIND == MT or KIND == DC:
+        quick = quick & is_regular(load_row(threshold, columns, is_column, here))
+    if quick:
+        potential, count, output_mean, sent_events, smallest = take_steps(
+            source,
+            target,
+            threshold,
+            bias,
+            carry,
+            here,
+            inside,
+            columns,
+            is_column,
+            timesteps,
+            stride_t,
+            step_elements,
+            initial_fraction,
             negative_fraction,
             levels,
-            regular,
-            time,
             KIND,
             LEVELS,
+            CONSTANT,
+            SPIKES,
+            HAS_BIAS,
+            True,
         )
-        if KIND != IF:
-            sent_events += (units != 0.0).to(tl.int32)
-        if SPIKES:
-            tl.store(place, spike.to(output.dtype.element_ty), inside)
-            place += step_elements
+        done = True
+        if KIND == DC:
+            done = tl.min(tl.min(smallest, axis=1), axis=0) >= SMALL
+    if not done:
+        potential, count, output_mean, sent_events, _ = take_steps(
+            source,
+            target,
+            threshold,
+            bias,
+            carry,
+            here,
+            inside,
+            columns,
+            is_column,
+            timesteps,
+            stride_t,
+            step_elements,
+            initial_fraction,
+            negative_fraction,
+            levels,
+            KIND,
+            LEVELS,
+            CONSTANT,
+            SPIKES,
+            HAS_BIAS,
+            False,
+        )
 
+    level = load_row(threshold, columns, is_column, here)
+    before, start = load_start(carry, here, inside, level, initial_fraction)
     time = tl.cast(timesteps, tl.float32)
     if not SPIKES:
         mean = mean_output(count, output_mean, level, time, KIND, LEVELS)
-        tl.store(place, mean.to(output.dtype.element_ty), inside)
-    gained = potential - (initial_fraction * level + before)
+        tl.store(target, mean.to(output.dtype.element_ty), inside)
+    gained = potential - start
     sent = transmitted(count, output_mean, level, time, KIND, LEVELS)
     if ROW_ALPHA:
         alpha = tl.load(row_alpha + rows, is_row, other=0.0).to(tl.float32)[:, None]
     after = residual_carry(gained, sent, before, level, alpha, memory, clip)
     tl.store(next_carry + here, after.to(next_carry.dtype.element_ty), inside)
-    events = tl.sum((count if KIND == IF else sent_events).to(tl.int64), axis=1)
+    events = tl.sum(sent_events.to(tl.int64), axis=1)
     if WHOLE_ROWS:
         tl.store(counts + rows, events, is_row)
     else:
