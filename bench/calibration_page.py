@@ -47,12 +47,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "κ = 1": {"clip": 1.0},
     "visited states": {"visits": True},
 }
-RULES = ("max", "percentile:99.9", "gaussian", "mse", "mse:weighted", "mse:linear", "mse:weighted:bias", "auto")
-NUMBERS = (
-    "auto",
-    *(f"mse:weighted:linear:{number}" for number in ("scale=0.85", "noise=0.1", "ridge=0.02", "ridge=0.5")),
-)
-MEASURED = (("if", 8), ("mt", 2))
+_BEST = "mse:weighted:linear"
+RULES = ("max", "percentile:99.9", "gaussian", "mse", "mse:weighted", "mse:weighted:bias", "mse:linear", _BEST)
+NUMBERS = (_BEST, *(f"{_BEST}:{part}" for part in ("scale=0.85", "noise=0.1", "ridge=0.02", "ridge=0.5")))
+MEASURED = (("if", 8),)
 SEED = 3000
 
 
@@ -258,9 +256,11 @@ def main(
         if not files:
             raise typer.BadParameter(f"no file TD3_*_actor in {folder}")
         write_atomically(RESULTS / "carry.json", json.dumps(measure(files, episodes), indent=1).encode())
-    calibration, others = (read_collection(RESULTS / f"{name}.jsonl") for name in ("calibration", "others"))
-    fill(ROOT / "README.md", "recommended", recommended_table(calibration))
-    fill(PAGE, "auto", auto_table(calibration))
+    recommended, calibration, others = (
+        read_collection(RESULTS / f"{name}.jsonl") for name in ("recommended", "calibration", "others")
+    )
+    fill(ROOT / "README.md", "recommended", recommended_table(recommended))
+    fill(PAGE, "auto", auto_table(recommended))
     fill(PAGE, "rules", rules_table(calibration, RULES))
     fill(PAGE, "numbers", rules_table(calibration, NUMBERS, [("IF", 8), ("MT", 2)]))
     fill(PAGE, "observations", observations_table(read_records(RESULTS / "observations.jsonl")))

@@ -16,7 +16,7 @@ grids=(zoo)
 drawn=(zoo)  # those whose figures the docs show
 analysed=td3-halfcheetah environment=HalfCheetah-v5
 if [ -e "$actors/TD3_HalfCheetah-v4_actor" ]; then
-  grids=(published calibration others zoo)
+  grids=(published recommended others calibration zoo)
   drawn=(published zoo)
   analysed=$actors/TD3_HalfCheetah-v4_actor environment=HalfCheetah-v4
 else

@@ -267,9 +267,9 @@ Calibration = Max | Percentile | Fitted | Auto
 def recommended(neuron: Neuron) -> tuple[Fitted, float]:
     """The calibration and α for a neuron; no other ones were found to be better at some T.
 
-    Least squared error of the neuron's own response, errors counted by how much they move the action, and the next
-    layer's weights corrected likewise. α is 0.2 for IF and SNM; MT and DC, whose errors are small, do better without.
-    How it was found, and how it does: `docs/calibration.md`.
+    Least squared error of the neuron's own response, and the next layer's weights corrected. Errors count by how much
+    they move the action; DC's are so small that it does better where all states count alike. α is 0.2 for IF and SNM;
+    MT and DC do better without. How it was found, and how it does: `docs/calibration.md`.
 
     Args:
         neuron: which one; its parameters do not matter.
@@ -277,7 +277,8 @@ def recommended(neuron: Neuron) -> tuple[Fitted, float]:
     Returns:
         How thresholds are fitted, and α.
     """
-    return Fitted(weighted=True, correction="linear"), 0.2 if neuron.kind in (Kind.IF, Kind.SNM) else 0.0
+    weighted = neuron.kind is not Kind.DC
+    return Fitted(weighted=weighted, correction="linear"), 0.2 if neuron.kind in (Kind.IF, Kind.SNM) else 0.0
 
 
 def parse_calibration(calibration: str | Calibration) -> Calibration:
