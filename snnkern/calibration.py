@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 # Rows that pass through the actor at once while recording: bounds the memory that recording takes.
 _CHUNK = 4096
 _BINS = 4096
-# What is calibrated on unless told otherwise: with a third of it, which observations they are decides more than
-# anything else (docs/calibration.md).
+# What is calibrated on unless told otherwise: with a third of it, which observations they are decides as much as the
+# rule (docs/calibration.md).
 CALIBRATION_STEPS = 30_000
 
 
