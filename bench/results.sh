@@ -47,6 +47,9 @@ papers=(--alpha 0.2 --calibration max --steps 10000)  # as the papers do
 collections=("${grids[@]/#/bench/results/}")
 "$snnkern" report "${collections[@]/%/.jsonl}" --analysis "$output/analysis/analysis.json" \
   --energy "$output/energy.json" --bench "$output/bench.json" -o "$output"
+if [ "$analysed" != td3-halfcheetah ]; then
+  cp "$output/figures/recommended-timesteps.png" docs/results/
+fi
 for grid in "${drawn[@]}"; do
   cp "$output/figures/$grid"-{timesteps,actors,alpha,spikes}.png docs/results/
 done
