@@ -12,10 +12,12 @@ snnkern=${SNNKERN:-snnkern}
 actors=${ACTORS:-../shared/actors/published}
 output=${1:-results}
 
+published=
 grids=(zoo)
 drawn=(zoo)  # those whose figures the docs show
 analysed=td3-halfcheetah environment=HalfCheetah-v5
 if [ -e "$actors/TD3_HalfCheetah-v4_actor" ]; then
+  published=yes
   grids=(published recommended others calibration zoo)
   drawn=(published zoo)
   analysed=$actors/TD3_HalfCheetah-v4_actor environment=HalfCheetah-v4
@@ -30,7 +32,7 @@ done
 for grid in "${grids[@]}"; do
   "$snnkern" sweep "bench/grids/$grid.toml" --folder "$actors" --store "$output/store" -o "bench/results/$grid.jsonl"
 done
-if [ "$analysed" != td3-halfcheetah ]; then
+if [ "$published" ]; then
   for steps in 10000 30000; do
     for seed in 0 1000 2000; do
       "$snnkern" sweep bench/grids/observations.toml --folder "$actors" --store "$output/store" \
@@ -47,7 +49,7 @@ papers=(--alpha 0.2 --calibration max --steps 10000)  # as the papers do
 collections=("${grids[@]/#/bench/results/}")
 "$snnkern" report "${collections[@]/%/.jsonl}" --analysis "$output/analysis/analysis.json" \
   --energy "$output/energy.json" --bench "$output/bench.json" -o "$output"
-if [ "$analysed" != td3-halfcheetah ]; then
+if [ "$published" ]; then
   cp "$output/figures/recommended-timesteps.png" docs/results/
 fi
 for grid in "${drawn[@]}"; do

@@ -168,6 +168,11 @@ MISTAKES = {
     "T below 1": (["convert", "td3-hopper", "x.safetensors", "-T", "0"], "timesteps (T) must be"),
     "T not a number": (["evaluate", "td3-hopper", "--neuron", "if", "-T", "a,b"], "--timesteps takes"),
     "alpha too large": (["convert", "td3-hopper", "x.safetensors", "--alpha", "1.5"], "alpha (α) must be"),
+    "two alphas": (
+        ["convert", "td3-hopper", "x.safetensors", "--alpha", "0,0.5"],
+        "alpha (α) must be a number from 0 to 1",
+    ),
+    "alpha by a name": (["evaluate", "td3-hopper", "--neuron", "if", "--alpha", "best"], "got 'best'"),
     "settings without neuron": (["evaluate", "td3-hopper", "--alpha", "0"], "give --neuron too"),
     "unknown calibration": (["convert", "td3-hopper", "x.safetensors", "--calibration", "mean"], "unknown calibration"),
     "no such environment": (["evaluate", "td3-hopper", "--env", "Hoper-v5"], "no environment 'Hoper-v5'"),

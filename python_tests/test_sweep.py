@@ -130,6 +130,7 @@ class TestSweep:
             ({"settings": ["if"]}, "a setting is a Dynamics"),
             ({"env": lambda: None}, "registered name, got function"),
             ({"observations": OBSERVATIONS[:, :3]}, r"must be floating-point \[N, 17\], got .* of shape \[100, 3\]"),
+            ({"observations": OBSERVATIONS[:0]}, "calibration data is empty"),
             ({"calibration": "min"}, "unknown calibration 'min'"),
             ({"dense_episodes": 0}, "dense_episodes must be a whole number of at least 1, got 0"),
         ):

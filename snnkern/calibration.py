@@ -281,6 +281,11 @@ def recommended(neuron: Neuron) -> tuple[Fitted, float]:
     return Fitted(weighted=weighted, correction="linear"), 0.2 if neuron.kind in (Kind.IF, Kind.SNM) else 0.0
 
 
+def chosen_alpha(alpha: float | str, neuron: Neuron) -> Any:
+    """α, or the recommended one where it is "auto"; `Dynamics` judges what else it may be."""
+    return recommended(neuron)[1] if alpha == "auto" else alpha
+
+
 def parse_calibration(calibration: str | Calibration) -> Calibration:
     """Turns "auto", "max", "percentile" (99.9), "percentile:99", "mse" or "gaussian" into a calibration.
 

@@ -27,8 +27,6 @@ from snnkern.checkpoints import load_actor
 from snnkern.cli_analysis import analyze_command, energy_command
 from snnkern.cli_options import (
     _ACTOR,
-    _alpha,
-    _arguments,
     _Backend,
     _Calibration,
     _collect,
@@ -39,6 +37,7 @@ from snnkern.cli_options import (
     _Json,
     _Levels,
     _list,
+    _number,
     _Observations,
     _observations,
     _print_json,
@@ -164,11 +163,11 @@ def convert(
     Example: snnkern convert td3-halfcheetah snn.safetensors --neuron mt --timesteps 4
     """
     rule = parse_calibration(calibration)
-    (setting,) = grid([neuron], [timesteps], _list("--alpha", alpha, _alpha), [memory], levels)
+    (setting,) = grid([neuron], [timesteps], [_number(alpha)], [memory], levels)
     check_writable(output)
     dense = load_actor(actor, action_scale=action_scale)
     data = _observations(dense, observations, env, steps, seed)
-    snn = conversion.convert(dense, data, **_arguments(setting), calibration=rule)
+    snn = conversion.convert(dense, data, **vars(setting), calibration=rule)
     conversion.save(snn, output)
     dead = [int((threshold == 0).sum()) for threshold in snn.thresholds]
     if as_json:
@@ -265,7 +264,7 @@ def evaluate_command(
     settings = grid(
         _list("--neuron", neuron, str),
         _list("--timesteps", "8" if timesteps is None else timesteps, int),
-        _list("--alpha", "auto" if alpha is None else alpha, _alpha),
+        _list("--alpha", "auto" if alpha is None else alpha, _number),
         _list("--memory", "0" if memory is None else memory, float),
         levels,
     )

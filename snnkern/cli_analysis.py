@@ -18,8 +18,6 @@ from snnkern.analysis_figures import draw_analysis, energy_figure, write_figure
 from snnkern.analysis_tables import print_analysis, print_energy, print_energy_of_layers
 from snnkern.calibration import CALIBRATION_STEPS, parse_calibration
 from snnkern.cli_options import (
-    _alpha,
-    _arguments,
     _Backend,
     _collect,
     _Env,
@@ -28,6 +26,7 @@ from snnkern.cli_options import (
     _Levels,
     _list,
     _make_folder,
+    _number,
     _Observations,
     _observations,
     _print_json,
@@ -114,7 +113,7 @@ def analyze_command(
     if isinstance(loaded, SpikingActor):
         snn = loaded
     else:
-        snn = conversion.convert(loaded, _collect(loaded, name, steps, seed), **_arguments(setting), calibration=rule)
+        snn = conversion.convert(loaded, _collect(loaded, name, steps, seed), **vars(setting), calibration=rule)
     with _progress() as report:
         found = analyze(
             conversion.dense_actor(snn),
@@ -212,7 +211,7 @@ def energy_command(
         settings = grid(
             NEURON_NAMES if neuron is None else _list("--neuron", neuron, str),
             [4, 8] if timesteps is None else _list("--timesteps", timesteps, int),
-            _list("--alpha", "auto" if alpha is None else alpha, _alpha),
+            _list("--alpha", "auto" if alpha is None else alpha, _number),
             [0.0] if memory is None else _list("--memory", memory, float),
             levels,
         )
@@ -229,8 +228,7 @@ def energy_command(
     if settings:
         assert data is not None
         spiking = [
-            conversion.convert(dense, data, **_arguments(setting), calibration=rule, backend=backend)
-            for setting in settings
+            conversion.convert(dense, data, **vars(setting), calibration=rule, backend=backend) for setting in settings
         ]
 
     def visited(of: Actor | SpikingActor) -> tuple[NDArray[Any], NDArray[np.bool_]]:

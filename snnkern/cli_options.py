@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import typer
@@ -21,7 +21,6 @@ from snnkern.actors import Actor
 from snnkern.calibration import CALIBRATION_STEPS, collect
 from snnkern.errors import InputError, MissingDependencyError, check_whole
 from snnkern.files import check_writable
-from snnkern.neurons import Dynamics
 from snnkern.nn import SpikingActor
 
 _ACTOR = typer.Argument(
@@ -114,27 +113,12 @@ def _environment(policy: Actor | SpikingActor, env: str | None, options: str = "
 T = TypeVar("T")
 
 
-def _alpha(text: str) -> float | Literal["auto"]:
-    """α, or that it is the recommended one."""
-    return "auto" if text == "auto" else float(text)
-
-
 def _number(text: str) -> float | str:
     """A number, or the name of a rule, which is judged where settings are."""
     try:
         return float(text)
     except ValueError:
         return text
-
-
-def _arguments(setting: Dynamics) -> dict[str, Any]:
-    """What `convert` calls the parts of a setting."""
-    return {
-        "neuron": setting.neuron,
-        "timesteps": setting.timesteps,
-        "alpha": setting.alpha,
-        "memory": setting.memory,
-    }
 
 
 def _list(option: str, text: str, convert: Callable[[str], T]) -> list[T]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from snnkern import checkpoints, zoo
 from snnkern._backends import check_name
 from snnkern.actors import Actor, Interface
-from snnkern.calibration import Auto, Calibration, Fitted, calibrate, parse_calibration, recommended
+from snnkern.calibration import Auto, Calibration, Fitted, calibrate, chosen_alpha, parse_calibration, recommended
 from snnkern.errors import CheckpointError, InputError
 from snnkern.files import read_tensors, write_tensors
 from snnkern.fitting import fit
@@ -67,10 +67,7 @@ def convert(
     Source: Xu et al., "Error Amplification Limits ANN-to-SNN Conversion in Continuous Control", ICML 2026.
     """
     kind = parse_neuron(neuron)
-    dynamics = Dynamics(kind, timesteps, 0.0 if alpha == "auto" else alpha, memory, clip)
-    settings, recommended_alpha = recommended(kind)
-    if alpha == "auto":
-        dynamics = replace(dynamics, alpha=recommended_alpha)
+    dynamics = Dynamics(kind, timesteps, chosen_alpha(alpha, kind), memory, clip)
     if isinstance(actor, nn.Sequential):
         actor = checkpoints.actor_from_module(actor)
     if not isinstance(actor, Actor):
@@ -83,7 +80,7 @@ def convert(
     if observations is not None:
         origin = f"{rule}"
         if isinstance(rule, Auto):
-            rule = settings
+            rule, _ = recommended(kind)
             origin += f" ({rule})"
         if isinstance(rule, Fitted):
             found = fit(actor, observations, neuron=kind, timesteps=timesteps, **asdict(rule))

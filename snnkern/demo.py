@@ -115,5 +115,5 @@ def run_demo(
     }
     performance_figure(measured, figure, f"{name} in {env}, converted without training: {episodes} episodes per point")
     write_atomically(results, json.dumps(summary, indent=1).encode())
-    shutil.rmtree(store, ignore_errors=True)  # another demo may have shared it
+    shutil.rmtree(store, ignore_errors=True)  # another demo may have begun on it
     return Demo(measured, summary, results, figure)

@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from snnkern import _backends, environments
 from snnkern.actors import Actor
-from snnkern.calibration import recommended
+from snnkern.calibration import chosen_alpha
 from snnkern.errors import InputError, check_whole, require
 from snnkern.neurons import Dynamics, Neuron, parse_neuron
 from snnkern.nn import SpikingActor
@@ -149,7 +149,7 @@ def evaluate(
 def grid(
     neurons: Iterable[str | Neuron],
     timesteps: Iterable[int],
-    alphas: Iterable[float | Literal["auto"]] = ("auto",),
+    alphas: Iterable[float | str] = ("auto",),
     memories: Iterable[float] = (0.0,),
     levels: int | None = None,
 ) -> list[Dynamics]:
@@ -162,7 +162,7 @@ def grid(
     """
     kinds = [parse_neuron(neuron, levels) for neuron in neurons]
     return [
-        Dynamics(kind, steps, recommended(kind)[1] if alpha == "auto" else alpha, memory)
+        Dynamics(kind, steps, chosen_alpha(alpha, kind), memory)
         for kind, steps, alpha, memory in itertools.product(kinds, timesteps, alphas, memories)
     ]
 

@@ -22,7 +22,15 @@ from torch import Tensor
 
 from snnkern import environments
 from snnkern.actors import Actor
-from snnkern.calibration import Calibration, as_tensor, check_observations, collect, parse_calibration, recommended
+from snnkern.calibration import (
+    Calibration,
+    as_tensor,
+    check_observations,
+    chosen_alpha,
+    collect,
+    parse_calibration,
+    recommended,
+)
 from snnkern.conversion import convert
 from snnkern.errors import InputError, check_whole
 from snnkern.evaluation import Evaluation, backend_name, describe_task, evaluation_record
@@ -277,11 +285,13 @@ def sweep(
         if not isinstance(setting, Dynamics):
             raise InputError(f"a setting is a Dynamics (see grid), got {setting!r}")
     check_observations(actor, observations)
+    if not len(observations):
+        raise InputError("calibration data is empty: give at least one observation")
     environment = environments.make(env)
     environments.check_spaces(actor.interface, environment.observation_space, environment.action_space)
     environment.close()
     rule = str(parse_calibration(calibration))
-    wanted = [Setting(of.neuron, of.timesteps, of.alpha, of.memory, rule, of.clip) for of in settings]
+    wanted = [Setting(**vars(setting), calibration=rule) for setting in settings]
     subject = Subject(actor.metadata.get("algorithm", ""), actor, env, as_tensor(observations).numpy(force=True))
     distinct = tuple(dict.fromkeys(wanted))
     study = Study((subject,), distinct, (seed,), **numbers, calibration_steps=0, calibration_seed=0, backend=backend)
@@ -344,8 +354,7 @@ def _converted(shared: Shared, place: int, setting: Setting) -> SpikingActor:
     if _last:
         of, where, what, snn = _last[0]
         if of is shared and (where, replace(what, alpha=setting.alpha)) == (place, setting):
-            alpha = setting.alpha
-            snn.alpha = recommended(setting.neuron)[1] if isinstance(alpha, str) else alpha
+            snn.alpha = chosen_alpha(setting.alpha, setting.neuron)
             return snn
     subject = shared.subjects[place]
     backend = shared.backends[place]
