@@ -277,7 +277,7 @@ class TestRuns:
 
     def test_an_estimate_learns_from_what_has_finished(self, folder, monkeypatch) -> None:
         grid = study(folder, alphas=[0, 0.2])  # three tasks: the dense actor's, and two
-        assert 0 < Estimate(grid, grid.tasks, {}).remaining(1) < 60
+        assert Estimate(grid, grid.tasks, {}).remaining(1) > 0
 
         def trial(estimate, place, kinds):
             estimate._limit[place] = 100
