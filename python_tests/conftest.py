@@ -18,6 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--all-cases",
         action="store_true",
+        default=bool(os.environ.get("SNNKERN_ALL_CASES")),
         help="run every case of every test; without it, cases that give each parameter each of its values once",
     )
 
@@ -27,7 +28,9 @@ def pytest_report_header(config: pytest.Config) -> str:
     return "cases: " + ("all" if whole else "each value of each parameter (--all-cases runs all combinations)")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("early") is None)
     if config.getoption("all_cases") or any("::" in argument for argument in config.args):
         return
     tests = defaultdict(list)
@@ -54,6 +57,8 @@ def covering(cases: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("all_cases"):
+        os.environ["SNNKERN_ALL_CASES"] = "1"  # for test runs that tests start
     if not hasattr(config, "workerinput"):  # workers report to the process that started them
         config.pluginmanager.register(Reruns(config))
 

@@ -323,6 +323,7 @@ def wait_for(condition, seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.early
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for child processes in /proc")
 def test_a_sweep_that_is_killed_loses_nothing_and_runs_nothing_twice(tmp_path) -> None:
     """kill -9 of a worker, then of the whole sweep, each in the middle; then the same command again."""
