@@ -243,12 +243,15 @@ def caught(target: str) -> Iterator[list[Any]]:
 
     number = int(target.removeprefix("sm_"))
     described = triton_engine.Gpu(target, (number // 10, number % 10), 132)
-    with (
-        mock.patch.object(driver, "_active", _Target(target)),
-        mock.patch.object(JITFunction, "run", compile_only),
-        mock.patch.object(triton_engine, "gpu", return_value=described),
-    ):
-        yield kernels
+    driver.set_active(_Target(target))
+    try:
+        with (
+            mock.patch.object(JITFunction, "run", compile_only),
+            mock.patch.object(triton_engine, "gpu", return_value=described),
+        ):
+            yield kernels
+    finally:
+        driver.set_active(None)
 
 
 def _launch_neuron(case: Case) -> None:
