@@ -1,5 +1,8 @@
 """What all tests share."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -15,12 +18,15 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def cuda_on_host(tmp_path_factory):
-    """The module of the CUDA kernels, built to run on the host; once per session."""
+    """The module of the CUDA kernels, built to run on the host; once per session, or in a folder that is named."""
     import cuda_on_host
 
     if why := cuda_on_host.missing():
         pytest.skip(why)
-    return cuda_on_host.load(cuda_on_host.build(tmp_path_factory.mktemp("cuda_on_host")))
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared  # that of all workers
+    folder = os.environ.get("SNNKERN_CUDA_ON_HOST", shared / "cuda_on_host")
+    return cuda_on_host.load(cuda_on_host.build(Path(folder)))
 
 
 @pytest.fixture
