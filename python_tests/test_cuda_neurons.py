@@ -215,22 +215,52 @@ def test_division_is_exact_where_quotients_lie_between_two_numbers(cuda_on_host,
             assert_same_bits(divide(cuda_on_host, x, steps, normal=True, off=off), x / torch.tensor(steps, dtype=dtype))
 
 
+def needs_memory(size: int) -> None:
+    free, _ = torch.cuda.mem_get_info()
+    if free < size:
+        pytest.skip(f"this takes {size >> 30} GiB of the GPU's memory, {free >> 30} are free")
+
+
+# What a kernel is launched for in one piece: T, B, N. Mean out, a batch of more than 2^32 neurons; spikes out, fewer, but
+# more than 2^32 spikes.
+BEYOND_32_BITS = {"neurons": (1, 2**32 // 1024 + 8, 1024), "spikes": (3, 2**31 // 1024 + 8, 1024)}
+
+
 @pytest.mark.gpu
+@each("shape", BEYOND_32_BITS)
 @each("neuron", {"if": DEFAULT_NEURONS["if"], "dc": DEFAULT_NEURONS["dc"]})
-def test_more_than_two_to_the_31_elements(gpu, neuron):
-    """The last rows stand beyond what 32 bits count; rows that are alike must come out alike."""
-    if torch.cuda.get_device_properties(gpu).total_memory < 60e9:
-        pytest.skip("this takes 60 GB of memory")
-    rows, width = 2**31 // 1024 + 8, 1024
-    small = random_layer(Dynamics(neuron, 1, **CARRYING), Size(8, width))
+def test_more_than_two_to_the_32_elements(gpu, neuron, shape):
+    """Rows that are alike must come out alike, the last ones, too. All have one current, which takes no memory."""
+    timesteps, rows, width = shape
+    spikes = timesteps > 1
+    assert timesteps * rows * width > 2**32
+    needs_memory(4 * rows * width * ((2 + timesteps) if spikes else 3) + 2**30)
+    small = random_layer(Dynamics(neuron, timesteps, **CARRYING), Size(8, width))
+    small = replace(small, current=small.current[:, :1].expand(-1, 8, -1))
     wanted = run_layer(small, "reference")
-    many = small.map(lambda one: one.to(gpu))
-    times = rows // 8
-    big = replace(many, current=many.current.repeat(1, times, 1), carry=many.carry.repeat(times, 1))
-    assert big.current.numel() > 2**31
-    mean, carry, counts = ops.neuron_mean(
-        big.current, big.threshold, big.carry, big.dynamics, bias=big.bias, backend="cuda"
+    one = small.map(lambda tensor: tensor.to(gpu))
+    carry = one.carry.repeat(rows // 8, 1)
+    run = ops.neuron_spikes if spikes else ops.neuron_mean
+    output, after, counts = run(
+        one.current[:, :1].expand(-1, rows, -1), one.threshold, carry, one.dynamics, bias=one.bias, backend="cuda"
     )
-    for result, expected in ((mean, wanted.mean), (carry, wanted.carry), (counts, wanted.counts)):
-        shaped = result.reshape(times, *expected.shape)
-        assert bool((shaped == expected.to(gpu)).all())
+    outputs = zip(output, wanted.spikes, strict=True) if spikes else [(output, wanted.mean)]
+    for result, expected in [*outputs, (after, wanted.carry), (counts, wanted.counts)]:
+        for part in result.reshape(-1, *expected.shape).split(2**16):
+            assert bool((part == expected.to(gpu)).all())
+
+
+@pytest.mark.gpu
+@each("far", {"steps": True, "rows": False})
+def test_currents_more_than_two_to_the_32_elements_apart(gpu, far):
+    """Steps or rows stand so far from each other; what is between them is never looked at."""
+    distance = 2**32 + 4
+    needs_memory(4 * distance + 2**30)
+    layer = random_layer(Dynamics(DEFAULT_NEURONS["if"], 2, **CARRYING), Size(2, 64))
+    memory = torch.empty(distance + 256, device=gpu)
+    current = memory.as_strided((2, 2, 64), (distance, 64, 1) if far else (64, distance, 1))
+    current.copy_(layer.current)
+    found = ops.neuron_spikes(current, layer.threshold.to(gpu), layer.carry.to(gpu), layer.dynamics, backend="cuda")
+    wanted = run_layer(layer, "reference")
+    for result, expected in zip(found, (wanted.spikes, wanted.carry, wanted.counts), strict=True):
+        assert_same_bits(result.cpu(), expected)
