@@ -22,6 +22,7 @@ from cases import (
     assert_is_reference,
     assert_same_bits,
     each,
+    needs_cpu,
     random_layer,
     run_layer,
 )
@@ -30,6 +31,14 @@ from cuda_on_host import ORDERS, divide, take_turns
 from snnkern import Dynamics, ops
 from snnkern._backends import cuda
 from snnkern.neurons import Kind
+
+MOST_STEPS = 2**16  # of what `divide_normal` is for
+
+
+def least(dtype: torch.dtype) -> float:
+    """What is smaller, and not 0, is small for `divide_normal`."""
+    return torch.finfo(dtype).smallest_normal * 8 / torch.finfo(dtype).eps * MOST_STEPS
+
 
 # No multiple of anything, of what a thread holds, of a warp's reach; several warps, several blocks, more rows than one.
 WIDE = {"B2-N1028": Size(2, 1028), "B1-N2049": Size(1, 2049), "B9-N132": Size(9, 132)}
@@ -50,12 +59,32 @@ def test_neurons_are_bit_identical_for_every_number_of_timesteps(cuda_device, ne
     assert_is_reference(layer, "cuda", cuda_device)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(("kind", "timesteps"), [("snm", 32767), ("snm", 32768), ("mt", 65537), ("dc", 65537)])
+MANY_STEPS = [("snm", 2**15 - 1), ("snm", 2**15), ("snm", 2**16), ("mt", MOST_STEPS + 1), ("dc", MOST_STEPS + 1)]
+
+
+@needs_cpu
+@pytest.mark.parametrize(("kind", "timesteps"), MANY_STEPS)
 def test_so_many_timesteps_that_the_quick_way_ends(cuda_device, kind, timesteps):
-    neuron = next(neuron for neuron in DEFAULT_NEURONS.values() if neuron.kind.name.lower() == kind)
-    layer = random_layer(Dynamics(neuron, timesteps, **CARRYING), Size(1, 5))
-    assert_is_reference(layer, "cuda", cuda_device)
+    """Some neurons fire at every step; compared with the CPU's kernels, which are quick enough."""
+    layer = random_layer(Dynamics(DEFAULT_NEURONS[kind], timesteps, **CARRYING), Size(1, 5))
+    layer = replace(layer, current=layer.current + torch.tensor([0.0, 0.0, 3.0, 0.0, 3.0]))
+    for form in (layer, layer.constant()):
+        for actual, wanted in zip(run_layer(form, "cuda", cuda_device), run_layer(form, "cpu"), strict=True):
+            assert_same_bits(actual, wanted)
+
+
+@pytest.mark.parametrize("levels", [1, 7])
+def test_what_is_tiny_for_the_quick_way(cuda_on_host, levels):
+    """A threshold whose smallest level is too small to be divided quickly, or too many steps."""
+
+    def tiny(threshold: float, timesteps: int) -> bool:
+        one = torch.tensor([1.0, threshold])
+        return cuda_on_host.has_tiny_threshold(one.data_ptr(), 2, levels, timesteps)
+
+    border = least(torch.float32) * 2 ** (levels - 1)
+    assert [tiny(border, steps) for steps in (1, MOST_STEPS, MOST_STEPS + 1)] == [False, False, True]
+    assert tiny(float(np.nextafter(np.float32(border), np.float32(0))), 1)
+    assert not tiny(0.0, 1)
 
 
 @each("dtype", NATIVE_DTYPES)
@@ -178,14 +207,6 @@ def numbers_of_every_size(dtype: torch.dtype) -> torch.Tensor:
     return torch.cat([positive, -positive])
 
 
-MOST_STEPS = 2**16  # of what `divide_normal` is for
-
-
-def least(dtype: torch.dtype) -> float:
-    """What is smaller, and not 0, is small for `divide_normal`."""
-    return torch.finfo(dtype).smallest_normal * 8 / torch.finfo(dtype).eps * MOST_STEPS
-
-
 @each("dtype", NATIVE_DTYPES)
 def test_division_by_steps_is_exact(cuda_on_host, dtype):
     x = numbers_of_every_size(dtype)
@@ -213,6 +234,10 @@ def test_division_is_exact_where_quotients_lie_between_two_numbers(cuda_on_host,
         assert [int(one) for one in x.tolist()] == numbers
         for off in range(-2, 3):
             assert_same_bits(divide(cuda_on_host, x, steps, normal=True, off=off), x / torch.tensor(steps, dtype=dtype))
+        # The same numbers, but small: some of them too small for `divide_normal`, which it must notice.
+        exponents = np.arange(-40, 3) + math.frexp(least(dtype))[1] - math.frexp(x.max().item())[1]
+        small = torch.from_numpy(np.ldexp(x.numpy()[:, None], exponents))
+        assert_same_bits(divide(cuda_on_host, small, steps), small / torch.tensor(steps, dtype=dtype))
 
 
 def needs_memory(size: int) -> None:

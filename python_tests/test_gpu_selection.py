@@ -37,7 +37,7 @@ GPU_TESTS = {  # a file, and one of its tests
     "test_triton": "test_kernels_on_a_gpu[not long]",
     "test_triton_gpu": "test_a_captured_decision_replays[if]",
 }
-LONG = "test_cuda_neurons.py::test_so_many_timesteps_that_the_quick_way_ends[gpu-snm-32767]"
+LONG = "test_triton.py::test_kernels_on_a_gpu[long]"
 
 
 def test_a_bare_machine_finds_all_gpu_tests_and_only_these() -> None:
