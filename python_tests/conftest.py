@@ -1,7 +1,47 @@
 """What all tests share."""
 
+import os
+import re
+from collections import defaultdict
+from pathlib import Path
+
 import pytest
 import torch
+
+# Where tests marked gpu stand. A run for a GPU imports no others: the machine may lack what they need.
+GPU_FILES = re.compile(r"test_(cuda|triton)\w*\.py")
+
+
+def _selects(config: pytest.Config, *marks: str) -> bool:
+    """Whether `-m` selects a test with these marks alone."""
+    expression = config.option.markexpr
+    return not expression or bool(eval(expression, {}, defaultdict(bool, dict.fromkeys(marks, True))))
+
+
+def _is_for_a_gpu(config: pytest.Config) -> bool:
+    return _selects(config, "gpu", "long") and not _selects(config) and not _selects(config, "long")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """On a GPU's machine, whose drivers and releases we do not choose, the warnings of others are only shown."""
+    if _is_for_a_gpu(config) or os.environ.get("TRITON_INTERPRET") == "0":  # which test_triton.py sets for a GPU
+        config.addinivalue_line("filterwarnings", "default")
+        config.addinivalue_line("filterwarnings", "error:::snnkern")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    other = collection_path.is_file() and not GPU_FILES.fullmatch(collection_path.name)
+    return True if other and _is_for_a_gpu(config) else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A `-m` that does not speak of long tests, as `-m gpu`, means the others."""
+    for item in items:
+        if item.get_closest_marker("gpu") and not GPU_FILES.fullmatch(item.path.name):
+            raise pytest.UsageError(f"{item.nodeid} is marked gpu, but `-m gpu` looks into {GPU_FILES.pattern} only")
+    if config.option.markexpr and "long" not in config.option.markexpr:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -15,12 +55,15 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def cuda_on_host(tmp_path_factory):
-    """The module of the CUDA kernels, built to run on the host; once per session."""
+    """The module of the CUDA kernels, built to run on the host; once per session, or in a folder that is named."""
     import cuda_on_host
 
     if why := cuda_on_host.missing():
         pytest.skip(why)
-    return cuda_on_host.load(cuda_on_host.build(tmp_path_factory.mktemp("cuda_on_host")))
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared  # that of all workers
+    folder = os.environ.get("SNNKERN_CUDA_ON_HOST", shared / "cuda_on_host")
+    return cuda_on_host.load(cuda_on_host.build(Path(folder)))
 
 
 @pytest.fixture

@@ -66,9 +66,11 @@ inline void fill_zero(void* memory, int64_t bytes, Stream stream) {
 }
 
 #if defined(__CUDACC__)
-// Lets a kernel ask for this much shared memory on the current device.
+// Lets a kernel ask for all the shared memory that a block of the current device may have. The
+// limit belongs to the kernel, not to who launches it, so it is the same for everybody.
 template <class Problem>
-void allow_shared_memory(void (*kernel)(Problem), int64_t bytes, const char* name) {
+void allow_shared_memory(void (*kernel)(Problem), const char* name) {
+    const int64_t bytes = most_shared_memory();
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(bytes)),
           std::string("cudaFuncSetAttribute for ") + name + " with " + std::to_string(bytes) +

@@ -6,10 +6,12 @@
 
 #include <algorithm>
 #include <exception>
+#include <map>
 #include <memory>
 #include <numeric>
 #include <random>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -70,6 +72,16 @@ struct Block {
 Block block;
 int64_t most_barriers = 0;  // of a block, in the last launch
 int line_left_out = 0;
+int64_t first_block = 0;  // those before it are left out
+
+// The first like an H100, but for few multiprocessors, so that small batches show both plans.
+constexpr Device kDevices[] = {{227 * 1024, 3}, {99 * 1024, 5}};
+constexpr int64_t kUsualLimit = 48 * 1024;
+int device = 0;
+std::map<std::pair<const void*, int>, int64_t> limits;
+bool records = false;
+std::string recorded;  // a line per call: what, device, stream, bytes
+
 std::vector<Fiber> fibers;  // their stacks are used again
 ucontext_t scheduler;
 const void* scheduler_stack = nullptr;
@@ -115,6 +127,7 @@ void to_fiber(Fiber& fiber) {
     leave(&scheduler_fake_stack, fiber.stack.get(), kStackBytes);
     swapcontext(&scheduler, &fiber.context);
     arrive(scheduler_fake_stack);
+    block.running = nullptr;
 }
 
 void wait(const int64_t& counter, int64_t value) {
@@ -174,7 +187,32 @@ void run_block(const std::string& where) {
     most_barriers = std::max(most_barriers, block.barriers);
 }
 
+// Ends a thread in the middle of whatever it does.
+void end_thread(const std::string& why) {
+    block.error = std::make_exception_ptr(std::logic_error(why));
+    block.running->done = true;
+    to_scheduler(*block.running);
+}
+
 }  // namespace
+
+const Device& current_device() { return kDevices[device]; }
+
+int make_current(int next) {
+    if (next < 0 || next > 1) throw std::runtime_error("there is no such device");
+    return std::exchange(device, next);
+}
+
+void record(const char* call, const void* stream, int64_t bytes) {
+    if (!records) return;
+    recorded += std::string(call) + " " + std::to_string(device) + " " +
+                std::to_string(reinterpret_cast<uintptr_t>(stream)) + " " + std::to_string(bytes) +
+                "\n";
+}
+
+int64_t& shared_memory_limit(const void* kernel) {
+    return limits.try_emplace({kernel, device}, kUsualLimit).first->second;
+}
 
 void* shared_memory() { return block.shared.data() + kGuardBytes; }
 
@@ -212,20 +250,34 @@ void run(int64_t blocks, dim3 shape, int64_t shared_bytes, const char* name,
     blockDim = shape;
     block.thread = &thread;
     block.size = shape.x * shape.y * shape.z;
-    if (blocks < 1 || block.size < 1 || block.size > 1024 || block.size % kWarp)
+    if (blocks < 1 || blocks > INT32_MAX || block.size < 1 || block.size > 1024 ||
+        block.size % kWarp)
         throw std::logic_error(where + ": no such grid or block");
-    if (shared_bytes > most_shared_memory())
-        throw std::logic_error(where + ": more shared memory than there is");
     block.shared = std::vector<unsigned char>(shared_bytes + 2 * kGuardBytes);
     block.shared.shrink_to_fit();
     most_barriers = 0;
-    for (int64_t b = 0; b < blocks; ++b) {
+    for (int64_t b = first_block; b < blocks; ++b) {
         blockIdx = dim3(static_cast<unsigned>(b));
         run_block(where);
     }
 }
 
 }  // namespace snnkern::host
+
+// The compiler calls this where an address is not a multiple of its type's alignment, as a GPU
+// wants it to be (-fsanitize=alignment). It may not throw, and where it returned, the access would
+// follow.
+struct Place {
+    const char* file;
+    uint32_t line, column;
+};
+extern "C" __attribute__((visibility("hidden"))) void __ubsan_handle_type_mismatch_v1(
+    const Place* place, uintptr_t) {
+    const std::string name = std::strrchr(place->file, '/') + 1;
+    if (snnkern::host::block.running)
+        snnkern::host::end_thread("misaligned address at " + name + ":" +
+                                  std::to_string(place->line));
+}
 
 // Barriers that a block came to in the last launch.
 extern "C" __attribute__((visibility("default"))) int64_t snnkern_host_barriers() {
@@ -234,6 +286,25 @@ extern "C" __attribute__((visibility("default"))) int64_t snnkern_host_barriers(
 
 extern "C" __attribute__((visibility("default"))) void snnkern_host_leave_out(int line) {
     snnkern::host::line_left_out = line;
+}
+
+// Blocks of a launch before this one are not run, as if they were through already.
+extern "C" __attribute__((visibility("default"))) void snnkern_host_first_block(int64_t number) {
+    snnkern::host::first_block = number;
+}
+
+// Records the calls of the runtime from now on, or no longer.
+extern "C" __attribute__((visibility("default"))) void snnkern_host_record(bool on) {
+    snnkern::host::records = on;
+    snnkern::host::recorded.clear();
+}
+
+extern "C" __attribute__((visibility("default"))) const char* snnkern_host_recorded() {
+    return snnkern::host::recorded.c_str();
+}
+
+extern "C" __attribute__((visibility("default"))) int snnkern_host_device() {
+    return snnkern::host::device;
 }
 
 // A number of `Order`, or a larger one, which is a seed.

@@ -5,12 +5,16 @@
 // leaves out a barrier gives different results. A thread that waits where others never come, a warp
 // that is not whole, and lanes that do different things are errors. Shared memory starts as
 // garbage, and has guards around it. Blocks run one after another.
+//
+// There are two devices, unlike each other, and a limit of shared memory per kernel and device as
+// CUDA has it. Calls of the runtime can be recorded, with the device that was the current one.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <stdexcept>
 #include <string>
 
 #define __global__
@@ -50,28 +54,58 @@ void exchange(Operation operation, unsigned mask, uint64_t value, uint64_t all[3
 void run(int64_t blocks, dim3 block, int64_t shared_bytes, const char* name,
          const std::function<void()>& thread);
 
+struct Device {
+    int64_t most_shared_memory;
+    int multiprocessors;
+};
+const Device& current_device();
+int make_current(int device);  // returns the one before
+void record(const char* call, const void* stream = nullptr, int64_t bytes = 0);
+// The shared memory that a launch of a kernel may ask for on the current device.
+int64_t& shared_memory_limit(const void* kernel);
+
 }  // namespace host
 
 using Stream = void*;
 
 class DeviceGuard {
   public:
-    explicit DeviceGuard(int) {}
-    ~DeviceGuard() {}
+    explicit DeviceGuard(int device) : before_(host::make_current(device)) {}
+    ~DeviceGuard() { host::make_current(before_); }
+
+  private:
+    int before_;
 };
 
-// Those of an H100, but for few multiprocessors, so that small batches show both plans.
-inline int64_t most_shared_memory() { return 227 * 1024; }
-inline int multiprocessors() { return 3; }
+inline int64_t most_shared_memory() {
+    host::record("attribute");
+    return host::current_device().most_shared_memory;
+}
 
-inline void fill_zero(void* memory, int64_t bytes, Stream) { std::memset(memory, 0, bytes); }
+inline int multiprocessors() {
+    host::record("attribute");
+    return host::current_device().multiprocessors;
+}
+
+inline void fill_zero(void* memory, int64_t bytes, Stream stream) {
+    host::record("memset", stream, bytes);
+    std::memset(memory, 0, bytes);
+}
 
 template <class Problem>
-void allow_shared_memory(void (*)(Problem), int64_t, const char*) {}
+void allow_shared_memory(void (*kernel)(Problem), const char*) {
+    const int64_t bytes = host::current_device().most_shared_memory;
+    host::record("limit", nullptr, bytes);
+    host::shared_memory_limit(reinterpret_cast<const void*>(kernel)) = bytes;
+}
 
 template <class Problem>
-void launch(void (*kernel)(Problem), int64_t blocks, dim3 block, int64_t shared_bytes, Stream,
-            const Problem& problem, const char* name) {
+void launch(void (*kernel)(Problem), int64_t blocks, dim3 block, int64_t shared_bytes,
+            Stream stream, const Problem& problem, const char* name) {
+    host::record("launch", stream, shared_bytes);
+    if (shared_bytes > host::shared_memory_limit(reinterpret_cast<const void*>(kernel)))
+        throw std::runtime_error(std::string("the launch of ") + name +
+                                 " failed: invalid argument (cudaErrorInvalidValue)");
     host::run(blocks, block, shared_bytes, name, [&] { kernel(problem); });
 }
 
