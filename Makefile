@@ -12,6 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 TORCH := torch==2.13.0
 CLEANRL := cleanrl==1.2.0
+OLDEST_TRITON := triton==3.6.0
 SOURCES := $(shell find csrc python_tests -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 ACTORS ?= ../shared/actors/published
 NATIVE := CMakeLists.txt $(filter csrc/%,$(SOURCES))
@@ -53,13 +54,14 @@ clean:
 	rm -rf $(VENV) build site *.egg-info snnkern/*.so
 
 # The pinned torch goes first, so that no other package brings a release of its own choice. CleanRL asks for an older Python
-# and older packages; those of its scripts that tests run do without.
+# and older packages; those of its scripts that tests run do without. Kernels are compiled with the oldest Triton, too.
 $(READY): requirements.txt pyproject.toml setup.py $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing $(TORCH) and what requirements.txt pins; the first time takes a few minutes."
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet $(TORCH) -r requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python $(CLEANRL)
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/triton-oldest "$(OLDEST_TRITON); sys_platform == 'linux'"
 	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	$(BIN)/snnkern info
 	touch $@

@@ -337,7 +337,9 @@ def actor_kernel(
     STAGES: tl.constexpr,
 ):
     """One decision of the actor for every tile of rows that falls to this program."""
-    PADDED_ACTION: tl.constexpr = PADDED[HIDDEN + 1]  # by name: some releases' `static_range` takes no element of a tuple
+    PADDED_ACTION: tl.constexpr = PADDED[
+        HIDDEN + 1
+    ]  # by name: some releases' `static_range` takes no element of a tuple
     last_time = tl.full((1, 1), timesteps, tl.int32).to(tl.float32)
     buffer = tl.cdiv(timesteps, 8 // BITS).to(tl.int64) * (ROWS * WIDEST)
     own = tl.program_id(0) * (2 * buffer)
