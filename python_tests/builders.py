@@ -144,7 +144,18 @@ def load_example(name: str):
 def run_cases(file: str, marked: str, environment: dict[str, str], *options: str) -> None:
     """Runs a file of tests in a process of its own, so that what it sets or imports reaches no other test."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, "-m", marked, f"python_tests/{file}"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            *options,
+            "-m",
+            marked,
+            f"python_tests/{file}",
+        ],
         cwd=Path(__file__).resolve().parents[1],  # whose package is imported, whichever is installed
         env=os.environ | environment,
         capture_output=True,

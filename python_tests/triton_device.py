@@ -1,4 +1,4 @@
-"""Where Triton's kernels run in tests: in its interpreter, on CPU tensors; or, where TRITON_INTERPRET is not set, on a GPU."""
+"""Where tests run Triton's kernels: in its interpreter, on CPU tensors; or, without TRITON_INTERPRET, on a GPU."""
 
 from __future__ import annotations
 
