@@ -134,11 +134,11 @@ def assert_is_reference(layer: Layer, backend: str, device: torch.device | str =
 
 
 def assert_decisions_are_the_reference(
-    dynamics: Dynamics, size: Size, backend: str, device: torch.device | str = "cpu"
+    dynamics: Dynamics, size: Size, backend: str, device: torch.device | str = "cpu", decisions: int = 6
 ) -> None:
     """Every decision from the carry that the one before it left."""
     layer = random_layer(dynamics, size)
-    for seed in range(6):
+    for seed in range(decisions):
         layer = replace(layer, current=random_layer(dynamics, size, seed=seed).current)
         assert_is_reference(layer, backend, device)
         layer = replace(layer, carry=run_layer(layer, backend, device).carry)

@@ -241,7 +241,7 @@ def test_empty_layers_give_empty_results(batch, neurons) -> None:
 @each("neuron", DEFAULT_NEURONS)
 def test_the_carry_stays_that_of_the_reference_over_decisions(neuron) -> None:
     dynamics = Dynamics(neuron, 3, alpha=1.0, memory=1.0)
-    assert_decisions_are_the_reference(dynamics, Size(3, 17), "triton", DEVICE)
+    assert_decisions_are_the_reference(dynamics, Size(3, 17), "triton", DEVICE, decisions=2)
 
 
 @pytest.mark.long
