@@ -1,4 +1,4 @@
-"""Runs the CUDA kernels on the host: builds `csrc/cuda` with a runtime of its own, `host_runtime.h`.
+"""Runs the CUDA kernels on the host: builds `csrc/cuda` with a runtime of its own, `cuda_runtime.h`.
 
 The module that comes out takes the place of `snnkern._cuda`, and takes tensors of the CPU.
 """
@@ -57,7 +57,6 @@ def _compile(module: Path) -> None:
         *CHECKS,
         *shlex.split(os.environ.get("SNNKERN_HOST_FLAGS", "")),
         "-Wno-unknown-pragmas",  # `#pragma unroll` is nvcc's
-        '-DSNNKERN_RUNTIME="host_runtime.h"',
         *(f"-I{include}" for include in (HERE, pybind11.get_include(), sysconfig.get_path("include"))),
     ]
 
