@@ -1,6 +1,7 @@
 # make demo    set everything up, then do the main job
 # make test    set everything up, then pass the tests
 # make sanitize   the tests of kernels and engine, built with AddressSanitizer, UndefinedBehaviorSanitizer, ThreadSanitizer
+# make mutants  puts faults into copies of the kernels, one at a time, to see that a test finds each; an hour on two cores
 # make bench   microbenchmarks of the CPU kernels and the engine, under two minutes on a quiet machine
 # make results   the study of bench/grids and its report; docs/report.md says how long it takes
 # make docs    the site, from docs/, README.md and the docstrings, into site/
@@ -17,7 +18,7 @@ SOURCES := $(shell find csrc python_tests -name '*.h' -o -name '*.cpp' -o -name 
 ACTORS ?= ../shared/actors/published
 NATIVE := CMakeLists.txt $(filter csrc/%,$(SOURCES))
 
-.PHONY: demo test sanitize bench results docs lint format clean
+.PHONY: demo test sanitize mutants bench results docs lint format clean
 
 demo: $(READY)
 	$(BIN)/snnkern demo
@@ -28,6 +29,10 @@ test: $(READY)
 sanitize: $(READY)
 	python_tests/sanitize.sh $(BIN)/python address,undefined
 	python_tests/sanitize.sh $(BIN)/python thread
+
+# ONLY='cuda-* if-*' chooses some of them by name.
+mutants: $(READY)
+	cd python_tests && ../$(BIN)/python -m mutants --jobs $(or $(JOBS),2) $(foreach name,$(ONLY),--only '$(name)')
 
 bench: $(READY)
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-columns=min,median,iqr,rounds,iterations

@@ -246,8 +246,8 @@ def needs_memory(size: int) -> None:
         pytest.skip(f"this takes {size >> 30} GiB of the GPU's memory, {free >> 30} are free")
 
 
-# What a kernel is launched for in one piece: T, B, N. Mean out, a batch of more than 2^32 neurons; spikes out, fewer, but
-# more than 2^32 spikes.
+# What a kernel is launched for in one piece: T, B, N. Mean out, a batch of more than 2^32 neurons; spikes out, fewer
+# neurons, but more than 2^32 spikes.
 BEYOND_32_BITS = {"neurons": (1, 2**32 // 1024 + 8, 1024), "spikes": (3, 2**31 // 1024 + 8, 1024)}
 
 

@@ -42,13 +42,13 @@ def test_without_a_barrier_the_sum_depends_on_the_order(cuda_on_host) -> None:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("a barrier in a branch", "the kernel: threads wait for others that never come"),
+        ("a barrier in a branch", "threads wait for others that never come"),
         ("a part of a warp", "an operation of a warp that is not whole"),
         ("different operations", "lanes of a warp are at different operations"),
-        ("outside shared memory", "the kernel: a thread wrote outside of shared memory"),
+        ("outside shared memory", "a thread wrote outside of shared memory"),
         (
             "more shared memory than allowed",
-            "the launch of the kernel failed: invalid argument (cudaErrorInvalidValue)",
+            "the launch of the kernel with 1 blocks of 64 threads failed: on the host (cudaErrorInvalidValue)",
         ),
     ],
 )

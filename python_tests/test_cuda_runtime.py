@@ -64,6 +64,14 @@ def test_an_actor_is_packed_and_runs_on_its_device_and_stream(second_device) -> 
     assert current_device(second_device) == 0
 
 
+def test_an_error_names_the_call_and_leaves_the_device(module, monkeypatch) -> None:
+    monkeypatch.setattr(cuda, "_place", lambda tensor: {"device": 2, "stream": 0})
+    layer = random_layer(Dynamics(DEFAULT_NEURONS["if"], 3), Size(2, 3))
+    with pytest.raises(RuntimeError, match=r"^cudaSetDevice\(2\) failed: .*\(cudaErrorInvalidDevice\)$"):
+        ops.neuron_spikes(layer.current, layer.threshold, layer.carry, layer.dynamics, backend="cuda")
+    assert current_device(module) == 0
+
+
 def test_the_device_of_the_actor_says_what_fits(second_device, monkeypatch) -> None:
     """Device 0 has more shared memory than device 1."""
     engines = []

@@ -1,4 +1,4 @@
-"""Runs the CUDA kernels on the host: builds `csrc/cuda` with a runtime of its own, `host_runtime.h`.
+"""Runs the CUDA kernels on the host: builds `csrc/cuda` with a runtime of its own, `cuda_runtime.h`.
 
 The module that comes out takes the place of `snnkern._cuda`, and takes tensors of the CPU.
 """
@@ -40,7 +40,10 @@ def missing() -> str:
 
 
 def build(folder: Path) -> Path:
-    """Compiles the module into a folder, once for all processes; further flags come from SNNKERN_HOST_FLAGS."""
+    """Compiles the module into a folder, once for all processes; further flags come from SNNKERN_HOST_FLAGS.
+
+    Objects that are there already are used again, where no source is newer.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     module = folder / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
     with FileLock(folder / "lock"):
@@ -57,14 +60,17 @@ def _compile(module: Path) -> None:
         *CHECKS,
         *shlex.split(os.environ.get("SNNKERN_HOST_FLAGS", "")),
         "-Wno-unknown-pragmas",  # `#pragma unroll` is nvcc's
-        '-DSNNKERN_RUNTIME="host_runtime.h"',
         *(f"-I{include}" for include in (HERE, pybind11.get_include(), sysconfig.get_path("include"))),
     ]
 
+    headers = [*SOURCES.parent.rglob("*.h"), *HERE.glob("*.h")]
+
     def compile_one(source: Path) -> str:
-        result = str(module.parent / f"{source.stem}.o")
-        subprocess.run([COMPILER, *flags, "-x", "c++", "-c", str(source), "-o", result], check=True)
-        return result
+        result = module.parent / f"{source.stem}.o"
+        newest = max(file.stat().st_mtime for file in (source, *headers))
+        if not result.exists() or result.stat().st_mtime < newest:
+            subprocess.run([COMPILER, *flags, "-x", "c++", "-c", str(source), "-o", str(result)], check=True)
+        return str(result)
 
     sources = [*SOURCES.glob("*.cu"), *SOURCES.glob("*.cpp"), *HERE.glob("*.cpp")]
     with ThreadPoolExecutor(2) as pool:

@@ -1,6 +1,4 @@
-// The scheduler of host_runtime.h.
-
-#include "host_runtime.h"
+// The devices and the scheduler of cuda_runtime.h.
 
 #include <ucontext.h>
 
@@ -13,6 +11,8 @@
 #include <stdexcept>
 #include <utility>
 #include <vector>
+
+#include "cuda_runtime.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
@@ -75,12 +75,22 @@ int line_left_out = 0;
 int64_t first_block = 0;  // those before it are left out
 
 // The first like an H100, but for few multiprocessors, so that small batches show both plans.
+struct Device {
+    int most_shared_memory, multiprocessors;
+};
 constexpr Device kDevices[] = {{227 * 1024, 3}, {99 * 1024, 5}};
 constexpr int64_t kUsualLimit = 48 * 1024;
 int device = 0;
 std::map<std::pair<const void*, int>, int64_t> limits;
 bool records = false;
 std::string recorded;  // a line per call: what, device, stream, bytes
+
+void record(const char* call, const void* stream, int64_t bytes) {
+    if (!records) return;
+    recorded += std::string(call) + " " + std::to_string(device) + " " +
+                std::to_string(reinterpret_cast<uintptr_t>(stream)) + " " + std::to_string(bytes) +
+                "\n";
+}
 
 std::vector<Fiber> fibers;  // their stacks are used again
 ucontext_t scheduler;
@@ -155,7 +165,7 @@ void prepare() {
     }
 }
 
-void run_block(const std::string& where) {
+void run_block() {
     block.warps.assign(block.size / kWarp, Warp{});
     block.arrived = 0;
     block.barriers = 0;
@@ -178,12 +188,12 @@ void run_block(const std::string& where) {
             if (block.error) std::rethrow_exception(block.error);
             if (!in_turn) break;
         }
-        if (!moved) throw std::logic_error(where + ": threads wait for others that never come");
+        if (!moved) throw std::logic_error("threads wait for others that never come");
     }
     const auto untouched = [](unsigned char byte) { return byte == kGarbage; };
     if (!std::all_of(block.shared.begin(), block.shared.begin() + kGuardBytes, untouched) ||
         !std::all_of(block.shared.end() - kGuardBytes, block.shared.end(), untouched))
-        throw std::logic_error(where + ": a thread wrote outside of shared memory");
+        throw std::logic_error("a thread wrote outside of shared memory");
     most_barriers = std::max(most_barriers, block.barriers);
 }
 
@@ -195,24 +205,6 @@ void end_thread(const std::string& why) {
 }
 
 }  // namespace
-
-const Device& current_device() { return kDevices[device]; }
-
-int make_current(int next) {
-    if (next < 0 || next > 1) throw std::runtime_error("there is no such device");
-    return std::exchange(device, next);
-}
-
-void record(const char* call, const void* stream, int64_t bytes) {
-    if (!records) return;
-    recorded += std::string(call) + " " + std::to_string(device) + " " +
-                std::to_string(reinterpret_cast<uintptr_t>(stream)) + " " + std::to_string(bytes) +
-                "\n";
-}
-
-int64_t& shared_memory_limit(const void* kernel) {
-    return limits.try_emplace({kernel, device}, kUsualLimit).first->second;
-}
 
 void* shared_memory() { return block.shared.data() + kGuardBytes; }
 
@@ -243,23 +235,34 @@ void exchange(Operation operation, unsigned mask, uint64_t value, uint64_t all[3
     std::memcpy(all, warp.values[turn % 2], sizeof warp.values[0]);
 }
 
-void run(int64_t blocks, dim3 shape, int64_t shared_bytes, const char* name,
-         const std::function<void()>& thread) {
-    const std::string where = name;
-    gridDim = dim3(static_cast<unsigned>(blocks));
-    blockDim = shape;
+cudaError_t limit_shared_memory(const void* kernel, int bytes) {
+    record("limit", nullptr, bytes);
+    if (bytes > kDevices[device].most_shared_memory) return cudaErrorInvalidValue;
+    limits[{kernel, device}] = bytes;
+    return cudaSuccess;
+}
+
+cudaError_t launch(const void* kernel, const cudaLaunchConfig_t& config,
+                   const std::function<void()>& thread) {
+    const int64_t bytes = config.dynamicSmemBytes;
+    record("launch", config.stream, bytes);
+    if (bytes > limits.try_emplace({kernel, device}, kUsualLimit).first->second)
+        return cudaErrorInvalidValue;
+    gridDim = config.gridDim;
+    blockDim = config.blockDim;
     block.thread = &thread;
-    block.size = shape.x * shape.y * shape.z;
-    if (blocks < 1 || blocks > INT32_MAX || block.size < 1 || block.size > 1024 ||
-        block.size % kWarp)
-        throw std::logic_error(where + ": no such grid or block");
-    block.shared = std::vector<unsigned char>(shared_bytes + 2 * kGuardBytes);
+    block.size = blockDim.x * blockDim.y * blockDim.z;
+    if (gridDim.x < 1 || gridDim.x > INT32_MAX || block.size < 1 || block.size > 1024)
+        return cudaErrorInvalidConfiguration;
+    if (block.size % kWarp) throw std::logic_error("a warp that is not whole");
+    block.shared = std::vector<unsigned char>(bytes + 2 * kGuardBytes);
     block.shared.shrink_to_fit();
     most_barriers = 0;
-    for (int64_t b = first_block; b < blocks; ++b) {
+    for (int64_t b = first_block; b < gridDim.x; ++b) {
         blockIdx = dim3(static_cast<unsigned>(b));
-        run_block(where);
+        run_block();
     }
+    return cudaSuccess;
 }
 
 }  // namespace snnkern::host
@@ -277,6 +280,42 @@ extern "C" __attribute__((visibility("hidden"))) void __ubsan_handle_type_mismat
     if (snnkern::host::block.running)
         snnkern::host::end_thread("misaligned address at " + name + ":" +
                                   std::to_string(place->line));
+}
+
+using namespace snnkern::host;
+
+cudaError_t cudaGetLastError() { return cudaSuccess; }
+
+const char* cudaGetErrorName(cudaError_t error) {
+    constexpr const char* kNames[] = {"cudaSuccess", "cudaErrorInvalidValue",
+                                      "cudaErrorInvalidConfiguration", "cudaErrorInvalidDevice"};
+    return kNames[error];
+}
+
+const char* cudaGetErrorString(cudaError_t) { return "on the host"; }
+
+cudaError_t cudaGetDevice(int* current) {
+    *current = device;
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int next) {
+    if (next < 0 || next > 1) return cudaErrorInvalidDevice;
+    device = next;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int of) {
+    record("attribute", nullptr, 0);
+    *value = attribute == cudaDevAttrMultiProcessorCount ? kDevices[of].multiprocessors
+                                                         : kDevices[of].most_shared_memory;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream) {
+    record("memset", stream, bytes);
+    std::memset(memory, value, bytes);
+    return cudaSuccess;
 }
 
 // Barriers that a block came to in the last launch.

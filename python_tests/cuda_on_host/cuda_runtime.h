@@ -1,4 +1,4 @@
-// Takes the place of csrc/cuda/runtime.h: runs kernels on the host, from the same source.
+// Takes the place of CUDA's header of this name: runs kernels on the host, from the same source.
 //
 // A block's threads are fibers. Each runs until it has to wait for others, at a barrier or at an
 // operation of its warp; then the next one goes on. The order of turns can be chosen: a kernel that
@@ -41,8 +41,7 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 
 extern thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-namespace snnkern {
-namespace host {
+namespace snnkern::host {
 
 enum class Operation : int { Ballot, Shuffle, Synchronize };
 
@@ -51,65 +50,51 @@ void barrier();
 bool left_out(int line);
 // Every lane of the warp brings a value; afterwards `all` holds the 32 values.
 void exchange(Operation operation, unsigned mask, uint64_t value, uint64_t all[32]);
-void run(int64_t blocks, dim3 block, int64_t shared_bytes, const char* name,
-         const std::function<void()>& thread);
 
-struct Device {
-    int64_t most_shared_memory;
-    int multiprocessors;
+}  // namespace snnkern::host
+
+enum cudaError_t {
+    cudaSuccess,
+    cudaErrorInvalidValue,
+    cudaErrorInvalidConfiguration,
+    cudaErrorInvalidDevice
 };
-const Device& current_device();
-int make_current(int device);  // returns the one before
-void record(const char* call, const void* stream = nullptr, int64_t bytes = 0);
-// The shared memory that a launch of a kernel may ask for on the current device.
-int64_t& shared_memory_limit(const void* kernel);
-
-}  // namespace host
-
-using Stream = void*;
-
-class DeviceGuard {
-  public:
-    explicit DeviceGuard(int device) : before_(host::make_current(device)) {}
-    ~DeviceGuard() { host::make_current(before_); }
-
-  private:
-    int before_;
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin, cudaDevAttrMultiProcessorCount };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+using cudaStream_t = void*;
+struct cudaLaunchConfig_t {
+    dim3 gridDim, blockDim;
+    size_t dynamicSmemBytes;
+    cudaStream_t stream;
 };
 
-inline int64_t most_shared_memory() {
-    host::record("attribute");
-    return host::current_device().most_shared_memory;
-}
+cudaError_t cudaGetLastError();
+const char* cudaGetErrorName(cudaError_t error);
+const char* cudaGetErrorString(cudaError_t error);
+cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
+cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream);
 
-inline int multiprocessors() {
-    host::record("attribute");
-    return host::current_device().multiprocessors;
-}
+namespace snnkern::host {
 
-inline void fill_zero(void* memory, int64_t bytes, Stream stream) {
-    host::record("memset", stream, bytes);
-    std::memset(memory, 0, bytes);
+cudaError_t limit_shared_memory(const void* kernel, int bytes);
+cudaError_t launch(const void* kernel, const cudaLaunchConfig_t& config,
+                   const std::function<void()>& thread);
+
+}  // namespace snnkern::host
+
+template <class Problem>
+cudaError_t cudaFuncSetAttribute(void (*kernel)(Problem), cudaFuncAttribute, int bytes) {
+    return snnkern::host::limit_shared_memory(reinterpret_cast<const void*>(kernel), bytes);
 }
 
 template <class Problem>
-void allow_shared_memory(void (*kernel)(Problem), const char*) {
-    const int64_t bytes = host::current_device().most_shared_memory;
-    host::record("limit", nullptr, bytes);
-    host::shared_memory_limit(reinterpret_cast<const void*>(kernel)) = bytes;
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Problem),
+                               const Problem& problem) {
+    return snnkern::host::launch(reinterpret_cast<const void*>(kernel), *config,
+                                 [&] { kernel(problem); });
 }
-
-template <class Problem>
-void launch(void (*kernel)(Problem), int64_t blocks, dim3 block, int64_t shared_bytes,
-            Stream stream, const Problem& problem, const char* name) {
-    host::record("launch", stream, shared_bytes);
-    if (shared_bytes > host::shared_memory_limit(reinterpret_cast<const void*>(kernel)))
-        throw std::runtime_error(std::string("the launch of ") + name +
-                                 " failed: invalid argument (cudaErrorInvalidValue)");
-    host::run(blocks, block, shared_bytes, name, [&] { kernel(problem); });
-}
-
-}  // namespace snnkern
 
 // With the line that they stand in, so that tests can leave one out.
 #define __syncthreads \
