@@ -1,6 +1,7 @@
 # make demo    set everything up, then do the main job
 # make test    set everything up, then pass the tests, on all cores;  make test ALL=1  every combination of their cases
 # make sanitize   the tests of kernels and engine, built with AddressSanitizer, UndefinedBehaviorSanitizer, ThreadSanitizer
+# make mutants  puts faults into copies of the kernels, one at a time, to see that a test finds each; an hour on two cores
 # make bench   microbenchmarks of the CPU kernels and the engine, under two minutes on a quiet machine
 # make results   the study of bench/grids and its report; docs/report.md says how long it takes
 # make docs    the site, from docs/, README.md and the docstrings, into site/
@@ -12,11 +13,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 TORCH := torch==2.13.0
 CLEANRL := cleanrl==1.2.0
+OLDEST_TRITON := triton==3.6.0
 SOURCES := $(shell find csrc python_tests -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 ACTORS ?= ../shared/actors/published
 NATIVE := CMakeLists.txt $(filter csrc/%,$(SOURCES))
 
-.PHONY: demo test sanitize bench results docs lint format clean
+.PHONY: demo test sanitize mutants bench results docs lint format clean
 
 demo: $(READY)
 	$(BIN)/snnkern demo
@@ -28,6 +30,10 @@ test: $(READY)
 sanitize: $(READY)
 	python_tests/sanitize.sh $(BIN)/python address,undefined
 	python_tests/sanitize.sh $(BIN)/python thread
+
+# ONLY='cuda-* if-*' chooses some of them by name.
+mutants: $(READY)
+	cd python_tests && ../$(BIN)/python -m mutants --jobs $(or $(JOBS),2) $(foreach name,$(ONLY),--only '$(name)')
 
 bench: $(READY)
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-columns=min,median,iqr,rounds,iterations
@@ -54,13 +60,14 @@ clean:
 	rm -rf $(VENV) build site *.egg-info snnkern/*.so
 
 # The pinned torch goes first, so that no other package brings a release of its own choice. CleanRL asks for an older Python
-# and older packages; those of its scripts that tests run do without.
+# and older packages; those of its scripts that tests run do without. Kernels are compiled with the oldest Triton, too.
 $(READY): requirements.txt pyproject.toml setup.py $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing $(TORCH) and what requirements.txt pins; the first time takes a few minutes."
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet $(TORCH) -r requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python $(CLEANRL)
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/triton-oldest "$(OLDEST_TRITON); sys_platform == 'linux'"
 	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	$(BIN)/snnkern info
 	touch $@

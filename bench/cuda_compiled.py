@@ -35,6 +35,7 @@ class Compiled:
         flags: what tells apart forms of one kernel: of a neuron kernel, whether the current comes once (DC), and
             whether spikes go out.
         wide_loads: whether it reads memory by 16 bytes; None where nothing disassembles it.
+        fused: fused multiply-adds, of either precision; None likewise.
         loop: instructions of a thread in one simulation step of a neuron kernel; None likewise, and for the actor.
     """
 
@@ -50,6 +51,7 @@ class Compiled:
     threads: int
     flags: tuple[bool, ...]
     wide_loads: bool | None = None
+    fused: int | None = None
     loop: int | None = None
 
     @property
@@ -153,6 +155,7 @@ def _disassembled(kernels: Sequence[Compiled], cubin: Path) -> list[Compiled]:
         replace(
             kernel,
             wide_loads=parts[kernel.symbol].count("LDG.E.128") > 0,
+            fused=parts[kernel.symbol].count("FFMA") + parts[kernel.symbol].count("DFMA"),
             loop=parts[kernel.symbol].step() if kernel.kernel == "neuron" else None,
         )
         for kernel in kernels

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import linecache
 import multiprocessing
 import os
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -85,6 +87,8 @@ class Compiled:
         instructions: of a warp, where it is known: in a step of a neuron kernel with a sequence in, or in the decision
             of a tile by the actor of `WIDTHS`, for an H100.
         strays: reads and writes of memory among an actor's products, other than the weights' copies to shared memory.
+        barriers: the lines of source that barriers of all threads in its PTX come from.
+        fused: the same of fused multiply-adds.
     """
 
     case: Case
@@ -95,6 +99,8 @@ class Compiled:
     products: dict[str, int]
     instructions: int | None
     strays: int
+    barriers: Counter[str]
+    fused: Counter[str]
 
     @property
     def warps(self) -> int:
@@ -157,10 +163,25 @@ def compile_one(case: Case) -> Compiled:
         local=usage.local + code.count("LDL") + code.count("STL"),
         shared=kernel.metadata.shared,
         threads=kernel.metadata.num_warps * 32,
-        products={name: len(re.findall(rf"^\s*(?:@\S+ )?{re.escape(name)}\b", ptx, re.M)) for name in PRODUCTS},
+        products={name: sum(_lines(ptx, name).values()) for name in PRODUCTS},
         instructions=_instructions(code, case),
         strays=sum(code.count(name, _products(code)) for name in ("LDG.", "STG")) if case.kernel == "actor" else 0,
+        barriers=_lines(ptx, "bar.sync"),
+        fused=_lines(ptx, "fma"),
     )
+
+
+def _lines(ptx: str, name: str) -> Counter[str]:
+    """The lines of source that instructions of a name come from."""
+    files = dict(re.findall(r'^\s*\.file\s+(\d+)\s+"([^"]+)"', ptx, re.M))
+    found: Counter[str] = Counter()
+    source = ""
+    for line in ptx.splitlines():
+        if place := re.match(r"\s*\.loc\s+(\d+)\s+(\d+)", line):
+            source = linecache.getline(files[place[1]], int(place[2])).strip()
+        elif re.match(rf"\s*(?:@\S+ )?{re.escape(name)}\b", line):
+            found[source] += 1
+    return found
 
 
 def _instructions(code: Code, case: Case) -> int | None:
@@ -243,12 +264,15 @@ def caught(target: str) -> Iterator[list[Any]]:
 
     number = int(target.removeprefix("sm_"))
     described = triton_engine.Gpu(target, (number // 10, number % 10), 132)
-    with (
-        mock.patch.object(driver, "_active", _Target(target)),
-        mock.patch.object(JITFunction, "run", compile_only),
-        mock.patch.object(triton_engine, "gpu", return_value=described),
-    ):
-        yield kernels
+    driver.set_active(_Target(target))
+    try:
+        with (
+            mock.patch.object(JITFunction, "run", compile_only),
+            mock.patch.object(triton_engine, "gpu", return_value=described),
+        ):
+            yield kernels
+    finally:
+        driver.set_active(None)
 
 
 def _launch_neuron(case: Case) -> None:
@@ -278,10 +302,3 @@ def _launch_actor(case: Case) -> None:
     engine.bind([torch.zeros(rows, len(bias)) for _, bias in hidden], torch.zeros(len(hidden), rows).long(), None)
     engine._use(tile_of(case))
     engine.decide(torch.zeros(rows, case.widths[0]), False, 1)
-
-
-def version() -> str:
-    """Triton's release."""
-    import triton as package
-
-    return package.__version__

@@ -12,7 +12,7 @@ import cuda_tables
 from cuda_tables import NEURON_FORMS, TIMESTEPS
 from h100 import CLOCK, ISSUED, L2_SHARED, LAUNCH, MEMORY, MULTIPROCESSORS, PRODUCTS, REACHED, Measured
 from machine_code import KINDS, TARGETS, table
-from triton_compiled import DTYPES, WIDTHS, Case, Compiled, version
+from triton_compiled import DTYPES, WIDTHS, Case, Compiled
 
 from snnkern._backends import small_batch, triton
 from snnkern._backends.triton_engine import PRECISIONS, TILES, Tile, block, default_tile, planes
@@ -64,7 +64,7 @@ def compiled_table(kernels: Sequence[Compiled]) -> str:
     local = sum(one.local for one in kernels)
     return (
         table(heading, rows) + f"\n\nRegisters per thread, of the hungriest form. Local memory of all {len(kernels)} "
-        f"compiled kernels together: {local} bytes. Triton {version()}."
+        f"compiled kernels together: {local} bytes. Triton {triton.release()}."
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import snnkern
 from snnkern import DC, IF, MT, SNM, Actor, Dynamics, Interface, Neuron
+from snnkern._backends import ActorParts
 from snnkern.neurons import Kind
 
 NEURONS: dict[str, Neuron] = {
@@ -133,11 +134,11 @@ def assert_is_reference(layer: Layer, backend: str, device: torch.device | str =
 
 
 def assert_decisions_are_the_reference(
-    dynamics: Dynamics, size: Size, backend: str, device: torch.device | str = "cpu"
+    dynamics: Dynamics, size: Size, backend: str, device: torch.device | str = "cpu", decisions: int = 6
 ) -> None:
     """Every decision from the carry that the one before it left."""
     layer = random_layer(dynamics, size)
-    for seed in range(6):
+    for seed in range(decisions):
         layer = replace(layer, current=random_layer(dynamics, size, seed=seed).current)
         assert_is_reference(layer, backend, device)
         layer = replace(layer, carry=run_layer(layer, backend, device).carry)
@@ -272,6 +273,15 @@ def random_actor(
     observations = normal(256, widths[0])
     thresholds = [activation.amax(dim=0) * 0.9 + 0.05 for activation in actor.hidden_activations(observations)]
     return actor.to(dtype), [threshold.to(dtype) for threshold in thresholds]
+
+
+def actor_parts(widths: tuple[int, ...], dynamics: Dynamics) -> ActorParts:
+    """A random actor as an engine gets it."""
+    actor, thresholds = random_actor(widths)
+    layers = [(layer.weight.T.contiguous(), layer.bias) for layer in [*actor.hidden, actor.output]]
+    hidden = [(*layer, threshold) for layer, threshold in zip(layers[:-1], thresholds, strict=True)]
+    interface = dict(actor.interface.named_buffers()) | actor.interface.description()
+    return ActorParts(hidden, layers[-1], interface, dynamics)
 
 
 def random_observations(

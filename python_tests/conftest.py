@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from filelock import FileLock
+
+# Where tests marked gpu stand. A run for a GPU imports no others: the machine may lack what they need.
+GPU_FILES = re.compile(r"test_(cuda|triton)\w*\.py")
+
+
+def _selects(config: pytest.Config, *marks: str) -> bool:
+    """Whether `-m` selects a test with these marks alone."""
+    expression = config.option.markexpr
+    return not expression or bool(eval(expression, {}, defaultdict(bool, dict.fromkeys(marks, True))))
+
+
+def _is_for_a_gpu(config: pytest.Config) -> bool:
+    return _selects(config, "gpu", "long") and not _selects(config) and not _selects(config, "long")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,15 +41,26 @@ def pytest_report_header(config: pytest.Config) -> str:
     return "cases: " + ("all" if whole else "each value of each parameter (--all-cases runs all combinations)")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    other = collection_path.is_file() and not GPU_FILES.fullmatch(collection_path.name)
+    return True if other and _is_for_a_gpu(config) else None
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.get_closest_marker("early") is None)
-    if config.getoption("all_cases") or any("::" in argument for argument in config.args):
-        return
-    tests = defaultdict(list)
+    """Leaves out long tests, unless `-m` names them, and cases that cover nothing more, unless all are wanted."""
     for item in items:
-        tests[item.nodeid.partition("[")[0]].append(item)
-    chosen = {item for cases in tests.values() for item in covering(cases)}
+        if item.get_closest_marker("gpu") and not GPU_FILES.fullmatch(item.path.name):
+            raise pytest.UsageError(f"{item.nodeid} is marked gpu, but `-m gpu` looks into {GPU_FILES.pattern} only")
+    items.sort(key=lambda item: item.get_closest_marker("early") is None)
+    chosen = set(items)
+    if config.option.markexpr and "long" not in config.option.markexpr:
+        chosen = {item for item in chosen if not item.get_closest_marker("long")}
+    if not config.getoption("all_cases") and not any("::" in argument for argument in config.args):
+        tests = defaultdict(list)
+        for item in chosen:
+            tests[item.nodeid.partition("[")[0]].append(item)
+        chosen = {item for cases in tests.values() for item in covering(cases)}
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = [item for item in items if item in chosen]
 
@@ -59,6 +83,10 @@ def covering(cases: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("all_cases"):
         os.environ["SNNKERN_ALL_CASES"] = "1"  # for test runs that tests start
+    # On a GPU's machine, whose drivers and releases we do not choose, the warnings of others are only shown.
+    if _is_for_a_gpu(config) or os.environ.get("TRITON_INTERPRET") == "0":  # which test_triton.py sets for a GPU
+        config.addinivalue_line("filterwarnings", "default")
+        config.addinivalue_line("filterwarnings", "error:::snnkern")
     if not hasattr(config, "workerinput"):  # workers report to the process that started them
         config.pluginmanager.register(Reruns(config))
 
@@ -90,33 +118,16 @@ def _one_thread():
 
 
 @pytest.fixture(scope="session")
-def built_once(tmp_path_factory):
-    """Makes a folder's content in one of the test run's processes, and gives the folder to all of them."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent  # a worker's own folder is in the run's
-
-    def folder(name: str, make: Callable[[Path], object]) -> Path:
-        made = shared / name
-        with FileLock(shared / f"{name}.lock"):
-            if not made.exists():
-                unfinished = tmp_path_factory.mktemp(name)
-                make(unfinished)
-                unfinished.rename(made)
-        return made
-
-    return folder
-
-
-@pytest.fixture(scope="session")
-def cuda_on_host(built_once):
-    """The module of the CUDA kernels, built to run on the host; once per run."""
+def cuda_on_host(tmp_path_factory):
+    """The module of the CUDA kernels, built to run on the host; once per session, or in a folder that is named."""
     import cuda_on_host
 
     if why := cuda_on_host.missing():
         pytest.skip(why)
-    (module,) = built_once("cuda_on_host", cuda_on_host.build).glob("_cuda*")
-    return cuda_on_host.load(module)
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared  # that of all workers
+    folder = os.environ.get("SNNKERN_CUDA_ON_HOST", shared / "cuda_on_host")
+    return cuda_on_host.load(cuda_on_host.build(Path(folder)))
 
 
 @pytest.fixture

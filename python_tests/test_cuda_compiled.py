@@ -51,6 +51,14 @@ def test_memory_is_read_by_sixteen_bytes(kernels) -> None:
 
 
 @needs_disassembler
+def test_no_multiplication_is_fused_with_an_addition(kernels) -> None:
+    """But for those that are asked for, in divisions: kernels without a division have none."""
+    plain = [one for one in kernels if one.kind in ("IF", "SNM") and one.kernel == "neuron" and one.flags[-1]]
+    assert len(plain) == 2 * 3 * 3  # kinds, targets, and one of float64 beside two widths of float32
+    assert [one for one in plain if one.fused] == []
+
+
+@needs_disassembler
 def test_a_step_takes_few_instructions(kernels) -> None:
     """So few that memory is what an H100 waits for: 4 numbers of 4 bytes in and out, or in alone."""
     for (kind, form), count in cuda_tables.instructions(kernels).items():

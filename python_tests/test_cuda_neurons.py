@@ -22,6 +22,7 @@ from cases import (
     assert_is_reference,
     assert_same_bits,
     each,
+    needs_cpu,
     random_layer,
     run_layer,
 )
@@ -30,6 +31,14 @@ from cuda_on_host import ORDERS, divide, take_turns
 from snnkern import Dynamics, ops
 from snnkern._backends import cuda
 from snnkern.neurons import Kind
+
+MOST_STEPS = 2**16  # of what `divide_normal` is for
+
+
+def least(dtype: torch.dtype) -> float:
+    """What is smaller, and not 0, is small for `divide_normal`."""
+    return torch.finfo(dtype).smallest_normal * 8 / torch.finfo(dtype).eps * MOST_STEPS
+
 
 # No multiple of anything, of what a thread holds, of a warp's reach; several warps, several blocks, more rows than one.
 WIDE = {"B2-N1028": Size(2, 1028), "B1-N2049": Size(1, 2049), "B9-N132": Size(9, 132)}
@@ -50,12 +59,32 @@ def test_neurons_are_bit_identical_for_every_number_of_timesteps(cuda_device, ne
     assert_is_reference(layer, "cuda", cuda_device)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(("kind", "timesteps"), [("snm", 32767), ("snm", 32768), ("mt", 65537), ("dc", 65537)])
+MANY_STEPS = [("snm", 2**15 - 1), ("snm", 2**15), ("snm", 2**16), ("mt", MOST_STEPS + 1), ("dc", MOST_STEPS + 1)]
+
+
+@needs_cpu
+@pytest.mark.parametrize(("kind", "timesteps"), MANY_STEPS)
 def test_so_many_timesteps_that_the_quick_way_ends(cuda_device, kind, timesteps):
-    neuron = next(neuron for neuron in DEFAULT_NEURONS.values() if neuron.kind.name.lower() == kind)
-    layer = random_layer(Dynamics(neuron, timesteps, **CARRYING), Size(1, 5))
-    assert_is_reference(layer, "cuda", cuda_device)
+    """Some neurons fire at every step; compared with the CPU's kernels, which are quick enough."""
+    layer = random_layer(Dynamics(DEFAULT_NEURONS[kind], timesteps, **CARRYING), Size(1, 5))
+    layer = replace(layer, current=layer.current + torch.tensor([0.0, 0.0, 3.0, 0.0, 3.0]))
+    for form in (layer, layer.constant()):
+        for actual, wanted in zip(run_layer(form, "cuda", cuda_device), run_layer(form, "cpu"), strict=True):
+            assert_same_bits(actual, wanted)
+
+
+@pytest.mark.parametrize("levels", [1, 7])
+def test_what_is_tiny_for_the_quick_way(cuda_on_host, levels):
+    """A threshold whose smallest level is too small to be divided quickly, or too many steps."""
+
+    def tiny(threshold: float, timesteps: int) -> bool:
+        one = torch.tensor([1.0, threshold])
+        return cuda_on_host.has_tiny_threshold(one.data_ptr(), 2, levels, timesteps)
+
+    border = least(torch.float32) * 2 ** (levels - 1)
+    assert [tiny(border, steps) for steps in (1, MOST_STEPS, MOST_STEPS + 1)] == [False, False, True]
+    assert tiny(float(np.nextafter(np.float32(border), np.float32(0))), 1)
+    assert not tiny(0.0, 1)
 
 
 @each("dtype", NATIVE_DTYPES)
@@ -178,14 +207,6 @@ def numbers_of_every_size(dtype: torch.dtype) -> torch.Tensor:
     return torch.cat([positive, -positive])
 
 
-MOST_STEPS = 2**16  # of what `divide_normal` is for
-
-
-def least(dtype: torch.dtype) -> float:
-    """What is smaller, and not 0, is small for `divide_normal`."""
-    return torch.finfo(dtype).smallest_normal * 8 / torch.finfo(dtype).eps * MOST_STEPS
-
-
 @each("dtype", NATIVE_DTYPES)
 def test_division_by_steps_is_exact(cuda_on_host, dtype):
     x = numbers_of_every_size(dtype)
@@ -213,24 +234,58 @@ def test_division_is_exact_where_quotients_lie_between_two_numbers(cuda_on_host,
         assert [int(one) for one in x.tolist()] == numbers
         for off in range(-2, 3):
             assert_same_bits(divide(cuda_on_host, x, steps, normal=True, off=off), x / torch.tensor(steps, dtype=dtype))
+        # The same numbers, but small: some of them too small for `divide_normal`, which it must notice.
+        exponents = np.arange(-40, 3) + math.frexp(least(dtype))[1] - math.frexp(x.max().item())[1]
+        small = torch.from_numpy(np.ldexp(x.numpy()[:, None], exponents))
+        assert_same_bits(divide(cuda_on_host, small, steps), small / torch.tensor(steps, dtype=dtype))
+
+
+def needs_memory(size: int) -> None:
+    free, _ = torch.cuda.mem_get_info()
+    if free < size:
+        pytest.skip(f"this takes {size >> 30} GiB of the GPU's memory, {free >> 30} are free")
+
+
+# What a kernel is launched for in one piece: T, B, N. Mean out, a batch of more than 2^32 neurons; spikes out, fewer
+# neurons, but more than 2^32 spikes.
+BEYOND_32_BITS = {"neurons": (1, 2**32 // 1024 + 8, 1024), "spikes": (3, 2**31 // 1024 + 8, 1024)}
 
 
 @pytest.mark.gpu
+@each("shape", BEYOND_32_BITS)
 @each("neuron", {"if": DEFAULT_NEURONS["if"], "dc": DEFAULT_NEURONS["dc"]})
-def test_more_than_two_to_the_31_elements(gpu, neuron):
-    """The last rows stand beyond what 32 bits count; rows that are alike must come out alike."""
-    if torch.cuda.get_device_properties(gpu).total_memory < 60e9:
-        pytest.skip("this takes 60 GB of memory")
-    rows, width = 2**31 // 1024 + 8, 1024
-    small = random_layer(Dynamics(neuron, 1, **CARRYING), Size(8, width))
+def test_more_than_two_to_the_32_elements(gpu, neuron, shape):
+    """Rows that are alike must come out alike, the last ones, too. All have one current, which takes no memory."""
+    timesteps, rows, width = shape
+    spikes = timesteps > 1
+    assert timesteps * rows * width > 2**32
+    needs_memory(4 * rows * width * ((2 + timesteps) if spikes else 3) + 2**30)
+    small = random_layer(Dynamics(neuron, timesteps, **CARRYING), Size(8, width))
+    small = replace(small, current=small.current[:, :1].expand(-1, 8, -1))
     wanted = run_layer(small, "reference")
-    many = small.map(lambda one: one.to(gpu))
-    times = rows // 8
-    big = replace(many, current=many.current.repeat(1, times, 1), carry=many.carry.repeat(times, 1))
-    assert big.current.numel() > 2**31
-    mean, carry, counts = ops.neuron_mean(
-        big.current, big.threshold, big.carry, big.dynamics, bias=big.bias, backend="cuda"
+    one = small.map(lambda tensor: tensor.to(gpu))
+    carry = one.carry.repeat(rows // 8, 1)
+    run = ops.neuron_spikes if spikes else ops.neuron_mean
+    output, after, counts = run(
+        one.current[:, :1].expand(-1, rows, -1), one.threshold, carry, one.dynamics, bias=one.bias, backend="cuda"
     )
-    for result, expected in ((mean, wanted.mean), (carry, wanted.carry), (counts, wanted.counts)):
-        shaped = result.reshape(times, *expected.shape)
-        assert bool((shaped == expected.to(gpu)).all())
+    outputs = zip(output, wanted.spikes, strict=True) if spikes else [(output, wanted.mean)]
+    for result, expected in [*outputs, (after, wanted.carry), (counts, wanted.counts)]:
+        for part in result.reshape(-1, *expected.shape).split(2**16):
+            assert bool((part == expected.to(gpu)).all())
+
+
+@pytest.mark.gpu
+@each("far", {"steps": True, "rows": False})
+def test_currents_more_than_two_to_the_32_elements_apart(gpu, far):
+    """Steps or rows stand so far from each other; what is between them is never looked at."""
+    distance = 2**32 + 4
+    needs_memory(4 * distance + 2**30)
+    layer = random_layer(Dynamics(DEFAULT_NEURONS["if"], 2, **CARRYING), Size(2, 64))
+    memory = torch.empty(distance + 256, device=gpu)
+    current = memory.as_strided((2, 2, 64), (distance, 64, 1) if far else (64, distance, 1))
+    current.copy_(layer.current)
+    found = ops.neuron_spikes(current, layer.threshold.to(gpu), layer.carry.to(gpu), layer.dynamics, backend="cuda")
+    wanted = run_layer(layer, "reference")
+    for result, expected in zip(found, (wanted.spikes, wanted.carry, wanted.counts), strict=True):
+        assert_same_bits(result.cpu(), expected)

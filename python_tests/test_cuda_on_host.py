@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,16 +42,26 @@ def test_without_a_barrier_the_sum_depends_on_the_order(cuda_on_host) -> None:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("a barrier in a branch", "the kernel: threads wait for others that never come"),
+        ("a barrier in a branch", "threads wait for others that never come"),
         ("a part of a warp", "an operation of a warp that is not whole"),
         ("different operations", "lanes of a warp are at different operations"),
-        ("outside shared memory", "the kernel: a thread wrote outside of shared memory"),
+        ("outside shared memory", "a thread wrote outside of shared memory"),
+        (
+            "more shared memory than allowed",
+            "the launch of the kernel with 1 blocks of 64 threads failed: on the host (cudaErrorInvalidValue)",
+        ),
     ],
 )
 def test_faults_are_named(module, fault, message) -> None:
     if fault == "outside shared memory" and "address" in os.environ.get("SNNKERN_HOST_FLAGS", ""):
         pytest.skip("the address sanitizer would end the process")
     assert run_fault(module, fault)[1] == message
+
+
+def test_a_misaligned_address_is_named(module) -> None:
+    if "sanitize" in os.environ.get("SNNKERN_HOST_FLAGS", ""):
+        pytest.skip("the sanitizer would end the process")
+    assert re.fullmatch(r"misaligned address at faults.cpp:\d+", run_fault(module, "a misaligned address")[1])
 
 
 @needs_cpu

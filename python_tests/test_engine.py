@@ -156,6 +156,40 @@ def test_defaults_of_torch_and_layouts_of_weights_do_not_matter() -> None:
     assert spikes.device.type == "cpu"
 
 
+def constant_actor(bias: Tensor, receivers: int = 32) -> snnkern.Actor:
+    """Whatever it observes, its first layer's currents are the bias."""
+    generator = torch.Generator().manual_seed(0)
+    first = torch.zeros(len(bias), 3), bias
+    second = torch.randn(receivers, len(bias), generator=generator) / len(bias) ** 0.5, torch.zeros(receivers)
+    return snnkern.Actor([first, second], (torch.ones(2, receivers), torch.zeros(2)), snnkern.Interface(3, 2))
+
+
+def test_a_full_list_of_spikes_is_received_whole(isa) -> None:
+    """Every neuron of the widest layer fires at every step."""
+    thresholds = [torch.ones(64), torch.full((32,), 0.3)]
+    actor = snnkern.convert(constant_actor(torch.full((64,), 1.5)), thresholds=thresholds, neuron="if", timesteps=5)
+    assert assert_agrees(actor, random_observations(2, 3, 3)) > 0.5
+    assert actor.spikes[0].tolist() == [64 * 5] * 3
+
+
+@each("neuron", {name: DEFAULT_NEURONS[name] for name in ("mt", "dc")})
+def test_tiny_thresholds_are_searched_level_by_level(isa, neuron) -> None:
+    """Whose smallest level is no normal number: the first layer is bit for bit the reference's."""
+    threshold = torch.full((50,), 2.0**-125)
+    bias = torch.linspace(-2, 2, 50) * threshold
+    ours, wanted = (
+        snnkern.convert(
+            constant_actor(bias), thresholds=[threshold, torch.ones(32)], neuron=neuron, timesteps=7, backend=backend
+        )
+        for backend in ("cpu", "reference")
+    )
+    for _ in range(3):
+        ours(torch.zeros(1, 3))
+        wanted(torch.zeros(1, 3))
+        assert torch.equal(carries(ours)[0], carries(wanted)[0])
+        assert torch.equal(ours.spikes[0], wanted.spikes[0])
+
+
 def test_an_empty_batch_is_an_empty_action() -> None:
     actor = engine_actor((11, 33, 17, 3))
     assert actor(torch.zeros(0, 11)).shape == (0, 3)

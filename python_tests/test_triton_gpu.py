@@ -1,4 +1,4 @@
-"""What only a GPU shows of the Triton backend: graphs, streams, devices, sizes beyond 2^31, tuning."""
+"""What only a GPU shows of the Triton backend: graphs, streams, devices, sizes beyond 2^32, tuning."""
 
 from __future__ import annotations
 
@@ -81,13 +81,17 @@ def needs_memory(size: int) -> None:
         pytest.skip(f"this takes {size >> 30} GiB of the GPU's memory, {free >> 30} are free")
 
 
-@each("spikes", {"spikes-out": True, "mean-out": False})
-def test_layers_of_more_than_two_to_the_31_numbers(triton_gpu, spikes) -> None:
+# T, B and N of launches in one piece. Spikes out: more than 2^32 spikes; mean out: as many neurons.
+BEYOND_32_BITS = {"spikes": (3, 2**31 // 8192 + 8, 8192), "neurons": (1, 2**32 // 8192 + 8, 8192)}
+
+
+@each("shape", BEYOND_32_BITS)
+def test_layers_of_more_than_two_to_the_32_numbers(triton_gpu, shape) -> None:
     """The last rows, which an index of 32 bits does not reach, are those of a small layer."""
-    timesteps, batch, neurons = 3, 90_001, 8_192
-    elements = timesteps * batch * neurons
-    assert elements > 2**31
-    needs_memory(2 * elements * (2 if spikes else 1) + 3 * 2 * batch * neurons)
+    timesteps, batch, neurons = shape
+    spikes = timesteps > 1
+    assert timesteps * batch * neurons > 2**32
+    needs_memory(2 * batch * neurons * (timesteps + 2 + (timesteps if spikes else 1)) + 2**30)
     dynamics = Dynamics(IF(), timesteps, 0.5)
     current = torch.zeros(timesteps, batch, neurons, dtype=torch.bfloat16, device=triton_gpu)
     current[:, -4:] = torch.rand(timesteps, 4, neurons, device=triton_gpu) - 0.2

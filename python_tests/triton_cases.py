@@ -1,4 +1,4 @@
-"""The Triton kernels: neurons bit for bit as the reference, whole actors against the reference in float64.
+"""The Triton kernels of neurons: bit for bit as the reference.
 
 In Triton's interpreter, on CPU tensors; or, where TRITON_INTERPRET is not set, the same cases on a GPU.
 `test_triton.py` runs this file in processes of its own: the variable must be set before triton is first imported.
@@ -7,20 +7,16 @@ In Triton's interpreter, on CPU tensors; or, where TRITON_INTERPRET is not set, 
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from cases import (
-    ACTOR_WIDTHS,
     ALL_DTYPES,
     CARRYING,
     DEFAULT_NEURONS,
     INPUTS,
     NEURONS,
-    NORMALISING,
     SIZES,
     TIMESTEPS,
     Layer,
@@ -29,37 +25,28 @@ from cases import (
     assert_is_reference,
     assert_same_bits,
     each,
-    random_actor,
     random_layer,
-    random_observations,
     run_layer,
 )
-from engine_cases import assert_agrees, engine_actor
-from test_engine_fuzz import random_episode, random_spiking_actor
 from test_kernels import LAYOUTS, PARAMETERS, strided, transposed
 from torch import Tensor
+from triton_device import (  # noqa: F401
+    DEVICE,
+    LastProgram,
+    _interpreter_wastes_no_time,
+    _numpy_does_not_warn,
+    guarded,
+    interpreted,
+    untouched,
+)
 
 import snnkern
-from snnkern import Dynamics, SpikingActor
-from snnkern._backends import triton, triton_engine
+from snnkern import Dynamics
+from snnkern._backends import Problem, triton
+from snnkern._backends.triton_neurons import LEAST, MOST_STEPS, TALLY
 from snnkern.neurons import Kind
 
-DEVICE = torch.device("cpu" if triton.INTERPRETED else "cuda")
-interpreted = pytest.mark.skipif(
-    not triton.INTERPRETED, reason="is about the interpreter, which TRITON_INTERPRET asks for"
-)
 HALVES = {name: ALL_DTYPES[name] for name in ("bfloat16", "float16")}
-
-
-@pytest.fixture(autouse=True)
-def _numpy_does_not_warn():
-    """The interpreter computes with NumPy, which warns of the infinities and NaNs that some cases are about."""
-    with np.errstate(all="ignore"):
-        yield
-
-
-def decide(actor: SpikingActor, observation: Tensor) -> Tensor:
-    return actor(observation.to(DEVICE)).cpu()
 
 
 def assert_triton_is_reference(layer: Layer) -> None:
@@ -102,17 +89,113 @@ def test_neurons_are_bit_identical_for_other_numbers_of_timesteps(neuron, timest
     assert_triton_is_reference(random_layer(Dynamics(neuron, timesteps, **CARRYING), Size(3, 17)))
 
 
+def below(value: float) -> float:
+    return float(torch.nextafter(torch.tensor(value), torch.tensor(0.0)))
+
+
+SMALLEST_THRESHOLD = LEAST.value * 2**24  # whose 24 levels may all be divided
+# For MT and DC: currents, thresholds, and the ways in which steps are taken; the quick way comes first where it may do.
+WAYS = {
+    "ordinary": ([1.0, -0.5, 0.0], [1.0, 2.0, 0.5], {"quick"}),
+    "smallest-quick-current": ([LEAST.value, -LEAST.value, 0.0], [1.0, 2.0, 0.5], {"quick"}),
+    "a-small-current": ([1.0, -below(LEAST.value), 0.0], [1.0, 2.0, 0.5], {"quick", "careful"}),
+    "a-denormal-current": ([1e-42, 1.0, 0.0], [1.0, 2.0, 0.5], {"quick", "careful"}),
+    "smallest-quick-threshold": ([0.0, 1.0, -1.0], [0.0, SMALLEST_THRESHOLD, 1.0], {"quick"}),
+    "a-small-threshold": ([0.0, 1.0, -1.0], [1.0, below(SMALLEST_THRESHOLD), 1.0], {"careful"}),
+}
+
+
+@pytest.fixture
+def ways(monkeypatch) -> set[str]:
+    """The ways in which a kernel in the interpreter has taken steps."""
+    from snnkern._backends import triton_neurons
+
+    taken = set()
+
+    def spy(name, way_of):
+        function = getattr(triton_neurons, name)
+
+        def run(*args, **options):
+            taken.add(way_of(args))
+            return function(*args, **options)
+
+        monkeypatch.setattr(triton_neurons, name, run)
+
+    spy("fire_level_regular", lambda _: "quick")
+    spy("fire_level", lambda _: "careful")
+    spy("fire_single", lambda args: "quick" if args[-1] == TALLY.value else "careful")
+    return taken
+
+
 @interpreted
-@each("neuron", DEFAULT_NEURONS)
-def test_so_many_timesteps_that_the_quick_way_ends(monkeypatch, neuron) -> None:
+@each("case", WAYS)
+@each("neuron", {name: NEURONS[name] for name in ("mt-L4", "dc-L24")})
+def test_steps_are_taken_the_quick_way_as_far_as_it_is_exact(neuron, case, ways) -> None:
+    currents, thresholds, wanted = case
+    current = torch.tensor(currents).expand(2, 1, 3)
+    assert_triton_is_reference(Layer(current, torch.tensor(thresholds), torch.zeros(1, 3), Dynamics(neuron, 2)))
+    assert ways == (wanted if neuron.kind is Kind.DC else wanted - ({"careful"} if "quick" in wanted else set()))
+
+
+def test_as_many_steps_as_a_tally_counts_are_taken_the_quick_way() -> None:
+    """A neuron that fires at each of them adds `TALLY` and 1."""
+    most = (MOST_STEPS.value + 1) * TALLY.value
+    assert MOST_STEPS.value * (TALLY.value + 1) < 2**31 <= most
+    assert MOST_STEPS.value < TALLY.value
+
+
+@interpreted
+@each("neuron", {name: DEFAULT_NEURONS[name] for name in ("snm", "mt", "dc")})
+def test_so_many_timesteps_that_the_quick_way_ends(monkeypatch, neuron, ways) -> None:
     """The border is moved to where there are few."""
     import triton.language as tl
 
     from snnkern._backends import triton_neurons
 
     monkeypatch.setattr(triton_neurons, "MOST_STEPS", tl.constexpr(4))
-    for timesteps in (4, 5):
+    for timesteps, wanted in ((4, {"quick"}), (5, {"careful"})):
+        ways.clear()
         assert_triton_is_reference(random_layer(Dynamics(neuron, timesteps, **CARRYING), Size(3, 17)))
+        assert ways == wanted
+
+
+@interpreted
+@each("neuron", DEFAULT_NEURONS)
+def test_nothing_is_read_beyond_a_tensor(neuron) -> None:
+    """The step behind the last one, rows and columns of a tile that are no neurons."""
+    layer = random_layer(Dynamics(neuron, 3, **CARRYING), Size(3, 19)).with_row_alpha()
+    for form in (layer, layer.constant()):
+        run_layer(form.map(guarded), "triton", DEVICE)
+
+
+FAR = {"rows": (2**25 + 4, None), "columns": (4, (64, 1, 2**26)), "steps": (4, (2**31, 64, 1))}
+
+
+@interpreted
+@each("far", FAR)
+def test_offsets_are_of_more_than_32_bits(far, monkeypatch) -> None:
+    """The last tile of a layer whose rows, columns or steps stand far apart; what lies between is never touched."""
+    from snnkern._backends import triton_neurons
+
+    batch, strides = far
+    small = random_layer(Dynamics(DEFAULT_NEURONS["if"], 3, **CARRYING), Size(4, 64), torch.bfloat16)
+    wanted = run_layer(small, "triton", DEVICE)
+    carry = untouched(batch, 64, dtype=torch.bfloat16)
+    carry[-4:] = small.carry
+    if strides is None:
+        current = untouched(3, batch, 64, dtype=torch.bfloat16)
+    else:
+        reach = 1 + sum((size - 1) * stride for size, stride in zip((3, 4, 64), strides, strict=True))
+        current = untouched(reach, dtype=torch.bfloat16).as_strided((3, 4, 64), strides)
+    current[:, -4:] = small.current
+    monkeypatch.setattr(triton_neurons, "neuron_kernel", LastProgram(triton_neurons.neuron_kernel, monkeypatch))
+    for spikes in (True, False):
+        output, after, counts = triton.neuron(
+            Problem(current, small.threshold, carry, small.dynamics, None, None, spikes)
+        )
+        assert_same_bits(output[..., -4:, :], wanted.spikes if spikes else wanted.mean)
+        assert_same_bits(after[-4:], wanted.carry)
+        assert_same_bits(counts[-4:], wanted.counts)
 
 
 def narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -158,7 +241,7 @@ def test_empty_layers_give_empty_results(batch, neurons) -> None:
 @each("neuron", DEFAULT_NEURONS)
 def test_the_carry_stays_that_of_the_reference_over_decisions(neuron) -> None:
     dynamics = Dynamics(neuron, 3, alpha=1.0, memory=1.0)
-    assert_decisions_are_the_reference(dynamics, Size(3, 17), "triton", DEVICE)
+    assert_decisions_are_the_reference(dynamics, Size(3, 17), "triton", DEVICE, decisions=2)
 
 
 @pytest.mark.long
@@ -185,190 +268,3 @@ def test_carry_is_bit_identical_for_every_parameter(neuron, parameters) -> None:
     layer = random_layer(Dynamics(neuron, 3, **parameters), Size(3, 17))
     for shift in (0.0, 3.0, -3.0):
         assert_triton_is_reference(replace(layer, current=layer.current + shift))
-
-
-# Whole actors.
-
-
-def triton_actor(widths: tuple[int, ...], neuron="if", timesteps: int = 4, **options) -> SpikingActor:
-    return engine_actor(widths, neuron, timesteps, backend="triton", **options).to(DEVICE)
-
-
-def assert_actor_is_reference(neuron, widths: tuple[int, ...], timesteps: int, batch: int) -> None:
-    actor = triton_actor(widths, neuron, timesteps, alpha=0.6, memory=0.4)
-    resets = {2: torch.arange(batch) % 3 == 0}
-    share = assert_agrees(actor, random_observations(3, batch, widths[0]), resets)
-    assert share > (0.02 if neuron.kind is Kind.DC else 0.7)
-
-
-@each("widths", {name: ACTOR_WIDTHS[name] for name in ("one-layer", "two-layers")})
-@each("neuron", DEFAULT_NEURONS)
-def test_actors_agree_with_the_reference(neuron, widths) -> None:
-    assert_actor_is_reference(neuron, widths, 5, 20 if len(widths) == 3 else 13)
-
-
-def test_a_deep_actor_agrees_with_the_reference() -> None:
-    assert_actor_is_reference(DEFAULT_NEURONS["mt"], ACTOR_WIDTHS["five-layers"], 3, 10)
-
-
-@pytest.mark.long
-@each("widths", ACTOR_WIDTHS)
-@each("neuron", DEFAULT_NEURONS)
-def test_larger_batches_agree_with_the_reference(neuron, widths) -> None:
-    assert_actor_is_reference(neuron, widths, 5, 70)
-
-
-def test_rows_of_an_actor_may_have_an_alpha_each() -> None:
-    actor = triton_actor((11, 33, 3), "if", 5)
-    actor.alpha = torch.linspace(0, 1, 10)
-    assert assert_agrees(actor, random_observations(3, 10, 11)) > 0.02
-
-
-def test_weights_beyond_what_bfloat16_holds_scaled_run_by_layers() -> None:
-    plain, thresholds = random_actor((3, 7, 5, 2))
-    with torch.no_grad():
-        plain.hidden[1].weight[0, 0] = 1e12
-    actor = snnkern.convert(plain, thresholds=thresholds, neuron="mt", backend="triton").to(DEVICE)
-    decide(actor, torch.ones(2, 3))
-    assert actor._bound is None
-
-
-WIDE = {"one-block": (3, 256, 2), "two-blocks": (5, 300, 40, 3), "wide-observation": (130, 20, 65, 17)}
-
-
-@each("widths", WIDE)
-def test_wide_actors_agree_with_the_reference(widths) -> None:
-    assert assert_agrees(triton_actor(widths, "mt", 3), random_observations(2, 5, widths[0])) > 0.5
-
-
-@pytest.mark.parametrize("levels", [1, 2, 7, 24])
-def test_every_number_of_levels_is_packed_and_unpacked(levels) -> None:
-    actor = triton_actor((5, 20, 12, 3), snnkern.MT(levels=levels), 3, alpha=1.0)
-    assert assert_agrees(actor, random_observations(2, 16, 5)) > 0.2
-
-
-@pytest.mark.parametrize("timesteps", [1, 9])
-def test_every_number_of_timesteps_is_packed_and_unpacked(timesteps) -> None:
-    actor = triton_actor((5, 20, 12, 3), snnkern.IF(), timesteps, alpha=1.0)
-    assert assert_agrees(actor, random_observations(2, 16, 5)) > 0.7
-
-
-def test_every_tile_gives_the_same_actions() -> None:
-    observations = random_observations(2, 33, 11)  # three tiles, the last one nearly empty
-    actions = []
-    for tile in triton_engine.TILES:
-        actor = triton_actor((11, 33, 17, 3), "mt", 2, alpha=1.0)
-        actor._bind(33)
-        actor._engine._use(tile)
-        actions.append(torch.stack([decide(actor, observation) for observation in observations]))
-    for found in actions[1:]:
-        torch.testing.assert_close(found, actions[0], rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("precision", triton_engine.PRECISIONS)
-def test_precisions_are_those_of_the_weights_between_hidden_layers(precision, monkeypatch) -> None:
-    """The reference with its weights rounded as `precision` says decides the same."""
-    monkeypatch.setenv("SNNKERN_TRITON_PRECISION", precision)
-    rounding = {
-        "float32": lambda weight: weight,
-        "tf32": triton_engine.rounded_to_tf32,
-        "bf16": lambda weight: weight.bfloat16().float(),
-    }
-    actor = triton_actor((11, 33, 17, 3), "mt", 5, alpha=1.0)
-    actor._bind(16)  # packs
-    theta = actor.hidden[0].threshold[:, None]
-    actor.hidden[1].weight = (rounding[precision](actor.hidden[1].weight * theta).double() / theta.double()).float()
-    assert assert_agrees(actor, random_observations(2, 16, 11)) > 0.7
-
-
-def test_an_unknown_precision_is_refused(monkeypatch) -> None:
-    monkeypatch.setenv("SNNKERN_TRITON_PRECISION", "fp8")
-    with pytest.raises(snnkern.InputError, match="must be one of float32, tf32, bf16, got 'fp8'"):
-        decide(triton_actor((3, 7, 2)), torch.zeros(1, 3))
-
-
-def test_parts_of_a_weight_add_up_to_it() -> None:
-    weight = random_observations(1, 300, 300)[0] * torch.logspace(-9, 9, 300)
-    parts = triton_engine.split(weight)
-    assert parts.dtype == torch.bfloat16
-    assert torch.equal(parts.double().sum(dim=0), weight.double())
-    tf32 = triton_engine.rounded_to_tf32(weight)
-    assert bool(((tf32 - weight).abs() <= weight.abs() * 2.0**-11).all())
-    assert not bool((tf32.view(torch.int32) & 0x1FFF).any())
-
-
-def test_normalised_observations_and_plain_outputs() -> None:
-    actor, thresholds = random_actor((5, 16, 3), **NORMALISING)
-    x = 3 * random_observations(1, 20, 5)[0]
-    actors = [
-        snnkern.convert(actor, thresholds=thresholds, neuron="dc", timesteps=3, backend=backend)
-        for backend in ("triton", "reference")
-    ]
-    actions = [decide(actor.to(DEVICE), x) for actor in actors]
-    torch.testing.assert_close(actions[0], actions[1], rtol=0, atol=1e-5)
-
-
-def test_empty_batches_arrays_and_refused_observations() -> None:
-    actor = triton_actor((11, 33, 17, 3), alpha=1.0)
-    assert decide(actor, torch.zeros(0, 11)).shape == (0, 3)
-    actor.reset()
-    x = random_observations(1, 2, 11)[0]
-    action = decide(actor, x)
-    before = [layer.carry.value.clone() for layer in actor.hidden]
-    with pytest.raises(snnkern.InputError, match="NaN or infinity in 1 of 2 rows"):
-        decide(actor, x.index_fill(0, torch.tensor([1]), torch.nan))
-    for layer, carry in zip(actor.hidden, before, strict=True):
-        assert_same_bits(layer.carry.value, carry)
-    actor.check_finite = False
-    decide(actor, x.index_fill(0, torch.tensor([1]), torch.nan))
-    assert bool(actor.hidden[0].carry.value[1].isnan().any())
-    assert bool(actor.hidden[0].carry.value[0].isfinite().all())
-    actor.reset()
-    np.testing.assert_array_equal(actor.act(x.numpy()), action.numpy())
-
-
-def test_what_the_kernel_does_not_serve_runs_by_layers() -> None:
-    for widths, layers in (((3, 1025, 2), 1), ((3, 7, 65), 1), ((3, *[5] * 7, 2), 7)):
-        actor = triton_actor(widths)
-        assert decide(actor, torch.ones(2, 3)).shape == (2, widths[-1])
-        assert actor._bound is None
-        assert actor.spikes.shape == (layers, 2)
-    tiny, thresholds = random_actor((3, 7, 2))
-    thresholds[0][0] = 1e-38
-    actor = snnkern.convert(tiny, thresholds=thresholds, neuron="mt", backend="triton").to(DEVICE)
-    assert bool(decide(actor, torch.ones(2, 3)).isfinite().all())
-    assert actor._bound is None
-
-
-def test_warmup_leaves_carries_and_counts_as_they_are() -> None:
-    actors = [triton_actor((11, 33, 3), "snm", alpha=1.0) for _ in range(2)]
-    observations = random_observations(2, 5, 11)
-    for actor in actors:
-        decide(actor, observations[0])
-    spikes = actors[1].spikes
-    actors[1].warmup(5)
-    assert torch.equal(actors[1].spikes, spikes)
-    actors[0]._engine._use(actors[1]._engine._tile)
-    assert_same_bits(decide(actors[1], observations[1]), decide(actors[0], observations[1]))
-
-
-def test_warmup_before_the_first_decision_leaves_no_carry() -> None:
-    actor, other = (triton_actor((3, 7, 2), "mt", alpha=1.0) for _ in range(2))
-    actor.warmup(2)
-    assert actor.carry is None
-    other._bind(2)
-    other._engine._use(actor._engine._tile)
-    assert_same_bits(decide(actor, torch.ones(2, 3)), decide(other, torch.ones(2, 3)))
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("seed", range(60))
-def test_random_actors_agree_with_the_reference(seed) -> None:
-    choose = random.Random(seed)
-    while True:
-        actor = random_spiking_actor(list(Kind)[seed % len(Kind)], seed, choose, backend="triton").to(DEVICE)
-        if max(len(threshold) for threshold in actor.thresholds) <= 300 and actor.interface.action_dim <= 64:
-            break
-    for number in range(2):
-        actor.alpha, *episode = random_episode(actor.interface.observation_dim, seed + number, choose)
-        assert_agrees(actor, *episode)

@@ -70,8 +70,8 @@ struct ActorProblem {
 // device has where none fits.
 ActorPlan plan_actor(const ActorModel& model, int64_t batch);
 
-// Before the first launch with a plan.
-void prepare_actor(const ActorModel& model, const ActorPlan& plan);
+// Before the first launch of a model on the current device.
+void prepare_actor(const ActorModel& model);
 
 void launch_actor(const ActorProblem& problem, Stream stream);
 

@@ -378,9 +378,7 @@ ActorPlan plan_actor(const ActorModel& model, int64_t batch) {
     return plan;
 }
 
-void prepare_actor(const ActorModel& model, const ActorPlan& plan) {
-    allow_shared_memory(kernel_of(model), plan.bytes, kName);
-}
+void prepare_actor(const ActorModel& model) { allow_shared_memory(kernel_of(model), kName); }
 
 void launch_actor(const ActorProblem& p, Stream stream) {
     if (p.rows.batch == 0) return;

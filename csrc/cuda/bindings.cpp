@@ -128,7 +128,7 @@ class Engine {
         problem_.rows.counts = pointer<int64_t>(counts);
         problem_.rows.alpha = pointer<const float>(alpha);
         problem_.plan = plan_actor(problem_.model, batch);
-        prepare_actor(problem_.model, problem_.plan);
+        prepare_actor(problem_.model);
     }
 
     void decide(uintptr_t stream, uintptr_t observation, uintptr_t action) {

@@ -1,11 +1,6 @@
-// What the CUDA kernels need of the runtime: device, launch, errors that name the call. Tests put
-// a runtime in its place that runs a block's threads on the host (SNNKERN_RUNTIME), from the same
-// source.
+// What the CUDA kernels need of the runtime: device, launch, errors that name the call. Tests build
+// all of it with another cuda_runtime.h, which runs a block's threads on the host.
 #pragma once
-
-#if defined(SNNKERN_RUNTIME)
-#include SNNKERN_RUNTIME
-#else
 
 #include <cuda_runtime.h>
 
@@ -14,7 +9,9 @@
 #include <string>
 
 // Shared memory whose size is given at launch.
+#if !defined(SNNKERN_SHARED_MEMORY)
 #define SNNKERN_SHARED_MEMORY(name) extern __shared__ float4 name[]
+#endif
 
 namespace snnkern {
 
@@ -65,10 +62,11 @@ inline void fill_zero(void* memory, int64_t bytes, Stream stream) {
     check(cudaMemsetAsync(memory, 0, bytes, stream), "cudaMemsetAsync");
 }
 
-#if defined(__CUDACC__)
-// Lets a kernel ask for this much shared memory on the current device.
+// Lets a kernel ask for all the shared memory that a block of the current device may have. The
+// limit belongs to the kernel, not to who launches it, so it is the same for everybody.
 template <class Problem>
-void allow_shared_memory(void (*kernel)(Problem), int64_t bytes, const char* name) {
+void allow_shared_memory(void (*kernel)(Problem), const char* name) {
+    const int64_t bytes = most_shared_memory();
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(bytes)),
           std::string("cudaFuncSetAttribute for ") + name + " with " + std::to_string(bytes) +
@@ -89,7 +87,5 @@ void launch(void (*kernel)(Problem), int64_t blocks, dim3 block, int64_t shared_
     config.stream = stream;
     check(cudaLaunchKernelEx(&config, kernel, problem), call);
 }
-#endif
 
 }  // namespace snnkern
-#endif

@@ -1,4 +1,4 @@
-"""Runs the CUDA kernels on the host: builds `csrc/cuda` with a runtime of its own, `host_runtime.h`.
+"""Runs the CUDA kernels on the host: builds `csrc/cuda` with a runtime of its own, `cuda_runtime.h`.
 
 The module that comes out takes the place of `snnkern._cuda`, and takes tensors of the CPU.
 """
@@ -12,19 +12,23 @@ import shlex
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE.parents[1] / "csrc" / "cuda"
 COMPILER = os.environ.get("CXX", "g++")
-# As `nvcc` is called for the kernels: no fused multiply-add that the source does not name.
+# As `nvcc` is called for the kernels: no fused multiply-add that the source does not name. Alignment as a GPU wants it.
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
+CHECKS = ["-fsanitize=alignment"]  # host_runtime.cpp holds what they call
 
 # Numbers of `Order` in host_runtime.cpp; the last one is a seed.
 ORDERS = {"forward": 0, "backward": 1, "first": 2, "last": 3, "random": 5}
@@ -36,28 +40,43 @@ def missing() -> str:
 
 
 def build(folder: Path) -> Path:
-    """Compiles the module into a folder; further flags come from SNNKERN_HOST_FLAGS, as sanitizers do."""
+    """Compiles the module into a folder, once for all processes; further flags come from SNNKERN_HOST_FLAGS.
+
+    Objects that are there already are used again, where no source is newer.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    module = folder / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
+    with FileLock(folder / "lock"):
+        if not module.exists():
+            _compile(module)
+    return module
+
+
+def _compile(module: Path) -> None:
     import pybind11
 
     flags = [
         *FLAGS,
+        *CHECKS,
         *shlex.split(os.environ.get("SNNKERN_HOST_FLAGS", "")),
         "-Wno-unknown-pragmas",  # `#pragma unroll` is nvcc's
-        '-DSNNKERN_RUNTIME="host_runtime.h"',
         *(f"-I{include}" for include in (HERE, pybind11.get_include(), sysconfig.get_path("include"))),
     ]
 
+    headers = [*SOURCES.parent.rglob("*.h"), *HERE.glob("*.h")]
+
     def compile_one(source: Path) -> str:
-        result = str(folder / f"{source.stem}.o")
-        subprocess.run([COMPILER, *flags, "-x", "c++", "-c", str(source), "-o", result], check=True)
-        return result
+        result = module.parent / f"{source.stem}.o"
+        newest = max(file.stat().st_mtime for file in (source, *headers))
+        if not result.exists() or result.stat().st_mtime < newest:
+            subprocess.run([COMPILER, *flags, "-x", "c++", "-c", str(source), "-o", str(result)], check=True)
+        return str(result)
 
     sources = [*SOURCES.glob("*.cu"), *SOURCES.glob("*.cpp"), *HERE.glob("*.cpp")]
     with ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(compile_one, sources))
-    module = folder / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
-    subprocess.run([COMPILER, *flags, "-shared", *objects, "-o", str(module)], check=True)
-    return module
+    linked = [flag for flag in flags if flag not in CHECKS]
+    subprocess.run([COMPILER, *linked, "-shared", *objects, "-o", str(module)], check=True)
 
 
 def load(path: Path) -> ModuleType:
@@ -95,6 +114,46 @@ def barriers(module: ModuleType) -> int:
     return ctypes.CDLL(module.__file__).snnkern_host_barriers()
 
 
+class Call(NamedTuple):
+    """A call of the runtime: "launch", "memset", "limit" (of shared memory) or "attribute"; and the current device."""
+
+    what: str
+    device: int
+    stream: int
+    bytes: int
+
+
+@contextmanager
+def recorded(module: ModuleType) -> Iterator[list[Call]]:
+    """The runtime's calls within the block; the list is filled at its end."""
+    library = ctypes.CDLL(module.__file__)
+    library.snnkern_host_recorded.restype = ctypes.c_char_p
+    library.snnkern_host_record(True)
+    calls: list[Call] = []
+    try:
+        yield calls
+    finally:
+        for line in library.snnkern_host_recorded().decode().splitlines():
+            what, *numbers = line.split()
+            calls.append(Call(what, *map(int, numbers)))
+        library.snnkern_host_record(False)
+
+
+def current_device(module: ModuleType) -> int:
+    return ctypes.CDLL(module.__file__).snnkern_host_device()
+
+
+@contextmanager
+def from_block(module: ModuleType, number: int) -> Iterator[None]:
+    """Within it a launch runs no block before this one."""
+    start = ctypes.CDLL(module.__file__).snnkern_host_first_block
+    start(ctypes.c_int64(number))
+    try:
+        yield
+    finally:
+        start(ctypes.c_int64(0))
+
+
 def divide(module: ModuleType, x: Tensor, steps: int, normal: bool = False, off: int = 0) -> Tensor:
     """x / steps by `Divisor` (csrc/cuda/divisor.h).
 
@@ -114,6 +173,8 @@ FAULTS = (
     "a part of a warp",
     "different operations",
     "outside shared memory",
+    "more shared memory than allowed",
+    "a misaligned address",
 )
 
 

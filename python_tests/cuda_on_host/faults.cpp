@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <exception>
 
-#include "host_runtime.h"
+#include "../../csrc/cuda/runtime.h"
 
 namespace {
 
@@ -13,7 +13,9 @@ enum Fault : int {
     BarrierInBranch,
     PartOfAWarp,
     DifferentOperations,
-    OutsideSharedMemory
+    OutsideSharedMemory,
+    TooMuchSharedMemory,
+    Misaligned
 };
 
 struct Problem {
@@ -31,6 +33,7 @@ void kernel(Problem p) {
     atomicAdd(p.sum, values[(thread + 1) % blockDim.x]);
     if (p.fault == OutsideSharedMemory && thread == 63) values[64] = 0;
     if (p.fault == PartOfAWarp && thread < 16) __syncwarp(0x0000ffffu);
+    if (p.fault == Misaligned && thread == 0) *reinterpret_cast<float4*>(values + 1) = {};
     if (p.fault == DifferentOperations) thread % 2 ? __syncwarp() : void(__ballot_sync(~0u, true));
 }
 
@@ -41,7 +44,8 @@ extern "C" __attribute__((visibility("default"))) int snnkern_host_fault(int fau
                                                                          int bytes) {
     int sum = 0;
     try {
-        snnkern::launch(kernel, 1, dim3(64), 64 * sizeof(int), nullptr,
+        const int64_t bytes = fault == TooMuchSharedMemory ? 48 * 1024 + 1 : 64 * sizeof(int);
+        snnkern::launch(kernel, 1, dim3(64), bytes, nullptr,
                         Problem{static_cast<Fault>(fault), &sum}, "the kernel");
     } catch (const std::exception& error) {
         std::strncpy(message, error.what(), bytes - 1);

@@ -1,16 +1,18 @@
-// The scheduler of host_runtime.h.
-
-#include "host_runtime.h"
+// The devices and the scheduler of cuda_runtime.h.
 
 #include <ucontext.h>
 
 #include <algorithm>
 #include <exception>
+#include <map>
 #include <memory>
 #include <numeric>
 #include <random>
 #include <stdexcept>
+#include <utility>
 #include <vector>
+
+#include "cuda_runtime.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
@@ -70,6 +72,26 @@ struct Block {
 Block block;
 int64_t most_barriers = 0;  // of a block, in the last launch
 int line_left_out = 0;
+int64_t first_block = 0;  // those before it are left out
+
+// The first like an H100, but for few multiprocessors, so that small batches show both plans.
+struct Device {
+    int most_shared_memory, multiprocessors;
+};
+constexpr Device kDevices[] = {{227 * 1024, 3}, {99 * 1024, 5}};
+constexpr int64_t kUsualLimit = 48 * 1024;
+int device = 0;
+std::map<std::pair<const void*, int>, int64_t> limits;
+bool records = false;
+std::string recorded;  // a line per call: what, device, stream, bytes
+
+void record(const char* call, const void* stream, int64_t bytes) {
+    if (!records) return;
+    recorded += std::string(call) + " " + std::to_string(device) + " " +
+                std::to_string(reinterpret_cast<uintptr_t>(stream)) + " " + std::to_string(bytes) +
+                "\n";
+}
+
 std::vector<Fiber> fibers;  // their stacks are used again
 ucontext_t scheduler;
 const void* scheduler_stack = nullptr;
@@ -115,6 +137,7 @@ void to_fiber(Fiber& fiber) {
     leave(&scheduler_fake_stack, fiber.stack.get(), kStackBytes);
     swapcontext(&scheduler, &fiber.context);
     arrive(scheduler_fake_stack);
+    block.running = nullptr;
 }
 
 void wait(const int64_t& counter, int64_t value) {
@@ -142,7 +165,7 @@ void prepare() {
     }
 }
 
-void run_block(const std::string& where) {
+void run_block() {
     block.warps.assign(block.size / kWarp, Warp{});
     block.arrived = 0;
     block.barriers = 0;
@@ -165,13 +188,20 @@ void run_block(const std::string& where) {
             if (block.error) std::rethrow_exception(block.error);
             if (!in_turn) break;
         }
-        if (!moved) throw std::logic_error(where + ": threads wait for others that never come");
+        if (!moved) throw std::logic_error("threads wait for others that never come");
     }
     const auto untouched = [](unsigned char byte) { return byte == kGarbage; };
     if (!std::all_of(block.shared.begin(), block.shared.begin() + kGuardBytes, untouched) ||
         !std::all_of(block.shared.end() - kGuardBytes, block.shared.end(), untouched))
-        throw std::logic_error(where + ": a thread wrote outside of shared memory");
+        throw std::logic_error("a thread wrote outside of shared memory");
     most_barriers = std::max(most_barriers, block.barriers);
+}
+
+// Ends a thread in the middle of whatever it does.
+void end_thread(const std::string& why) {
+    block.error = std::make_exception_ptr(std::logic_error(why));
+    block.running->done = true;
+    to_scheduler(*block.running);
 }
 
 }  // namespace
@@ -205,27 +235,88 @@ void exchange(Operation operation, unsigned mask, uint64_t value, uint64_t all[3
     std::memcpy(all, warp.values[turn % 2], sizeof warp.values[0]);
 }
 
-void run(int64_t blocks, dim3 shape, int64_t shared_bytes, const char* name,
-         const std::function<void()>& thread) {
-    const std::string where = name;
-    gridDim = dim3(static_cast<unsigned>(blocks));
-    blockDim = shape;
+cudaError_t limit_shared_memory(const void* kernel, int bytes) {
+    record("limit", nullptr, bytes);
+    if (bytes > kDevices[device].most_shared_memory) return cudaErrorInvalidValue;
+    limits[{kernel, device}] = bytes;
+    return cudaSuccess;
+}
+
+cudaError_t launch(const void* kernel, const cudaLaunchConfig_t& config,
+                   const std::function<void()>& thread) {
+    const int64_t bytes = config.dynamicSmemBytes;
+    record("launch", config.stream, bytes);
+    if (bytes > limits.try_emplace({kernel, device}, kUsualLimit).first->second)
+        return cudaErrorInvalidValue;
+    gridDim = config.gridDim;
+    blockDim = config.blockDim;
     block.thread = &thread;
-    block.size = shape.x * shape.y * shape.z;
-    if (blocks < 1 || block.size < 1 || block.size > 1024 || block.size % kWarp)
-        throw std::logic_error(where + ": no such grid or block");
-    if (shared_bytes > most_shared_memory())
-        throw std::logic_error(where + ": more shared memory than there is");
-    block.shared = std::vector<unsigned char>(shared_bytes + 2 * kGuardBytes);
+    block.size = blockDim.x * blockDim.y * blockDim.z;
+    if (gridDim.x < 1 || gridDim.x > INT32_MAX || block.size < 1 || block.size > 1024)
+        return cudaErrorInvalidConfiguration;
+    if (block.size % kWarp) throw std::logic_error("a warp that is not whole");
+    block.shared = std::vector<unsigned char>(bytes + 2 * kGuardBytes);
     block.shared.shrink_to_fit();
     most_barriers = 0;
-    for (int64_t b = 0; b < blocks; ++b) {
+    for (int64_t b = first_block; b < gridDim.x; ++b) {
         blockIdx = dim3(static_cast<unsigned>(b));
-        run_block(where);
+        run_block();
     }
+    return cudaSuccess;
 }
 
 }  // namespace snnkern::host
+
+// The compiler calls this where an address is not a multiple of its type's alignment, as a GPU
+// wants it to be (-fsanitize=alignment). It may not throw, and where it returned, the access would
+// follow.
+struct Place {
+    const char* file;
+    uint32_t line, column;
+};
+extern "C" __attribute__((visibility("hidden"))) void __ubsan_handle_type_mismatch_v1(
+    const Place* place, uintptr_t) {
+    const std::string name = std::strrchr(place->file, '/') + 1;
+    if (snnkern::host::block.running)
+        snnkern::host::end_thread("misaligned address at " + name + ":" +
+                                  std::to_string(place->line));
+}
+
+using namespace snnkern::host;
+
+cudaError_t cudaGetLastError() { return cudaSuccess; }
+
+const char* cudaGetErrorName(cudaError_t error) {
+    constexpr const char* kNames[] = {"cudaSuccess", "cudaErrorInvalidValue",
+                                      "cudaErrorInvalidConfiguration", "cudaErrorInvalidDevice"};
+    return kNames[error];
+}
+
+const char* cudaGetErrorString(cudaError_t) { return "on the host"; }
+
+cudaError_t cudaGetDevice(int* current) {
+    *current = device;
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int next) {
+    if (next < 0 || next > 1) return cudaErrorInvalidDevice;
+    device = next;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int of) {
+    record("attribute", nullptr, 0);
+    *value = attribute == cudaDevAttrMultiProcessorCount ? kDevices[of].multiprocessors
+                                                         : kDevices[of].most_shared_memory;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream) {
+    record("memset", stream, bytes);
+    std::memset(memory, value, bytes);
+    return cudaSuccess;
+}
 
 // Barriers that a block came to in the last launch.
 extern "C" __attribute__((visibility("default"))) int64_t snnkern_host_barriers() {
@@ -234,6 +325,25 @@ extern "C" __attribute__((visibility("default"))) int64_t snnkern_host_barriers(
 
 extern "C" __attribute__((visibility("default"))) void snnkern_host_leave_out(int line) {
     snnkern::host::line_left_out = line;
+}
+
+// Blocks of a launch before this one are not run, as if they were through already.
+extern "C" __attribute__((visibility("default"))) void snnkern_host_first_block(int64_t number) {
+    snnkern::host::first_block = number;
+}
+
+// Records the calls of the runtime from now on, or no longer.
+extern "C" __attribute__((visibility("default"))) void snnkern_host_record(bool on) {
+    snnkern::host::records = on;
+    snnkern::host::recorded.clear();
+}
+
+extern "C" __attribute__((visibility("default"))) const char* snnkern_host_recorded() {
+    return snnkern::host::recorded.c_str();
+}
+
+extern "C" __attribute__((visibility("default"))) int snnkern_host_device() {
+    return snnkern::host::device;
 }
 
 // A number of `Order`, or a larger one, which is a seed.

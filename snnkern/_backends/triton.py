@@ -8,7 +8,6 @@ it is first used.
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import importlib.util
 import os
 from contextlib import AbstractContextManager, nullcontext
@@ -25,6 +24,8 @@ NAME = "triton"
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
 _OLDEST = (8, 0)  # compute capability: the first with bfloat16 tensor cores
+# 3.4 has no loops whose invariants stay where they are (`disable_licm`), and 3.5 takes no element of a tuple as a size.
+_OLDEST_RELEASE = (3, 6)
 
 # Two elements per thread: an 8-byte read per step, the next one under way, and so few registers (docs/gpu.md) that the
 # multiprocessors hold all the threads they can. MT and DC in 2-byte storage wait for instructions rather than for
@@ -36,18 +37,29 @@ TILE_WARPS = 4
 
 def detail() -> str:
     where = "the interpreter, on the CPU" if INTERPRETED else torch.cuda.get_device_name()
-    return f"Triton {importlib.metadata.version('triton')} on {where}; float32, bfloat16 and float16"
+    return f"Triton {release()} on {where}; float32, bfloat16 and float16"
 
 
 @functools.cache
 def unavailable() -> str:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed: pip install 'snnkern[triton]'"
-    if INTERPRETED:
-        return ""
-    if not torch.cuda.is_available() or torch.version.hip is not None:
+    if not INTERPRETED and (not torch.cuda.is_available() or torch.version.hip is not None):
         return "PyTorch sees no NVIDIA GPU"
-    return ""
+    return too_old()
+
+
+def release() -> str:
+    import triton
+
+    return str(triton.__version__)
+
+
+def too_old() -> str:
+    """Why this release of Triton cannot compile the kernels; empty where it can."""
+    if tuple(map(int, release().split(".")[:2])) >= _OLDEST_RELEASE:
+        return ""
+    return f"Triton {release()} is too old: {'.'.join(map(str, _OLDEST_RELEASE))} or newer is needed"
 
 
 def serves(device: torch.device, dtype: torch.dtype) -> bool:

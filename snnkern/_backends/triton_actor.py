@@ -254,12 +254,12 @@ def run_tile(
                 )
             for step in tl.static_range(STEPS):
                 t = plane * PER_BYTE + chunk + step
+                if not FIRST:
+                    current = sums[step] * UNIT
+                    if KIND != DC:
+                        current += bias
                 if t < timesteps:
                     time = tl.full((1, 1), t + 1, tl.int32).to(tl.float32)
-                    if not FIRST:
-                        current = sums[step] * UNIT
-                        if KIND != DC:
-                            current += bias
                     _, _, units, potential, count, current_mean, output_mean = neuron_step(
                         current,
                         potential,
@@ -337,6 +337,9 @@ def actor_kernel(
     STAGES: tl.constexpr,
 ):
     """One decision of the actor for every tile of rows that falls to this program."""
+    PADDED_ACTION: tl.constexpr = PADDED[
+        HIDDEN + 1
+    ]  # by name: some releases' `static_range` takes no element of a tuple
     last_time = tl.full((1, 1), timesteps, tl.int32).to(tl.float32)
     buffer = tl.cdiv(timesteps, 8 // BITS).to(tl.int64) * (ROWS * WIDEST)
     own = tl.program_id(0) * (2 * buffer)
@@ -417,16 +420,16 @@ def actor_kernel(
                 if layer == HIDDEN - 1:
                     mean = mean_output(count, output_mean, threshold, last_time, KIND, LEVELS)
                     # z waits in memory for the next tile of neurons.
-                    for begin in tl.static_range(0, PADDED[HIDDEN + 1], 16):
+                    for begin in tl.static_range(0, PADDED_ACTION, 16):
                         output = begin + tl.arange(0, 16)
                         is_action = is_row[:, None] & (output < WIDTHS[HIDDEN + 1])[None, :]
                         z = tl.load(own_action + output[None, :], is_action & (first > 0), 0.0)
-                        z = multiply(mean, weights[HIDDEN], n, output, z, PADDED[HIDDEN], PADDED[HIDDEN + 1])
+                        z = multiply(mean, weights[HIDDEN], n, output, z, PADDED[HIDDEN], PADDED_ACTION)
                         tl.store(own_action + output[None, :], z, is_action)
                     tl.debug_barrier()
             tl.store(counts + (layer * batch.to(tl.int64) + before_tile) + row, events.to(tl.int64), is_row)
             tl.debug_barrier()  # all of this layer's words are written, and all of the last one's are read
-        for begin in tl.static_range(0, PADDED[HIDDEN + 1], 16):
+        for begin in tl.static_range(0, PADDED_ACTION, 16):
             output = begin + tl.arange(0, 16)
             is_output = output < WIDTHS[HIDDEN + 1]
             is_action = is_row[:, None] & is_output[None, :]

@@ -239,9 +239,10 @@ class Engine:
         observation = self._scale.new_zeros(self._batch, self._widths[0])
         carries, counts = tuple(carry.clone() for carry in self._carries), self._counts.clone()
         times = {}
-        for tile in (self._tile,) if INTERPRETED or not self._batch else TILES:
-            self._use(tile)
-            times[tile] = _milliseconds(lambda: self._launch(observation, carries, counts))
+        with on_device(observation):  # where events are recorded
+            for tile in (self._tile,) if INTERPRETED or not self._batch else TILES:
+                self._use(tile)
+                times[tile] = _milliseconds(lambda: self._launch(observation, carries, counts))
         best = min(times, key=lambda tile: times[tile])
         _tuned[self._key()] = best
         self._use(best)

@@ -1,16 +1,20 @@
-// Takes the place of csrc/cuda/runtime.h: runs kernels on the host, from the same source.
+// Takes the place of CUDA's header of this name: runs kernels on the host, from the same source.
 //
 // A block's threads are fibers. Each runs until it has to wait for others, at a barrier or at an
 // operation of its warp; then the next one goes on. The order of turns can be chosen: a kernel that
 // leaves out a barrier gives different results. A thread that waits where others never come, a warp
 // that is not whole, and lanes that do different things are errors. Shared memory starts as
 // garbage, and has guards around it. Blocks run one after another.
+//
+// There are two devices, unlike each other, and a limit of shared memory per kernel and device as
+// CUDA has it. Calls of the runtime can be recorded, with the device that was the current one.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <stdexcept>
 #include <string>
 
 #define __global__
@@ -37,8 +41,7 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 
 extern thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-namespace snnkern {
-namespace host {
+namespace snnkern::host {
 
 enum class Operation : int { Ballot, Shuffle, Synchronize };
 
@@ -47,35 +50,51 @@ void barrier();
 bool left_out(int line);
 // Every lane of the warp brings a value; afterwards `all` holds the 32 values.
 void exchange(Operation operation, unsigned mask, uint64_t value, uint64_t all[32]);
-void run(int64_t blocks, dim3 block, int64_t shared_bytes, const char* name,
-         const std::function<void()>& thread);
 
-}  // namespace host
+}  // namespace snnkern::host
 
-using Stream = void*;
-
-class DeviceGuard {
-  public:
-    explicit DeviceGuard(int) {}
-    ~DeviceGuard() {}
+enum cudaError_t {
+    cudaSuccess,
+    cudaErrorInvalidValue,
+    cudaErrorInvalidConfiguration,
+    cudaErrorInvalidDevice
+};
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin, cudaDevAttrMultiProcessorCount };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+using cudaStream_t = void*;
+struct cudaLaunchConfig_t {
+    dim3 gridDim, blockDim;
+    size_t dynamicSmemBytes;
+    cudaStream_t stream;
 };
 
-// Those of an H100, but for few multiprocessors, so that small batches show both plans.
-inline int64_t most_shared_memory() { return 227 * 1024; }
-inline int multiprocessors() { return 3; }
+cudaError_t cudaGetLastError();
+const char* cudaGetErrorName(cudaError_t error);
+const char* cudaGetErrorString(cudaError_t error);
+cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
+cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream);
 
-inline void fill_zero(void* memory, int64_t bytes, Stream) { std::memset(memory, 0, bytes); }
+namespace snnkern::host {
+
+cudaError_t limit_shared_memory(const void* kernel, int bytes);
+cudaError_t launch(const void* kernel, const cudaLaunchConfig_t& config,
+                   const std::function<void()>& thread);
+
+}  // namespace snnkern::host
 
 template <class Problem>
-void allow_shared_memory(void (*)(Problem), int64_t, const char*) {}
-
-template <class Problem>
-void launch(void (*kernel)(Problem), int64_t blocks, dim3 block, int64_t shared_bytes, Stream,
-            const Problem& problem, const char* name) {
-    host::run(blocks, block, shared_bytes, name, [&] { kernel(problem); });
+cudaError_t cudaFuncSetAttribute(void (*kernel)(Problem), cudaFuncAttribute, int bytes) {
+    return snnkern::host::limit_shared_memory(reinterpret_cast<const void*>(kernel), bytes);
 }
 
-}  // namespace snnkern
+template <class Problem>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Problem),
+                               const Problem& problem) {
+    return snnkern::host::launch(reinterpret_cast<const void*>(kernel), *config,
+                                 [&] { kernel(problem); });
+}
 
 // With the line that they stand in, so that tests can leave one out.
 #define __syncthreads \

@@ -1,0 +1,129 @@
+"""Mutants of the Triton kernels and of what launches them."""
+
+from mutants.mutant import Mutant
+
+NEURON_TESTS = "python_tests/test_triton.py::test_kernels_in_the_interpreter[neurons]"
+ACTOR_TESTS = "python_tests/test_triton.py::test_kernels_in_the_interpreter[actors]"
+COMPILED_NEURONS = "python_tests/test_triton_compiled.py::test_default_neuron_kernels_fit_every_target"
+COMPILED_ACTORS = "python_tests/test_triton_compiled.py::test_default_actor_kernels_fit_their_targets"
+WARMUP_TESTS = "python_tests/test_triton.py::test_warmup_times_every_tile_on_the_actors_device"
+
+
+def _neurons(name: str, text: str, replacement: str, tests: str = NEURON_TESTS) -> Mutant:
+    return Mutant(f"triton-{name}", "snnkern/_backends/triton_neurons.py", text, replacement, tests)
+
+
+def _actor(name: str, text: str, replacement: str, tests: str = ACTOR_TESTS) -> Mutant:
+    return Mutant(f"triton-actor-{name}", "snnkern/_backends/triton_actor.py", text, replacement, tests)
+
+
+def _engine(name: str, text: str, replacement: str, tests: str = ACTOR_TESTS) -> Mutant:
+    return Mutant(f"triton-engine-{name}", "snnkern/_backends/triton_engine.py", text, replacement, tests)
+
+
+MUTANTS = [
+    _neurons("rows-of-32-bits", "(tile // across).to(tl.int64) * ROWS", "(tile // across) * ROWS"),
+    _neurons("steps-of-32-bits", "batch.to(tl.int64) * neurons", "batch * neurons"),
+    _neurons("columns-of-32-bits", "columns.to(tl.int64)[None, :] * stride_n", "columns[None, :] * stride_n"),
+    _neurons("reads-the-step-behind-the-last", "inside & (step < timesteps)", "inside"),
+    _neurons("reads-columns-behind-the-last", "is_column = columns < neurons", "is_column = columns < neurons + 1"),
+    _neurons(
+        "small-is-smaller",
+        "SMALL = tl.constexpr(2 * ((127 - 84) << 23) - 1)",
+        "SMALL = tl.constexpr(2 * ((127 - 100) << 23) - 1)",
+    ),
+    _neurons("least-is-smaller", "LEAST = tl.constexpr(2.0**-84)", "LEAST = tl.constexpr(2.0**-100)"),
+    _neurons("smallest-current-is-small", ">= SMALL", "> SMALL"),
+    _neurons("smallest-threshold-is-small", "(threshold >= LEAST * (1 << 24))", "(threshold > LEAST * (1 << 24))"),
+    _neurons("zero-is-small", "tl.uint32, bitcast=True) * 2 - 1", "tl.uint32, bitcast=True) * 2"),
+    _neurons(
+        "more-steps-than-a-tally-counts",
+        "MOST_STEPS = tl.constexpr((1 << 15) - 1)",
+        "MOST_STEPS = tl.constexpr(1 << 15)",
+    ),
+    _neurons("fewer-steps-than-most", "quick = timesteps <= MOST_STEPS", "quick = timesteps < MOST_STEPS"),
+    _neurons("more-steps-than-most", "quick = timesteps <= MOST_STEPS", "quick = timesteps <= MOST_STEPS + 1"),
+    _neurons(
+        "never-divides-again", "            done = tl.min(tl.min(smallest", "            quick = tl.min(tl.min(smallest"
+    ),
+    _neurons("spikes-are-not-unpacked", "count = count >> 16", "count = count >> 15"),
+    _neurons("fires-at-the-threshold", "up = (potential > threshold) & alive", "up = (potential >= threshold) & alive"),
+    _neurons("silent-neurons-fire", "up = (potential > threshold) & alive", "up = potential > threshold"),
+    _neurons("takes-back-what-was-not-sent", "& alive & (count >= UNIT)", "& alive"),
+    _neurons("spikes-down-are-not-counted", "0 if UNIT == 1 else 1", "0"),
+    _neurons("level-above-its-bound", "(magnitude >= lowest)", "(magnitude > lowest)"),
+    _neurons("slow-level-above-its-bound", "up = alive & (potential >= bound)", "up = alive & (potential > bound)"),
+    _neurons(
+        "slow-level-below-its-bound",
+        "down = alive & (-bound >= potential) & (promised >= level)",
+        "down = alive & (-bound > potential) & (promised >= level)",
+    ),
+    _neurons("takes-back-more-than-promised", "tl.where(promised > 0.0, promised, 0.0)", "threshold"),
+    _neurons("takes-back-more-than-counted", "tl.minimum(count, 1 << (LEVELS - 1))", "(1 << (LEVELS - 1))"),
+    _neurons("reciprocal-is-not-below", "about * 0.999999523162841796875", "about * 1.0"),
+    _neurons("divides-roughly", "return fused(value, high, value * low)", "return value * high"),
+    _neurons(
+        "slow-division-is-rough", "current_mean + tl.div_rn(current, time)", "current_mean + current * (1 / time)"
+    ),
+    _neurons(
+        "underflowing-level-first",
+        "count.to(tl.float32) * (1.0 / (1 << (LEVELS - 1))) * threshold",
+        "count.to(tl.float32) * ((1.0 / (1 << (LEVELS - 1))) * threshold)",
+    ),
+    _neurons("residual-is-not-bounded", "tl.where(-sent > gained, -sent, gained)", "gained"),
+    _neurons("carry-is-not-clamped-below", "return tl.where(-bound > carry, -bound, carry)", "return carry"),
+    _neurons("carry-forgets", "carry = memory * carry + alpha * residual", "carry = carry + alpha * residual"),
+    _neurons("constant-current-is-repeated", "arriving = tl.zeros_like(arriving)", "arriving = arriving"),
+    _neurons(
+        "counts-are-overwritten",
+        'tl.atomic_add(counts + rows, events, is_row, sem="relaxed")',
+        "tl.store(counts + rows, events, is_row)",
+    ),
+    Mutant(
+        "triton-fused-multiply-add",
+        "snnkern/_backends/triton.py",
+        "enable_fp_fusion=False",
+        "enable_fp_fusion=True",
+        COMPILED_NEURONS,
+    ),
+    Mutant(
+        "triton-tile-wastes-columns",
+        "snnkern/_backends/triton.py",
+        "(256, 128, 64, 32, 16)",
+        "(256, 128, 64, 32, 8)",
+        NEURON_TESTS,
+    ),
+    _actor(
+        "no-barrier-behind-actions",
+        "tl.debug_barrier()\n            tl.store(counts",
+        "pass\n            tl.store(counts",
+        COMPILED_ACTORS,
+    ),
+    _actor("no-barrier-behind-layers", "tl.debug_barrier()  # all of", "pass  # all of", COMPILED_ACTORS),
+    _actor("rows-of-32-bits", "tl.full((), tile, tl.int64) * ROWS", "tile * ROWS"),
+    _actor("scratch-of-32-bits", "tl.cdiv(timesteps, 8 // BITS).to(tl.int64)", "tl.cdiv(timesteps, 8 // BITS)"),
+    _actor(
+        "reads-behind-the-observation",
+        "is_row[:, None] & is_column[None, :], 0.0)\n    if NORMALIZE",
+        "is_row[:, None], 0.0)\n    if NORMALIZE",
+    ),
+    _actor("no-sign", "size | (((bits >> 31) & 1) << EXPONENT_BITS)", "size"),
+    _actor("one-buffer", "((layer + 1) % 2) * buffer", "(layer % 2) * buffer"),
+    _actor("weights-of-two-parts", "sums = tl.dot(high, weight_low, sums)", "sums = sums"),
+    _actor("observations-of-two-parts", "sums = tl.dot(low, weight_high, sums)", "sums = sums"),
+    _actor("no-middle-products", "sums = tl.dot(middle, weight_middle, sums)", "sums = sums"),
+    _actor("adds-to-what-was-there", "is_action & (first > 0)", "is_action"),
+    _actor("constant-current-is-repeated", "current = tl.zeros_like(current)", "current = current"),
+    _actor("a-step-more", "if t < timesteps:", "if t <= timesteps:"),
+    _actor("observation-is-not-clipped", "tl.where(value > observation_clip, observation_clip, value)", "value"),
+    _actor("tanh-of-the-size", "return tl.where(z < 0.0, -size, size)", "return size"),
+    _actor("counts-of-one-layer", "(layer * batch.to(tl.int64) + before_tile)", "before_tile"),
+    _engine("fused-multiply-add", "enable_fp_fusion=False", "enable_fp_fusion=True", COMPILED_ACTORS),
+    _engine("levels-may-underflow", "_SMALLEST_THRESHOLD = 2.0**-100", "_SMALLEST_THRESHOLD = 2.0**-126"),
+    _engine("weights-may-overflow", "_LARGEST_WEIGHT = 2.0**27", "_LARGEST_WEIGHT = 2.0**60"),
+    _engine(
+        "events-on-any-device", "with on_device(observation):  # where events", "if True:  # where events", WARMUP_TESTS
+    ),
+    _engine("keeps-the-slowest-tile", "best = min(times", "best = max(times", WARMUP_TESTS),
+    _engine("tf32-is-cut-off", "bits + 0xFFF + ((bits >> 13) & 1)", "bits"),
+]
