@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from snnkern._backends import ActorParts, Problem, Result
+from snnkern.tensors import check_memory
 
 _reason = ""
 try:
@@ -115,14 +116,7 @@ class Engine:
     """A whole actor in one native call (`csrc/cpu/engine.h`). Weights are packed here, once."""
 
     def __init__(self, actor: ActorParts) -> None:
-        plain = [
-            [None if tensor is None else tensor.contiguous() for tensor in layer]
-            for layer in [*actor.hidden, (*actor.output, None)]
-        ]
-        layers = [
-            (*actor_layer[0].shape, *map(_address, layer))
-            for actor_layer, layer in zip([*actor.hidden, actor.output], plain, strict=True)
-        ]
+        layers = [(*layer[0].shape, *map(_address, layer)) for layer in [*actor.hidden, (*actor.output, None)]]
         spec, dynamics, interface = actor.dynamics.neuron, actor.dynamics, actor.interface
         self._bound: list[Tensor] = []  # keeps alive what the engine has the addresses of
         clip = interface["observation_clip"]
@@ -154,7 +148,11 @@ class Engine:
 
     def decide(self, observation: Tensor, check_finite: bool, threads: int) -> Tensor | None:
         if not observation.is_contiguous():
+            check_memory("observation", observation)
             observation = observation.contiguous()
+        needed = 4 * (observation.storage_offset() + observation.numel())
+        if observation.untyped_storage().nbytes() < needed:
+            check_memory("observation", observation)
         action = self._decide(observation.data_ptr(), check_finite, threads)
         return None if action is None else torch.from_numpy(action)  # in less time than torch makes a tensor
 
