@@ -6,7 +6,6 @@ A module holds thresholds and the carry and calls one operator of `snnkern.ops` 
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
@@ -131,16 +130,18 @@ class _Bound(NamedTuple):
     """An engine and the rows that it decides for.
 
     Attributes:
-        engine: works on memory of its own, of which `carries` are the actor's view.
+        engine: what decides.
         shape: of the observation.
-        carries: c of every hidden layer, which the actor has from its first decision for these rows on.
+        own: c of every hidden layer, which the engine works on.
+        carries: the same memory, as the actor has it from its first decision for these rows on.
         counts: spikes, int64 `[hidden layers, B]`.
         unchanged: whether the actor still has these carries, and consists of what the engine was packed from.
     """
 
     engine: _backends.Engine
     shape: tuple[int, int]
-    carries: list[Tensor]
+    own: Sequence[Tensor]
+    carries: Sequence[Tensor]
     counts: Tensor
     unchanged: Callable[[], bool]
 
@@ -274,7 +275,6 @@ class SpikingActor(Policy):
                 for held, new in zip(present, carry, strict=True):
                     cast("Tensor", held).copy_(new)
                 return
-        self._release()
         for layer, value in zip(self.hidden, carry, strict=True):
             layer.carry.value = value.detach().to(layer.threshold.device, copy=True)
 
@@ -301,32 +301,27 @@ class SpikingActor(Policy):
                 the carry's; the observation requires grad while grad is on. The carry is as before the call.
         """
         bound = self._bound
-        if (
-            bound is None
-            or not _is_plain(observation, bound.shape)
-            or torch.compiler.is_compiling()
-            or not bound.unchanged()
-        ):
+        usual = bound is not None and _is_plain(observation, bound.shape) and not torch.compiler.is_compiling()
+        if bound is None or not usual or not bound.unchanged():
+            usual = False
             self._notice_changes()
             self.interface.check(observation, check_finite=False)
             ops.refuse_grad(observation=observation)
             refuse_mapping()
             bound = None if stands_for_others(observation) else self._bind(observation.shape[0])
-            if bound is not None:
-                observation = observation.resolve_neg()
-        if bound is None:
-            return self._decide_by_layers(self.interface.check(observation, self.check_finite))
+            if bound is None:
+                return self._decide_by_layers(self.interface.check(observation, self.check_finite))
+            observation = observation.resolve_neg()
         try:
             action = bound.engine.decide(observation, self.check_finite, torch.get_num_threads())
         except RuntimeError:  # another thread is deciding, or the tensor has no memory
             refuse_mapping()
+            self.interface.check(observation, check_finite=False)
             raise
         if action is None:
-            if self._spikes is not bound.counts:
-                self._release()  # bound for this call alone, which is refused
             self.interface.check(observation, check_finite=True)  # raises, naming the row
             raise AssertionError("the engine refused a finite observation")
-        if self._spikes is not bound.counts:
+        if not usual and (self._spikes is not bound.counts or not bound.unchanged()):
             for layer, carry in zip(self.hidden, bound.carries, strict=True):
                 layer.carry.value = carry
             self._spikes = bound.counts
@@ -411,7 +406,7 @@ class SpikingActor(Policy):
             row_alpha=row_alpha,
             backend=self.backend,
         )
-        self._release()
+        self._bound = None
         for layer, carry in zip(self.hidden, carries, strict=True):
             layer.carry.value = carry
         self._spikes = torch.stack(counts)
@@ -429,23 +424,26 @@ class SpikingActor(Policy):
         """
         if torch.compiler.is_compiling():
             return None
+        bound = self._bound
+        if bound is not None and bound.shape[0] == batch:
+            if bound.unchanged():
+                return bound
+            if all(layer.carry.value is None for layer in self.hidden):  # all rows start afresh
+                for carry in bound.own:
+                    carry.zero_()
+                return bound
         large = _backends.is_large(self.output.weight.device, batch)
         if self._large != large:
             self._engine, self._large = self._pack(batch), large
         if self._engine is None:
             return None
         row_alpha = self._alpha_of_rows(batch)
-        carries = self._start(batch)
-        bound = self._bound
-        if bound is None or not bound.unchanged() or any(map(operator.is_not, carries, bound.carries)):
-            own, shown = zip(*map(lasting, carries), strict=True)
-            counts = torch.zeros(len(carries), batch, dtype=torch.int64, device=carries[0].device)
-            self._engine.bind(list(own), counts, row_alpha)
-            bound = _Bound(
-                self._engine, (batch, self.interface.observation_dim), list(shown), counts, self._watch(shown)
-            )
-            self._bound = bound
-        return bound
+        own, carries = zip(*map(lasting, self._start(batch)), strict=True)
+        counts = torch.zeros(len(own), batch, dtype=torch.int64, device=own[0].device)
+        self._engine.bind(list(own), counts, row_alpha)
+        shape = batch, self.interface.observation_dim
+        self._bound = _Bound(self._engine, shape, own, carries, counts, self._watch(carries))
+        return self._bound
 
     def _alpha_of_rows(self, batch: int) -> Tensor | None:
         """α of every row `[batch]`, as the layers take it; None where all rows have that of the dynamics."""
@@ -524,10 +522,6 @@ class SpikingActor(Policy):
         assert self._packed is not None
         return _backends.engine(self.backend, self._packed.parts, batch)
 
-    def _release(self) -> None:
-        """Takes the carries back from the engine: others take their place."""
-        self._bound = None
-
     def _unpack(self) -> None:
         """Drops what was packed: weights or thresholds change."""
         self._packed = self._engine = self._large = self._bound = None
@@ -543,7 +537,7 @@ class SpikingActor(Policy):
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        self._release()  # another process may be given this memory: then it moves
+        self._bound = None  # another process may be given this memory: then it moves
         return self.__dict__ | dict.fromkeys(("_packed", "_engine", "_large", "_bound")) | {"_counted": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -557,8 +551,6 @@ class SpikingActor(Policy):
             InputError: the mask is not boolean, or not one entry per row of the carry.
         """
         checked = None if mask is None else _check_mask(mask, self.hidden[0].carry.value)
-        if checked is None:
-            self._release()
         for layer in self.hidden:
             layer.carry.reset(checked)
 
@@ -579,7 +571,6 @@ def _is_plain(observation: Tensor, shape: tuple[int, int]) -> bool:
         and observation.dtype is torch.float32
         and observation.is_cpu
         and not observation.requires_grad
-        and observation.layout is torch.strided
         and not observation.is_neg()
     )
 

@@ -68,8 +68,9 @@ def lasting(tensor: Tensor) -> tuple[Tensor, Tensor]:
     Whatever becomes of the second one, resized, shared with another process or set to another storage: the memory
     stays as long as the first one does.
     """
-    own = tensor.detach().clone(memory_format=torch.contiguous_format)
-    return own, from_dlpack(to_dlpack(own))
+    with torch.inference_mode(False):  # what is made there can be changed only there
+        own = tensor.detach().clone(memory_format=torch.contiguous_format)
+        return own, from_dlpack(to_dlpack(own))
 
 
 def counted_together(tensors: Sequence[Tensor]) -> list[Tensor]:

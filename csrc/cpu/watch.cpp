@@ -17,6 +17,7 @@ namespace {
 struct Table {
     py::dict table;
     std::vector<std::pair<py::object, py::object>> entries;  // that it should have
+    uint64_t version;  // with which it had them; 0 for none
 };
 
 struct Counter {
@@ -33,7 +34,7 @@ class Watch {
             throw py::type_error("version must be the descriptor of an attribute");
         property_ = reinterpret_cast<PyGetSetDescrObject*>(version.ptr())->d_getset;
         for (const auto& [table, entries] : tables) {
-            tables_.push_back({table, {}});
+            tables_.push_back({table, {}, 0});
             for (const auto& [key, value] : entries)
                 tables_.back().entries.emplace_back(py::reinterpret_borrow<py::object>(key),
                                                     py::reinterpret_borrow<py::object>(value));
@@ -45,14 +46,12 @@ class Watch {
         }
     }
 
-    bool unchanged() const {
-        for (const auto& [table, entries] : tables_) {
-            if (table.size() != entries.size()) return false;
-            for (const auto& [key, value] : entries)
-                if (PyDict_GetItemWithError(table.ptr(), key.ptr()) != value.ptr()) {
-                    if (PyErr_Occurred()) throw py::error_already_set();
-                    return false;
-                }
+    bool unchanged() {
+        for (Table& table : tables_) {
+            const uint64_t version = version_of_dictionary(table.table.ptr());
+            if (version != 0 && version == table.version) continue;
+            if (!is_as_expected(table)) return false;
+            table.version = version;
         }
         for (const Counter& counter : counters_)
             if (version_of(counter.tensor) != counter.version) return false;
@@ -60,6 +59,30 @@ class Watch {
     }
 
   private:
+    // What Python up to 3.12 changes at every change of a dictionary; later ones keep no account of
+    // it.
+    static uint64_t version_of_dictionary(PyObject* dictionary) {
+#if PY_VERSION_HEX < 0x030D0000
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"  // since 3.12
+        return reinterpret_cast<PyDictObject*>(dictionary)->ma_version_tag;
+#pragma GCC diagnostic pop
+#else
+        (void)dictionary;
+        return 0;
+#endif
+    }
+
+    static bool is_as_expected(const Table& table) {
+        if (table.table.size() != table.entries.size()) return false;
+        for (const auto& [key, value] : table.entries)
+            if (PyDict_GetItemWithError(table.table.ptr(), key.ptr()) != value.ptr()) {
+                if (PyErr_Occurred()) throw py::error_already_set();
+                return false;
+            }
+        return true;
+    }
+
     long version_of(const py::object& tensor) const {
         const auto version =
             py::reinterpret_steal<py::object>(property_->get(tensor.ptr(), property_->closure));
@@ -77,7 +100,7 @@ constexpr const char* kCapsule = "snnkern.Watch";
 
 PyObject* unchanged(PyObject* capsule, PyObject*) {
     try {
-        const auto* watch = static_cast<const Watch*>(PyCapsule_GetPointer(capsule, kCapsule));
+        auto* watch = static_cast<Watch*>(PyCapsule_GetPointer(capsule, kCapsule));
         return PyBool_FromLong(watch->unchanged());
     } catch (py::error_already_set& error) {
         error.restore();
