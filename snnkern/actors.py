@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from snnkern import ops
 from snnkern.errors import InputError
-from snnkern.tensors import CheckedState, check_memory
+from snnkern.tensors import CheckedState, check_memory, check_numbers, check_tensor
 
 
 class Interface(CheckedState):
@@ -269,10 +269,9 @@ def check_layer(name: str, weight: Tensor, bias: Tensor, inputs: int | None, ker
     `kernel` says that the file holds the transposed weight under that name, which an error then speaks of.
     """
     for part, tensor in (("weight", weight), ("bias", bias)):
-        if tensor.layout != torch.strided or tensor.device.type == "meta" or not tensor.dtype.is_floating_point:
-            kind = "meta" if tensor.device.type == "meta" else f"{tensor.layout} {tensor.dtype}"
-            raise InputError(f"{name}'s {part} must be a dense floating-point tensor, got {kind}")
-        check_memory(f"{name}'s {part}", tensor)
+        if not isinstance(tensor, Tensor):
+            raise InputError(f"{name}'s {part} must be a tensor, got {type(tensor).__name__}")
+        check_tensor(f"{name}'s {part}", tensor, tensor.shape, tensor.dtype, tensor.device)
     if bias.dtype != weight.dtype:
         raise InputError(f"{name}'s bias is {bias.dtype}, but its weight is {weight.dtype}")
     if weight.dim() != 2 or (inputs is not None and weight.shape[1] != inputs):
@@ -284,8 +283,7 @@ def check_layer(name: str, weight: Tensor, bias: Tensor, inputs: int | None, ker
     if tuple(bias.shape) != (weight.shape[0],):
         raise InputError(f"{name}'s bias must be [{weight.shape[0]}], got shape {list(bias.shape)}")
     for part, tensor in (("weight", weight), ("bias", bias)):
-        if not bool(torch.isfinite(tensor).all()):
-            raise InputError(f"{name}'s {part} holds NaN or infinity")
+        check_numbers(f"{name}'s {part}", tensor)
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:

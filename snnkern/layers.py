@@ -12,7 +12,7 @@ from snnkern import ops
 from snnkern.actors import Interface
 from snnkern.errors import InputError
 from snnkern.neurons import Dynamics, Kind
-from snnkern.tensors import CheckedState, check_numbers, check_tensor
+from snnkern.tensors import CheckedState, check_numbers, check_tensor, stands_for_others
 
 
 class Carry(nn.Module):
@@ -28,13 +28,13 @@ class Carry(nn.Module):
         super().__init__()
         self.register_buffer("value", None, persistent=False)
 
-    def start(self, batch: int, like: Tensor, plain: bool = False) -> Tensor:
+    def start(self, batch: int, like: Tensor, uncarried: bool = False) -> Tensor:
         """The carry `[batch, N]` for a decision of this many rows, with N, dtype and device those of `like` `[N]`.
 
         Args:
             batch: B.
             like: θ.
-            plain: whether α is 0 for all rows: then a carry of zeros belongs to no row, and B may change.
+            uncarried: whether α is 0 for all rows: then a carry of zeros belongs to no row, and B may change.
 
         Raises:
             InputError: the carry belongs to another number of rows or is of another kind, or torch.export or torch.func
@@ -47,13 +47,13 @@ class Carry(nn.Module):
             return like.new_zeros(batch, like.shape[0])
         shape = (batch, like.shape[0])
         if self.value.shape != shape:
-            if plain and not bool(self.value.any()):
+            if uncarried and not bool(self.value.any()):
                 return like.new_zeros(shape)
             raise InputError(
                 f"the carry belongs to a batch of shape {list(self.value.shape)}, this call's is {list(shape)}: "
                 "call reset() before another batch size"
             )
-        if torch.compiler.is_compiling():
+        if stands_for_others(self.value):
             return self.value
         return check_tensor("the carry", self.value, shape, like.dtype, like.device)
 
@@ -76,8 +76,6 @@ def check_threshold(threshold: Tensor, name: str = "threshold") -> Tensor:
     """A copy of a threshold. Refuses what is not finite floating-point numbers ≥ 0."""
     if not isinstance(threshold, Tensor):
         raise InputError(f"{name} must be a floating-point tensor, got {type(threshold).__name__}")
-    if not threshold.dtype.is_floating_point:
-        raise InputError(f"{name} must be a floating-point tensor, got {threshold.dtype}")
     check_tensor(name, threshold, threshold.shape, threshold.dtype, threshold.device)
     check_numbers(name, threshold, least=0)
     return threshold.detach().clone()

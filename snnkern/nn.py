@@ -30,7 +30,7 @@ from snnkern.layers import (
     refuse_mapping,
 )
 from snnkern.neurons import Dynamics, Kind, Neuron, parse_neuron
-from snnkern.tensors import CheckedState, check_tensor, counted_together, lasting, stands_for_others
+from snnkern.tensors import CheckedState, check_tensor, counted_together, lasting, plain, stands_for_others
 
 
 class SpikingActivation(CheckedState):
@@ -100,10 +100,12 @@ class SpikingActivation(CheckedState):
         features = current.shape[2:]
         threshold = _per_neuron("threshold", self.threshold, features)
         bias = None if self.bias is None else _per_neuron("bias", self.bias, features)
-        plain = self.dynamics.alpha == 0
-        stateless = torch.compiler.is_exporting() and plain  # an exported program has no state
+        uncarried = self.dynamics.alpha == 0
+        stateless = torch.compiler.is_exporting() and uncarried  # an exported program has no state
         batch = current.shape[1]
-        carry = threshold.new_zeros(batch, len(threshold)) if stateless else self.carry.start(batch, threshold, plain)
+        carry = (
+            threshold.new_zeros(batch, len(threshold)) if stateless else self.carry.start(batch, threshold, uncarried)
+        )
         spikes, carry, counts = ops.neuron_spikes(
             current.flatten(2), threshold, carry, self.dynamics, bias=bias, backend=self.backend
         )
@@ -311,7 +313,7 @@ class SpikingActor(Policy):
             bound = None if stands_for_others(observation) else self._bind(observation.shape[0])
             if bound is None:
                 return self._decide_by_layers(self.interface.check(observation, self.check_finite))
-            observation = observation.resolve_neg()
+            observation = plain(observation)
         try:
             action = bound.engine.decide(observation, self.check_finite, torch.get_num_threads())
         except RuntimeError:  # another thread is deciding, or the tensor has no memory
@@ -414,8 +416,8 @@ class SpikingActor(Policy):
 
     def _start(self, batch: int) -> list[Tensor]:
         """The carries `[batch, N]` that a decision starts with."""
-        plain = self._row_alpha is None and self._dynamics.alpha == 0
-        return [layer.carry.start(batch, layer.threshold, plain) for layer in self.hidden]
+        uncarried = self._row_alpha is None and self._dynamics.alpha == 0
+        return [layer.carry.start(batch, layer.threshold, uncarried) for layer in self.hidden]
 
     def _bind(self, batch: int) -> _Bound | None:
         """The engine, working on the carries of a batch; None where there is none for this actor.
@@ -438,7 +440,10 @@ class SpikingActor(Policy):
         if self._engine is None:
             return None
         row_alpha = self._alpha_of_rows(batch)
-        own, carries = zip(*map(lasting, self._start(batch)), strict=True)
+        starts = self._start(batch)
+        if any(map(stands_for_others, starts)):
+            raise InputError("the carry has no memory of its own: call reset() before an observation that has")
+        own, carries = zip(*map(lasting, starts), strict=True)
         counts = torch.zeros(len(own), batch, dtype=torch.int64, device=own[0].device)
         self._engine.bind(list(own), counts, row_alpha)
         shape = batch, self.interface.observation_dim
@@ -481,7 +486,7 @@ class SpikingActor(Policy):
         ]
         for name, module, kind in kinds:
             if not isinstance(module, kind):
-                raise InputError(f"{name} must be a {kind.__name__}, got {type(module).__name__}")
+                raise InputError(f"{name} must be of class {kind.__name__}, got {type(module).__name__}")
         return _backends.ActorParts(
             hidden=[(layer.weight, layer.bias, layer.threshold) for layer in self.hidden],
             output=(self.output.weight, self.output.bias),
@@ -499,9 +504,11 @@ class SpikingActor(Policy):
         others = [
             tensor for table in tables for tensor in table.values() if tensor is not None and id(tensor) not in alike
         ]
-        expected = [(table, dict(table)) for table in (self._modules, cast("nn.Module", self.hidden)._modules, *tables)]
-        for layer, carry in zip(self.hidden, carries, strict=False):
-            expected += [(layer._modules, dict(layer._modules)), (layer.carry._buffers, {"value": carry})]
+        modules = [self, cast("nn.Module", self.hidden), *self.hidden]
+        expected = [(table, dict(table)) for table in (*(module._modules for module in modules), *tables)]
+        expected += [
+            (layer.carry._buffers, {"value": carry}) for layer, carry in zip(self.hidden, carries, strict=False)
+        ]
         return watch(expected, [*self._counted[:1], *others])
 
     def _count_together(self) -> None:

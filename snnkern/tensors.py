@@ -12,6 +12,19 @@ from torch.utils.dlpack import from_dlpack, to_dlpack  # type: ignore[attr-defin
 
 from snnkern.errors import InputError
 
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # what there is arithmetic for
+
+
+def check_dtype(name: str, dtype: torch.dtype) -> None:
+    """Refuses what there is no arithmetic for.
+
+    Raises:
+        InputError: names what has the dtype.
+    """
+    if dtype not in DTYPES:
+        bits = " of 16, 32 or 64 bits" if dtype.is_floating_point else ""
+        raise InputError(f"{name} must be a floating-point tensor{bits}, got {dtype}")
+
 
 def check_tensor(name: str, value: object, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """A dense tensor of this shape, dtype and device whose memory is there; anything else is refused.
@@ -19,11 +32,12 @@ def check_tensor(name: str, value: object, shape: Sequence[int], dtype: torch.dt
     Raises:
         InputError: names what was given and what was wanted.
     """
+    check_dtype(name, dtype)
     wanted = f"{name} must be {dtype} {list(shape)} on {device}"
     if not isinstance(value, Tensor):
         raise InputError(f"{wanted}, got {type(value).__name__}")
-    if type(value) not in (Tensor, nn.Parameter):  # its memory need not hold what it stands for
-        raise InputError(f"{wanted} and a plain tensor, got {type(value).__name__}")
+    if stands_for_others(value):
+        raise InputError(f"{wanted} with memory of its own, got {type(value).__name__}")
     if value.layout is not torch.strided:
         raise InputError(f"{wanted} and dense, got layout {value.layout}")
     if value.dtype != dtype or value.device != device or tuple(value.shape) != tuple(shape):
@@ -49,17 +63,17 @@ def check_memory(name: str, tensor: Tensor) -> None:
 
 
 def stands_for_others(tensor: Tensor) -> bool:
-    """Whether a tensor has no memory of its own: while something compiles or maps, and in subclasses."""
+    """Whether a tensor has no memory of its own: while something compiles or maps, and of classes that dispatch."""
     return (
         torch.compiler.is_compiling()
-        or type(tensor) not in (Tensor, nn.Parameter)
+        or type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
         or torch._C._functorch.peek_interpreter_stack() is not None
     )
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """A checked tensor as its memory is to be read: row by row, no bit of its dispatch key changing what it says."""
-    return tensor.detach().resolve_neg().contiguous()
+    """A checked tensor as its memory is to be read: row by row, and with nothing that changes what it says."""
+    return tensor.detach().as_subclass(Tensor).resolve_neg().contiguous()
 
 
 def lasting(tensor: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,7 +83,7 @@ def lasting(tensor: Tensor) -> tuple[Tensor, Tensor]:
     stays as long as the first one does.
     """
     with torch.inference_mode(False):  # what is made there can be changed only there
-        own = tensor.detach().clone(memory_format=torch.contiguous_format)
+        own = plain(tensor).clone()
         return own, from_dlpack(to_dlpack(own))
 
 
@@ -79,13 +93,12 @@ def counted_together(tensors: Sequence[Tensor]) -> list[Tensor]:
     A tensor that is set to other data keeps its counter, and `detach()` gives another tensor with the same one. Should
     a release of torch do otherwise, there are none.
     """
-    counted: list[Tensor] = []
     with torch.inference_mode(False), torch.no_grad():  # a tensor that is made there has no counter
-        for tensor in tensors:
-            last = counted[-1] if counted else tensor.new_empty(0)
-            counted.append(last.detach())
-            counted[-1].data = tensor.clone() if tensor.is_inference() else tensor
-        counted[0].view(-1)[:0].zero_()  # a change, of nothing
+        nothing = tensors[0].new_empty(0)
+        counted = [nothing.detach() for _ in tensors]
+        for tensor, data in zip(counted, tensors, strict=True):
+            tensor.data = data.clone() if data.is_inference() else data
+        nothing.zero_()
     return counted if all(tensor._version for tensor in counted) else []
 
 
@@ -116,9 +129,8 @@ class CheckedState(nn.Module):
 
 
 def _check_entry(name: str, value: object, own: Tensor) -> None:
-    if not isinstance(value, Tensor) or not value.dtype.is_floating_point:
-        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise InputError(f"{name} must be a floating-point tensor, got {kind}")
+    if not isinstance(value, Tensor):
+        raise InputError(f"{name} must be a tensor, got {type(value).__name__}")
     check_tensor(name, value, own.shape, value.dtype, value.device)
     check_numbers(name, value.detach().to(own.dtype), **bounds(name))  # in which float64 may overflow
 
@@ -139,7 +151,5 @@ def check_numbers(name: str, tensor: Tensor, *, least: float = -math.inf, above:
     if not bool(good.all()):
         bad = tensor[~good]
         wanted = [f"at least {least:g}"] * (least > -math.inf) + [f"above {above:g}"] * (above > -math.inf)
-        raise InputError(
-            f"{name} must be {' and '.join(['finite', *wanted])}: {len(bad)} of {tensor.numel()} are not "
-            f"(first: {bad[0].item()})"
-        )
+        said = f"must be finite and {wanted[0]}" if wanted else "holds NaN or infinity where it must be finite"
+        raise InputError(f"{name} {said}: {len(bad)} of {tensor.numel()} are not (first: {bad[0].item()})")
