@@ -249,7 +249,7 @@ def test_one_actor_from_two_threads_is_right_or_refused(form: str) -> None:
                 actor.reset()
             action = torch.from_numpy(actor.act(array)) if "array" in form else actor(x)
             return "decided" if bool(torch.isfinite(action).all()) else "not finite"
-        except RuntimeError as error:
+        except snnkern.InUseError as error:
             return str(error)
 
     def work() -> None:
@@ -262,6 +262,7 @@ def test_one_actor_from_two_threads_is_right_or_refused(form: str) -> None:
         thread.join()
     assert len(outcomes) == 100
     assert "decided" in outcomes
+    assert issubclass(snnkern.InUseError, snnkern.Error)
     assert set(outcomes) <= {
         "decided",
         "two threads use one spiking actor at once: give each thread its own (copy.deepcopy)",

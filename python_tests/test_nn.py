@@ -111,6 +111,38 @@ def test_another_batch_size_is_refused_with_a_hint_to_reset(rows):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("neuron", NEURONS)
+def test_without_alpha_nothing_is_carried_and_batches_may_differ(neuron, backend):
+    policy = make_policy(neuron, alpha=0.0, backend=backend)
+    for rows in (3, 4, 1, 0, 4):
+        observation = observe(rows, seed=rows)
+        assert torch.equal(policy(observation), make_policy(neuron, alpha=0.0, backend=backend)(observation))
+        assert policy.act(observation.numpy()).shape == (rows, 3)
+        assert policy.spikes.shape == (2, rows)
+    activation = SpikingActivation(neuron, torch.tensor(1.0), 4, backend=backend)
+    for shape in ((3, 5), (2, 5), (2, 7)):
+        current = torch.rand(4, *shape)
+        assert torch.equal(activation(current), SpikingActivation(neuron, torch.tensor(1.0), 4)(current))
+
+
+def test_without_alpha_a_carry_that_was_given_still_belongs_to_its_rows():
+    policy = make_policy(alpha=0.0)
+    policy.carry = (torch.full((3, 9), 0.1), torch.zeros(3, 13))
+    with pytest.raises(InputError, match=r"carry belongs to a batch of shape \[3, 9\]"):
+        policy(observe(4))
+    policy = make_policy(alpha=0.5)
+    policy(observe(3))
+    policy.alpha = 0.0  # and μ = 0.5: what was carried wears off
+    with pytest.raises(InputError, match=r"carry belongs to a batch of shape \[3, 9\]"):
+        policy(observe(4))
+    policy.alpha = [0.0] * 4
+    policy.reset()
+    policy(observe(4))
+    with pytest.raises(InputError, match=r"alpha .* is set for each of 4 rows"):
+        policy(observe(3))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("neuron", NEURONS)
 def test_rows_with_an_alpha_each_decide_as_actors_with_that_alpha(neuron, backend):
     alphas = [0.0, 0.2, 0.7, 1.0]
     policy = make_policy(neuron, backend=backend)
@@ -441,6 +473,75 @@ def test_a_state_dict_goes_into_another_module():
         assert torch.equal(one(observe(3, seed)), other(observe(3, seed)))
 
 
+def altered(name: str, change):
+    """A state dict with one entry changed, or, where the change is None, without it."""
+
+    def alter(state: dict[str, torch.Tensor]) -> dict[str, object]:
+        changed = {key: tensor + 1 for key, tensor in state.items() if key != name}
+        return changed if change is None else changed | {name: change(state.get(name))}
+
+    return alter
+
+
+@pytest.mark.parametrize(
+    ("alter", "message"),
+    [
+        pytest.param(altered("output.weight", lambda t: t * math.nan), "output.weight holds NaN", id="nan"),
+        pytest.param(altered("hidden.1.bias", lambda t: t + math.inf), "hidden.1.bias holds NaN or infinity", id="inf"),
+        pytest.param(altered("hidden.1.bias", lambda t: t.double() + 1e300), "hidden.1.bias holds NaN", id="too-large"),
+        pytest.param(
+            altered("hidden.0.threshold", lambda t: t - 100), "hidden.0.threshold must be finite", id="negative"
+        ),
+        pytest.param(altered("interface.observation_std", lambda t: t * 0), "std must be finite and above 0", id="std"),
+        pytest.param(altered("hidden.0.weight", lambda t: t.T), r"hidden.0.weight must be .*\[5, 9\]", id="transposed"),
+        pytest.param(altered("output.bias", lambda t: t[:1]), r"output.bias must be .*\[3\]", id="short"),
+        pytest.param(altered("output.bias", lambda t: t.to_sparse()), "output.bias must be .*dense", id="sparse"),
+        pytest.param(altered("output.bias", lambda t: t.to("meta")), "no numbers", id="meta"),
+        pytest.param(altered("output.bias", lambda t: t.long()), "output.bias must be a floating-point", id="int"),
+        pytest.param(altered("output.bias", lambda t: t.tolist()), "output.bias must be a tensor, got list", id="list"),
+    ],
+)
+@pytest.mark.parametrize("assign", [False, True], ids=["copied", "assigned"])
+@pytest.mark.parametrize("inside", [False, True], ids=["alone", "inside"])
+def test_a_state_dict_whose_numbers_do_not_fit_is_refused_and_changes_nothing(inside, assign, alter, message):
+    policy = make_policy(interface={"observation_mean": 0.1, "observation_std": 0.7})
+    before = copy.deepcopy(policy.state_dict())
+    state = alter(dict(before))
+    module = nn.ModuleDict({"policy": policy}) if inside else policy
+    with pytest.raises(InputError, match=message):
+        module.load_state_dict({f"policy.{name}" if inside else name: state[name] for name in state}, assign=assign)
+    assert_same_tensors(policy.state_dict(), before)
+
+
+@pytest.mark.parametrize(
+    ("alter", "message"),
+    [
+        pytest.param(altered("output.bias", lambda t: t * math.nan), "output.bias holds NaN", id="nan"),
+        pytest.param(altered("output.bias", None), r"lacks \['output.bias'\]", id="missing"),
+        pytest.param(altered("more", lambda t: torch.ones(1)), r"holds \['more'\] that is not known", id="more"),
+        pytest.param(lambda state: [*state.items()], "maps names to tensors, got list", id="list-of-pairs"),
+    ],
+)
+@pytest.mark.parametrize("make", [make_policy, lambda: make_actor(*WIDTHS)], ids=["spiking", "dense"])
+def test_a_state_dict_of_another_module_is_refused_and_changes_nothing(make, alter, message):
+    policy = make()
+    before = copy.deepcopy(policy.state_dict())
+    with pytest.raises(InputError, match=message):
+        policy.load_state_dict(alter(dict(before)))
+    assert_same_tensors(policy.state_dict(), before)
+
+
+def test_a_part_of_a_state_dict_can_be_loaded():
+    policy, other = make_policy(), make_policy(seed=1)
+    policy.load_state_dict({"output.bias": other.output.bias}, strict=False)
+    assert torch.equal(policy.output.bias, other.output.bias)
+    with pytest.raises(InputError, match="bias holds NaN"):
+        policy.output.load_state_dict(policy.output.state_dict() | {"bias": torch.full((3,), math.nan)})
+    activation = SpikingActivation("if", torch.ones(3), 2)
+    with pytest.raises(InputError, match="threshold must be finite and at least 0"):
+        activation.load_state_dict({"threshold": -torch.ones(3)})
+
+
 def test_a_state_dict_holds_no_carry():
     policy = make_policy()
     before = list(policy.state_dict())
@@ -680,10 +781,23 @@ def test_the_carry_can_be_read_and_set_and_is_checked() -> None:
     np.testing.assert_array_equal(other.act(observations), wanted)
     with pytest.raises(InputError, match="2 hidden layers, got carries for 1"):
         other.carry = kept[:1]
-    with pytest.raises(
-        InputError, match=r"hidden layer 2 must be torch.float32 \[B, N\] = \[6, 7\], got torch.float64"
-    ):
+    with pytest.raises(InputError, match=r"hidden layer 2 must be torch.float32 \[6, 7\] on cpu, got torch.float64"):
         other.carry = (kept[0], kept[1].double())
+    for wrong, message in (
+        (kept[0], "2 hidden layers, got Tensor"),
+        ([None, None], "hidden layer 1 must be .*, got NoneType"),
+        ([carry.numpy() for carry in kept], "hidden layer 1 must be .*, got ndarray"),
+        ([torch.tensor(1.0)] * 2, r"hidden layer 1 must be .*, got torch.float32 \[\]"),
+        ([carry.to_sparse() for carry in kept], "dense"),
+        ([kept[0], kept[1][:2]], r"hidden layer 2 must be .*\[6, 7\] .*, got torch.float32 \[2, 7\]"),
+    ):
+        before = other.carry
+        with pytest.raises(InputError, match=message):
+            other.carry = wrong
+        assert all(torch.equal(*pair) for pair in zip(other.carry, before, strict=True))
+    other.hidden[0].carry.value = None  # which is one layer that starts afresh
+    assert not other.carry[0].any()
+    assert torch.equal(other.carry[1], before[1])
     other.carry = None
     assert other.carry is None
 
@@ -701,3 +815,9 @@ def test_warming_up_changes_no_decision() -> None:
     assert torch.equal(warm(x), cold(x))
     with pytest.raises(InputError, match="the carry belongs to a batch"):
         warm.warmup(3)
+    warm.reset()
+    warm.warmup(2)
+    cold.reset()
+    np.testing.assert_array_equal(warm.act(x.numpy()), cold.act(x.numpy()))  # an array's way to the engine is shorter
+    assert torch.equal(warm.spikes, cold.spikes)
+    assert_same_carries(warm, carries(cold))

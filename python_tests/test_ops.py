@@ -10,7 +10,7 @@ import torch
 from cases import DEFAULT_NEURONS, LAYER_BACKENDS, Size, assert_same_bits, each, needs_cpu, random_layer
 
 import snnkern
-from snnkern import IF, MT, Dynamics, InputError, ops
+from snnkern import IF, MT, Dynamics, InputError, _backends, ops
 from snnkern._backends import cpu
 from snnkern.neurons import Kind
 
@@ -316,11 +316,16 @@ def no_native_code(monkeypatch):
     """As on a machine where the native kernels were not built."""
     monkeypatch.setattr(cpu, "_cpu", None)
     monkeypatch.setattr(cpu, "_reason", "the native CPU kernels were not built", raising=False)
+    monkeypatch.setattr(_backends, "_warned", False)
 
 
 @pytest.mark.usefixtures("no_native_code")
-def test_without_native_code_auto_falls_back_to_the_reference():
+def test_without_native_code_auto_falls_back_to_the_reference_and_says_so_once():
     layer, weight = layer_of(), torch.rand(5, 4)
+    call(ops.neuron_spikes, layer, backend="reference")  # which is meant so
+    call(ops.neuron_spikes, layer.to(torch.float16))  # which the native kernels do not compute either
+    with pytest.warns(snnkern.SlowBackendWarning, match="the native CPU kernels were not built"):
+        call(ops.neuron_spikes, layer)
     for actual, expected in zip(
         call(ops.neuron_spikes, layer), call(ops.neuron_spikes, layer, backend="reference"), strict=True
     ):

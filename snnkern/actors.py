@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from snnkern import ops
 from snnkern.errors import InputError
+from snnkern.tensors import CheckedState, check_memory, check_numbers, check_tensor
 
 
-class Interface(nn.Module):
+class Interface(CheckedState):
     """What lies between a network and its environment; the same for a dense actor and for its spiking version.
 
         action = action_scale · tanh(z) + action_bias        (tanh only where `squash`)
@@ -62,10 +63,9 @@ class Interface(nn.Module):
             raise InputError("observation_mean and observation_std go together: got only one of them")
         if not observation_clip > 0:
             raise InputError(f"observation_clip must be positive, got {observation_clip!r}")
-        self.observation_dim = observation_dim
-        self.action_dim = action_dim
-        self.squash = squash
-        self.observation_clip = float(observation_clip)
+        self._widths = observation_dim, action_dim
+        self._squash = squash
+        self._clip = float(observation_clip)
         for name, value, width in (
             ("action_scale", action_scale, action_dim),
             ("action_bias", action_bias, action_dim),
@@ -75,6 +75,26 @@ class Interface(nn.Module):
             self.register_buffer(name, None if value is None else as_vector(name, value, width, dtype))
         if self.observation_std is not None and not bool((self.observation_std > 0).all()):
             raise InputError("observation_std must be positive everywhere")
+
+    @property
+    def observation_dim(self) -> int:
+        """Width of an observation. An engine has packed it, as all of these numbers: they cannot be set."""
+        return self._widths[0]
+
+    @property
+    def action_dim(self) -> int:
+        """Width of an action."""
+        return self._widths[1]
+
+    @property
+    def squash(self) -> bool:
+        """Whether tanh is applied to the output layer."""
+        return self._squash
+
+    @property
+    def observation_clip(self) -> float:
+        """Bound on the normalised observation."""
+        return self._clip
 
     def check(self, observation: Tensor, check_finite: bool) -> Tensor:
         """The observation, where it is `[B, observation_dim]` in the actor's dtype and on its device.
@@ -93,6 +113,9 @@ class Interface(nn.Module):
             )
         if observation.device != own.device:
             raise InputError(f"observation is on {observation.device}, but the actor is on {own.device}")
+        if observation.layout is not torch.strided:
+            raise InputError(f"observation must be dense, got layout {observation.layout}")
+        check_memory("observation", observation)
         if check_finite and torch.compiler.is_compiling():  # a graph cannot branch on what a tensor holds
             return ops.finite(observation)
         if check_finite:
@@ -126,7 +149,7 @@ class Interface(nn.Module):
         return f"{self.observation_dim} -> {self.action_dim}, squash={self.squash}{normalized}"
 
 
-class Policy(nn.Module):
+class Policy(CheckedState):
     """A network that maps observations `[B, observation_dim]` to actions `[B, action_dim]` through an `Interface`.
 
     Attributes:
@@ -150,7 +173,16 @@ class Policy(nn.Module):
         Raises:
             InputError: wrong shape, not a floating-point array, or (where `check_finite`) a NaN or infinity.
         """
-        array = np.asarray(observation)
+        if np.ma.is_masked(observation):
+            raise InputError("observation is an array with masked values, which have no number: fill them")
+        try:
+            array = np.asarray(observation)
+        except (
+            TypeError,
+            ValueError,
+            RuntimeError,
+        ) as error:  # NumPy's and torch's for what has no numbers, or many forms
+            raise InputError(f"observation must be a floating-point array, got {type(observation).__name__}") from error
         if array.dtype.kind != "f":
             raise InputError(f"observation must be a floating-point array, got {array.dtype}")
         if array.ndim not in (1, 2) or array.shape[-1] != self.interface.observation_dim:
@@ -203,6 +235,9 @@ class Actor(Policy):
                 f"the interface is {interface.observation_dim} -> {interface.action_dim}, "
                 f"but the layers are {hidden[0][0].shape[1]} -> {output[0].shape[0]}"
             )
+        for name, buffer in interface.named_buffers():
+            if buffer.dtype != output[0].dtype:
+                raise InputError(f"the interface's {name} is {buffer.dtype}, but the layers are {output[0].dtype}")
         self.hidden = cast("Sequence[nn.Linear]", nn.ModuleList(_linear(*layer) for layer in hidden))
         self.output = _linear(*output)
 
@@ -234,9 +269,9 @@ def check_layer(name: str, weight: Tensor, bias: Tensor, inputs: int | None, ker
     `kernel` says that the file holds the transposed weight under that name, which an error then speaks of.
     """
     for part, tensor in (("weight", weight), ("bias", bias)):
-        if tensor.layout != torch.strided or tensor.device.type == "meta" or not tensor.dtype.is_floating_point:
-            kind = "meta" if tensor.device.type == "meta" else f"{tensor.layout} {tensor.dtype}"
-            raise InputError(f"{name}'s {part} must be a dense floating-point tensor, got {kind}")
+        if not isinstance(tensor, Tensor):
+            raise InputError(f"{name}'s {part} must be a tensor, got {type(tensor).__name__}")
+        check_tensor(f"{name}'s {part}", tensor, tensor.shape, tensor.dtype, tensor.device)
     if bias.dtype != weight.dtype:
         raise InputError(f"{name}'s bias is {bias.dtype}, but its weight is {weight.dtype}")
     if weight.dim() != 2 or (inputs is not None and weight.shape[1] != inputs):
@@ -248,8 +283,7 @@ def check_layer(name: str, weight: Tensor, bias: Tensor, inputs: int | None, ker
     if tuple(bias.shape) != (weight.shape[0],):
         raise InputError(f"{name}'s bias must be [{weight.shape[0]}], got shape {list(bias.shape)}")
     for part, tensor in (("weight", weight), ("bias", bias)):
-        if not bool(torch.isfinite(tensor).all()):
-            raise InputError(f"{name}'s {part} holds NaN or infinity")
+        check_numbers(f"{name}'s {part}", tensor)
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from snnkern._backends import Engine
+from snnkern.tensors import lasting
 
 
 class CapturedDecision:
@@ -23,11 +24,13 @@ class CapturedDecision:
     def __init__(self, engine: Engine, carries: list[Tensor], row_alpha: Tensor | None, observation_dim: int) -> None:
         batch = carries[0].shape[0]
         device = carries[0].device
-        self.observation = carries[0].new_zeros(batch, observation_dim)
-        self.spikes = torch.zeros(len(carries), batch, dtype=torch.int64, device=device)
-        self.carries = carries
+        # The graph's own memory, and what others see of it.
+        self._observation, self.observation = lasting(carries[0].new_zeros(batch, observation_dim))
+        counts, self.spikes = lasting(torch.zeros(len(carries), batch, dtype=torch.int64, device=device))
+        own, shown = zip(*map(lasting, carries), strict=True)
+        self.carries = carries = list(shown)
         self._engine = engine  # holds the weights that the graph reads
-        engine.bind(carries, self.spikes, row_alpha)
+        engine.bind(list(own), counts, row_alpha)
         self._graph = torch.cuda.CUDAGraph()
         before = [carry.clone() for carry in carries]
         with torch.cuda.device(device):
@@ -53,6 +56,6 @@ class CapturedDecision:
             carry.zero_() if mask is None else carry.masked_fill_(mask[:, None], 0.0)
 
     def _decide(self) -> Tensor:
-        action = self._engine.decide(self.observation, False, 1)
+        action = self._engine.decide(self._observation, False, 1)
         assert action is not None
         return action

@@ -23,6 +23,14 @@ class MissingDependencyError(Error, ImportError):
     """An optional package is needed for this call and is not installed."""
 
 
+class InUseError(Error, RuntimeError):
+    """Two threads use one spiking actor at once."""
+
+
+class SlowBackendWarning(RuntimeWarning):
+    """Decisions run on the reference, since the native kernels are missing."""
+
+
 def check_whole(name: str, value: object, least: int) -> None:
     """Refuses what is not a whole number of at least `least`.
 

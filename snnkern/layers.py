@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from snnkern import ops
 from snnkern.actors import Interface
 from snnkern.errors import InputError
 from snnkern.neurons import Dynamics, Kind
+from snnkern.tensors import CheckedState, check_numbers, check_tensor, stands_for_others
 
 
 class Carry(nn.Module):
@@ -27,23 +28,34 @@ class Carry(nn.Module):
         super().__init__()
         self.register_buffer("value", None, persistent=False)
 
-    def start(self, batch: int, like: Tensor) -> Tensor:
+    def start(self, batch: int, like: Tensor, uncarried: bool = False) -> Tensor:
         """The carry `[batch, N]` for a decision of this many rows, with N, dtype and device those of `like` `[N]`.
 
+        Args:
+            batch: B.
+            like: θ.
+            uncarried: whether α is 0 for all rows: then a carry of zeros belongs to no row, and B may change.
+
         Raises:
-            InputError: the carry belongs to another number of rows, or torch.export or torch.func runs the module.
+            InputError: the carry belongs to another number of rows or is of another kind, or torch.export or torch.func
+                runs the module.
         """
         if torch.compiler.is_exporting():
             raise InputError("an exported program would forget the carry: export actor.stateless(), or set α = 0")
         refuse_mapping()
         if self.value is None:
             return like.new_zeros(batch, like.shape[0])
-        if self.value.shape != (batch, like.shape[0]):
+        shape = (batch, like.shape[0])
+        if self.value.shape != shape:
+            if uncarried and not bool(self.value.any()):
+                return like.new_zeros(shape)
             raise InputError(
-                f"the carry belongs to a batch of shape {list(self.value.shape)}, this call's is "
-                f"{[batch, like.shape[0]]}: call reset() before another batch size"
+                f"the carry belongs to a batch of shape {list(self.value.shape)}, this call's is {list(shape)}: "
+                "call reset() before another batch size"
             )
-        return self.value
+        if stands_for_others(self.value):
+            return self.value
+        return check_tensor("the carry", self.value, shape, like.dtype, like.device)
 
     def reset(self, mask: Tensor | None = None) -> None:
         """Forgets every row's carry, or that of the rows where `mask` `[B]` is True (in place: engines hold it)."""
@@ -61,21 +73,15 @@ def refuse_mapping() -> None:
 
 
 def check_threshold(threshold: Tensor, name: str = "threshold") -> Tensor:
-    """Refuses thresholds that are not finite floating-point numbers ≥ 0."""
+    """A copy of a threshold. Refuses what is not finite floating-point numbers ≥ 0."""
     if not isinstance(threshold, Tensor):
         raise InputError(f"{name} must be a floating-point tensor, got {type(threshold).__name__}")
-    if not threshold.dtype.is_floating_point:
-        raise InputError(f"{name} must be a floating-point tensor, got {threshold.dtype}")
-    bad = ~(torch.isfinite(threshold) & (threshold >= 0))
-    if bool(bad.any()):
-        first = threshold[bad].flatten()[0].item()
-        raise InputError(
-            f"{name} must be finite and at least 0: {int(bad.sum())} of {threshold.numel()} are not (first: {first})"
-        )
+    check_tensor(name, threshold, threshold.shape, threshold.dtype, threshold.device)
+    check_numbers(name, threshold, least=0)
     return threshold.detach().clone()
 
 
-class SpikingLayer(nn.Module):
+class SpikingLayer(CheckedState):
     """A hidden layer of a `SpikingActor`: weight `[in, out]` (a spike adds a row), bias, threshold and carry."""
 
     weight: Tensor
@@ -89,16 +95,11 @@ class SpikingLayer(nn.Module):
         self.register_buffer("threshold", threshold)
         self.carry = Carry()
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        if isinstance(threshold := state_dict.get(f"{prefix}threshold"), Tensor):
-            check_threshold(threshold, f"{prefix}threshold")
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]} -> {self.weight.shape[1]}"
 
 
-class Readout(nn.Module):
+class Readout(CheckedState):
     """A layer of a `SpikingActor` that does not spike, as the output layer: weight `[in, out]` and bias."""
 
     weight: Tensor

@@ -6,7 +6,7 @@ A module holds thresholds and the carry and calls one operator of `snnkern.ops` 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from snnkern import _backends, ops
-from snnkern.actors import Actor, Policy
+from snnkern._backends.watch import watch
+from snnkern.actors import Actor, Interface, Policy
 from snnkern.capture import CapturedDecision
 from snnkern.errors import InputError
 from snnkern.layers import (
@@ -29,9 +30,10 @@ from snnkern.layers import (
     refuse_mapping,
 )
 from snnkern.neurons import Dynamics, Kind, Neuron, parse_neuron
+from snnkern.tensors import CheckedState, check_tensor, counted_together, lasting, plain, stands_for_others
 
 
-class SpikingActivation(nn.Module):
+class SpikingActivation(CheckedState):
     """Takes the place of `nn.ReLU` in a module that runs time-first: current `[T, B, …]` in, spikes `[T, B, …]` out.
 
     The mean of the spikes over T approximates the ReLU of the mean current. One call is one decision step; the carry of
@@ -98,9 +100,12 @@ class SpikingActivation(nn.Module):
         features = current.shape[2:]
         threshold = _per_neuron("threshold", self.threshold, features)
         bias = None if self.bias is None else _per_neuron("bias", self.bias, features)
-        stateless = torch.compiler.is_exporting() and self.dynamics.alpha == 0  # an exported program has no state
+        uncarried = self.dynamics.alpha == 0
+        stateless = torch.compiler.is_exporting() and uncarried  # an exported program has no state
         batch = current.shape[1]
-        carry = threshold.new_zeros(batch, len(threshold)) if stateless else self.carry.start(batch, threshold)
+        carry = (
+            threshold.new_zeros(batch, len(threshold)) if stateless else self.carry.start(batch, threshold, uncarried)
+        )
         spikes, carry, counts = ops.neuron_spikes(
             current.flatten(2), threshold, carry, self.dynamics, bias=bias, backend=self.backend
         )
@@ -116,21 +121,45 @@ class SpikingActivation(nn.Module):
         return repr(self.dynamics)
 
 
+class _Packed(NamedTuple):
+    """What engines are packed from: an actor's parts, checked, and whether the actor still consists of them."""
+
+    parts: _backends.ActorParts
+    unchanged: Callable[[], bool]
+
+
 class _Bound(NamedTuple):
-    """An engine and the rows that it decides for: shape of the observation, carries and spike counts."""
+    """An engine and the rows that it decides for.
+
+    Attributes:
+        engine: what decides.
+        shape: of the observation.
+        own: c of every hidden layer, which the engine works on.
+        carries: the same memory, as the actor has it from its first decision for these rows on.
+        counts: spikes, int64 `[hidden layers, B]`.
+        unchanged: whether the actor still has these carries, and consists of what the engine was packed from.
+    """
 
     engine: _backends.Engine
     shape: tuple[int, int]
-    carries: list[Tensor]
+    own: Sequence[Tensor]
+    carries: Sequence[Tensor]
     counts: Tensor
+    unchanged: Callable[[], bool]
 
 
 class SpikingActor(Policy):
     """The spiking version of an actor. Made by `snnkern.convert`; one call is one decision.
 
     The carry lives in the module and belongs to a row: call `reset()` when all rows start an episode, `reset(mask)`
-    when some do. Threads need an actor each (`copy.deepcopy`): two that use one at once may be refused, and which of
-    them decides first is left to chance.
+    when some do. Threads need an actor each (`copy.deepcopy`): two that use one at once may be refused (`InUseError`),
+    and which of them decides first is left to chance.
+
+    Weights, biases, thresholds, the interface's numbers and the carry may be changed and replaced between decisions:
+    the next one notices, and refuses what does not fit. It cannot notice what is written past torch's version counters:
+    through `tensor.data`, through a NumPy array of the same memory, or under `torch.inference_mode()` into a tensor
+    that was made there. Nor what moves a carry's memory elsewhere, as `tensor.share_memory_()`. `load_state_dict` is
+    always noticed.
 
     Args:
         actor: the dense actor.
@@ -184,9 +213,13 @@ class SpikingActor(Policy):
         self.original = cast("Sequence[Readout]", nn.ModuleList(copies))
         self._row_alpha: Tensor | None = None
         self._spikes: Tensor | None = None
-        self._engine: _backends.Engine | None = None  # packed at the first decision
-        self._large = False  # whether for batches that are large (`_backends.is_large`)
+        self._packed: _Packed | None = None  # at the first decision
+        self._engine: _backends.Engine | None = None  # None too where no backend has one for this actor
+        self._large: bool | None = None  # whether `_engine` is for batches that are large (`_backends.is_large`)
         self._bound: _Bound | None = None
+        self._counted: list[Tensor] = []  # tensors that have one counter of changes
+        self._count_together()
+        _backends.checked(self._parts())
 
     @property
     def dynamics(self) -> Dynamics:
@@ -221,31 +254,31 @@ class SpikingActor(Policy):
             InputError: not `[B, N]` for every hidden layer, with the same B, in the actor's dtype.
         """
         values = [layer.carry.value for layer in self.hidden]
-        return None if values[0] is None else tuple(value.clone() for value in values if value is not None)
+        batch = next((len(value) for value in values if value is not None), None)
+        if batch is None:
+            return None
+        return tuple(layer.carry.start(batch, layer.threshold).clone() for layer in self.hidden)
 
     @carry.setter
     def carry(self, carry: Sequence[Tensor] | None) -> None:
         if carry is None:
             self.reset()
             return
-        if len(carry) != len(self.hidden):
-            raise InputError(f"the actor has {len(self.hidden)} hidden layers, got carries for {len(carry)}")
+        if not isinstance(carry, Sequence) or len(carry) != len(self.hidden):
+            given = f"carries for {len(carry)}" if isinstance(carry, Sequence) else type(carry).__name__
+            raise InputError(f"the actor has {len(self.hidden)} hidden layers, got {given}")
+        batch = len(carry[0]) if isinstance(carry[0], Tensor) and carry[0].dim() else 0
         for index, (layer, value) in enumerate(zip(self.hidden, carry, strict=True)):
-            wanted = (len(carry[0]), len(layer.threshold))
-            if tuple(value.shape) != wanted or value.dtype != layer.threshold.dtype:
-                raise InputError(
-                    f"the carry of hidden layer {index + 1} must be {layer.threshold.dtype} [B, N] = {list(wanted)}, "
-                    f"got {value.dtype} of shape {list(value.shape)}"
-                )
-        present = self.hidden[0].carry.value
-        if present is None or len(present) != len(carry[0]):
-            self._release()
-            for layer, value in zip(self.hidden, carry, strict=True):
-                layer.carry.value = value.detach().to(layer.threshold.device, copy=True)
-            return
+            shape, device = (batch, len(layer.threshold)), value.device if isinstance(value, Tensor) else "cpu"
+            check_tensor(f"the carry of hidden layer {index + 1}", value, shape, layer.threshold.dtype, device)
+        present = [layer.carry.value for layer in self.hidden]
         with torch.inference_mode():  # in place, as in `Carry.reset`: an engine goes on with these
-            for layer, value in zip(self.hidden, carry, strict=True):
-                cast("Tensor", layer.carry.value).copy_(value)
+            if all(value is not None and value.shape == new.shape for value, new in zip(present, carry, strict=True)):
+                for held, new in zip(present, carry, strict=True):
+                    cast("Tensor", held).copy_(new)
+                return
+        for layer, value in zip(self.hidden, carry, strict=True):
+            layer.carry.value = value.detach().to(layer.threshold.device, copy=True)
 
     @property
     def backend(self) -> str:
@@ -270,23 +303,27 @@ class SpikingActor(Policy):
                 the carry's; the observation requires grad while grad is on. The carry is as before the call.
         """
         bound = self._bound
-        if bound is None or not _is_plain(observation, bound.shape) or torch.compiler.is_compiling():
+        usual = bound is not None and _is_plain(observation, bound.shape) and not torch.compiler.is_compiling()
+        if bound is None or not usual or not bound.unchanged():
+            usual = False
+            self._notice_changes()
             self.interface.check(observation, check_finite=False)
             ops.refuse_grad(observation=observation)
-            bound = self._bind(observation.shape[0])
-        if bound is None:
-            return self._decide_by_layers(self.interface.check(observation, self.check_finite))
+            refuse_mapping()
+            bound = None if stands_for_others(observation) else self._bind(observation.shape[0])
+            if bound is None:
+                return self._decide_by_layers(self.interface.check(observation, self.check_finite))
+            observation = plain(observation)
         try:
             action = bound.engine.decide(observation, self.check_finite, torch.get_num_threads())
         except RuntimeError:  # another thread is deciding, or the tensor has no memory
             refuse_mapping()
+            self.interface.check(observation, check_finite=False)
             raise
         if action is None:
-            if self._spikes is not bound.counts:
-                self._release()  # bound for this call alone, which is refused
             self.interface.check(observation, check_finite=True)  # raises, naming the row
             raise AssertionError("the engine refused a finite observation")
-        if self._spikes is not bound.counts:
+        if not usual and (self._spikes is not bound.counts or not bound.unchanged()):
             for layer, carry in zip(self.hidden, bound.carries, strict=True):
                 layer.carry.value = carry
             self._spikes = bound.counts
@@ -295,11 +332,12 @@ class SpikingActor(Policy):
     def act(self, observation: NDArray[np.floating]) -> NDArray[np.floating]:
         """As `Policy.act`, with as little as can be between the array and the engine."""
         bound = self._bound
-        if bound is not None and type(observation) is np.ndarray:
+        if bound is not None and type(observation) is np.ndarray and bound.unchanged():
             threads = 1 if observation.ndim == 1 else torch.get_num_threads()
             action = bound.engine.act(observation, self.check_finite, threads)
             if action is not None:
                 return action
+        self._notice_changes()
         return super().act(observation)
 
     def warmup(self, batch: int = 1) -> None:
@@ -316,6 +354,7 @@ class SpikingActor(Policy):
             InputError: the carry belongs to another number of rows; batch is not a whole number of at least 1.
         """
         _check_batch(batch)
+        self._notice_changes()
         bound = self._bind(batch)
         prepare = None if bound is None else getattr(bound.engine, "warmup", None)
         if prepare is not None:
@@ -350,7 +389,7 @@ class SpikingActor(Policy):
         device = self.output.weight.device
         if device.type != "cuda":
             raise InputError(f"capture() makes a CUDA graph, but the actor is on {device}: move it with .to('cuda')")
-        carries = [layer.carry.start(batch, layer.threshold).clone() for layer in self.hidden]
+        carries = self._start(batch)
         engine = self._pack(batch)
         if engine is None:
             raise InputError(f"backend {self.backend!r} runs this actor layer by layer, which cannot be captured")
@@ -360,37 +399,55 @@ class SpikingActor(Policy):
         """One operator per layer: what runs where there is no engine, and what torch.compile sees."""
         batch = observation.shape[0]  # not len(), which would make a compiled graph one for this batch alone
         row_alpha = self._alpha_of_rows(batch)
-        carries = [layer.carry.start(batch, layer.threshold) for layer in self.hidden]
         z, carries, counts = decide_by_layers(
             self.interface.normalize(observation),
-            carries,
+            self._start(batch),
             self.hidden,
             self.output,
             self.dynamics,
             row_alpha=row_alpha,
             backend=self.backend,
         )
-        self._release()
+        self._bound = None
         for layer, carry in zip(self.hidden, carries, strict=True):
             layer.carry.value = carry
         self._spikes = torch.stack(counts)
         return self.interface.action(z)
 
+    def _start(self, batch: int) -> list[Tensor]:
+        """The carries `[batch, N]` that a decision starts with."""
+        uncarried = self._row_alpha is None and self._dynamics.alpha == 0
+        return [layer.carry.start(batch, layer.threshold, uncarried) for layer in self.hidden]
+
     def _bind(self, batch: int) -> _Bound | None:
-        """The engine, packed and working on the carries of a batch; None where there is none for this actor."""
+        """The engine, working on the carries of a batch; None where there is none for this actor.
+
+        Changes have been noticed.
+        """
         if torch.compiler.is_compiling():
             return None
+        bound = self._bound
+        if bound is not None and bound.shape[0] == batch:
+            if bound.unchanged():
+                return bound
+            if all(layer.carry.value is None for layer in self.hidden):  # all rows start afresh
+                for carry in bound.own:
+                    carry.zero_()
+                return bound
         large = _backends.is_large(self.output.weight.device, batch)
-        if self._engine is None or self._large != large:
+        if self._large != large:
             self._engine, self._large = self._pack(batch), large
         if self._engine is None:
             return None
         row_alpha = self._alpha_of_rows(batch)
-        carries = [layer.carry.start(batch, layer.threshold).contiguous() for layer in self.hidden]
-        if self._bound is None:
-            counts = torch.zeros(len(self.hidden), batch, dtype=torch.int64, device=carries[0].device)
-            self._engine.bind(carries, counts, row_alpha)
-            self._bound = _Bound(self._engine, (batch, self.interface.observation_dim), carries, counts)
+        starts = self._start(batch)
+        if any(map(stands_for_others, starts)):
+            raise InputError("the carry has no memory of its own: call reset() before an observation that has")
+        own, carries = zip(*map(lasting, starts), strict=True)
+        counts = torch.zeros(len(own), batch, dtype=torch.int64, device=own[0].device)
+        self._engine.bind(list(own), counts, row_alpha)
+        shape = batch, self.interface.observation_dim
+        self._bound = _Bound(self._engine, shape, own, carries, counts, self._watch(carries))
         return self._bound
 
     def _alpha_of_rows(self, batch: int) -> Tensor | None:
@@ -401,36 +458,98 @@ class SpikingActor(Policy):
             raise InputError(f"alpha (α) is set for each of {len(self._row_alpha)} rows, this call has {batch}")
         return self._row_alpha.to(self.output.weight)
 
-    def _pack(self, batch: int) -> _backends.Engine | None:
-        """An engine of the present weights and thresholds; None where there is none for this actor."""
-        parts = _backends.ActorParts(
+    def _notice_changes(self) -> None:
+        """Drops what was packed where the actor consists of something else by now, and refuses that if it is no actor.
+
+        Raises:
+            InputError: names the part that does not fit.
+        """
+        if torch.compiler.is_compiling() or (self._packed is not None and self._packed.unchanged()):
+            return
+        self._unpack()
+        parts = self._parts()
+        unchanged = self._watch()  # first: what changes from here on is noticed
+        self._packed = _Packed(_backends.checked(parts), unchanged)
+
+    def _parts(self) -> _backends.ActorParts:
+        """What a decision is made from. Raises where the modules are not those of a spiking actor."""
+        if not isinstance(self.hidden, nn.ModuleList) or not len(self.hidden):
+            raise InputError(f"hidden must be a ModuleList of at least one SpikingLayer, got {self.hidden!r}")
+        kinds: list[tuple[str, object, type]] = [
+            *((f"hidden.{index}", layer, SpikingLayer) for index, layer in enumerate(self.hidden)),
+            *(
+                (f"hidden.{index}.carry", getattr(layer, "carry", None), Carry)
+                for index, layer in enumerate(self.hidden)
+            ),
+            ("output", self.output, Readout),  # another's weight may be the transposed one
+            ("interface", self.interface, Interface),
+        ]
+        for name, module, kind in kinds:
+            if not isinstance(module, kind):
+                raise InputError(f"{name} must be of class {kind.__name__}, got {type(module).__name__}")
+        return _backends.ActorParts(
             hidden=[(layer.weight, layer.bias, layer.threshold) for layer in self.hidden],
             output=(self.output.weight, self.output.bias),
             interface=dict(self.interface.named_buffers()) | self.interface.description(),
             dynamics=self.dynamics,
         )
-        return _backends.engine(self.backend, parts, batch)
 
-    def _release(self) -> None:
-        """Takes the carries back from the engine: others take their place."""
-        self._bound = None
+    def _watch(self, carries: Sequence[Tensor] = ()) -> Callable[[], bool]:
+        """Whether the actor still consists of what it does now and, where they are given, its layers have `carries`."""
+        layers = [*self.hidden, self.output, self.interface]
+        tables = [module._buffers for module in layers] + [
+            module._parameters for module in layers if module._parameters
+        ]
+        alike = set(map(id, self._counted))
+        others = [
+            tensor for table in tables for tensor in table.values() if tensor is not None and id(tensor) not in alike
+        ]
+        modules = [self, cast("nn.Module", self.hidden), *self.hidden]
+        expected = [(table, dict(table)) for table in (*(module._modules for module in modules), *tables)]
+        expected += [
+            (layer.carry._buffers, {"value": carry}) for layer, carry in zip(self.hidden, carries, strict=False)
+        ]
+        return watch(expected, [*self._counted[:1], *others])
+
+    def _count_together(self) -> None:
+        """Makes torch count the changes of all tensors of a decision in one counter: a look at each would take long."""
+        tables = [module._buffers for module in (*self.hidden, self.output, self.interface)]
+        slots = [(table, name, tensor) for table in tables for name, tensor in table.items() if tensor is not None]
+        tensors = [tensor for *_, tensor in slots]
+        kinds = {(type(tensor), tensor.dtype, tensor.device) for tensor in tensors}
+        if len(kinds) != 1 or type(tensors[0]) is not Tensor or [*map(id, tensors)] == [*map(id, self._counted)]:
+            return
+        self._counted = counted_together(tensors)
+        for (table, name, _), tensor in zip(slots, self._counted, strict=False):
+            table[name] = tensor
+
+    def _pack(self, batch: int) -> _backends.Engine | None:
+        """An engine of the present weights and thresholds; None where there is none for this actor."""
+        self._notice_changes()
+        assert self._packed is not None
+        return _backends.engine(self.backend, self._packed.parts, batch)
 
     def _unpack(self) -> None:
         """Drops what was packed: weights or thresholds change."""
-        self._engine = None
-        self._bound = None
+        self._packed = self._engine = self._large = self._bound = None
 
     def _apply(self, *args: Any, **kwargs: Any) -> SpikingActor:
         self._unpack()
         super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self._count_together()
         return self
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._unpack()
+        self._unpack()  # although changes are noticed: not those of tensors without a counter
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_engine": None, "_bound": None}
+        self._bound = None  # another process may be given this memory: then it moves
+        return self.__dict__ | dict.fromkeys(("_packed", "_engine", "_large", "_bound")) | {"_counted": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._count_together()
 
     def reset(self, mask: Tensor | NDArray[np.bool_] | None = None) -> None:
         """Starts a new episode: in all rows, or in those where `mask` `[B]` is True.
@@ -439,8 +558,6 @@ class SpikingActor(Policy):
             InputError: the mask is not boolean, or not one entry per row of the carry.
         """
         checked = None if mask is None else _check_mask(mask, self.hidden[0].carry.value)
-        if checked is None:
-            self._release()
         for layer in self.hidden:
             layer.carry.reset(checked)
 
@@ -454,13 +571,14 @@ def _check_batch(batch: object) -> None:
 
 
 def _is_plain(observation: Tensor, shape: tuple[int, int]) -> bool:
-    """Whether an observation needs no further look: as the last one's, float32 on the CPU, without grad."""
+    """Whether an observation needs no further look: as the last one's, plain float32 on the CPU, without grad."""
     return (
         type(observation) is Tensor
         and observation.shape == shape
         and observation.dtype is torch.float32
         and observation.is_cpu
         and not observation.requires_grad
+        and not observation.is_neg()
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from snnkern import _backends
 from snnkern.errors import InputError
 from snnkern.neurons import Dynamics, Kind, neuron_from
+from snnkern.tensors import check_dtype
 
 # The fields of `Dynamics`, in the types that operator schemas have. `_flat` and `_dynamics` convert.
 _SCHEMA = (
@@ -182,15 +183,17 @@ def _dynamics(
 
 
 def refuse_grad(**tensors: Tensor | None) -> None:
-    """Refuses tensors that require grad while grad is on: there is no gradient.
+    """Refuses tensors that require grad while grad is on: there is no gradient. And what is no tensor.
 
     Raises:
         InputError: names the tensor.
     """
-    if not torch.is_grad_enabled():
-        return
     for name, tensor in tensors.items():
-        if tensor is not None and tensor.requires_grad:
+        try:
+            refused = tensor is not None and tensor.requires_grad and torch.is_grad_enabled()
+        except AttributeError:
+            raise InputError(f"{name} must be a tensor, got {type(tensor).__name__}") from None
+        if refused:
             raise InputError(
                 f"{name} requires grad, but spiking kernels are for inference and have no gradient: "
                 "call them under torch.no_grad(), or detach the tensor"
@@ -242,11 +245,12 @@ def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], symbols: str
 def _check_alike(**tensors: Tensor | None) -> None:
     """Refuses tensors that are not floating-point, or not all of the first one's dtype and device."""
     first_name, first = next((name, tensor) for name, tensor in tensors.items() if tensor is not None)
-    if not first.dtype.is_floating_point:
-        raise InputError(f"{first_name} must be a floating-point tensor, got {first.dtype}")
+    check_dtype(first_name, first.dtype)
     for name, tensor in tensors.items():
         if tensor is None:
             continue
+        if tensor.layout is not torch.strided:
+            raise InputError(f"{name} must be dense, got layout {tensor.layout}")
         if tensor.dtype != first.dtype:
             raise InputError(f"{name} is {tensor.dtype}, but {first_name} is {first.dtype}")
         if tensor.device != first.device:

@@ -6,6 +6,7 @@
 
 #include "engine_binding.h"
 #include "isa.h"
+#include "watch.h"
 
 namespace py = pybind11;
 
@@ -81,6 +82,7 @@ PYBIND11_MODULE(_cpu, module) {
     define<float>(module, "neuron_float32", "linear_float32");
     define<double>(module, "neuron_float64", "linear_float64");
     define_engine(module);
+    define_watch(module);
     module.attr("most_neurons") = kMostNeurons;
     module.def("isas", [] {
         std::vector<std::string> names;

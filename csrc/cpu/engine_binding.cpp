@@ -44,6 +44,9 @@ class Floats {
 // [out] (0: none).
 using LayerArguments = std::tuple<int64_t, int64_t, uintptr_t, uintptr_t, uintptr_t>;
 
+// A thread came while another was deciding: InUseError of snnkern.errors.
+struct InUse {};
+
 class Engine {
   public:
     Engine(int kind, int levels, double initial_fraction, double negative_fraction, double alpha,
@@ -75,12 +78,14 @@ class Engine {
     void bind(int64_t batch, const std::vector<uintptr_t>& carries, uintptr_t counts,
               uintptr_t alpha) {
         const Turn turn(busy_);
+        // What may find no memory comes first: then the engine goes on with what it was bound to.
+        std::vector<float*> addresses;
+        for (const uintptr_t carry : carries) addresses.push_back(pointer<float>(carry));
+        observation_.resize(batch * inputs_);
         batch_ = batch;
-        carries_.clear();
-        for (const uintptr_t carry : carries) carries_.push_back(pointer<float>(carry));
+        carries_ = std::move(addresses);
         counts_ = pointer<int64_t>(counts);
         alpha_ = pointer<const float>(alpha);
-        observation_.resize(batch * inputs_);
         const int64_t tile =
             std::clamp<int64_t>(kTileBytes / engine_scratch(model_), 1, kMostTileRows);
         tile_ = batch < kRowsPerThread ? 1 : tile;
@@ -97,8 +102,10 @@ class Engine {
         if (dimensions < 1 || dimensions > 2 || array.shape(dimensions - 1) != inputs_)
             return py::none();
         const int64_t rows = dimensions == 1 ? 1 : array.shape(0);
-        if (rows != batch_ || !(array.flags() & py::array::c_style)) return py::none();
-        const int type = py::detail::array_descriptor_proxy(array.dtype().ptr())->type_num;
+        if (rows != batch_ || (array.flags() & kPlain) != kPlain) return py::none();
+        const auto* descriptor = py::detail::array_descriptor_proxy(array.dtype().ptr());
+        if (descriptor->byteorder != '=') return py::none();
+        const int type = descriptor->type_num;
         const float* observation = nullptr;
         if (type == py::detail::npy_api::NPY_FLOAT_) {
             observation = static_cast<const float*>(array.data());
@@ -135,10 +142,7 @@ class Engine {
     class Turn {
       public:
         explicit Turn(std::atomic<bool>& busy) : busy_(busy) {
-            if (busy_.exchange(true))
-                throw std::runtime_error(
-                    "two threads use one spiking actor at once: give each thread its own "
-                    "(copy.deepcopy)");
+            if (busy_.exchange(true)) throw InUse();
         }
         ~Turn() { busy_ = false; }
         Turn(const Turn&) = delete;
@@ -199,8 +203,8 @@ class Engine {
     }
 
     void run(const float* observation, float* action, int threads) {
-        const int parts = static_cast<int>(
-            std::max<int64_t>(1, std::min<int64_t>(threads, batch_ / kRowsPerThread)));
+        const int parts = static_cast<int>(std::clamp<int64_t>(
+            std::min(threads, kMostThreads), 1, std::max<int64_t>(1, batch_ / kRowsPerThread)));
         while (static_cast<int>(scratch_.size()) < parts)
             scratch_.emplace_back((tile_ * engine_scratch(model_) + 3) / 4);
         const auto part = [&](int index) {
@@ -226,8 +230,12 @@ class Engine {
 
     static constexpr int64_t kTileBytes = 1 << 20;  // of the second level, for a tile's spikes
 
+    // What the values of an array need to be read one after the other.
+    static constexpr int kPlain = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+
     // Below this many rows each, handing work to another thread costs more than it saves.
     static constexpr int64_t kRowsPerThread = 8;
+    static constexpr int kMostThreads = 256;  // each takes memory
     static constexpr int64_t kRowsToReleaseGil = 4;
 
     const Kernels& kernels_ = kernels();  // weights are packed for this build
@@ -246,6 +254,15 @@ class Engine {
 
 void define_engine(py::module_& module) {
     using py::arg;
+    py::register_local_exception_translator([](std::exception_ptr thrown) {
+        try {
+            if (thrown) std::rethrow_exception(thrown);
+        } catch (const InUse&) {
+            py::set_error(py::module_::import("snnkern.errors").attr("InUseError"),
+                          "two threads use one spiking actor at once: give each thread its own "
+                          "(copy.deepcopy)");
+        }
+    });
     py::class_<Engine>(module, "Engine",
                        "A spiking actor, packed for the CPU; used by snnkern.nn.SpikingActor.")
         .def(py::init<int, int, double, double, double, double, double, int64_t,

@@ -2,8 +2,10 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -22,24 +24,34 @@ class Pool {
     }
 
     void run(int parts, const std::function<void(int)>& f) {
-        while (static_cast<int>(threads_.size()) < parts - 1) {
-            const int part = static_cast<int>(threads_.size()) + 1;
-            threads_.emplace_back([this, part] { serve(part); });
-        }
+        const int shared = std::min(parts, 1 + start(parts - 1));
         {
             std::lock_guard<std::mutex> lock(mutex_);
             task_ = &f;
-            parts_ = parts;
-            running_ = parts - 1;
+            parts_ = shared;
+            running_ = shared - 1;
             ++generation_;
         }
         wake_.notify_all();
         f(0);
+        for (int part = shared; part < parts; ++part) f(part);
         std::unique_lock<std::mutex> lock(mutex_);
         done_.wait(lock, [this] { return running_ == 0; });
     }
 
   private:
+    // Threads that there are when so many are wanted: fewer where the system gives no more.
+    int start(int wanted) {
+        try {
+            while (static_cast<int>(threads_.size()) < wanted) {
+                const int part = static_cast<int>(threads_.size()) + 1;
+                threads_.emplace_back([this, part] { serve(part); });
+            }
+        } catch (const std::system_error&) {
+        }
+        return static_cast<int>(threads_.size());
+    }
+
     void serve(int part) {
         uint64_t seen = 0;
         std::unique_lock<std::mutex> lock(mutex_);

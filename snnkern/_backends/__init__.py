@@ -8,12 +8,14 @@ A backend module has
     neuron(problem) -> Result one decision step of one layer of neurons
     linear(input, weight, bias) -> Tensor
     engine(actor) -> Engine   a whole actor in one call; None where the backend has none for it
-Inputs are checked before they get here (`snnkern.ops`).
+Layers are checked before they get here (`snnkern.ops`), and whole actors here (`checked`).
 """
 
 from __future__ import annotations
 
 import os
+import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -24,8 +26,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snnkern.errors import InputError
+from snnkern.errors import InputError, SlowBackendWarning
 from snnkern.neurons import Dynamics
+from snnkern.tensors import bounds, check_numbers, check_tensor, plain
+
+# The tensors of an interface, and what in it says how wide they are.
+_WIDTH_OF = {
+    "action_scale": "action_dim",
+    "action_bias": "action_dim",
+    "observation_mean": "observation_dim",
+    "observation_std": "observation_dim",
+}
 
 
 class Problem(NamedTuple):
@@ -65,7 +76,10 @@ class Engine(Protocol):
     """A whole actor, packed. It works on the caller's carries `[B, N]` and spike counts `[hidden, B]`, in place."""
 
     def bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:
-        """Decides for these rows from now on; α is `[B]`, or None where all rows have that of the dynamics."""
+        """Decides for these rows from now on; α is `[B]`, or None where all rows have that of the dynamics.
+
+        Nothing checks the tensors: they are the caller's own, such as `snnkern.tensors.lasting` makes them.
+        """
 
     def decide(self, observation: Tensor, check_finite: bool, threads: int) -> Tensor | None:
         """The action for a checked observation `[B, in]`; None, and nothing done, where a value is not finite."""
@@ -126,13 +140,68 @@ def choose(name: str, device: torch.device, dtype: torch.dtype) -> ModuleType:
         InputError: the named backend is unknown, not available, or does not serve this device and dtype.
     """
     for module in _candidates(name, device, dtype, large=False):
+        _warn_of_missing_kernels(name, module, device, dtype)
         return module
     check_name(name)
     raise InputError(f"backend {name!r} does not compute {dtype} tensors on {device.type}")
 
 
+def _warn_of_missing_kernels(name: str, chosen: ModuleType, device: torch.device, dtype: torch.dtype) -> None:
+    """Says once per process that "auto" took the reference because the native kernels are not there."""
+    global _warned
+    if _warned or name != "auto" or chosen.NAME != "reference":
+        return
+    from snnkern._backends import cpu
+
+    if (why := cpu.unavailable()) and cpu.serves(device, dtype):
+        _warned = True
+        warnings.warn(
+            f"this runs on readable PyTorch, which takes thousands of times as long as the native kernels: {why}. "
+            "backend='reference' says that it is meant so.",
+            SlowBackendWarning,
+            stacklevel=2,
+        )
+
+
+_warned = False
+
+
+def checked(actor: ActorParts) -> ActorParts:
+    """The actor in memory that native code can read, where its tensors are what an actor's must be.
+
+    Raises:
+        InputError: a shape does not follow from the layer before and the interface; a dtype or device is not that of
+            most; a number is NaN, infinite or out of range. Names the tensor as `state_dict` does.
+    """
+    interface = dict(actor.interface)
+    given = [tensor for layer in (*actor.hidden, actor.output, interface.values()) for tensor in layer]
+    kinds = Counter((tensor.dtype, tensor.device) for tensor in given if isinstance(tensor, Tensor))
+    ((dtype, device), _), *_ = kinds.most_common(1) or [((torch.float32, torch.device("cpu")), 0)]
+
+    def part(name: str, value: object, *shape: int) -> Tensor:
+        tensor = check_tensor(name, value, shape, dtype, device)
+        check_numbers(name, tensor, **bounds(name))
+        return plain(tensor)
+
+    inputs, actions = interface["observation_dim"], interface["action_dim"]
+    if ("observation_mean" in interface) != ("observation_std" in interface):
+        raise InputError("interface.observation_mean and interface.observation_std go together: only one is there")
+    for name, width in _WIDTH_OF.items():
+        if name in interface or width == "action_dim":
+            interface[name] = part(f"interface.{name}", interface.get(name), interface[width])
+    hidden = []
+    for index, (weight, bias, threshold) in enumerate(actor.hidden):
+        neurons = weight.shape[-1] if isinstance(weight, Tensor) and weight.dim() else 0
+        weight = part(f"hidden.{index}.weight", weight, inputs, neurons)
+        bias = part(f"hidden.{index}.bias", bias, neurons)
+        hidden.append((weight, bias, part(f"hidden.{index}.threshold", threshold, neurons)))
+        inputs = neurons
+    output = part("output.weight", actor.output[0], inputs, actions), part("output.bias", actor.output[1], actions)
+    return ActorParts(hidden, output, interface, actor.dynamics)
+
+
 def engine(name: str, actor: ActorParts, rows: int) -> Engine | None:
-    """A whole actor in one call, for batches like this one: by the first backend that has an engine for it.
+    """A whole actor, `checked`, in one call, for batches like this: by the first backend that has an engine for it.
 
     Raises:
         InputError: as `choose`.

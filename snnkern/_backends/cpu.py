@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from snnkern._backends import ActorParts, Problem, Result
+from snnkern.tensors import check_memory
 
 _reason = ""
 try:
@@ -52,6 +53,8 @@ def neuron_into(problem: Problem, result: Result) -> None:
     current = problem.current
     if current.stride(-1) != 1 and current.shape[-1] > 1:  # rows must be contiguous; T and B may be strided
         current = current.contiguous()
+    if not current.is_contiguous():
+        check_memory("current", current)
     threshold, carry = problem.threshold.contiguous(), problem.carry.contiguous()
     bias = None if problem.bias is None else problem.bias.contiguous()
     row_alpha = None if problem.row_alpha is None else problem.row_alpha.contiguous()
@@ -72,13 +75,13 @@ def neuron_into(problem: Problem, result: Result) -> None:
         timesteps=timesteps,
         batch=batch,
         neurons=neurons,
-        current=current.data_ptr(),
+        current=_address(current) if current.is_contiguous() else current.data_ptr(),
         constant=constant,
         current_stride_t=0 if constant else current.stride(0),
         current_stride_b=current.stride(-2),
-        threshold=threshold.data_ptr(),
+        threshold=_address(threshold),
         bias=_address(bias),
-        carry=carry.data_ptr(),
+        carry=_address(carry),
         row_alpha=_address(row_alpha),
         spikes=result.output.data_ptr() if problem.wants_spikes else 0,
         mean=0 if problem.wants_spikes else result.output.data_ptr(),
@@ -97,8 +100,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rows=output.numel() // outputs if outputs else 0,
         inputs=inputs,
         outputs=outputs,
-        input=input.data_ptr(),
-        weight=weight.data_ptr(),
+        input=_address(input),
+        weight=_address(weight),
         bias=_address(bias),
         output=output.data_ptr(),
     )
@@ -115,14 +118,7 @@ class Engine:
     """A whole actor in one native call (`csrc/cpu/engine.h`). Weights are packed here, once."""
 
     def __init__(self, actor: ActorParts) -> None:
-        plain = [
-            [None if tensor is None else tensor.contiguous() for tensor in layer]
-            for layer in [*actor.hidden, (*actor.output, None)]
-        ]
-        layers = [
-            (*actor_layer[0].shape, *map(_address, layer))
-            for actor_layer, layer in zip([*actor.hidden, actor.output], plain, strict=True)
-        ]
+        layers = [(*layer[0].shape, *map(_address, layer)) for layer in [*actor.hidden, (*actor.output, None)]]
         spec, dynamics, interface = actor.dynamics.neuron, actor.dynamics, actor.interface
         self._bound: list[Tensor] = []  # keeps alive what the engine has the addresses of
         clip = interface["observation_clip"]
@@ -154,10 +150,17 @@ class Engine:
 
     def decide(self, observation: Tensor, check_finite: bool, threads: int) -> Tensor | None:
         if not observation.is_contiguous():
+            check_memory("observation", observation)
             observation = observation.contiguous()
-        action = self._decide(observation.data_ptr(), check_finite, threads)
+        action = self._decide(_address(observation), check_finite, threads)
         return None if action is None else torch.from_numpy(action)  # in less time than torch makes a tensor
 
 
 def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+    """Where a contiguous tensor's memory is, which must be all there: native code does not ask again."""
+    if tensor is None:
+        return 0
+    offset = tensor.storage_offset()
+    if tensor.untyped_storage().nbytes() < tensor.nbytes + (offset and offset * tensor.itemsize):
+        check_memory("a tensor", tensor)
+    return tensor.data_ptr()

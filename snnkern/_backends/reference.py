@@ -7,6 +7,7 @@ from torch import Tensor
 
 from snnkern import reference
 from snnkern._backends import ActorParts, Problem, Result
+from snnkern.tensors import DTYPES
 
 NAME = "reference"
 
@@ -20,7 +21,7 @@ def unavailable() -> str:
 
 
 def serves(device: torch.device, dtype: torch.dtype) -> bool:
-    return dtype.is_floating_point
+    return dtype in DTYPES
 
 
 def neuron(problem: Problem) -> Result:
