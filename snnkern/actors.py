@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from snnkern import ops
 from snnkern.errors import InputError
 
+# What layers may be of; torch knows smaller ones, and computes nothing with them.
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 
 class Interface(nn.Module):
     """What lies between a network and its environment; the same for a dense actor and for its spiking version.
@@ -58,6 +61,10 @@ class Interface(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
+        if not dtype.is_floating_point:
+            raise InputError(f"an interface holds floating-point numbers, got {dtype}")
+        if observation_clip > torch.finfo(dtype).max:  # it bounds nothing
+            observation_clip = math.inf
         if (observation_mean is None) != (observation_std is None):
             raise InputError("observation_mean and observation_std go together: got only one of them")
         if not observation_clip > 0:
@@ -234,7 +241,7 @@ def check_layer(name: str, weight: Tensor, bias: Tensor, inputs: int | None, ker
     `kernel` says that the file holds the transposed weight under that name, which an error then speaks of.
     """
     for part, tensor in (("weight", weight), ("bias", bias)):
-        if tensor.layout != torch.strided or tensor.device.type == "meta" or not tensor.dtype.is_floating_point:
+        if tensor.layout != torch.strided or tensor.device.type == "meta" or tensor.dtype not in _FLOATS:
             kind = "meta" if tensor.device.type == "meta" else f"{tensor.layout} {tensor.dtype}"
             raise InputError(f"{name}'s {part} must be a dense floating-point tensor, got {kind}")
     if bias.dtype != weight.dtype:
