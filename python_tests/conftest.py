@@ -1,83 +1,7 @@
 """What all tests share."""
 
-from __future__ import annotations
-
-import hashlib
-import os
-import sys
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-
 import pytest
 import torch
-from filelock import FileLock
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--all-cases",
-        action="store_true",
-        default=bool(os.environ.get("SNNKERN_ALL_CASES")),
-        help="run every case of every test; without it, cases that give each parameter each of its values once",
-    )
-
-
-def pytest_report_header(config: pytest.Config) -> str:
-    whole = config.getoption("all_cases")
-    return "cases: " + ("all" if whole else "each value of each parameter (--all-cases runs all combinations)")
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.get_closest_marker("early") is None)
-    if config.getoption("all_cases") or any("::" in argument for argument in config.args):
-        return
-    tests = defaultdict(list)
-    for item in items:
-        tests[item.nodeid.partition("[")[0]].append(item)
-    chosen = {item for cases in tests.values() for item in covering(cases)}
-    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-    items[:] = [item for item in items if item in chosen]
-
-
-def covering(cases: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
-    """Cases of one test that together give each of its parameters each of its values.
-
-    Which ones depends on their names alone, so that every run and every process chooses the same.
-    """
-    seen: set[tuple[int, str]] = set()
-    for case in sorted(cases, key=lambda item: hashlib.sha256(item.nodeid.encode()).digest()):
-        callspec = getattr(case, "callspec", None)
-        values = set(enumerate(callspec._idlist)) if callspec else {(0, "")}  # an id for each `parametrize`
-        if not values <= seen:
-            seen |= values
-            yield case
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("all_cases"):
-        os.environ["SNNKERN_ALL_CASES"] = "1"  # for test runs that tests start
-    if not hasattr(config, "workerinput"):  # workers report to the process that started them
-        config.pluginmanager.register(Reruns(config))
-
-
-class Reruns:
-    """Says at once, not at the end, which test failed and what runs it again."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self.config = config
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        terminal = self.config.pluginmanager.get_plugin("terminalreporter")
-        if report.failed and terminal:
-            seed = getattr(self.config.option, "randomly_seed", None)
-            order = f" -p randomly --randomly-seed={seed}" if isinstance(seed, int) else ""
-            reason = str(getattr(report.longrepr, "reprcrash", None) or report.longrepr).strip().splitlines()[-1][:200]
-            terminal.ensure_newline()
-            terminal.write_line(f"FAILED ({report.when}) {reason}", red=True)
-            terminal.write_line(f"  again: {sys.executable} -m pytest{order} '{report.nodeid}'")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -90,33 +14,13 @@ def _one_thread():
 
 
 @pytest.fixture(scope="session")
-def built_once(tmp_path_factory):
-    """Makes a folder's content in one of the test run's processes, and gives the folder to all of them."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent  # a worker's own folder is in the run's
-
-    def folder(name: str, make: Callable[[Path], object]) -> Path:
-        made = shared / name
-        with FileLock(shared / f"{name}.lock"):
-            if not made.exists():
-                unfinished = tmp_path_factory.mktemp(name)
-                make(unfinished)
-                unfinished.rename(made)
-        return made
-
-    return folder
-
-
-@pytest.fixture(scope="session")
-def cuda_on_host(built_once):
-    """The module of the CUDA kernels, built to run on the host; once per run."""
+def cuda_on_host(tmp_path_factory):
+    """The module of the CUDA kernels, built to run on the host; once per session."""
     import cuda_on_host
 
     if why := cuda_on_host.missing():
         pytest.skip(why)
-    (module,) = built_once("cuda_on_host", cuda_on_host.build).glob("_cuda*")
-    return cuda_on_host.load(module)
+    return cuda_on_host.load(cuda_on_host.build(tmp_path_factory.mktemp("cuda_on_host")))
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ def run_triton(marked: str, interpret: str) -> None:
     run_cases("triton_cases.py", marked, {"TRITON_INTERPRET": interpret})
 
 
-@pytest.mark.early
 def test_kernels_in_the_interpreter() -> None:
     run_triton("not long", "1")
 
