@@ -3,11 +3,12 @@
     python bench/build_zoo.py FOLDER
 
 FOLDER holds what SBX trained: `ALGORITHM_ENVIRONMENT.safetensors` with Flax parameters and their metadata (algo, env,
-seed, steps, eval_return, trained_with).
+seed, steps, eval_return, trained_with). The zoo's `SHA256SUMS` is written anew at the end.
 """
 
 from __future__ import annotations
 
+import hashlib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,7 @@ import typer
 import snnkern
 from snnkern.checkpoints import load_actor
 from snnkern.evaluation import evaluate
+from snnkern.files import write_atomically
 
 EPISODES, SEED = 20, 1000
 
@@ -41,6 +43,9 @@ def main(folder: Annotated[Path, typer.Argument(exists=True, file_okay=False)]) 
         name = f"{given['algo']}-{given['env'].rpartition('-')[0]}".lower()
         snnkern.save(actor, snnkern.zoo.path(name))
         print(f"{name}: {result.mean:,.1f} ± {result.std:,.1f} ({given['eval_return']} while training)")
+    files = sorted(snnkern.zoo.path("any").parent.glob("*.safetensors"))
+    lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files]
+    write_atomically(files[0].with_name("SHA256SUMS"), "".join(lines).encode())
 
 
 if __name__ == "__main__":

@@ -12,7 +12,12 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
-BORROWED = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+BORROWED = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
+}
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -31,7 +36,9 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Leads links to programs, which work where the repository is read as files, to their pages."""
+    """Leads links to programs and to files of the root, which work in a repository read as files, to their pages."""
+    for source, page in BORROWED.items():
+        markdown = markdown.replace(f"](../{source})", f"]({page})")
     return re.sub(r"\]\(\.\./examples/(\w+)\.py\)", r"](examples/\1.md)", markdown)
 
 

@@ -371,6 +371,29 @@ def test_a_path_that_does_not_exist_is_named(tmp_path):
         snnkern.load(tmp_path / "nowhere")
 
 
+# The zoo
+
+
+def test_the_zoo_lists_every_file_that_ships():
+    folder = snnkern.zoo.path("any").parent
+    assert {f"{name}.safetensors" for name in snnkern.zoo.names()} == {
+        file.name for file in folder.glob("*.safetensors")
+    }
+    for name in snnkern.zoo.names():
+        assert load_actor(name).metadata["environment"]
+
+
+def test_a_changed_file_of_the_zoo_is_refused(tmp_path, monkeypatch):
+    content = bytearray(snnkern.zoo.read("td3-hopper"))
+    content[-1] ^= 1
+    (tmp_path / "td3-hopper.safetensors").write_bytes(content)
+    monkeypatch.setattr(snnkern.zoo, "_FOLDER", tmp_path)
+    for load in (load_actor, snnkern.conversion.load_policy):
+        with pytest.raises(CheckpointError, match="the zoo's td3-hopper has changed since the package was made"):
+            load("td3-hopper")
+    assert load_actor(tmp_path / "td3-hopper.safetensors")  # by its path it is a file like any other
+
+
 # Pickles full of code
 
 

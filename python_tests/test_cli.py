@@ -141,7 +141,7 @@ def test_evaluate_compares_settings_and_keeps_them(capsys, tmp_path) -> None:
     summary = run_json(capsys, *arguments)
     assert [entry["neuron"]["name"] for entry in summary["results"]] == ["if", "mt"]
     assert (tmp_path / "figure.png").stat().st_size > 10_000
-    assert len(list((tmp_path / "store").iterdir())) == 3
+    assert len(list((tmp_path / "store").glob("*.json"))) == 3
     code, out, _ = run(capsys, *arguments)
     assert code == 0
     assert "ratio, %" in out

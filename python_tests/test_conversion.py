@@ -528,7 +528,7 @@ def test_a_carry_of_another_dtype_is_refused_or_brought_to_the_actors(tmp_path):
         ("memory", "all", "memory"),
         ("clip", -1.0, "clip"),
         ("neuron", "mt", "neuron"),
-        ("neuron", {"name": "lif"}, "unknown neuron 'lif'"),
+        ("neuron", {**snnkern.Dynamics(snnkern.MT(), 4).to_dict()["neuron"], "name": "lif"}, "unknown neuron 'lif'"),
         ("neuron", {"levels": 4}, "name"),
         ("extra", 1, "extra"),
     ],

@@ -11,7 +11,7 @@ import pytest
 from builders import load_module
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 RUN = ("README.md", "getting-started.md")  # whose programs are quick
 every_page = pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
 

@@ -1,13 +1,14 @@
 """Neuron parameters and dynamics: what is accepted, and what a refusal says."""
 
 import dataclasses
+import functools
 import json
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
-from cases import DEFAULT_NEURONS, NEURONS, each
+from cases import NEURONS, each
 
 from snnkern import DC, IF, MT, SNM, Dynamics, InputError, ops
 from snnkern.neurons import MAX_LEVELS, NEURON_NAMES, Kind, neuron_from, parse_neuron
@@ -216,28 +217,53 @@ def test_numbers_of_other_types_reach_the_operators(make):
     assert spikes.shape == (4, 2, 3)
 
 
+WHOLE = Dynamics(MT(), 4).to_dict()
+
+
+def changed(neuron: dict | None = None, **others) -> dict:
+    """A description of MT with some entries changed, and those that are None left out."""
+    parts = {**WHOLE, "neuron": {**WHOLE["neuron"], **(neuron or {})}, **others}
+    parts["neuron"] = {key: value for key, value in parts["neuron"].items() if value is not None}
+    return {key: value for key, value in parts.items() if value is not None}
+
+
 MALFORMED = {
-    "no-neuron": {"timesteps": 4},
-    "no-timesteps": {"neuron": {"name": "mt"}},
-    "neuron-without-name": {"neuron": {"levels": 4}, "timesteps": 4},
-    "neuron-by-name-alone": {"neuron": "mt", "timesteps": 4},
-    "neuron-is-a-number": {"neuron": 3, "timesteps": 4},
-    "unknown-neuron": {"neuron": {"name": "lif"}, "timesteps": 4},
-    "unknown-parameter": {"neuron": {"name": "mt"}, "timesteps": 4, "gamma": 1},
-    "levels-out-of-range": {"neuron": {"name": "mt", "levels": 99}, "timesteps": 4},
-    "timesteps-as-text": {"neuron": {"name": "mt"}, "timesteps": "4"},
-    "none": None,
-    "a-list": [1, 2],
-    "text": "mt",
+    "no-alpha": (changed(alpha=None), "alpha"),
+    "no-timesteps": (changed(timesteps=None), "timesteps"),
+    "neuron-without-name": (changed({"name": None}), "name"),
+    "neuron-without-levels": (changed({"levels": None}), "levels"),
+    "neuron-by-name-alone": ({**WHOLE, "neuron": "mt"}, "neuron"),
+    "unknown-neuron": (changed({"name": "lif"}), "unknown neuron 'lif'"),
+    "unknown-parameter": (changed(gamma=1), "gamma too many"),
+    "unknown-parameter-of-the-neuron": (changed({"gamma": 1}), "gamma too many"),
+    "levels-out-of-range": (changed({"levels": 99}), "levels"),
+    "timesteps-as-text": (changed(timesteps="4"), "timesteps"),
+    "alpha-is-true": (changed(alpha=True), "alpha"),
+    "none": (None, "got `null`"),
+    "a-list": ([1, 2], "got `array`"),
+    "text": ("mt", "got `str`"),
 }
 
 
-@each("description", MALFORMED)
-def test_from_dict_refuses_what_does_not_describe_dynamics(description):
-    with pytest.raises(InputError):
+@each("case", MALFORMED)
+def test_from_dict_refuses_what_does_not_describe_dynamics(case):
+    description, message = case
+    with pytest.raises(InputError, match=message):
         Dynamics.from_dict(description)
 
 
-@each("neuron", DEFAULT_NEURONS)
-def test_from_dict_fills_in_defaults(neuron):
-    assert Dynamics.from_dict({"neuron": {"name": neuron.name}, "timesteps": 4}) == Dynamics(neuron, 4)
+HUGE = {"400": 10**400, "5000": 10**5000, "-400": -(10**400), "-5000": -(10**5000)}
+TAKERS = {
+    **{name: functools.partial(Dynamics, MT()) for name in ("timesteps", "alpha", "memory", "clip")},
+    "initial_fraction": MT,
+    "negative_fraction": SNM,
+    "levels": MT,
+}
+
+
+@pytest.mark.parametrize("name", TAKERS)
+@each("value", HUGE)
+def test_an_integer_that_no_float_can_hold_is_refused(name, value):
+    """Also where it has so many digits that Python does not write it."""
+    with pytest.raises(InputError, match=r"must be|at most"):
+        TAKERS[name](**{"timesteps": 4, name: value} if TAKERS[name] not in (MT, SNM) else {name: value})

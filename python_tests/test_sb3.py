@@ -303,6 +303,28 @@ def test_no_pickle_of_the_zip_is_opened(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("verb", ["evaluate", "bench", "energy", "analyze", "convert"])
+def test_every_verb_reads_the_zip(verb, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("typer", reason="typer is not installed")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    from snnkern import cli
+
+    path = saved(make(), tmp_path)
+    np.save(tmp_path / "observations.npy", make_observations(20, 5))
+    given = ["--observations", str(tmp_path / "observations.npy")]
+    options = {
+        "evaluate": ["--env", "none-v0"],
+        "bench": [*given, "--seconds", "1", "--neuron", "if", "-T", "2", "--batch", "1", "--threads", "1"],
+        "energy": [*given, "--neuron", "if", "-T", "2"],
+        "analyze": ["--env", "none-v0", "-o", str(tmp_path / "analysis")],
+        "convert": [str(tmp_path / "snn.safetensors"), *given],
+    }
+    code = cli.run([verb, str(path), *options[verb]])
+    message = capsys.readouterr().err
+    assert (code, "no environment 'none-v0'" in message) in ((0, False), (2, True)), message
+    assert "damaged" not in message
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

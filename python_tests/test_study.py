@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -12,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+import filelock
+import msgspec
 import numpy as np
 import pytest
 
@@ -54,25 +57,31 @@ def study(folder: Path, **given):
 
 
 MISTAKES = {
-    "unknown key": ({"neuron": ["if"]}, "the grid has an unknown key 'neuron': choose from actors"),
-    "unknown key of a part": ({"grids": [{"seeds": [1]}]}, "one of the grids has an unknown key 'seeds'"),
-    "no list": ({"alphas": 0.2}, "alphas must be a list with at least one entry, got 0.2"),
-    "no actors": ({"actors": []}, "actors must be a list with at least one entry"),
+    "unknown key": ({"neuron": ["if"]}, r"the grid .*grid\.json: Object contains unknown field `neuron`"),
+    "unknown key of a part": ({"grids": [{"seeds": [1]}]}, "one of the grids of .*contains unknown field `seeds`"),
+    "parts": ({"grids": []}, "grids must be a list of tables"),
+    "no list": ({"alphas": 0.2}, r"Expected `array`, got `float` - at `\$\.alphas`"),
+    "an empty list": ({"seeds": []}, r"Expected `array` of length >= 1 - at `\$\.seeds`"),
+    "no actors": ({"actors": []}, r"Expected `array` of length >= 1 - at `\$\.actors`"),
     "no such actor": ({"actors": ["nobody"]}, "no actor"),
     "unknown neuron": ({"neurons": ["lif"]}, "unknown neuron 'lif'"),
     "alpha": ({"alphas": [2]}, r"alpha \(α\) must be a number from 0 to 1, got 2.0"),
-    "a list of alphas": ({"alphas": [[0.2]]}, r"alpha \(α\) is a number or the name of a rule, got \[0.2\]"),
-    "a list of seeds": ({"seeds": [[1]]}, r"a seed must be a whole number of at least 0, got \[1\]"),
-    "episodes": ({"episodes": "ten"}, "episodes must be a whole number of at least 1, got 'ten'"),
+    "a list of alphas": ({"alphas": [[0.2]]}, r"Expected `float \| str`, got `array` - at `\$\.alphas\[0\]`"),
+    "a list of seeds": ({"seeds": [[1]]}, r"Expected `int`, got `array` - at `\$\.seeds\[0\]`"),
+    "a negative seed": ({"seeds": [-1]}, r"Expected `int` >= 0 - at `\$\.seeds\[0\]`"),
+    "episodes": ({"episodes": "ten"}, r"Expected `int`, got `str` - at `\$\.episodes`"),
     "alpha by a name": ({"alphas": ["best"]}, "'best'"),
     "calibration": ({"calibrations": ["mean"]}, "unknown calibration 'mean'"),
     "timesteps": ({"timesteps": [0]}, r"timesteps \(T\) must be a whole number of at least 1, got 0"),
+    "too many timesteps": ({"timesteps": [2**31]}, r"timesteps \(T\) may be at most"),
+    "a number of 400 digits": ({"alphas": [10**400]}, r"Number out of range - at `\$\.alphas\[0\]`"),
+    "too many settings": ({"alphas": [0.5] * 1000, "timesteps": [2] * 1000}, "at most 100,000 settings, got 1,000,000"),
     "shared episodes": ({"seeds": [0, 5]}, "seeds 0 and 5 share episodes: 10 episodes"),
     "environment": ({"environments": ["HalfCheetah-v5"]}, "the actor's observations are"),
     "an actor twice": ({"environments": ["Hopper-v4", "Hopper-v4"]}, "in Hopper-v4 is in the grid twice"),
     "key of an actor": (
         {"actors": [{"name": "tiny.safetensors", "env": "Hopper-v5"}]},
-        "an actor has an unknown key",
+        "contains unknown field `env`",
     ),
 }
 
@@ -128,8 +137,9 @@ class TestGrid:
         page = (Path(__file__).parents[1] / "docs" / "report.md").read_text()
         (block,) = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
         shown = toml.loads(block.replace("# levels", "levels").replace("# dense_episodes", "dense_episodes"))
-        assert shown.keys() == grids._DEFAULTS.keys()
-        usual = {key: value for key, value in grids._DEFAULTS.items() if value is not None and key != "actors"}
+        assert tuple(sorted(shown)) == tuple(sorted(grids.Grid.__struct_fields__))
+        default = msgspec.to_builtins(grids.Grid(actors=("any",)), builtin_types=())
+        usual = {key: value for key, value in json.loads(json.dumps(default)).items() if value and key != "actors"}
         assert usual.items() <= shown.items()
 
     def test_environments_are_for_actors_without_their_own(self, folder) -> None:
@@ -143,11 +153,18 @@ class TestGrid:
             read_study(folder / "grid.json")
 
     def test_a_file_that_is_no_grid_is_named(self, folder) -> None:
-        (folder / "grid.json").write_text("[")
-        with pytest.raises(InputError, match=r"cannot read the grid .*grid\.json"):
+        (folder / "grid.json").write_text("{")
+        with pytest.raises(InputError, match=r"the grid .*grid\.json is not JSON"):
             read_study(folder / "grid.json")
-        with pytest.raises(InputError, match=r"cannot read the grid .*none\.toml: No such file"):
+        with pytest.raises(InputError, match=r"cannot read .*none\.toml: No such file"):
             read_study(folder / "none.toml")
+
+    def test_toml_that_no_reader_bears_is_named(self, folder) -> None:
+        pytest.importorskip("tomllib", reason="this Python reads no TOML")
+        for text in ("a = " + 10_000 * "[", f"seeds = [{5000 * '9'}]", "\udcff"):
+            (folder / "grid.toml").write_bytes(text.encode(errors="surrogateescape"))
+            with pytest.raises(InputError, match=r"the grid .*grid\.toml is not TOML"):
+                read_study(folder / "grid.toml")
 
 
 class TestRuns:
@@ -266,6 +283,53 @@ class TestRuns:
             run_study(grid, store, LocalExecutor())
         run_study(grid, store, LocalExecutor())
 
+    @pytest.mark.parametrize(
+        ("number", "refused"), [(errno.ENOSYS, False), (errno.ENOTSUP, False), (errno.EACCES, True)]
+    )
+    def test_a_file_system_without_locks_keeps_nobody_out(self, folder, monkeypatch, number, refused) -> None:
+        def acquire(lock, **options) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+        store = Store(folder / "store")
+        with pytest.raises(InputError, match=r"cannot lock .*store: ") if refused else contextlib.nullcontext():
+            records, _ = run_study(study(folder), store, LocalExecutor())
+            assert len(records) == 2
+
+    def test_a_record_under_another_name_is_refused(self, folder) -> None:
+        """A copy of one task's file does not stand for another task, nor does it count in a report."""
+        grid, store = study(folder, neurons=["if", "dc"]), Store(folder / "store")
+        records, _ = run_study(grid, store, LocalExecutor())
+        first, second = (store.path(records[task]["task"]) for task in grid.tasks[-2:])
+        second.write_bytes(first.read_bytes())
+        for read in (lambda: run_study(grid, store, LocalExecutor()), lambda: read_records(store.folder)):
+            with pytest.raises(InputError, match=f"{second.name} holds another task's result than its name says"):
+                read()
+        second.unlink()
+        self.ran.clear()
+        run_study(grid, store, LocalExecutor())
+        assert len(self.ran) == 1
+
+    @pytest.mark.parametrize("content", [np.zeros((50, 12), np.float32), np.full((50, 11), np.nan), np.arange(3), None])
+    def test_observations_of_another_actor_are_refused(self, folder, content) -> None:
+        store = Store(folder / "store")
+        run_study(study(folder), store, LocalExecutor())
+        (file,) = store.folder.glob("*.npy")
+        file.write_bytes(b"") if content is None else np.save(file, content)
+        with pytest.raises(InputError, match=rf"{file.name} holds no observations \(.*delete it to collect them again"):
+            run_study(study(folder, alphas=[0.7]), store, LocalExecutor())
+
+    def test_a_file_of_any_name_is_an_actor(self, folder) -> None:
+        """Records are UTF-8, and names of files are bytes."""
+        name = os.fsdecode(b"\xffactor.safetensors")
+        try:
+            (folder / "tiny.safetensors").rename(folder / name)
+        except OSError:
+            pytest.skip("this file system has UTF-8 alone")
+        records, failed = run_study(study(folder, actors=[name]), Store(folder / "store"), LocalExecutor())
+        assert failed == {}
+        assert {record["actor"] for record in records.values()} == {"\ufffdactor.safetensors"}
+
     def test_records_go_to_one_file_and_come_back(self, folder) -> None:
         store = Store(folder / "store")
         records, _ = run_study(study(folder, alphas=[0, 0.2]), store, LocalExecutor())
@@ -277,7 +341,7 @@ class TestRuns:
 
     def test_an_estimate_learns_from_what_has_finished(self, folder, monkeypatch) -> None:
         grid = study(folder, alphas=[0, 0.2])  # three tasks: the dense actor's, and two
-        assert Estimate(grid, grid.tasks, {}).remaining(1) > 0
+        assert 0 < Estimate(grid, grid.tasks, {}).remaining(1) < 60
 
         def trial(estimate, place, kinds):
             estimate._limit[place] = 100
@@ -323,7 +387,6 @@ def wait_for(condition, seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.early
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for child processes in /proc")
 def test_a_sweep_that_is_killed_loses_nothing_and_runs_nothing_twice(tmp_path) -> None:
     """kill -9 of a worker, then of the whole sweep, each in the middle; then the same command again."""

@@ -101,14 +101,14 @@ class TestSweep:
 
     def test_a_damaged_result_is_named(self, tmp_path) -> None:
         self.run(tmp_path, neurons=["if"])
-        for file in tmp_path.iterdir():
+        for file in tmp_path.glob("*.json"):
             file.write_text("{")
         with pytest.raises(snnkern.InputError, match=r"\.json is not a stored result.*delete it"):
             self.run(tmp_path, neurons=["if"])
 
     def test_stored_results_say_what_they_belong_to(self, tmp_path) -> None:
         self.run(tmp_path, neurons=["mt"])
-        records = [json.loads(file.read_text())["task"] for file in tmp_path.iterdir()]
+        records = [json.loads(file.read_text())["task"] for file in tmp_path.glob("*.json")]
         assert {record["environment"] for record in records} == {"HalfCheetah-v5"}
         assert [record["setting"]["neuron"]["levels"] for record in records if record["setting"]] == [4]
 
@@ -149,7 +149,7 @@ def test_two_processes_give_what_one_gives(tmp_path) -> None:
     arguments = {"observations": snnkern.collect(actor, "HalfCheetah-v5", 500), "episodes": 1, "seed": 3}
     alone = sweep(actor, "HalfCheetah-v5", settings, **arguments)
     assert sweep(actor, "HalfCheetah-v5", settings, workers=2, store=tmp_path, **arguments) == alone
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.glob("*.json"))) == 3
 
 
 def test_every_calibration_of_convert_is_swept() -> None:
@@ -168,7 +168,7 @@ def test_what_auto_means_is_part_of_a_result(tmp_path) -> None:
     actor = snnkern.load_actor("td3-hopper")
     observations = snnkern.collect(actor, "Hopper-v5", 50)
     sweep(actor, "Hopper-v5", grid(["if"], [1]), observations=observations, episodes=1, store=tmp_path)
-    tasks = [json.loads(file.read_text())["task"] for file in tmp_path.iterdir()]
+    tasks = [json.loads(file.read_text())["task"] for file in tmp_path.glob("*.json")]
     (calibration,) = (task["calibration"] for task in tasks if task["calibration"])
     assert calibration["rule"] == "auto"
     assert calibration["recommended"] == {"calibration": str(snnkern.calibration.recommended(snnkern.IF())[0])}

@@ -59,6 +59,10 @@ class Interface(CheckedState):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
+        if not dtype.is_floating_point:
+            raise InputError(f"an interface holds floating-point numbers, got {dtype}")
+        if observation_clip > torch.finfo(dtype).max:  # it bounds nothing
+            observation_clip = math.inf
         if (observation_mean is None) != (observation_std is None):
             raise InputError("observation_mean and observation_std go together: got only one of them")
         if not observation_clip > 0:

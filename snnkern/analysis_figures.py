@@ -86,6 +86,11 @@ def returns_figure(summary: dict[str, Any]) -> Any:
         actions = DENSE if entry["states"] == OTHER else entry["actions"]
         color, _, _, hatch = _STYLES[actions]
         mean = entry["mean"]
+        if mean["value"] is None:  # a reward was not finite
+            panel.annotate(
+                f"{actions}: not finite", (0.0, place), (5, 0), textcoords="offset points", va="center", size=8
+            )
+            continue
         whisker = None if mean["low"] is None else [[mean["value"] - mean["low"]], [mean["high"] - mean["value"]]]
         panel.barh(
             place,

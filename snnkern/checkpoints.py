@@ -7,9 +7,9 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -18,14 +18,78 @@ from torch import Tensor, nn
 from snnkern import sb3_models, zoo
 from snnkern.actors import Actor, Interface, Policy, as_vector, check_layer
 from snnkern.errors import CheckpointError, InputError
-from snnkern.files import read_tensors, write_tensors
+from snnkern.files import StrPath, from_json, read_bytes, read_tensors, write_tensors
 
 FORMAT_VERSION = 1
-_MOST_LAYERS = 9999  # what four digits can number
+_Layers = Annotated[int, msgspec.Meta(ge=1, le=9999)]  # what four digits can number
+_Width = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+
+
+class PolicyDescription(msgspec.Struct, kw_only=True):
+    """What a file that `snnkern.save` wrote says beside its tensors.
+
+    Attributes:
+        version: `FORMAT_VERSION` when it was written.
+        hidden_layers: how many.
+        metadata: the policy's.
+        observation_dim: width of an observation.
+        action_dim: width of an action.
+        squash: whether tanh is applied to the output layer.
+        normalized: whether observations are normalised, for which there are two tensors more.
+        observation_clip: bound on the normalised observation; None for no bound.
+    """
+
+    version: int
+    hidden_layers: _Layers
+    metadata: dict[str, str]
+    observation_dim: _Width
+    action_dim: _Width
+    squash: bool
+    normalized: bool
+    observation_clip: float | None
+
+
+class ActorDescription(PolicyDescription, tag_field="format", tag="actor"):
+    """The same of a dense actor."""
+
+
+class _Head(msgspec.Struct):
+    """What the descriptions of all formats and versions begin with."""
+
+    format: str
+    version: int
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint file holds.
+
+    Attributes:
+        name: of the file, for errors.
+        tensors: by name.
+        metadata: what else a safetensors file says, as plain text.
+        description: what `snnkern.save` has said of the tensors, as JSON; None where something else wrote the file.
+        model: where Stable-Baselines3 wrote it; then there is nothing else.
+    """
+
+    name: str
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    description: str | None
+    model: sb3_models.Model | None = None
+
+    def holds(self, kind: type[PolicyDescription]) -> bool:
+        """Whether `snnkern.save` has written it as a policy of that kind."""
+        if self.description is None:
+            return False
+        try:
+            return from_json(self.description, _Head, "its description").format == kind.__struct_config__.tag
+        except InputError:  # a reader of that kind says what is wrong
+            return False
 
 
 def load_actor(
-    source: str | os.PathLike[str],
+    source: StrPath,
     *,
     action_scale: ArrayLike | None = None,
     action_bias: ArrayLike | None = None,
@@ -46,18 +110,48 @@ def load_actor(
         InputError: there is no such zoo actor or file.
         CheckpointError: the file is truncated, not a checkpoint, holds code, or its tensors are not an actor's.
     """
+    return actor_of(read(source), action_scale=action_scale, action_bias=action_bias)
+
+
+def read(source: StrPath) -> Saved:
+    """Reads what a zoo name or a path stands for, whatever wrote it.
+
+    Raises:
+        InputError: there is no such zoo actor or file.
+        CheckpointError: the file is truncated, not a checkpoint, or holds code.
+    """
     if not isinstance(source, str | os.PathLike):
         raise InputError(f"an actor is loaded by zoo name or path, got {type(source).__name__}")
-    path = Path(source)
-    if str(source) in zoo.names():
-        path = zoo.path(str(source))
-    elif not str(source) or not path.exists():
-        raise InputError(f"no actor {str(source)!r}: neither a file nor one of {', '.join(zoo.names())}")
-    saved = sb3_models.read(path) if sb3_models.is_file(path) else read_tensors(path)
+    name = str(source)
+    if name in zoo.names():
+        return _parse(zoo.read(name), name)
+    if not os.path.exists(source):
+        raise InputError(f"no actor {name!r}: neither a file nor one of {', '.join(zoo.names())}")
+    return read_file(source)
+
+
+def read_file(path: StrPath) -> Saved:
+    """The same for a path alone."""
+    return _parse(read_bytes(path), str(path))
+
+
+def _parse(content: bytes, name: str) -> Saved:
+    if sb3_models.is_model(content):
+        return Saved(name, {}, {}, None, sb3_models.read(content, name))
+    return Saved(name, *read_tensors(content, name))
+
+
+def actor_of(saved: Saved, *, action_scale: ArrayLike | None = None, action_bias: ArrayLike | None = None) -> Actor:
+    """The actor that a file holds; see `load_actor`."""
     try:
-        actor = actor_from_sb3(saved) if isinstance(saved, sb3_models.Model) else _from_file(*saved)
+        if saved.model is not None:
+            actor = actor_from_sb3(saved.model)
+        elif saved.description is not None:
+            actor = _from_description(saved.tensors, saved.description)
+        else:
+            actor = actor_from_state_dict(saved.tensors, metadata=saved.metadata)
     except InputError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(f"{saved.name}: {error}") from error
     interface = actor.interface
     for name, value in (("action_scale", action_scale), ("action_bias", action_bias)):
         if value is not None:
@@ -65,7 +159,7 @@ def load_actor(
     return actor
 
 
-def save_actor(actor: Actor, path: str | os.PathLike[str]) -> None:
+def save_actor(actor: Actor, path: StrPath) -> None:
     """Writes an actor as safetensors; `load_actor` reads it back bit for bit."""
     description = {"format": "actor", **describe_policy(actor, len(actor.hidden))}
     write_tensors(path, actor.state_dict(), description)
@@ -323,24 +417,28 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def check_format(description: object, wanted: str) -> dict[str, Any]:
-    """Refuses the description of a file of another kind, or from a newer version of `snnkern`."""
+T = TypeVar("T", bound=PolicyDescription)
+
+
+def read_description(description: str | None, kind: type[T]) -> T:
+    """Reads what `snnkern.save` has said of a policy of one kind.
+
+    Raises:
+        CheckpointError: the file is of another kind, from a newer version of `snnkern`, or says what does not fit.
+    """
+    wanted = kind.__struct_config__.tag
     if description is None:
         raise CheckpointError(f"this file was not written by snnkern.save, and {wanted!r} was wanted")
-    if not isinstance(description, dict) or description.get("format") != wanted:
-        found = description.get("format") if isinstance(description, dict) else description
-        raise CheckpointError(f"this is a file of format {found!r}, where {wanted!r} was wanted")
-    version = description.get("version")
-    if version != FORMAT_VERSION or isinstance(version, bool):
-        newer = isinstance(version, int) and version > FORMAT_VERSION
-        why = "a newer snnkern wrote this file" if newer else "no snnkern wrote this file"
-        raise CheckpointError(f"format version {version!r} is not {FORMAT_VERSION}: {why}")
-    for name, kind in (("squash", bool), ("normalized", bool), ("hidden_layers", int)):
-        if type(description.get(name)) is not kind:
-            raise CheckpointError(f"its description has {name} = {description.get(name)!r}, not a {kind.__name__}")
-    if not 1 <= description["hidden_layers"] <= _MOST_LAYERS:
-        raise CheckpointError(f"its description has {description['hidden_layers']} hidden layers")
-    return description
+    try:
+        head = from_json(description, _Head, "its description")
+    except InputError as error:
+        raise CheckpointError(f"{error}, where {wanted!r} was wanted") from error
+    if head.format != wanted:
+        raise CheckpointError(f"this is a file of format {head.format!r}, where {wanted!r} was wanted")
+    if head.version != FORMAT_VERSION:
+        why = "a newer snnkern wrote this file" if head.version > FORMAT_VERSION else "no snnkern wrote this file"
+        raise CheckpointError(f"format version {head.version} is not {FORMAT_VERSION}: {why}")
+    return from_json(description, kind, "its description")
 
 
 def describe_policy(policy: Policy, hidden_layers: int) -> dict[str, Any]:
@@ -353,49 +451,40 @@ def describe_policy(policy: Policy, hidden_layers: int) -> dict[str, Any]:
     }
 
 
-def interface_from(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> Interface:
+def interface_from(tensors: Mapping[str, Tensor], description: PolicyDescription) -> Interface:
     """The interface that a file's tensors and description say."""
     buffers: dict[str, Any] = {name.removeprefix("interface."): tensors[name] for name in interface_names(description)}
     for name, buffer in buffers.items():  # before anything as wide as the description says is made
-        width = description["action_dim" if name.startswith("action") else "observation_dim"]
+        width = description.action_dim if name.startswith("action") else description.observation_dim
         if tuple(buffer.shape) != (width,):
             raise InputError(f"interface.{name} must be [{width}], got shape {list(buffer.shape)}")
-    clip = description["observation_clip"]
+    clip = description.observation_clip
     return Interface(
-        description["observation_dim"],
-        description["action_dim"],
-        squash=description["squash"],
+        description.observation_dim,
+        description.action_dim,
+        squash=description.squash,
         observation_clip=math.inf if clip is None else clip,
         dtype=buffers["action_scale"].dtype,
         **buffers,
     )
 
 
-def interface_names(description: Mapping[str, Any]) -> list[str]:
+def interface_names(description: PolicyDescription) -> list[str]:
     """Names of the buffers of the interface that a description speaks of."""
     names = ["action_scale", "action_bias"]
-    if description["normalized"]:
+    if description.normalized:
         names += ["observation_mean", "observation_std"]
     return [f"interface.{name}" for name in names]
 
 
-def _from_file(tensors: dict[str, Tensor], metadata: Mapping[str, Any]) -> Actor:
-    if "snnkern" in metadata:
-        return _from_description(tensors, metadata["snnkern"])
-    return actor_from_state_dict(tensors, metadata=metadata)
-
-
-def _from_description(tensors: dict[str, Tensor], description: object) -> Actor:
-    try:
-        description = check_format(description, "actor")
-        layers = [*(f"hidden.{index}" for index in range(description["hidden_layers"])), "output"]
-        wanted = [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
-        check_names("an actor", tensors, wanted + interface_names(description))
-        interface = interface_from(tensors, description)
-        pairs = [(tensors[f"{layer}.weight"], tensors[f"{layer}.bias"]) for layer in layers]
-        return Actor(pairs[:-1], pairs[-1], interface, description["metadata"])
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"its description is incomplete: {error}") from error
+def _from_description(tensors: dict[str, Tensor], text: str) -> Actor:
+    description = read_description(text, ActorDescription)
+    layers = [*(f"hidden.{index}" for index in range(description.hidden_layers)), "output"]
+    wanted = [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
+    check_names("an actor", tensors, wanted + interface_names(description))
+    interface = interface_from(tensors, description)
+    pairs = [(tensors[f"{layer}.weight"], tensors[f"{layer}.bias"]) for layer in layers]
+    return Actor(pairs[:-1], pairs[-1], interface, description.metadata)
 
 
 def _as_float(tensor: Tensor) -> Tensor:

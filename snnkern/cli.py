@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import sys
@@ -52,7 +51,7 @@ from snnkern.cli_sweep import report_command, sweep_command
 from snnkern.demo import run_demo
 from snnkern.errors import Error, InputError
 from snnkern.evaluation import evaluate, grid
-from snnkern.files import check_writable, write_atomically
+from snnkern.files import check_writable, to_json, write_atomically
 from snnkern.neurons import NEURON_NAMES
 from snnkern.nn import SpikingActor
 from snnkern.report import (
@@ -362,7 +361,7 @@ def bench(
         )
     summary = {"actor": policy, "observations": len(data), **summarize_benchmark(result)}
     if output:
-        write_atomically(output, json.dumps(summary, indent=1).encode())
+        write_atomically(output, to_json(summary, indent=1))
     if figure:
         write_png(latency_figure(summary, f"{policy}, {'-'.join(map(str, result.widths))}"), figure)
     _print_json(summary) if as_json else print_benchmark(summary)

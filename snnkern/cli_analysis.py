@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,7 +38,7 @@ from snnkern.cli_options import (
 from snnkern.energy import Energies, dense_cost, spiking_cost
 from snnkern.errors import require
 from snnkern.evaluation import grid
-from snnkern.files import check_writable, write_atomically
+from snnkern.files import check_writable, to_json, write_atomically
 from snnkern.neurons import NEURON_NAMES
 from snnkern.nn import SpikingActor
 from snnkern.report import check_drawing
@@ -137,7 +136,7 @@ def analyze_command(
         **found.to_dict(),
         "seconds": time.monotonic() - started,
     }
-    write_atomically(output / "analysis.json", json.dumps(summary, allow_nan=False).encode())
+    write_atomically(output / "analysis.json", to_json(summary))
     files = draw_analysis(summary, output)
     if as_json:
         _print_json(summary)
@@ -260,7 +259,7 @@ def energy_command(
         "results": [{**setting.to_dict(), **cost.to_dict(energies)} for setting, cost in costs],
     }
     if output:
-        write_atomically(output, json.dumps(summary, indent=1).encode())
+        write_atomically(output, to_json(summary, indent=1))
     if figure:
         write_figure(energy_figure(summary), figure.with_suffix(""))
     if as_json:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +18,7 @@ from snnkern import environments
 from snnkern.actors import Actor
 from snnkern.calibration import CALIBRATION_STEPS, collect
 from snnkern.errors import InputError, MissingDependencyError, check_whole
-from snnkern.files import check_writable
+from snnkern.files import check_writable, read_array, reason, to_json
 from snnkern.nn import SpikingActor
 
 _ACTOR = typer.Argument(
@@ -72,8 +70,8 @@ def _refuse(options: Mapping[str, object], why: str) -> None:
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise InputError(f"cannot make the folder {folder}: {reason(error)}") from error
     check_writable(folder / "file")
 
 
@@ -93,14 +91,7 @@ def _observations(
         except MissingDependencyError as error:
             raise MissingDependencyError(f"{error}, or give --observations") from error
     _refuse({"--env": env, "--steps": steps, "--seed": seed}, "you give the observations yourself")
-    try:
-        array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"cannot read {file} as a .npy array: {error}") from error
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise InputError(f"{file} holds several arrays; give a .npy file of one")
-    return array
+    return read_array(file)
 
 
 def _environment(policy: Actor | SpikingActor, env: str | None, options: str = "--env") -> str:
@@ -160,4 +151,4 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _print_json(content: dict[str, Any]) -> None:
-    print(json.dumps(content, indent=1))
+    print(to_json(content, indent=1).decode())

@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from snnkern import checkpoints, zoo
+from snnkern import checkpoints
 from snnkern._backends import check_name
 from snnkern.actors import Actor, Interface
 from snnkern.calibration import Auto, Calibration, Fitted, calibrate, chosen_alpha, parse_calibration, recommended
 from snnkern.errors import CheckpointError, InputError
-from snnkern.files import read_tensors, write_tensors
+from snnkern.files import StrPath, write_tensors
 from snnkern.fitting import fit
 from snnkern.layers import Readout, SpikingLayer
 from snnkern.neurons import Dynamics, Neuron, parse_neuron
 from snnkern.nn import SpikingActor
 
-_FORMAT = "spiking-actor"
+
+class SpikingDescription(checkpoints.PolicyDescription, tag_field="format", tag="spiking-actor"):
+    """What a spiking actor's file says beside its tensors.
+
+    Attributes:
+        dynamics: neuron, T, α, μ and κ, as `Dynamics.to_dict` has them.
+        check_finite: whether observations with a NaN or an infinity are refused.
+        carry: whether the carry is among the tensors.
+        corrected: whether the dense layers are, since the spiking ones have been corrected; version 0.1 did neither.
+    """
+
+    dynamics: dict[str, Any]
+    check_finite: bool
+    carry: bool
+    corrected: bool = False
 
 
 def convert(
@@ -121,7 +133,7 @@ def _actor_of(layers: Sequence[SpikingLayer | Readout], policy: SpikingActor) ->
     return actor.to(policy.output.weight.device)
 
 
-def save(policy: Actor | SpikingActor, path: str | os.PathLike[str], *, include_carry: bool = False) -> None:
+def save(policy: Actor | SpikingActor, path: StrPath, *, include_carry: bool = False) -> None:
     """Writes an actor or a spiking actor as safetensors; what was at `path` stays until the new file is whole.
 
     Args:
@@ -145,7 +157,7 @@ def save(policy: Actor | SpikingActor, path: str | os.PathLike[str], *, include_
     if has_carry:
         tensors |= {f"hidden.{index}.carry": carry for index, carry in enumerate(carries)}
     description = {
-        "format": _FORMAT,
+        "format": SpikingDescription.__struct_config__.tag,
         **checkpoints.describe_policy(policy, len(policy.hidden)),
         "dynamics": policy.dynamics.to_dict(),
         "corrected": bool(policy.original),
@@ -155,7 +167,7 @@ def save(policy: Actor | SpikingActor, path: str | os.PathLike[str], *, include_
     write_tensors(path, tensors, description)
 
 
-def load(path: str | os.PathLike[str], *, backend: str = "auto") -> SpikingActor:
+def load(path: StrPath, *, backend: str = "auto") -> SpikingActor:
     """Reads a spiking actor that `save` wrote, bit for bit.
 
     Args:
@@ -167,13 +179,10 @@ def load(path: str | os.PathLike[str], *, backend: str = "auto") -> SpikingActor
         CheckpointError: it is truncated, or not a spiking actor's.
     """
     check_name(backend)
-    tensors, metadata = read_tensors(path)
-    return _restore(path, tensors, metadata.get("snnkern"), backend)
+    return _restore(checkpoints.read_file(path), backend)
 
 
-def load_policy(
-    source: str | os.PathLike[str], *, action_scale: float | None = None, backend: str = "auto"
-) -> Actor | SpikingActor:
+def load_policy(source: StrPath, *, action_scale: float | None = None, backend: str = "auto") -> Actor | SpikingActor:
     """Reads whatever policy a zoo name or a file holds: a spiking actor that `save` wrote, or a dense actor.
 
     Args:
@@ -185,52 +194,42 @@ def load_policy(
         InputError: as `load_actor` and `load`.
     """
     check_name(backend)
-    if str(source) not in zoo.names() and Path(source).is_file():
-        tensors, metadata = read_tensors(source)
-        description = metadata.get("snnkern")
-        if isinstance(description, dict) and description.get("format") == _FORMAT:
-            if action_scale is not None:
-                raise InputError(f"{source} is a spiking actor and holds its own action_scale; got another one")
-            return _restore(source, tensors, description, backend)
-    return checkpoints.load_actor(source, action_scale=action_scale)
+    saved = checkpoints.read(source)
+    if not saved.holds(SpikingDescription):
+        return checkpoints.actor_of(saved, action_scale=action_scale)
+    if action_scale is not None:
+        raise InputError(f"{saved.name} is a spiking actor and holds its own action_scale; got another one")
+    return _restore(saved, backend)
 
 
-def _restore(
-    path: str | os.PathLike[str], tensors: dict[str, Tensor], description: object, backend: str
-) -> SpikingActor:
-    """The spiking actor that a file's tensors and description make, every complaint naming the file."""
+def _restore(saved: checkpoints.Saved, backend: str) -> SpikingActor:
+    """The spiking actor that a file holds, every complaint naming the file."""
     try:
-        return _assemble(tensors, description, backend)
+        return _assemble(saved, backend)
     except InputError as error:
-        raise CheckpointError(f"{Path(path)}: {error}") from error
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{Path(path)}: its description is incomplete: {error}") from error
+        raise CheckpointError(f"{saved.name}: {error}") from error
 
 
-def _assemble(tensors: dict[str, Tensor], description: object, backend: str) -> SpikingActor:
-    found = checkpoints.check_format(description, _FORMAT)
-    hidden = [f"hidden.{index}" for index in range(found["hidden_layers"])]
-    parts = ["weight", "bias", "threshold", *(["carry"] if found["carry"] else [])]
+def _assemble(saved: checkpoints.Saved, backend: str) -> SpikingActor:
+    tensors = saved.tensors
+    found = checkpoints.read_description(saved.description, SpikingDescription)
+    hidden = [f"hidden.{index}" for index in range(found.hidden_layers)]
+    parts = ["weight", "bias", "threshold", *(["carry"] if found.carry else [])]
     wanted = [f"{layer}.{part}" for layer in hidden for part in parts]
     wanted += ["output.weight", "output.bias", *checkpoints.interface_names(found)]
-    corrected = found.get("corrected", False)  # files of version 0.1 do not say it
-    dense = [f"original.{index}" for index in range(len(hidden) + 1)] if corrected else []
+    dense = [f"original.{index}" for index in range(len(hidden) + 1)] if found.corrected else []
     wanted += [f"{layer}.{part}" for layer in dense for part in ("weight", "bias")]
     checkpoints.check_names("a spiking actor", tensors, wanted)
     interface = checkpoints.interface_from(tensors, found)
-    actor = _actor([*hidden, "output"], tensors, interface, found["metadata"])
-    original = _actor(dense, tensors, interface, found["metadata"]) if corrected else None
-    if missing := {"alpha", "memory", "clip"} - set(found["dynamics"]):  # a file says all, `from_dict` has defaults
-        raise KeyError(", ".join(sorted(missing)))
     policy = SpikingActor(
-        actor,
+        _actor([*hidden, "output"], tensors, interface, found.metadata),
         [tensors[f"{layer}.threshold"] for layer in hidden],
-        Dynamics.from_dict(found["dynamics"]),
-        original=original,
+        Dynamics.from_dict(found.dynamics),
+        original=_actor(dense, tensors, interface, found.metadata) if found.corrected else None,
         backend=backend,
-        check_finite=found["check_finite"],
+        check_finite=found.check_finite,
     )
-    if found["carry"]:
+    if found.carry:
         for layer, name in zip(policy.hidden, hidden, strict=True):
             carry = tensors[f"{name}.carry"]
             rows = tensors["hidden.0.carry"].shape[:1]
@@ -243,5 +242,7 @@ def _assemble(tensors: dict[str, Tensor], description: object, backend: str) -> 
 
 
 def _actor(layers: Sequence[str], tensors: dict[str, Tensor], interface: Interface, metadata: dict[str, str]) -> Actor:
-    pairs = [(tensors[f"{layer}.weight"].mT, tensors[f"{layer}.bias"]) for layer in layers]
+    weights = [tensors[f"{layer}.weight"] for layer in layers]
+    turned = [weight.mT if weight.dim() == 2 else weight for weight in weights]  # what is no matrix, `Actor` refuses
+    pairs = [(weight, tensors[f"{layer}.bias"]) for weight, layer in zip(turned, layers, strict=True)]
     return Actor(pairs[:-1], pairs[-1], interface, metadata)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from snnkern.checkpoints import load_actor
 from snnkern.conversion import convert
 from snnkern.errors import InputError
 from snnkern.evaluation import grid
-from snnkern.files import check_writable, write_atomically
+from snnkern.files import check_writable, to_json, write_atomically
 from snnkern.neurons import NEURON_NAMES
 from snnkern.report import check_drawing, performance_figure, summarize_sweep
 from snnkern.rollout import Acts, decision_seconds
@@ -114,6 +113,6 @@ def run_demo(
         **summarize_sweep(measured, seconds),
     }
     performance_figure(measured, figure, f"{name} in {env}, converted without training: {episodes} episodes per point")
-    write_atomically(results, json.dumps(summary, indent=1).encode())
+    write_atomically(results, to_json(summary, indent=1))
     shutil.rmtree(store, ignore_errors=True)  # another demo may have begun on it
     return Demo(measured, summary, results, figure)

@@ -8,7 +8,14 @@ from types import ModuleType
 
 
 class Error(Exception):
-    """Base of every error that `snnkern` raises on purpose."""
+    """Base of every error that `snnkern` raises on purpose.
+
+    Its text is one line that can be printed, whatever the names of files and tensors that it quotes hold.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if text.isprintable() else "".join(map(_printable, text))
 
 
 class InputError(Error, ValueError):
@@ -31,6 +38,12 @@ class SlowBackendWarning(RuntimeWarning):
     """Decisions run on the reference, since the native kernels are missing."""
 
 
+def _printable(character: str) -> str:
+    if character.isprintable():
+        return character
+    return " " if character.isspace() else ascii(character)[1:-1]
+
+
 def check_whole(name: str, value: object, least: int) -> None:
     """Refuses what is not a whole number of at least `least`.
 
@@ -38,7 +51,16 @@ def check_whole(name: str, value: object, least: int) -> None:
         InputError: names the value.
     """
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        raise InputError(f"{name} must be a whole number of at least {least}, got {brief(value)}")
+
+
+def brief(value: object) -> str:
+    """A value as an error shows it: short, whatever it is."""
+    try:
+        text = repr(value)
+    except Exception:  # an integer of 5,000 digits has no repr
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:

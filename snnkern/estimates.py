@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -40,7 +41,8 @@ class Estimate:
         self._step: dict[tuple[int, tuple[Neuron, int] | None], float] = {}
         self._limit: dict[int, int] = {}
         for place, kinds in wanted.items():
-            self._try(place, kinds | {_kind(task) for task in records if task.place == place})
+            with contextlib.suppress(Exception):  # the tasks meet it again, and each says so; there is no estimate
+                self._try(place, kinds | {_kind(task) for task in records if task.place == place})
         self._predicted = [0.0] * len(study.subjects)
         self._taken = [0.0] * len(study.subjects)
         self._left = [0.0] * len(study.subjects)
@@ -63,17 +65,17 @@ class Estimate:
         if not self._waiting:
             return 0.0
         corrected = (
-            left * (taken / predicted if taken else 1.0)
+            left * (taken / predicted if taken and predicted else 1.0)
             for left, taken, predicted in zip(self._left, self._taken, self._predicted, strict=True)
         )
         return sum(corrected) / min(workers, self._waiting)
 
     def _learn(self, task: Task, record: Record) -> None:
         self._predicted[task.place] += self._trial_seconds(task)
-        self._taken[task.place] += record["run"]["seconds"]
+        self._taken[task.place] += record["run"].get("seconds", 0.0)
 
     def _trial_seconds(self, task: Task) -> float:
-        return task.episodes * self._limit[task.place] * self._step[task.place, _kind(task)]
+        return task.episodes * self._limit.get(task.place, 0) * self._step.get((task.place, _kind(task)), 0.0)
 
     def _try(self, place: int, kinds: Iterable[tuple[Neuron, int] | None]) -> None:
         """Times a step of the environment and every policy's decision, both per episode."""

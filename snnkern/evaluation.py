@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import gymnasium
 
 _RESAMPLES = 10_000
+_MOST_DRAWN = 10_000_000  # episodes in memory at a time
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Evaluation:
     def from_record(cls, record: Record) -> Evaluation:
         """Reads what a store keeps."""
         result = record["result"]
-        return cls(tuple(result["returns"]), tuple(result["lengths"]), tuple(result["spikes"]))
+        returns, spikes = (tuple(map(float, result[name])) for name in ("returns", "spikes"))  # 1 may stand for 1.0
+        return cls(returns, tuple(result["lengths"]), spikes)
 
     @property
     def mean(self) -> float:
@@ -259,6 +261,7 @@ def _bootstrap(statistic: Callable[..., Any], *samples: Sequence[float]) -> Inte
         arrays,
         statistic,
         n_resamples=_RESAMPLES,
+        batch=min(_RESAMPLES, max(1, _MOST_DRAWN // max(map(len, arrays)))),
         vectorized=True,
         method="percentile",
         rng=np.random.default_rng(0),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import json
+import math
+import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+import msgspec
 import numpy as np
 import torch
 
@@ -19,27 +22,47 @@ from snnkern.actors import Actor
 from snnkern.calibration import CALIBRATION_STEPS
 from snnkern.checkpoints import load_actor
 from snnkern.conversion import convert
-from snnkern.errors import InputError, check_whole
+from snnkern.errors import InputError
+from snnkern.files import from_json, read_bytes
 from snnkern.neurons import parse_neuron
 from snnkern.study import Setting, Study, Subject
 
-# What a grid file may say, and what holds where it does not.
-_DEFAULTS: dict[str, Any] = {
-    "actors": [],
-    "environments": [],
-    "neurons": ["if", "snm", "mt", "dc"],
-    "timesteps": [2, 4, 8],
-    "alphas": ["auto"],
-    "memories": [0.0],
-    "calibrations": ["auto"],
-    "levels": None,
-    "seeds": [1000],
-    "episodes": 10,
-    "dense_episodes": None,
-    "calibration_steps": CALIBRATION_STEPS,
-    "calibration_seed": 0,
-}
-_OF_SETTINGS = ("neurons", "timesteps", "alphas", "memories", "calibrations", "levels")
+_MOST_SETTINGS = 100_000  # of a grid; each is tried beforehand
+
+T = TypeVar("T")
+_Some = Annotated[tuple[T, ...], msgspec.Meta(min_length=1)]
+_Count = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+_Seed = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class Part(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Settings: every combination of these. Numbers and names are judged where settings are made of them."""
+
+    neurons: _Some[str] = ("if", "snm", "mt", "dc")
+    timesteps: _Some[int] = (2, 4, 8)
+    alphas: _Some[float | str] = ("auto",)
+    memories: _Some[float | str] = (0.0,)
+    calibrations: _Some[str] = ("auto",)
+    levels: int | None = None
+
+
+class GridActor(msgspec.Struct, forbid_unknown_fields=True):
+    """An actor in an environment of its own."""
+
+    name: str
+    environment: str | None = None
+
+
+class Grid(Part, kw_only=True, forbid_unknown_fields=True):
+    """What a grid file may say, and what holds where it does not; see `read_study`."""
+
+    actors: _Some[str | GridActor]
+    environments: tuple[str, ...] = ()
+    seeds: _Some[_Seed] = (1000,)
+    episodes: _Count = 10
+    dense_episodes: _Count | None = None
+    calibration_steps: _Count = CALIBRATION_STEPS
+    calibration_seed: _Seed = 0
 
 
 def read_study(
@@ -67,43 +90,42 @@ def read_study(
         InputError: the file cannot be read, a key is unknown, a value is out of range, an actor or an environment does
             not exist or they do not fit each other.
     """
-    content = {} if file is None else _read_grid(file)
-    grids = content.pop("grids", [{}])
-    if not isinstance(grids, list) or not all(isinstance(part, dict) for part in grids) or not grids:
-        raise InputError("grids must be a list of tables")
-    _check_keys(content, _DEFAULTS, "the grid")
-    for part in grids:
-        _check_keys(part, _OF_SETTINGS, "one of the grids")
+    where = "the grid" if file is None else f"the grid {file}"
+    content = {} if file is None else _read_grid(file, where)
     given = {key: value for key, value in (given or {}).items() if value is not None}
-    whole = {**_DEFAULTS, **content, **given}
+    parts = content.pop("grids", [{}])
+    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts) or not parts:
+        raise InputError(f"{where}: grids must be a list of tables")
+    grid = _typed({**content, **given}, Grid, where)
+    fields = Part.__struct_fields__
+    ours, theirs = ({key: of[key] for key in fields if key in of} for of in (given, content))
     settings: dict[Setting, None] = {}
-    for part in grids:
-        settings |= dict.fromkeys(_settings({**_DEFAULTS, **content, **part, **given}))
+    for part in parts:
+        settings |= dict.fromkeys(_settings(_typed({**theirs, **part, **ours}, Part, f"one of the grids of {where}")))
     for setting in settings:
         _try(setting)
-    dense_episodes = whole["episodes"] if whole["dense_episodes"] is None else whole["dense_episodes"]
-    numbers = {key: whole[key] for key in ("episodes", "calibration_steps", "calibration_seed")}
-    numbers["dense_episodes"] = dense_episodes
-    for key, number in numbers.items():
-        check_whole(key, number, least=0 if key == "calibration_seed" else 1)
-    seeds = _seeds(_list(whole, "seeds"), max(whole["episodes"], dense_episodes))
-    names = _list(whole, "environments") if whole["environments"] else []
-    subjects = [
-        subject
-        for actor in _list(whole, "actors")
-        for subject in _subjects(actor, names, folder or (file.parent if file else Path()))
-    ]
+    dense_episodes = grid.dense_episodes or grid.episodes
+    seeds = _seeds(grid.seeds, max(grid.episodes, dense_episodes))
+    folder = folder or (file.parent if file else Path())
+    subjects = [subject for actor in grid.actors for subject in _subjects(actor, grid.environments, folder)]
     seen = Counter((subject.actor.fingerprint(), subject.environment) for subject in subjects)
     for subject in subjects:
         if seen[subject.actor.fingerprint(), subject.environment] > 1:
             raise InputError(f"{subject.name} in {subject.environment} is in the grid twice, perhaps by another name")
-    return Study(tuple(subjects), tuple(settings), seeds, **numbers, backend=backend)
+    return Study(
+        tuple(subjects),
+        tuple(settings),
+        seeds,
+        episodes=grid.episodes,
+        dense_episodes=dense_episodes,
+        calibration_steps=grid.calibration_steps,
+        calibration_seed=grid.calibration_seed,
+        backend=backend,
+    )
 
 
-def _seeds(seeds: Sequence[Any], apart: int) -> tuple[int, ...]:
+def _seeds(seeds: Sequence[int], apart: int) -> tuple[int, ...]:
     """Seeds, each of which has so many episodes to itself."""
-    for seed in seeds:
-        check_whole("a seed", seed, least=0)
     found = tuple(dict.fromkeys(seeds))
     for first, second in itertools.pairwise(sorted(found)):
         if second - first < apart:
@@ -113,15 +135,16 @@ def _seeds(seeds: Sequence[Any], apart: int) -> tuple[int, ...]:
     return found
 
 
-def _read_grid(file: Path) -> dict[str, Any]:
+def _read_grid(file: Path, where: str) -> dict[str, Any]:
+    content = read_bytes(file)
+    if file.suffix != ".toml":
+        return from_json(content, dict[str, Any], where)
+    toml = _toml()
     try:
-        text = file.read_text()
-        content = _toml().loads(text) if file.suffix == ".toml" else json.loads(text)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the grid {file}: {getattr(error, 'strerror', None) or error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"the grid {file} is not a table of keys and values")
-    return content
+        found: dict[str, Any] = toml.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is not TOML: {error}") from error
+    return found
 
 
 def _toml() -> ModuleType:
@@ -136,57 +159,40 @@ def _toml() -> ModuleType:
         raise InputError("a grid in TOML needs Python 3.11: give it as JSON, with the same keys") from error
 
 
-def _check_keys(found: Mapping[str, Any], known: Iterable[str], what: str) -> None:
-    for key in found:
-        if key not in known:
-            raise InputError(f"{what} has an unknown key {key!r}: choose from {', '.join(known)}")
+def _typed(content: Mapping[str, Any], kind: type[T], where: str) -> T:
+    try:
+        return msgspec.convert(content, kind)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise InputError(f"{where}: {error}") from error
 
 
-def _list(whole: Mapping[str, Any], key: str) -> list[Any]:
-    values = whole[key]
-    if not isinstance(values, list) or not values:
-        raise InputError(f"{key} must be a list with at least one entry, got {values!r}")
-    return values
-
-
-def _settings(part: Mapping[str, Any]) -> Iterator[Setting]:
-    keys = ("neurons", "timesteps", "alphas", "memories", "calibrations")
-    levels = part["levels"]
-    for neuron, timesteps, alpha, memory, calibration in itertools.product(*(_list(part, key) for key in keys)):
-        check_whole("timesteps (T)", timesteps, least=1)
-        if not isinstance(calibration, str):
-            raise InputError(f"a calibration is a name such as 'auto', got {calibration!r}")
-        numbers = _number("alpha (α)", alpha), _number("memory (μ)", memory)
-        yield Setting(parse_neuron(neuron, levels), timesteps, *numbers, calibration)
-
-
-def _number(name: str, value: Any) -> float | str:
-    """A number or a rule's name; 0 and 0.0 are one setting."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise InputError(f"{name} is a number or the name of a rule, got {value!r}")
-    return value if isinstance(value, str) else float(value)
+def _settings(part: Part) -> Iterator[Setting]:
+    lists: list[Sequence[Any]] = [part.neurons, part.timesteps, part.alphas, part.memories, part.calibrations]
+    if (number := math.prod(map(len, lists))) > _MOST_SETTINGS:
+        raise InputError(f"a grid has at most {_MOST_SETTINGS:,} settings, got {number:,}")
+    for neuron, timesteps, alpha, memory, calibration in itertools.product(*lists):
+        yield Setting(parse_neuron(neuron, part.levels), timesteps, alpha, memory, calibration)
 
 
 def _try(setting: Setting) -> None:
-    """Refuses what `convert` would refuse, before anything runs."""
+    """Refuses what `convert` would refuse, before anything runs; few steps are enough for that."""
+    setting.to_dict()
     layers = [(torch.eye(2), torch.zeros(2)), (torch.ones(1, 2), torch.zeros(1))]
     observations = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
-    convert(Actor(layers[:1], layers[1]), observations, **setting.arguments())
+    few = replace(setting, timesteps=min(setting.timesteps, 8))
+    convert(Actor(layers[:1], layers[1]), observations, **few.arguments())
 
 
-def _subjects(entry: Any, environments_given: Sequence[str], folder: Path) -> Iterator[Subject]:
+def _subjects(entry: str | GridActor, environments_given: Sequence[str], folder: Path) -> Iterator[Subject]:
     """An actor in each of its environments."""
-    table = {"name": entry} if isinstance(entry, str) else entry
-    if not isinstance(table, dict) or not isinstance(table.get("name"), str):
-        raise InputError(f"an actor is a name, or a table with name and environment, got {entry!r}")
-    _check_keys(table, ("name", "environment"), "an actor")
-    name = table["name"]
+    actor_entry = GridActor(entry) if isinstance(entry, str) else entry
+    name, own = actor_entry.name, actor_entry.environment
     actor = load_actor(name if name in zoo.names() else folder / name)
-    own = [table["environment"]] if "environment" in table else list(environments_given)
-    for env in own or [environments.named_by(actor)]:
+    for env in [own] if own is not None else environments_given or [environments.named_by(actor)]:
         if not env:
             raise InputError(f"{name} does not say which environment it is for: give it one in the grid, or --env")
         environment = environments.make(env)
         environments.check_spaces(actor.interface, environment.observation_space, environment.action_space)
         environment.close()
-        yield Subject(Path(name).name, actor, env)
+        # A file's name may be any bytes; a record's is text.
+        yield Subject(os.fsencode(Path(name).name).decode(errors="replace"), actor, env)

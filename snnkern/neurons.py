@@ -6,12 +6,15 @@ Everything here is a frozen dataclass: hashable, comparable, checked when it is 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypedDict
 
-from snnkern.errors import InputError
+import msgspec
+
+from snnkern.errors import InputError, brief
 
 MAX_LEVELS = 24
 _MAX_COUNT = 2**31 - 1
@@ -44,13 +47,13 @@ class Neuron:
 
     def __post_init__(self) -> None:
         _check_fraction(f"{self.label}'s initial_fraction", self.initial_fraction)
-        if not _is_real(self.negative_fraction) or not -math.inf < self.negative_fraction < 1:
+        if not _is_finite(self.negative_fraction) or not self.negative_fraction < 1:
             raise InputError(
-                f"{self.label}'s negative_fraction must be a number below 1, got {self.negative_fraction!r}"
+                f"{self.label}'s negative_fraction must be a number below 1, got {brief(self.negative_fraction)}"
             )
         if not _is_integer(self.levels) or not 1 <= self.levels <= MAX_LEVELS:
             raise InputError(
-                f"{self.label}'s levels must be a whole number from 1 to {MAX_LEVELS}, got {self.levels!r}"
+                f"{self.label}'s levels must be a whole number from 1 to {MAX_LEVELS}, got {brief(self.levels)}"
             )
         # Plain numbers, whatever kind came in (NumPy's, fractions): for JSON, and for operators' arguments.
         for name, convert in (("initial_fraction", float), ("negative_fraction", float), ("levels", int)):
@@ -141,11 +144,30 @@ def parse_neuron(neuron: str | Neuron, levels: int | None = None) -> Neuron:
     return cls()
 
 
-def neuron_from(kind: Kind, parameters: dict[str, Any]) -> Neuron:
+def neuron_from(kind: Kind, parameters: Mapping[str, Any]) -> Neuron:
     """A neuron of a kind from named parameters; those that the kind does not have are left out."""
     cls = NEURONS[kind]
     known = {name for name, spec in cls.__dataclass_fields__.items() if spec.init}
     return cls(**{name: value for name, value in parameters.items() if name in known})
+
+
+class NeuronDescription(TypedDict):
+    """A neuron in `Dynamics.to_dict`: its name and all parameters, used or not."""
+
+    name: str
+    initial_fraction: float
+    negative_fraction: float
+    levels: Annotated[int, msgspec.Meta(ge=1, le=MAX_LEVELS)]
+
+
+class DynamicsDescription(TypedDict):
+    """What `Dynamics.to_dict` returns."""
+
+    neuron: NeuronDescription
+    timesteps: Annotated[int, msgspec.Meta(ge=1, le=_MAX_COUNT)]
+    alpha: float
+    memory: float
+    clip: float
 
 
 @dataclass(frozen=True)
@@ -172,22 +194,22 @@ class Dynamics:
         if not isinstance(self.neuron, Neuron):
             raise InputError(f"neuron must be IF(), SNM(), MT() or DC(), got {self.neuron!r}")
         if not _is_integer(self.timesteps) or self.timesteps < 1:
-            raise InputError(f"timesteps (T) must be a whole number of at least 1, got {self.timesteps!r}")
+            raise InputError(f"timesteps (T) must be a whole number of at least 1, got {brief(self.timesteps)}")
         largest = _MAX_COUNT >> (self.neuron.levels - 1)
         if self.timesteps > largest:
             raise InputError(
-                f"timesteps (T) may be at most {largest} with {self.neuron.levels} levels, got {self.timesteps}"
+                f"timesteps (T) may be at most {largest} with {self.neuron.levels} levels, got {brief(self.timesteps)}"
             )
         _check_fraction("alpha (α)", self.alpha)
         _check_fraction("memory (μ)", self.memory)
-        if not _is_real(self.clip) or not 0 <= self.clip < math.inf:
-            raise InputError(f"clip (κ) must be a finite number of at least 0, got {self.clip!r}")
+        if not _is_finite(self.clip) or not self.clip >= 0:
+            raise InputError(f"clip (κ) must be a finite number of at least 0, got {brief(self.clip)}")
         for name, convert in (("timesteps", int), ("alpha", float), ("memory", float), ("clip", float)):
             object.__setattr__(self, name, convert(getattr(self, name)))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> DynamicsDescription:
         """A JSON-ready description that `from_dict` reads back."""
-        neuron = {"name": self.neuron.name, **asdict(self.neuron)}
+        neuron: Any = {"name": self.neuron.name, **asdict(self.neuron)}
         return {
             "neuron": neuron,
             "timesteps": self.timesteps,
@@ -197,31 +219,36 @@ class Dynamics:
         }
 
     @classmethod
-    def from_dict(cls, description: dict[str, Any]) -> Dynamics:
+    def from_dict(cls, description: Mapping[str, Any]) -> Dynamics:
         """Reads what `to_dict` wrote.
 
         Raises:
-            InputError: something is missing or out of range.
+            InputError: something is missing, of another type or out of range.
         """
         try:
-            rest = dict(description)
-            neuron = dict(rest.pop("neuron"))
-            kind = parse_neuron(neuron.pop("name")).kind
-            return cls(neuron=neuron_from(kind, neuron), **rest)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"not a description of neuron dynamics: {description!r} ({error})") from error
+            found = msgspec.convert(description, DynamicsDescription)
+        except msgspec.ValidationError as error:
+            raise InputError(f"not a description of neuron dynamics: {error}") from error
+        if unknown := {*description, *description["neuron"]} - {*found, *found["neuron"]}:
+            raise InputError(
+                f"not a description of neuron dynamics: it has {', '.join(sorted(map(str, unknown)))} too many"
+            )
+        neuron = neuron_from(parse_neuron(found["neuron"]["name"]).kind, found["neuron"])
+        return cls(neuron, found["timesteps"], found["alpha"], found["memory"], found["clip"])
 
 
 def _is_integer(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def _is_real(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+def _is_finite(value: object) -> bool:
+    """Whether it is a real number that a float can hold, which an integer of 400 digits is not."""
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _check_fraction(name: str, value: float) -> None:
-    if not _is_real(value) or not 0 <= value <= 1:
-        raise InputError(f"{name} must be a number from 0 to 1, got {value!r}")
+    if not _is_finite(value) or not 0 <= value <= 1:
+        raise InputError(f"{name} must be a number from 0 to 1, got {brief(value)}")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from snnkern.errors import InputError
 from snnkern.evaluation import Evaluation, Interval, average_performance_ratio
-from snnkern.neurons import Dynamics, Kind, neuron_from, parse_neuron
-from snnkern.store import Record, read_records
+from snnkern.files import from_json, read_bytes
+from snnkern.neurons import Dynamics, Kind, NeuronDescription, neuron_from, parse_neuron
+from snnkern.store import Episodes, Record, read_records
 
 
 class Place(NamedTuple):
@@ -96,7 +99,7 @@ def read_collection(path: Path) -> Collection:
     Raises:
         InputError: it is none of these.
     """
-    records = _from_summary(path) if path.is_file() and path.suffix == ".json" else read_records(path)
+    records = _from_summary(path) if path.suffix == ".json" and not os.path.isdir(path) else read_records(path)
     return collect_results(path.resolve().name.removesuffix(path.suffix), records)
 
 
@@ -106,11 +109,8 @@ def read_summary(path: Path, verb: str, keys: Sequence[str]) -> dict[str, Any]:
     Raises:
         InputError: the file cannot be read, or has not what that verb writes.
     """
-    try:
-        summary = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    if not isinstance(summary, dict) or any(key not in summary for key in keys):
+    summary = from_json(read_bytes(path), dict[str, Any], str(path))
+    if any(key not in summary for key in keys):
         raise InputError(f"{path} is not what snnkern {verb} writes: it lacks {', '.join(keys)}")
     return summary
 
@@ -122,13 +122,9 @@ def collect_results(name: str, records: Sequence[Record]) -> Collection:
     episodes counts, and of equals the last that was made.
 
     Raises:
-        InputError: a record lacks something.
+        InputError: a neuron is unknown, or results of one setting disagree in the number of hidden layers.
     """
-    try:
-        groups = _groups(records)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"a result in {name} lacks something: {error!r}") from error
-    chosen = {key: _disjoint(found) for key, found in groups.items()}
+    chosen = {key: _disjoint(found) for key, found in _groups(records).items()}
     pooled = {key: _pool(found) for key, found in chosen.items()}
     dense = {place: evaluation for (place, setting), evaluation in pooled.items() if setting is None}
     places = sorted({place for place, _ in pooled})
@@ -214,13 +210,13 @@ def _setting(record: Record) -> Setting | None:
     setting, calibration = record["task"]["setting"], record["task"]["calibration"]
     if setting is None:
         return None
-    given = dict(setting["neuron"])
+    given = setting["neuron"]
     kind = parse_neuron(given["name"]).kind
-    usual = Dynamics(neuron_from(kind, {}), 1).to_dict()["neuron"]
-    unusual = [f"{key} = {value:g}" for key, value in given.items() if key != "name" and value != usual[key]]
+    usual: dict[str, Any] = dict(Dynamics(neuron_from(kind, {}), 1).to_dict()["neuron"])
+    unusual = [f"{key} = {given[key]:g}" for key, value in usual.items() if key != "name" and given[key] != value]
     if setting["clip"] != 0.5:
         unusual.append(f"κ = {setting['clip']:g}")
-    origin = calibration.get("rule") or f"given ({calibration['thresholds'][:6]})"
+    origin = calibration.get("rule") or f"given ({calibration.get('thresholds', '')[:6]})"
     variant = Variant(", ".join([kind.name, *unusual]), setting["memory"], origin)
     return Setting(variant, setting["timesteps"], setting["alpha"])
 
@@ -255,6 +251,8 @@ def _pool(records: Sequence[Record]) -> Evaluation:
     """The episodes of several seeds as one evaluation; spikes weighed by decisions."""
     evaluations = [Evaluation.from_record(record) for record in records]
     decisions = [sum(evaluation.lengths) for evaluation in evaluations]
+    if len({len(evaluation.spikes) for evaluation in evaluations}) > 1:
+        raise InputError(f"results of {records[0]['actor']} in one setting disagree in the number of hidden layers")
     layers = zip(*(evaluation.spikes for evaluation in evaluations), strict=True)
     return Evaluation(
         tuple(value for evaluation in evaluations for value in evaluation.returns),
@@ -263,35 +261,61 @@ def _pool(records: Sequence[Record]) -> Evaluation:
     )
 
 
+class _Spiking(Episodes):
+    """A spiking policy in what `snnkern evaluate --neuron … --json` prints."""
+
+    neuron: NeuronDescription
+    timesteps: int
+    alpha: float
+    memory: float
+    clip: float
+    spikes_per_decision_per_layer: list[float]
+
+
+class _Summary(msgspec.Struct):
+    """All of it."""
+
+    actor: str
+    environment: str
+    calibration: str
+    dense: Episodes
+    results: list[_Spiking]
+
+
+class _Kind(msgspec.Struct):
+    """What all verbs' JSON but that of `evaluate` and `demo` says."""
+
+    kind: str = ""
+
+
 def _from_summary(path: Path) -> list[Record]:
     """Records from what `snnkern evaluate --neuron … --json` or `snnkern demo` wrote."""
+    content = read_bytes(path)
     try:
-        summary = json.loads(path.read_text())
-        if kind := summary.get("kind"):
-            raise InputError(f"{path} is what snnkern {kind} wrote, not a sweep's results: give it with its own option")
-        entries = [(None, summary["dense"]), *((entry, entry) for entry in summary["results"])]
-        return [_from_entry(summary, setting, entry) for setting, entry in entries]
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
+        kind = from_json(content, _Kind, "it").kind
+        summary = None if kind else from_json(content, _Summary, "it")
+    except InputError as error:
         raise InputError(
-            f"{path} holds no results ({error!r}): give a store's folder, or what snnkern sweep --output or "
+            f"{path} holds no results ({error}): give a store's folder, or what snnkern sweep --output or "
             "evaluate --neuron --json wrote"
         ) from error
+    if summary is None:
+        raise InputError(f"{path} is what snnkern {kind} wrote, not a sweep's results: give it by its own option")
+    return [_record(summary, summary.dense, None), *(_record(summary, entry, entry) for entry in summary.results)]
 
 
-def _from_entry(summary: dict[str, Any], setting: dict[str, Any] | None, entry: dict[str, Any]) -> Record:
+def _record(summary: _Summary, entry: Episodes, spiking: _Spiking | None) -> Record:
     keys = ("neuron", "timesteps", "alpha", "memory", "clip")
     task = {
-        "actor": summary["actor"],
-        "environment": summary["environment"],
-        "setting": None if setting is None else {key: setting[key] for key in keys},
-        "calibration": None if setting is None else {"rule": summary["calibration"]},
-        "episodes": len(entry["returns"]),
+        "actor": summary.actor,
+        "environment": summary.environment,
+        "setting": spiking and {key: getattr(spiking, key) for key in keys},
+        "calibration": spiking and {"rule": summary.calibration},
+        "episodes": len(entry.returns),
         "seed": 0,
         "backend": None,
         "versions": {},
     }
-    result = {key: entry[key] for key in ("returns", "lengths")}
-    result["spikes"] = entry.get("spikes_per_decision_per_layer", [])
-    return {"task": task, "actor": summary["actor"], "result": result, "run": {}}
+    spikes = spiking.spikes_per_decision_per_layer if spiking else []
+    result = {"returns": entry.returns, "lengths": entry.lengths, "spikes": spikes}
+    return {"task": task, "actor": summary.actor, "result": result, "run": {}}

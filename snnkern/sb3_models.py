@@ -7,12 +7,10 @@ the JSON beside it spells out what else an actor depends on.
 from __future__ import annotations
 
 import io
-import json
 import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from snnkern.errors import CheckpointError, InputError
-from snnkern.files import read_state_dict
+from snnkern.files import from_json, read_state_dict, unzipped
 
 _TENSORS, _DATA = "policy.pth", "data"
 _POLICY = re.compile(r"(?:stable_baselines3|sbx)\.(td3|sac|ddpg)\.policies")
@@ -81,30 +79,34 @@ class Model:
         return self
 
 
-def is_file(path: Path) -> bool:
+def is_model(content: bytes) -> bool:
     """Whether a file is a model that Stable-Baselines3 or SBX saved."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return {_DATA, "_stable_baselines3_version"} <= set(archive.namelist())
     except Exception:  # damaged archives fail in many ways, UnicodeDecodeError among them
         return False
 
 
-def read(path: Path) -> Model:
+def read(content: bytes, name: str) -> Model:
     """Reads a model's file, without unpickling any of it.
+
+    Args:
+        content: the file's.
+        name: what errors call it.
 
     Raises:
         CheckpointError: the file is damaged, is SBX's (whose parameters are a pickle), or cannot be converted.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            data = json.loads(archive.read(_DATA))
+        with unzipped(content, name, len(content)) as archive:
+            data = from_json(archive.read(_DATA), dict[str, Any], f"its {_DATA}")
             if _TENSORS not in archive.namelist():
                 raise CheckpointError(
-                    f"{path} holds no {_TENSORS}: SBX saves parameters as a pickle, which can run code and is not "
+                    f"{name} holds no {_TENSORS}: SBX saves parameters as a pickle, which can run code and is not "
                     "opened here: if you trust it, load it with SBX, and give the model itself"
                 )
-            tensors = read_state_dict(io.BytesIO(archive.read(_TENSORS)), f"{path}'s {_TENSORS}")
+            tensors = read_state_dict(archive.read(_TENSORS), f"{name}'s {_TENSORS}", len(content))
         options = data["policy_kwargs"]
         observation, action = data["observation_space"], data["action_space"]
         return Model(
@@ -120,9 +122,9 @@ def read(path: Path) -> Model:
     except CheckpointError:
         raise
     except InputError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(f"{name}: {error}") from error
     except Exception as error:  # damaged archives and descriptions fail in many ways
-        raise CheckpointError(f"{path} is damaged, or not a model that Stable-Baselines3 saved: {error!r}") from error
+        raise CheckpointError(f"{name} is damaged, or not a model that Stable-Baselines3 saved: {error!r}") from error
 
 
 def describe(model: Any) -> Model:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import hashlib
 import json
 import os
@@ -10,13 +10,94 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+import filelock
+import msgspec
 
 from snnkern.errors import InputError
 from snnkern.executors import Executor, Failure
-from snnkern.files import write_atomically
+from snnkern.files import from_json, read_bytes, reason, write_atomically
+from snnkern.neurons import DynamicsDescription, NeuronDescription
 
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 Record = dict[str, Any]
+_Whole = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Count = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+
+
+class _Setting(msgspec.Struct):
+    """What an actor is converted to: as `Dynamics.to_dict`, with names of rules where there are names."""
+
+    neuron: NeuronDescription
+    timesteps: _Count
+    alpha: float | str
+    memory: float | str
+    clip: float
+
+
+class _Calibration(msgspec.Struct):
+    """Where thresholds come from: a rule and what it is calibrated on, or a hash of thresholds that were given."""
+
+    rule: str = ""
+    recommended: dict[str, float | str] = {}
+    steps: _Whole = 0
+    seed: _Whole = 0
+    observations: str = ""
+    thresholds: str = ""
+
+
+class _Task(msgspec.Struct):
+    """See `snnkern.evaluation.describe_task`."""
+
+    actor: str
+    environment: str
+    setting: _Setting | None
+    calibration: _Calibration | None
+    episodes: _Count
+    seed: _Whole
+    backend: str | None
+    versions: dict[str, str]
+
+    def __post_init__(self) -> None:
+        if (self.setting is None) != (self.calibration is None):
+            raise ValueError("setting and calibration go together")
+
+
+class Episodes(msgspec.Struct):
+    """Return and length of each; at least one."""
+
+    returns: Annotated[list[float], msgspec.Meta(min_length=1)]
+    lengths: list[_Count]
+
+    def __post_init__(self) -> None:
+        if len(self.returns) != len(self.lengths):
+            raise ValueError(f"{len(self.returns)} returns have {len(self.lengths)} lengths")
+
+
+class _Result(Episodes):
+    """What came of a task; of a spiking actor's also what the rules chose."""
+
+    spikes: list[float]
+    dynamics: DynamicsDescription | None = None
+    thresholds: str = ""
+    calibration: str = ""
+
+
+class _Run(msgspec.Struct):
+    """When a task ended, in UTC, and how many seconds it took."""
+
+    finished: str = ""
+    seconds: float = 0.0
+
+
+class _Record(msgspec.Struct):
+    """What a record must have."""
+
+    task: _Task
+    actor: str
+    result: _Result
+    run: _Run
 
 
 class Store:
@@ -35,67 +116,73 @@ class Store:
     def __init__(self, folder: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            raise InputError(f"cannot make the folder {folder}: {reason(error)}") from error
         if not os.access(folder, os.W_OK):
             raise InputError(f"cannot write to the folder {folder}")
         self.folder = folder
 
     def path(self, task: Mapping[str, Any]) -> Path:
         """The file of a task, by its description."""
-        text = json.dumps(task, sort_keys=True)
-        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+        return self.folder / f"{task_name(task)}.json"
 
     def read(self, task: Mapping[str, Any]) -> Record | None:
         """The record of a task; None where it is not finished.
 
         Raises:
-            InputError: its file is damaged.
+            InputError: its file is damaged, or another task's.
         """
         path = self.path(task)
         return _read(path) if path.exists() else None
 
-    def write(self, record: Record) -> None:
-        """Keeps a record; a reader sees all of it or nothing."""
-        write_atomically(self.path(record["task"]), json.dumps(record, indent=1, allow_nan=False).encode())
+    def write(self, task: Mapping[str, Any], content: bytes) -> None:
+        """Keeps a task's record, as `encode` has made it; a reader sees all of it or nothing."""
+        write_atomically(self.path(task), content)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Sees to it that no second sweep works on this store meanwhile, which would run the same tasks.
 
-        The system takes the lock away when this process ends, however it ends.
+        The system takes the lock away when this process ends, however it ends. Where a file system has no locks, nobody
+        is kept out.
 
         Raises:
-            InputError: another sweep does.
+            InputError: another sweep works on it.
         """
-        folder = os.open(self.folder, os.O_RDONLY)
+        lock = filelock.FileLock(self.folder / ".lock", mode=0o666)  # less the umask: a store may be a group's
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            lock.acquire(timeout=0)
+        except filelock.Timeout as error:
             raise InputError(
                 f"another sweep is at work on {self.folder}: wait for it, or give another store"
             ) from error
-        except OSError:
-            pass  # a file system without locks
+        except NotImplementedError:
+            pass  # a file system without locks, to filelock before its version 4
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise InputError(f"cannot lock {self.folder}: {reason(error)}") from error
         try:
             yield
         finally:
-            os.close(folder)
+            lock.release()
+
+
+def task_name(task: Mapping[str, Any]) -> str:
+    """What a task's file is called: a hash of its description."""
+    text = json.dumps(task, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def read_records(path: Path) -> list[Record]:
     """The records of a store's folder, or of a file that `write_records` wrote, in a fixed order.
 
     Raises:
-        InputError: there is nothing there, or a file is damaged.
+        InputError: there is nothing there, or a file is damaged, or another task's.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         records = [_read(file) for file in path.glob("*.json")]
     else:
-        try:
-            lines = path.read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+        lines = read_bytes(path).splitlines()
         records = [_parse(line, f"line {number} of {path}") for number, line in enumerate(lines, 1)]
     if not records:
         raise InputError(f"{path} holds no results of a sweep")
@@ -107,24 +194,42 @@ def write_records(records: Sequence[Record], path: Path) -> None:
     write_atomically(path, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode())
 
 
+def encode(record: Record) -> bytes:
+    """A record as a store keeps it.
+
+    Raises:
+        InputError: it could not be read back: a return is not finite, or something in it is not data.
+    """
+    try:
+        content = json.dumps(record, indent=1, allow_nan=False).encode()
+        _checked(content)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"this result cannot be stored: {error}") from error
+    return content
+
+
 def _read(path: Path) -> Record:
-    try:
-        return _parse(path.read_text(), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+    record = _parse(read_bytes(path), str(path))
+    if path.stem != task_name(record["task"]):
+        raise InputError(f"{path} holds another task's result than its name says: delete it, or rename it")
+    return record
 
 
-def _parse(text: str, where: str) -> Record:
+def _parse(content: bytes, where: str) -> Record:
     try:
-        record: Record = json.loads(text)
-        result = record["result"]
-        for name in ("returns", "lengths", "spikes"):
-            if not all(isinstance(value, int | float) for value in result[name]):
-                raise TypeError(f"{name} are no numbers")
-        if not isinstance(record["task"], dict):
-            raise TypeError("its task is no table")
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{where} is not a stored result ({error!r}): delete it to run its setting again") from error
+        return _checked(content)
+    except InputError as error:
+        raise InputError(f"{where} is not a stored result ({error}): delete it to run its setting again") from error
+
+
+def _checked(content: bytes) -> Record:
+    """Reads a record and checks its types. What it has besides stays in it: a task's name depends on all of it."""
+    record: Record = from_json(content, dict[str, Any], "it")
+    try:
+        msgspec.convert(record, _Record)
+        task_name(record["task"])
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise InputError(str(error)) from error
     return record
 
 
@@ -162,9 +267,14 @@ def complete(
             if isinstance(outcome, Failure):
                 failed[task] = outcome.error
                 continue
-            outcome["run"]["finished"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            record = {"task": describe(task), **outcome}
+            try:
+                outcome["run"]["finished"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
+                record = {"task": describe(task), **outcome}
+                content = encode(record) if store else b""
+            except Exception as error:  # what came back is no record
+                failed[task] = error
+                continue
             if store:
-                store.write(record)
+                store.write(record["task"], content)
             finished(task, record)
     return failed

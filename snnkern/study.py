@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
@@ -35,10 +34,10 @@ from snnkern.conversion import convert
 from snnkern.errors import InputError, check_whole
 from snnkern.evaluation import Evaluation, backend_name, describe_task, evaluation_record
 from snnkern.executors import Executor, Failure, LocalExecutor
-from snnkern.files import write_atomically
+from snnkern.files import read_array, write_atomically
 from snnkern.neurons import Dynamics, Neuron
 from snnkern.nn import SpikingActor
-from snnkern.store import Record, Store, complete
+from snnkern.store import Record, Store, complete, task_name
 
 Progress = Callable[[int, int], None]
 
@@ -212,10 +211,13 @@ def run_study(
                 finished(task, record)
 
         spiking = sorted({task.place for task in left if task.setting is not None})
-        observations = _observations(study, spiking, store, executor, collected or (lambda count, total: None))
+        report = collected or (lambda count, total: None)
+        observations, without = _observations(study, spiking, store, executor, report)
         shared = Shared(study.subjects, observations, study.backends)
-        failed = complete(
-            left, run_task, shared, describe=study.describe, store=store, executor=executor, finished=done
+        failed = {task: without[task.place] for task in left if task.setting is not None and task.place in without}
+        ready = [task for task in left if task not in failed]
+        failed |= complete(
+            ready, run_task, shared, describe=study.describe, store=store, executor=executor, finished=done
         )
     return {task: records[task] for task in study.tasks if task in records}, failed
 
@@ -365,8 +367,11 @@ def _converted(shared: Shared, place: int, setting: Setting) -> SpikingActor:
 
 def _observations(
     study: Study, places: list[int], store: Store | None, executor: Executor, report: Progress
-) -> dict[int, NDArray[np.floating]]:
-    """What actors are calibrated on: given, or from the store where it has them, else collected as tasks are run."""
+) -> tuple[dict[int, NDArray[np.floating]], dict[int, Exception]]:
+    """What actors are calibrated on: given, or from the store where it has them, else collected as tasks are run.
+
+    Also returns whose could not be collected, and why.
+    """
     numbers = (study.calibration_steps, study.calibration_seed)
     found, files = {}, {}
     for place in places:
@@ -376,27 +381,29 @@ def _observations(
             continue
         assert store is not None
         dense = study.describe(Task(place, None, *numbers))  # all that its run depends on
-        identity = json.dumps(dense, sort_keys=True)
-        file = store.folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npy"
+        file = store.folder / f"{task_name(dense)}.npy"
         if not file.exists():
             files[place] = file
             continue
         try:
-            found[place] = np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            found[place] = read_array(file)
+            check_observations(study.subjects[place].actor, found[place])
+        except InputError as error:
             raise InputError(f"{file} holds no observations ({error}): delete it to collect them again") from error
     report(len(found), len(places))
+    failed: dict[int, Exception] = {}
     missing = list(files)
     with closing(executor.run(_collected, (study.subjects, *numbers), missing)) as outcomes:
         for index, outcome in outcomes:
             if isinstance(outcome, Failure):
-                raise outcome.error
+                failed[missing[index]] = outcome.error
+                continue
             content = io.BytesIO()
             np.save(content, outcome)
             write_atomically(files[missing[index]], content.getvalue())
             found[missing[index]] = outcome
             report(len(found), len(places))
-    return found
+    return found, failed
 
 
 def _collected(shared: tuple[tuple[Subject, ...], int, int], place: int) -> NDArray[np.floating]:

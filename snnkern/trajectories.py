@@ -106,7 +106,11 @@ def follow(
                 tried = earned[driver][row]
                 observation, reward, terminated, truncated, _ = envs[row].step(chosen[driver][row])
                 earned[driver][row] = float(reward)
-                if twin and len(seen) % _CHECK_EVERY == 1 and not np.isclose(tried, earned[driver][row]):
+                if (
+                    twin
+                    and len(seen) % _CHECK_EVERY == 1
+                    and not np.isclose(tried, earned[driver][row], equal_nan=True)
+                ):
                     raise Error(
                         f"in a copy of the environment an action earned {tried:g}, in itself {float(reward):g}: its "
                         "rewards depend on more than the state that can be copied (a wrapper, another program)"
