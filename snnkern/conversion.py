@@ -7,15 +7,15 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from snnkern import checkpoints, zoo
+from snnkern import checkpoints, sb3_models, zoo
 from snnkern._backends import check_name
-from snnkern.actors import Actor, Interface
+from snnkern.actors import Actor, Interface, check_actor
 from snnkern.calibration import Auto, Calibration, Fitted, calibrate, chosen_alpha, parse_calibration, recommended
 from snnkern.errors import CheckpointError, InputError
 from snnkern.files import read_tensors, write_tensors
@@ -23,6 +23,7 @@ from snnkern.fitting import fit
 from snnkern.layers import Readout, SpikingLayer
 from snnkern.neurons import Dynamics, Neuron, parse_neuron
 from snnkern.nn import SpikingActor
+from snnkern.vec_normalize import warn_of_other_observations
 
 _FORMAT = "spiking-actor"
 
@@ -64,20 +65,23 @@ def convert(
         InputError: a parameter is out of range, observations are missing, empty or do not fit, a threshold is negative
             or NaN.
 
+    Warns:
+        InputWarning: observations are not of the kind that the actor received in training, as far as its file shows.
+
     Source: Xu et al., "Error Amplification Limits ANN-to-SNN Conversion in Continuous Control", ICML 2026.
     """
     kind = parse_neuron(neuron)
     dynamics = Dynamics(kind, timesteps, chosen_alpha(alpha, kind), memory, clip)
     if isinstance(actor, nn.Sequential):
         actor = checkpoints.actor_from_module(actor)
-    if not isinstance(actor, Actor):
-        raise InputError(f"actor must be an Actor (see load_actor) or an nn.Sequential, got {type(actor).__name__}")
+    check_actor(actor)
     if (observations is None) == (thresholds is None):
         raise InputError("give either observations to calibrate on or thresholds, and not both")
     rule = parse_calibration(calibration)
     origin = "given thresholds"
     fitted, original = actor, None
     if observations is not None:
+        warn_of_other_observations(actor, observations)
         origin = f"{rule}"
         if isinstance(rule, Auto):
             rule, _ = recommended(kind)
@@ -136,7 +140,8 @@ def save(policy: Actor | SpikingActor, path: str | os.PathLike[str], *, include_
         checkpoints.save_actor(policy, path)
         return
     if not isinstance(policy, SpikingActor):
-        raise InputError(f"only an Actor or a SpikingActor can be saved, got {type(policy).__name__}")
+        inside = ": save its .actor" if isinstance(getattr(policy, "actor", None), SpikingActor) else ""
+        raise InputError(f"only an Actor or a SpikingActor can be saved, got {type(policy).__name__}{inside}")
     if isinstance(policy.alpha, Tensor):
         raise InputError("alpha (α) is set for every row: set it to one number before the actor is saved")
     tensors = dict(policy.state_dict())
@@ -171,28 +176,28 @@ def load(path: str | os.PathLike[str], *, backend: str = "auto") -> SpikingActor
     return _restore(path, tensors, metadata.get("snnkern"), backend)
 
 
-def load_policy(
-    source: str | os.PathLike[str], *, action_scale: float | None = None, backend: str = "auto"
-) -> Actor | SpikingActor:
+def load_policy(source: str | os.PathLike[str], *, backend: str = "auto", **reading: Any) -> Actor | SpikingActor:
     """Reads whatever policy a zoo name or a file holds: a spiking actor that `save` wrote, or a dense actor.
 
     Args:
         source: a name in `snnkern.zoo.names()`, or a path.
-        action_scale: as for `load_actor`; not for a spiking actor, whose file holds its own.
         backend: what computes a spiking actor.
+        reading: action_scale, activation, vec_normalize: as for `load_actor`; not for a spiking actor, whose file holds
+            its own.
 
     Raises:
         InputError: as `load_actor` and `load`.
     """
     check_name(backend)
-    if str(source) not in zoo.names() and Path(source).is_file():
+    if str(source) not in zoo.names() and Path(source).is_file() and not sb3_models.is_file(Path(source)):
         tensors, metadata = read_tensors(source)
         description = metadata.get("snnkern")
         if isinstance(description, dict) and description.get("format") == _FORMAT:
-            if action_scale is not None:
-                raise InputError(f"{source} is a spiking actor and holds its own action_scale; got another one")
+            for name, value in reading.items():
+                if value is not None:
+                    raise InputError(f"{source} is a spiking actor and holds its own {name}; got another one")
             return _restore(source, tensors, description, backend)
-    return checkpoints.load_actor(source, action_scale=action_scale)
+    return checkpoints.load_actor(source, **reading)
 
 
 def _restore(
