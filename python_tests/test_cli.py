@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from builders import make_actor, make_observations
+from builders import make_actor, make_layers, make_observations, td3_state
 
 pytest.importorskip("typer", reason="Typer is not installed")
 pytest.importorskip("mujoco", reason="MuJoCo is not installed")
@@ -101,6 +101,80 @@ def test_convert_collects_observations_itself(capsys, tmp_path) -> None:
     code, out, _ = run(capsys, "convert", "td3-hopper", tmp_path / "snn.safetensors", "--steps", 50)
     assert code == 0
     assert "MT, T = 4, α = 0, 256 + 256 neurons" in out
+
+
+def test_convert_remembers_the_environment_that_it_is_given(capsys, tmp_path) -> None:
+    snnkern.save(make_actor(3, 8, 1, action_scale=2.0), tmp_path / "actor.safetensors")
+    output = tmp_path / "snn.safetensors"
+    described = run_json(
+        capsys, "convert", tmp_path / "actor.safetensors", output, "--env", "Pendulum-v1", "--steps", 50
+    )
+    assert described["environment"] == "Pendulum-v1"
+    assert run_json(capsys, "evaluate", output, "--episodes", 1)["environment"] == "Pendulum-v1"
+
+
+def test_an_activation_that_nobody_stated_is_noted_until_it_is(capsys, tmp_path, observations) -> None:
+    checkpoint, output = tmp_path / "actor.pth", tmp_path / "snn.safetensors"
+    torch.save(td3_state(make_layers(11, 8, 3)), checkpoint)
+    convert = ("convert", checkpoint, output, "--observations", observations)
+    evaluate = ("evaluate", output, "--env", "Hopper-v5", "--episodes", 1)
+    for command in (convert, evaluate):
+        code, _, err = run(capsys, *command)
+        assert code == 0
+        assert err.count("Note: the file does not say the network's activation") == 1
+        assert "--activation relu" in err
+    code, _, err = run(capsys, *convert, "--activation", "relu")
+    assert (code, "Note" in err) == (0, False)
+    code, _, err = run(capsys, *evaluate)
+    assert (code, "Note" in err) == (0, False)
+    code, _, err = run(capsys, *convert, "--activation", "elu")
+    assert code == 2
+    assert err == "snnkern: activation must be \"relu\", the only one that is converted, got 'elu'\n"
+
+
+def test_vec_normalize_is_found_given_or_missed(capsys, tmp_path) -> None:
+    sb3 = pytest.importorskip("stable_baselines3", reason="stable_baselines3 is not installed")
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    env = VecNormalize(make_vec_env("Pendulum-v1", seed=0))
+    model = sb3.TD3("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, learning_starts=1000, seed=0, device="cpu")
+    model.learn(60)
+    zip_file, file, output = tmp_path / "model.zip", tmp_path / "statistics", tmp_path / "snn.safetensors"
+    model.save(zip_file)
+    env.save(file)
+    convert = ("convert", zip_file, output, "--env", "Pendulum-v1", "--steps", 50)
+    code, _, err = run(capsys, *convert)
+    assert code == 0
+    (line,) = [line for line in err.splitlines() if line.startswith("Warning: ")]
+    assert "had normalised" in line
+    assert "--vec-normalize FILE" in line
+    code, _, err = run(capsys, *convert, "--vec-normalize", "none")
+    assert (code, "Warning" in err) == (0, False)
+    code, _, err = run(capsys, *convert, "--vec-normalize", file)
+    assert (code, "Warning" in err) == (0, False)
+    assert "Note: observations are normalised as statistics says." in err
+    assert run_json(capsys, *convert, "--vec-normalize", file)["vec_normalize"] == "statistics"
+    file.rename(tmp_path / "vec_normalize.pkl")
+    assert run_json(capsys, *convert)["vec_normalize"] == "vec_normalize.pkl"
+    result = run_json(capsys, "evaluate", zip_file, "--env", "Pendulum-v1", "--episodes", 1)
+    assert len(result["returns"]) == 1
+    code, _, err = run(capsys, "evaluate", output, "--vec-normalize", tmp_path / "vec_normalize.pkl")
+    assert code == 2
+    assert "is a spiking actor and holds its own vec_normalize" in err
+
+
+def test_a_negative_return_is_compared_with_a_random_policy(capsys, tmp_path) -> None:
+    snnkern.save(make_actor(3, 8, 1, action_scale=2.0), tmp_path / "actor.safetensors")
+    command = ["evaluate", tmp_path / "actor.safetensors", "--env", "Pendulum-v1", "--neuron", "if", "-T", 2]
+    command += ["--steps", 200, "--episodes", 2, "--workers", 1, "--calibration", "max"]
+    summary = run_json(capsys, *command)
+    better = summary["dense"]["return_mean"] > summary["random"]["return_mean"]
+    assert (summary["ratio"] == "(return − random) / (dense − random)") == better
+    assert (summary["results"][0]["performance_ratio"] is not None) == better
+    code, out, _ = run(capsys, *command)
+    assert code == 0
+    assert "random" in out
 
 
 def test_options_reach_what_they_are_about(capsys, tmp_path, observations, monkeypatch) -> None:
@@ -247,7 +321,7 @@ def test_the_tables_fit_a_terminal_of_80_columns(capsys) -> None:
         "spikes_per_decision": 1689.0,
     }
     tables.print_sweep(
-        {"actor": "td3-halfcheetah", "environment": "HalfCheetah-v5", "dense": evaluation, "results": [entry]}
+        {"actor": "a", "environment": "E", "ratio": "return / dense return", "dense": evaluation, "results": [entry]}
     )
     lines = capsys.readouterr().out.splitlines()
     assert any("100.4 [95.1 … 104.2]" in line for line in lines)

@@ -199,19 +199,27 @@ def test_a_threshold_of_0_is_a_silent_neuron(actor):
     assert not snn.spikes.any()
 
 
+class Model:
+    """As a model of Stable-Baselines3, for those who have it not."""
+
+    __module__ = "stable_baselines3.sac.sac"
+
+
 @pytest.mark.parametrize(
-    "thing",
+    ("thing", "advice"),
     [
-        pytest.param("td3-halfcheetah", id="name"),
-        pytest.param(None, id="nothing"),
-        pytest.param(nn.Linear(5, 3), id="linear"),
-        pytest.param(td3_state(make_layers(*WIDTHS)), id="state-dict"),
-        pytest.param(convert(make_actor(*WIDTHS), make_observations(9, 5)), id="spiking"),
+        pytest.param("td3-halfcheetah", r"snnkern.load_actor\('td3-halfcheetah'\)", id="name"),
+        pytest.param(None, "load_actor", id="nothing"),
+        pytest.param(nn.Linear(5, 3), "snnkern.spikify.*nn.Sequential.*actor_from_state_dict", id="linear"),
+        pytest.param(td3_state(make_layers(*WIDTHS)), "actor_from_state_dict", id="state-dict"),
+        pytest.param(convert(make_actor(*WIDTHS), make_observations(9, 5)), "dense_actor", id="spiking"),
+        pytest.param(Model(), "snnkern.from_sb3", id="stable-baselines3"),
     ],
 )
-def test_what_is_no_actor_is_refused_by_its_type(observations, thing):
-    with pytest.raises(InputError, match=f"must be an Actor .*load_actor.*got {type(thing).__name__}"):
-        convert(thing, observations)
+@pytest.mark.parametrize("use", [convert, snnkern.calibrate, lambda actor, _: snnkern.collect(actor, "Hopper-v5")])
+def test_what_is_no_actor_is_refused_by_its_type_and_told_where_to_go(observations, thing, advice, use):
+    with pytest.raises(InputError, match=f"must be an Actor, got {type(thing).__name__}: .*{advice}"):
+        use(thing, observations)
 
 
 # save and load

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -91,10 +92,112 @@ def test_the_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
     assert 51 <= hits <= 60
 
 
-def test_a_ratio_to_a_return_that_is_not_positive_is_not_a_number() -> None:
-    spiking = Evaluation((-90.0, -95.0), (1, 1), ())
-    for dense in (Evaluation((-100.0, -110.0), (1, 1), ()), Evaluation((0.0, 0.0), (1, 1), ())):
-        assert math.isnan(spiking.ratio(dense).value)
+def returns(*values: float) -> Evaluation:
+    return Evaluation(values, (1,) * len(values), ())
+
+
+def test_a_ratio_to_a_return_that_is_not_positive_is_not_a_number_without_a_random_policy() -> None:
+    for dense in (returns(-100, -110), returns(0, 0)):
+        assert math.isnan(returns(-90, -95).ratio(dense).value)
+        assert dense.ratio_formula() == ""
+        for no_worse in (dense, returns(50)):
+            assert math.isnan(returns(-90, -95).ratio(dense, no_worse).value)
+
+
+def test_a_random_policy_is_the_zero_of_a_ratio_to_a_negative_return() -> None:
+    dense, random = returns(-100, -100, -100), returns(-500, -500)
+    assert dense.ratio_formula(random) == "(return − random) / (dense − random)"
+    assert returns(-200, -200).ratio(dense, random) == evaluation.Interval(0.75, 0.75, 0.75)
+    assert returns(-500, -500).ratio(dense, random).value == 0
+    assert dense.ratio(dense, random).value == 1
+    spread = returns(-200, -100).ratio(returns(-100, -140), returns(-500, -300))
+    assert spread.value == pytest.approx((-150 + 400) / (-120 + 400))
+    assert spread.low < spread.value < spread.high
+
+
+def test_a_positive_return_is_compared_as_the_paper_does_whatever_a_random_policy_reaches() -> None:
+    """To the last bit, so that what was published stays."""
+    dense, spiking, random = returns(90, 100, 130), returns(60, 75), returns(-20, 5)
+    assert dense.ratio_formula(random) == "return / dense return"
+    assert spiking.ratio(dense, random) == spiking.ratio(dense)
+    mixed = [(returns(-200, -200), returns(-100, -100), returns(-500, -500)), (spiking, dense, random)]
+    assert evaluation.average_performance_ratio(mixed).value == pytest.approx((0.75 + spiking.mean / dense.mean) / 2)
+
+
+def test_random_actions_fill_the_action_space_and_are_the_same_again() -> None:
+    policy = evaluation.RandomPolicy("Pendulum-v1", seed=5)
+    actions = policy.act(np.zeros((1000, 3)))
+    assert (actions.shape, actions.dtype) == ((1000, 1), np.float32)
+    assert -2 <= actions.min() < -1.9
+    assert 1.9 < actions.max() <= 2
+    again = evaluation.RandomPolicy("Pendulum-v1", seed=5)
+    np.testing.assert_array_equal(again.act(np.zeros((1000, 3))), actions)
+    first, second = (
+        evaluate(evaluation.RandomPolicy("Pendulum-v1", 5), "Pendulum-v1", episodes=2, seed=3) for _ in range(2)
+    )
+    assert first == second
+    with pytest.raises(snnkern.InputError, match="no random policy acts in CartPole-v1: its actions are Discrete"):
+        evaluation.RandomPolicy("CartPole-v1", 0)
+
+
+class Closing(Scripted):
+    """Says whether it was closed."""
+
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_an_environment_or_a_vector_of_them_is_taken_as_it_is() -> None:
+    actor = random_actor()
+    wanted = evaluate(actor, lambda: Scripted(0), episodes=2, rows=1)
+    env = Closing(0)
+    assert evaluate(actor, env, episodes=2) == wanted
+    assert env.seeds[:2] == [1000, 1001]
+    assert not env.closed
+    with pytest.raises(snnkern.InputError, match="rows is 2, but the environment that is given has 1"):
+        evaluate(actor, Closing(0), episodes=2, rows=2)
+
+    makers = [lambda: Closing(0), lambda: Closing(1)]
+    vector = gymnasium.vector.SyncVectorEnv(makers, autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED)
+    assert len(evaluate(actor, vector, episodes=4).returns) == 4
+    assert not any(one.closed for one in vector.envs)
+    with pytest.raises(snnkern.InputError, match=r"rows must divide the number of episodes \(3\), got 2"):
+        evaluate(actor, vector, episodes=3)
+    vector.close()
+
+    env = Closing(0)
+    assert snnkern.collect(actor, env, 5).shape == (5, 3)
+    assert not env.closed
+    made = []
+
+    def make():
+        made.append(Closing(0))
+        return made[-1]
+
+    snnkern.collect(actor, make, 5)
+    evaluate(actor, make, episodes=1)
+    assert made
+    assert all(one.closed for one in made)
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (lambda observation: observation, "got function"),
+        (torch.nn.Linear(3, 2), "got Linear: snnkern.spikify"),
+        (
+            snnkern.spikify(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU()), np.ones((2, 3))),
+            "needs act.observations., which a SpikingNetwork has not",
+        ),
+        ("td3-hopper", r"load it first: snnkern.load_actor\('td3-hopper'\)"),
+    ],
+    ids=["function", "module", "network", "name"],
+)
+def test_what_does_not_act_is_refused_and_told_where_to_go(policy, message) -> None:
+    with pytest.raises(snnkern.InputError, match=message):
+        evaluate(policy, lambda: Scripted(0), episodes=1)
 
 
 def test_the_average_ratio_weighs_environments_alike() -> None:

@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from builders import make_actor
 from torch import nn
 from torch.nn import functional
 
@@ -242,10 +243,44 @@ def test_what_cannot_be_converted_is_named():
     parts = f"view, a method view{hint}; reshape, a method reshape{hint}; reshape_1, a function reshape{hint}"
     with pytest.raises(InputError, match=f"^cannot convert {parts}. Before"):
         spikify(Reshaped(), images)
-    with pytest.raises(InputError, match="must take one tensor, got one that takes x, y"):
+    with pytest.raises(
+        InputError, match=r"must take one tensor, got one that takes x, y: join several to one \[B, …\]"
+    ):
         spikify(Two(), images)
     with pytest.raises(InputError, match=r"must be a torch.nn.Module, got function"):
         spikify(cnn, images)
+
+
+SAMPLES = {
+    "pairs": ([(torch.zeros(2, 3), torch.zeros(2))], "one array or tensor, got 2 in a tuple.*without labels"),
+    "lists": ([[1.0, 2.0, 3.0]], "one array or tensor, got 3 in a list"),
+    "dictionary": ({"observations": torch.zeros(2, 3)}, "must be an array or batches, got dict"),
+    "nothing": (None, "must be an array or batches, got NoneType"),
+    "objects": (np.array([[None] * 3]), "must be numeric arrays or tensors, got array of object"),
+    "something": ([object()], "must be numeric arrays or tensors, got object"),
+    "width": (torch.zeros(2, 4), r"cannot run on samples of shape \[2, 4\]: mat1 and mat2"),
+    "no rows": (torch.zeros(0, 3), "at least one in every batch"),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_samples_that_the_module_does_not_take_are_refused(name):
+    samples, message = SAMPLES[name]
+    with pytest.raises(InputError, match=message):
+        spikify(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), samples)
+
+
+def test_what_others_convert_is_sent_there():
+    model = type("SAC", (), {"__module__": "stable_baselines3.sac.sac"})()
+    with pytest.raises(InputError, match=r"got SAC: snnkern\.from_sb3"):
+        spikify(model, torch.zeros(2, 3))
+    with pytest.raises(InputError, match=r"module is an Actor: snnkern.convert converts actors"):
+        spikify(make_actor(3, 4, 2), torch.zeros(2, 3))
+    with pytest.raises(InputError, match=r"must be an nn\.Sequential, got Two: snnkern\.spikify"):
+        snnkern.actor_from_module(Two())
+    network = spikify(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.ones(2, 3))
+    with pytest.raises(InputError, match="input must be a tensor"):
+        network(np.zeros((2, 3)))
 
 
 class Flattened(nn.Module):

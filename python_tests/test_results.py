@@ -104,6 +104,37 @@ def test_seeds_are_taken_together_and_spikes_weighed_by_decisions() -> None:
     assert evaluation.spikes == (pytest.approx((2 * 2 + 6 * 4) / 8),)
 
 
+def test_a_random_policy_is_the_zero_where_the_dense_return_is_not_positive(tmp_path) -> None:
+    random = record("first", None, [-500.0, -300.0])
+    random["task"]["actor"] = random["actor"] = "random"
+    some = [
+        record("first", None, [-100.0]),
+        record("first", dynamics("if", 2), [-250.0], spikes=(1.0,)),
+        random,
+        record("second <b>&", None, [100.0]),
+        record("second <b>&", dynamics("if", 2), [50.0], spikes=(1.0,)),
+    ]
+    collection = collect_results("test", some)
+    (point,) = collection.points
+    assert [ratio.value for ratio in point.ratios.values()] == [0.5, 0.5]
+    assert point.average.value == 0.5
+    assert collection.notes == [
+        "first in Hopper-v5: the dense actor's mean return is not positive; "
+        "ratios are (return − random) / (dense − random)."
+    ]
+    assert len(collection.records) == 4
+    some[2]["result"]["returns"] = [-50.0, -50.0]
+    collection = collect_results("test", some)
+    assert collection.notes[0].endswith("is not positive, nor better than a random policy's, so there are no ratios.")
+
+    entry = {"returns": [-1.0, -3.0], "lengths": [1, 1]}
+    spiking = {**entry, **dynamics("if", 2).to_dict(), "spikes_per_decision_per_layer": [1.0]}
+    zero = {"returns": [-5.0, -7.0], "lengths": [1, 1]}
+    summary = {"actor": "a", "environment": "E", "calibration": "max", "dense": entry, "random": zero}
+    (tmp_path / "summary.json").write_text(json.dumps({**summary, "results": [spiking]}))
+    assert read_collection(tmp_path / "summary.json").points[0].average.value == 1.0
+
+
 def test_no_episode_counts_twice() -> None:
     """The larger task counts, and of equals the newer one."""
     setting = dynamics("if", 2)

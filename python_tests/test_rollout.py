@@ -128,8 +128,10 @@ def test_an_environment_that_does_not_fit_is_refused_before_it_runs() -> None:
 def test_what_is_no_vector_environment_is_refused() -> None:
     with pytest.raises(snnkern.InputError, match="vector environment, got Scripted"):
         rollout(random_actor(), Scripted(0))
-    with pytest.raises(snnkern.InputError, match="a function that makes one, got Scripted"):
+    with pytest.raises(snnkern.InputError, match="a function that makes one, got Scripted: here several are made"):
         make_vector(Scripted(0), 1)
+    with pytest.raises(snnkern.InputError, match="the function that makes the environment returned int"):
+        make_vector(lambda: 3, 1)
 
 
 def test_progress_hears_of_every_finished_episode() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
+import pickle
 import random
 import warnings
 import zipfile
@@ -130,6 +132,65 @@ def test_the_state_is_the_carry_and_nothing_else():
     np.testing.assert_array_equal(again, wanted[1][1])
 
 
+@pytest.mark.parametrize("rows", [None, 1, 3], ids=["one", "a row", "rows"])
+def test_a_state_goes_on_in_the_memory_that_the_actor_works_in(rows, monkeypatch):
+    """No tensor is made, copied or bound anew: `SpikingActor.carry` and `_bind` are not even asked."""
+    observations = make_observations(10, 5)
+    policy = snnkern.from_sb3(make(), observations, neuron="if", timesteps=3, alpha=0.9)
+    given = observations[0] if rows is None else observations[:rows]
+    wanted = [policy.predict(given, None)]
+    for _ in range(3):
+        wanted.append(policy.predict(given, wanted[-1][1]))
+
+    def forbidden(*arguments):
+        raise AssertionError("the slow way")
+
+    _, older = policy.predict(given, None)
+    monkeypatch.setattr(snnkern.SpikingActor, "carry", property(forbidden, forbidden))
+    monkeypatch.setattr(snnkern.SpikingActor, "_bind", forbidden)
+    policy.predict(-given, older)  # somebody else goes on from the same state
+    for starts in (None, np.zeros(rows or 1, dtype=bool)):
+        state = older
+        for action, carries in wanted[1:]:
+            found, state = policy.predict(given, state, starts)
+            np.testing.assert_array_equal(found, action)
+            for first, second in zip(state, carries, strict=True):
+                np.testing.assert_array_equal(first, second)
+    action, _ = policy.predict(given, None)  # a loop that keeps no state: every decision begins an episode
+    np.testing.assert_array_equal(action, wanted[0][0])
+
+
+def test_a_copy_of_a_policy_has_a_memory_of_its_own():
+    observations = make_observations(2, 5)
+    policy = snnkern.from_sb3(make(), observations, neuron="if", timesteps=3, alpha=0.9)
+    _, state = policy.predict(observations)
+    wanted, _ = policy.predict(observations, state)
+    for other in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):
+        policy.predict(observations, state)
+        other.predict(-observations)
+        np.testing.assert_array_equal(other.predict(observations, state)[0], wanted)
+        np.testing.assert_array_equal(policy.predict(observations, state)[0], wanted)
+    policy.actor.double()
+    action, state = policy.predict(observations.astype(np.float64))
+    assert (action.dtype, state[0].dtype) == (np.float64, np.float64)
+    np.testing.assert_allclose(policy.predict(observations.astype(np.float64), state)[0], wanted, rtol=0, atol=1e-5)
+
+
+def test_snnkern_evaluates_it_as_its_actor():
+    """Its carry is emptied where an episode ends, as a spiking actor's is."""
+    policy = snnkern.from_sb3(
+        sb3.TD3("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [9]}, seed=3, device="cpu"),
+        make_observations(50, 3), neuron="if", timesteps=2, alpha=1.0,
+    )  # fmt: skip
+    found = snnkern.evaluate(policy, "Pendulum-v1", episodes=2, rows=1)
+    assert found == snnkern.evaluate(policy.actor, "Pendulum-v1", episodes=2, rows=1)
+    assert len(found.spikes) == 1
+    with pytest.raises(snnkern.InputError, match=r"got SB3Policy: save its \.actor"):
+        snnkern.save(policy, "actor.safetensors")
+    with pytest.raises(snnkern.InputError, match=r"got SB3Policy: its \.actor is a spiking one"):
+        snnkern.convert(policy, make_observations(50, 3))
+
+
 def test_evaluate_policy_resets_each_environment_at_its_episodes_end(monkeypatch):
     """Four environments with episodes of different lengths: each starts with an empty carry, and no other step does."""
     lengths = [3, 4, 5, 7]
@@ -192,20 +253,6 @@ def test_vec_normalize_moves_inside(normalized):
     for first, second in zip(inside.actor.thresholds, outside.actor.thresholds, strict=True):
         torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(inside.predict(raw)[0], outside.predict(seen)[0], rtol=0, atol=0.02)
-
-
-def test_vec_normalize_is_refused_where_it_cannot_be_read(normalized, tmp_path):
-    model, env = normalized
-    with pytest.raises(snnkern.InputError, match=r"is a pickle.*VecNormalize.load\(path, venv\)"):
-        snnkern.from_sb3(model, vec_normalize=tmp_path / "statistics.pkl")
-    with pytest.raises(snnkern.InputError, match="vec_normalize must be a VecNormalize, got DummyVecEnv"):
-        snnkern.from_sb3(model, vec_normalize=env.venv)
-    env.obs_rms = {"position": env.obs_rms}
-    with pytest.raises(snnkern.InputError, match="a Dict of observations"):
-        snnkern.from_sb3(model, vec_normalize=env)
-    env.norm_obs = False
-    actor = snnkern.from_sb3(model, vec_normalize=env).actor
-    assert actor.interface.observation_mean is None
 
 
 class Scaled(FlattenExtractor):
@@ -281,7 +328,6 @@ class _Evil:
 def test_no_pickle_of_the_zip_is_opened(tmp_path, capsys):
     import base64
     import io
-    import pickle
 
     path = saved(make(), tmp_path)
     with zipfile.ZipFile(path) as archive:
@@ -368,7 +414,7 @@ def test_predict_says_what_does_not_fit():
     _, state = policy.predict(observations)
     with pytest.raises(snnkern.InputError, match="2 hidden layers, got carries for 1"):
         policy.predict(observations, state[:1])
-    with pytest.raises(snnkern.InputError, match=r"hidden layer 2 must be torch.float32 \[B, N\] = \[5, 7\]"):
+    with pytest.raises(snnkern.InputError, match=r"hidden layer 2 must be torch.float32 \[5, 7\]"):
         policy.predict(observations, (state[0], state[0]))
     with pytest.raises(snnkern.InputError, match="the carry belongs to a batch of shape"):
         policy.predict(observations[:3], state)

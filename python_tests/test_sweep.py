@@ -12,12 +12,14 @@ import pytest
 pytest.importorskip("mujoco", reason="MuJoCo is not installed")
 pytest.importorskip("scipy", reason="SciPy is not installed")
 
-from builders import make_observations
+from builders import make_actor, make_observations
 from test_rollout import random_actor
 
 import snnkern
 from snnkern import evaluation
 from snnkern.evaluation import Evaluation, grid
+from snnkern.report import summarize_sweep
+from snnkern.results import collect_results
 from snnkern.study import sweep
 
 OBSERVATIONS = make_observations(100, 17)
@@ -141,6 +143,32 @@ class TestSweep:
         with pytest.raises(snnkern.InputError, match="cannot make the folder"):
             self.run(tmp_path / "file")
         assert self.ran == []
+
+
+def test_a_random_policy_is_measured_where_the_dense_return_is_not_positive_and_only_there(tmp_path) -> None:
+    """Once for each environment and seed, kept as other tasks are."""
+    actor = make_actor(3, 8, 1, action_scale=2.0)
+    options = {"observations": make_observations(100, 3), "calibration": "max", "episodes": 2, "store": tmp_path}
+    first = sweep(actor, "Pendulum-v1", grid(["if"], [2], [0.0]), **options)
+    assert first.random.mean < 0
+    assert first.random.lengths == (200, 200)
+    files = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    assert len(files) == 3
+    assert sweep(actor, "Pendulum-v1", grid(["if"], [2], [0.0]), **options) == first
+    another = make_actor(3, 8, 1, action_scale=2.0, seed=5)
+    assert sweep(another, "Pendulum-v1", grid(["if"], [2], [0.0]), **options).random == first.random
+    assert len(list(tmp_path.iterdir())) == 5  # another dense and another spiking one
+    assert {file: file.stat().st_mtime_ns for file in files} == files
+    records = [json.loads(file.read_text()) for file in tmp_path.iterdir()]
+    collection = collect_results("test", records)
+    assert [place.environment for place in collection.dense] == ["Pendulum-v1"] * 2
+    assert all("random" not in record["actor"] for record in collection.records)
+    if first.dense.mean > first.random.mean:
+        assert any("(return − random) / (dense − random)" in note for note in collection.notes)
+
+    summary = summarize_sweep(first)
+    assert summary["random"]["returns"] == list(first.random.returns)
+    assert summary["ratio"] == (first.dense.ratio_formula(first.random) or None)
 
 
 def test_two_processes_give_what_one_gives(tmp_path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 
 import pytest
 import torch
@@ -147,6 +148,33 @@ def test_an_exported_decision_acts_as_the_actor_and_survives_a_file(neuron):
 
 
 @torch.no_grad()
+@torch.no_grad()
+@pytest.mark.parametrize("exporter", ["torch.export", "ONNX", "ONNX by tracing"])
+def test_a_dense_actor_is_exported_as_it_is(exporter, tmp_path):
+    """Its check for NaN is left out: an exported program has no errors to raise."""
+    actor = make_actor(5, 16, 17, 2, observation_mean=[0.1] * 5, observation_std=[2.0] * 5, observation_clip=0.8)
+    wanted = actor(INPUTS[:1])
+    if exporter == "torch.export":
+        program = torch.export.export(actor, (INPUTS[:1],))
+        assert "snnkern" not in str(program.graph)
+        assert torch.equal(program.module()(INPUTS[:1]), wanted)
+    else:
+        for package in ("onnx", "onnxruntime", *(["onnxscript"] if exporter == "ONNX" else [])):
+            pytest.importorskip(package, reason=f"{package} is not installed")
+        import onnxruntime
+
+        file = tmp_path / "actor.onnx"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of the exporters themselves
+            warnings.simplefilter("ignore", FutureWarning)
+            torch.onnx.export(actor, (INPUTS[:1],), file, dynamo=exporter == "ONNX", verbose=False)
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        (found,) = session.run(None, {session.get_inputs()[0].name: OBSERVATIONS[:1]})
+        assert_close(torch.from_numpy(found), wanted)
+    with pytest.raises(snnkern.InputError, match="NaN"):
+        actor(torch.full((1, 5), torch.nan))
+
+
 def test_a_network_without_a_carry_can_be_exported():
     module = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))
     network = snnkern.spikify(module, INPUTS, neuron="if", timesteps=4)

@@ -20,7 +20,15 @@ from snnkern.analysis import analyze
 from snnkern.calibration import Auto, Fitted, Max, Percentile, calibrate, collect
 from snnkern.checkpoints import actor_from_module, actor_from_state_dict, load_actor
 from snnkern.conversion import convert, load, save
-from snnkern.errors import CheckpointError, Error, InputError, InUseError, MissingDependencyError, SlowBackendWarning
+from snnkern.errors import (
+    CheckpointError,
+    Error,
+    InputError,
+    InputWarning,
+    InUseError,
+    MissingDependencyError,
+    SlowBackendWarning,
+)
 from snnkern.evaluation import Evaluation, evaluate, grid
 from snnkern.feedforward import SpikingNetwork, spikify
 from snnkern.neurons import DC, IF, MT, SNM, Dynamics, Neuron
@@ -45,6 +53,7 @@ __all__ = [
     "Fitted",
     "InUseError",
     "InputError",
+    "InputWarning",
     "Interface",
     "Max",
     "MissingDependencyError",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import cast
 
 import numpy as np
@@ -209,12 +210,17 @@ class Actor(Policy):
         interface: normalisation, tanh, action scale and bias; by default tanh with scale 1 and bias 0.
         metadata: where the actor comes from: "algorithm", "environment", …
 
+    Attributes:
+        received: observations that it received last in training, `[N, observation_dim]`, where its file holds such; not
+            saved.
+
     Raises:
         InputError: layers do not fit each other, or a value is not finite.
     """
 
     hidden: Sequence[nn.Linear]
     output: nn.Linear
+    received: NDArray[np.floating] | None = None
 
     def __init__(
         self,
@@ -244,6 +250,7 @@ class Actor(Policy):
                 raise InputError(f"the interface's {name} is {buffer.dtype}, but the layers are {output[0].dtype}")
         self.hidden = cast("Sequence[nn.Linear]", nn.ModuleList(_linear(*layer) for layer in hidden))
         self.output = _linear(*output)
+        self.eval()  # it is trained, which exporters ask about
 
     def forward(self, observation: Tensor) -> Tensor:
         """The action `[B, action_dim]` for an observation `[B, observation_dim]`."""
@@ -251,7 +258,10 @@ class Actor(Policy):
 
     def hidden_activations(self, observation: Tensor) -> list[Tensor]:
         """ReLU activations of every hidden layer, `[B, N]` each, for an observation `[B, observation_dim]`."""
-        signal = self.interface.normalize(self.interface.check(observation, self.check_finite))
+        # An exported program knows no errors, whichever of torch's exporters makes it.
+        exported = torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
+        checked = observation if exported else self.interface.check(observation, self.check_finite)
+        signal = self.interface.normalize(checked)
         activations = []
         for layer in self.hidden:
             signal = torch.relu(layer(signal))
@@ -265,6 +275,37 @@ class Actor(Policy):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def check_actor(value: object) -> Actor:
+    """Refuses what is not a dense actor, and says what makes one of it.
+
+    Raises:
+        InputError: names what was given.
+    """
+    if isinstance(value, Actor):
+        return value
+    kind = type(value).__name__
+    if isinstance(value, str | PurePath):
+        advice = f"load it first: snnkern.load_actor({str(value)!r})"
+    elif isinstance(getattr(value, "actor", None), Policy):
+        advice = "its .actor is a spiking one"
+    elif isinstance(value, Policy):
+        advice = "it spikes already: snnkern.conversion.dense_actor gives the actor that it was converted from"
+    elif any(base.__module__.startswith(("stable_baselines3.", "sbx.")) for base in type(value).__mro__):
+        advice = "snnkern.from_sb3 converts a model of Stable-Baselines3, and load_actor reads its zip"
+    elif isinstance(value, nn.Sequential):
+        advice = "snnkern.actor_from_module makes an Actor of it"
+    elif isinstance(value, nn.Module):
+        advice = (
+            "snnkern.spikify converts any feed-forward module of ReLUs; an actor of Linear and ReLU alone is converted "
+            "best as nn.Sequential, or by its state dict (actor_from_state_dict)"
+        )
+    elif isinstance(value, Mapping):
+        advice = "snnkern.actor_from_state_dict makes an Actor of named tensors"
+    else:
+        advice = "see snnkern.load_actor"
+    raise InputError(f"actor must be an Actor, got {kind}: {advice}")
 
 
 def check_layer(name: str, weight: Tensor, bias: Tensor, inputs: int | None, kernel: bool = False) -> None:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnkern import environments
-from snnkern.actors import Actor
-from snnkern.errors import InputError, check_whole
+from snnkern.actors import Actor, check_actor
+from snnkern.errors import check_whole
 from snnkern.internals import Raster, Residuals, raster, residuals
 from snnkern.neurons import Dynamics
 from snnkern.nn import SpikingActor
@@ -181,8 +181,7 @@ def analyze(
     """
     check_whole("episodes", episodes, least=1)
     check_whole("seed", seed, least=0)
-    if not isinstance(actor, Actor):
-        raise InputError(f"actor must be an Actor (see load_actor), got {type(actor).__name__}")
+    check_actor(actor)
     report = progress or (lambda task, done, total: None)
 
     def run(driver: str, *others: str, first: int = seed) -> Trajectories:

@@ -6,7 +6,7 @@ activations, too large wastes resolution.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnkern import environments
-from snnkern.actors import Actor
+from snnkern.actors import Actor, check_actor
 from snnkern.errors import InputError, check_whole
 from snnkern.neurons import Kind, Neuron
 from snnkern.nn import SpikingActor
@@ -342,6 +342,7 @@ def calibrate(
     Raises:
         InputError: there are no observations, or they do not fit the actor.
     """
+    check_actor(actor)
     rule = parse_of_activations(calibration)
     recorder = ActivationRecorder(actor, percentiles=isinstance(rule, Percentile))
     for batch in batches(observations):
@@ -351,7 +352,7 @@ def calibrate(
 
 def collect(
     actor: Actor,
-    env: str | Callable[[], gymnasium.Env[Any, Any]],
+    env: str | Callable[[], gymnasium.Env[Any, Any]] | gymnasium.Env[Any, Any],
     steps: int = CALIBRATION_STEPS,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
@@ -366,7 +367,7 @@ def collect(
 
     Args:
         actor: the dense actor.
-        env: a registered name, or a function that makes the environment.
+        env: a registered name, a function that makes the environment, or an environment, which is not closed.
         steps: how many observations.
         seed: seed of the first reset; later episodes go on with the environment's generator.
         progress: called with the number of observations gathered so far, now and then.
@@ -379,15 +380,13 @@ def collect(
     Source: querying the expert on states that the learner visits: Ross, Gordon and Bagnell, "A Reduction of Imitation
     Learning and Structured Prediction to No-Regret Online Learning", AISTATS 2011; the turns are ours.
     """
-    if not isinstance(actor, Actor):
-        raise InputError(f"actor must be an Actor (see load_actor), got {type(actor).__name__}")
+    check_actor(actor)
     if not isinstance(spiking, SpikingActor | None):
         raise InputError(f"spiking must be a SpikingActor (see convert), got {type(spiking).__name__}")
     check_whole("steps", steps, least=1)
     check_whole("turn", turn, least=1)
     check_whole("seed", seed, least=0)
-    environment = environments.make(env)
-    try:
+    with environments.one_of(env) as environment:
         for policy in (actor, spiking):
             if policy is not None:
                 environments.check_spaces(policy.interface, environment.observation_space, environment.action_space)
@@ -406,8 +405,6 @@ def collect(
                 began = step + 1
             if progress and (step + 1) % 500 == 0:
                 progress(step + 1)
-    finally:
-        environment.close()
     return observations
 
 
@@ -418,7 +415,7 @@ def check_observations(actor: Actor, observations: NDArray[np.floating] | Tensor
         InputError: wrong shape or dtype, or a NaN or infinity.
     """
     width = actor.interface.observation_dim
-    kind = _check_numeric(observations)
+    kind = check_numeric(observations)
     if observations.ndim != 2 or observations.shape[1] != width or not kind.is_floating_point:
         raise InputError(
             f"calibration observations must be floating-point [N, {width}], "
@@ -439,14 +436,21 @@ def batches(
     """
     if isinstance(observations, np.ndarray | Tensor):
         yield observations
-    elif isinstance(observations, Iterable) and not isinstance(observations, str | bytes):
+    elif isinstance(observations, Iterable) and not isinstance(observations, str | bytes | Mapping):
         yield from observations
     else:
-        raise InputError(f"calibration observations must be an array or batches, got {type(observations).__name__}")
+        raise InputError(
+            f"calibration observations must be an array or batches, got {type(observations).__name__}: snnkern.collect "
+            "gathers some in an environment"
+        )
 
 
-def _check_numeric(observations: object) -> torch.dtype:
-    """The dtype of numeric observations, as torch names it."""
+def check_numeric(observations: object) -> torch.dtype:
+    """The dtype of numeric observations, as torch names it.
+
+    Raises:
+        InputError: they are neither an array of numbers nor a tensor.
+    """
     if isinstance(observations, Tensor):
         return observations.dtype
     if isinstance(observations, np.ndarray) and observations.dtype.kind in "biufc":

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -19,8 +20,10 @@ from snnkern import sb3_models, zoo
 from snnkern.actors import Actor, Interface, Policy, as_vector, check_layer
 from snnkern.errors import CheckpointError, InputError
 from snnkern.files import StrPath, from_json, read_bytes, read_tensors, write_tensors
+from snnkern.vec_normalize import apply
 
 FORMAT_VERSION = 1
+ASSUMED = "relu (assumed)"  # an actor's activation, in its metadata, where nobody has said it
 _Layers = Annotated[int, msgspec.Meta(ge=1, le=9999)]  # what four digits can number
 _Width = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 
@@ -93,6 +96,8 @@ def load_actor(
     *,
     action_scale: ArrayLike | None = None,
     action_bias: ArrayLike | None = None,
+    activation: str | None = None,
+    vec_normalize: Any = None,
 ) -> Actor:
     """Loads a trained actor by zoo name or from a checkpoint file.
 
@@ -105,12 +110,28 @@ def load_actor(
         action_scale: max_action of the environment, a number or `[action_dim]`; published state dicts do not hold it.
             1 where neither this nor the file says.
         action_bias: the middle of the action range; 0 where neither this nor the file says.
+        activation: "relu": says that the network is one of ReLUs, which its tensors do not. Where neither this nor the
+            file says so, it is taken for one, and the actor's metadata note that ("activation").
+        vec_normalize: Stable-Baselines3's `VecNormalize` that the actor was trained in, or the path of its file, of
+            which nothing is run: its normalisation of observations moves into the actor. Unless given, a file beside a
+            Stable-Baselines3 zip is taken where it is that model's (`docs/ecosystem.md` has the names); False takes
+            none. The actor's metadata say which it was ("vec_normalize").
 
     Raises:
-        InputError: there is no such zoo actor or file.
+        InputError: there is no such zoo actor or file, or its activation is not ReLU.
         CheckpointError: the file is truncated, not a checkpoint, holds code, or its tensors are not an actor's.
+
+    Warns:
+        InputWarning: a Stable-Baselines3 model was trained in `VecNormalize`, and its file is not given; or the one
+            that is given is not the model's.
     """
-    return actor_of(read(source), action_scale=action_scale, action_bias=action_bias)
+    return actor_of(
+        read(source),
+        action_scale=action_scale,
+        action_bias=action_bias,
+        activation=activation,
+        vec_normalize=vec_normalize,
+    )
 
 
 def read(source: StrPath) -> Saved:
@@ -126,7 +147,10 @@ def read(source: StrPath) -> Saved:
     if name in zoo.names():
         return _parse(zoo.read(name), name)
     if not os.path.exists(source):
-        raise InputError(f"no actor {name!r}: neither a file nor one of {', '.join(zoo.names())}")
+        zipped = f"{name}.zip"  # Stable-Baselines3 leaves the ending out, too
+        if not name or not os.path.exists(zipped):
+            raise InputError(f"no actor {name!r}: neither a file nor one of {', '.join(zoo.names())}")
+        return read_file(zipped)
     return read_file(source)
 
 
@@ -141,17 +165,28 @@ def _parse(content: bytes, name: str) -> Saved:
     return Saved(name, *read_tensors(content, name))
 
 
-def actor_of(saved: Saved, *, action_scale: ArrayLike | None = None, action_bias: ArrayLike | None = None) -> Actor:
-    """The actor that a file holds; see `load_actor`."""
+def actor_of(
+    saved: Saved,
+    *,
+    action_scale: ArrayLike | None = None,
+    action_bias: ArrayLike | None = None,
+    activation: str | None = None,
+    vec_normalize: Any = None,
+) -> Actor:
+    """The actor that a file holds; see `load_actor`, which, as its callers do, stands between it and the user."""
+    check_activation(activation)
     try:
         if saved.model is not None:
             actor = actor_from_sb3(saved.model)
         elif saved.description is not None:
             actor = _from_description(saved.tensors, saved.description)
+            if "activation" in actor.metadata:
+                actor.metadata["activation"] = _stated_activation(activation, actor.metadata)
         else:
-            actor = actor_from_state_dict(saved.tensors, metadata=saved.metadata)
+            actor = actor_from_state_dict(saved.tensors, metadata=saved.metadata, activation=activation)
     except InputError as error:
         raise CheckpointError(f"{saved.name}: {error}") from error
+    actor = apply(actor, vec_normalize, saved.model, Path(saved.name))
     interface = actor.interface
     for name, value in (("action_scale", action_scale), ("action_bias", action_bias)):
         if value is not None:
@@ -177,6 +212,10 @@ def actor_from_module(
     Raises:
         InputError: names the module that does not fit the pattern Linear, ReLU, …, Linear[, Tanh].
     """
+    if not isinstance(module, nn.Sequential):
+        raise InputError(
+            f"module must be an nn.Sequential, got {type(module).__name__}: snnkern.spikify converts other modules"
+        )
     modules = list(module)  # not children(): one ReLU may stand in several places
     squash = bool(modules) and isinstance(modules[-1], nn.Tanh)
     if squash:
@@ -216,6 +255,7 @@ def actor_from_sb3(model: sb3_models.Model) -> Actor:
         action_scale=(model.high - model.low) / 2,
         action_bias=(model.high + model.low) / 2,
         metadata={"algorithm": model.algorithm},
+        activation="relu",  # `Model.check` has seen to it
     )
 
 
@@ -291,6 +331,7 @@ def actor_from_state_dict(
     *,
     action_scale: ArrayLike | None = None,
     action_bias: ArrayLike | None = None,
+    activation: str | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Actor:
     """An actor from named tensors, in one of the layouts that `load_actor` lists.
@@ -302,12 +343,18 @@ def actor_from_state_dict(
         tensors: tensors or arrays (NumPy's, JAX's) by name, or dictionaries of such, as Flax nests its parameters.
         action_scale: a number or `[action_dim]`; where it is None, what the tensors say, or else 1.
         action_bias: likewise, or else 0.
-        metadata: where the actor comes from.
+        activation: "relu", as for `load_actor`.
+        metadata: where the actor comes from; an "activation" among them counts as stated.
 
     Raises:
+        InputError: the activation is not ReLU.
         CheckpointError: names the missing, unexpected and misshapen tensors.
     """
+    metadata = dict(metadata or {})
+    check_activation(activation)
     tensors = dict(_flattened(tensors))
+    if of_the_actor := sb3_models.of_the_actor(tensors):  # of a whole policy's, which has critics as well
+        tensors = of_the_actor
     layout, numbers = _recognize(tensors)
     names = [_layer_name(layout, number) for number in numbers]
     if layout.heads:
@@ -337,6 +384,8 @@ def actor_from_state_dict(
     if len(layers) < 2:
         raise CheckpointError(f"not {what}: it has no hidden layer, only {layers[0][0]}")
 
+    if not set(_RANGE) <= tensors.keys():  # CleanRL's actors, which have these, are of ReLUs
+        metadata["activation"] = _stated_activation(activation, metadata)
     pairs = [(weight, bias) for _, weight, bias in layers]
     found = {name: tensors[name].flatten() for name in _RANGE if name in tensors}
     interface = Interface(
@@ -375,11 +424,36 @@ def _recognize(tensors: Mapping[str, Tensor]) -> tuple[_Layout, list[int]]:
             return layout, list(range(min(found[0], layout.first), found[-1] + 1, layout.step))
     known = "; ".join(layout.example for layout in _LAYOUTS)
     some = ", ".join(list(tensors)[:8]) or "none"
-    raise CheckpointError(f"not an actor's tensors. Known: {known}. Found: {some}")
+    raise CheckpointError(
+        f"not an actor's tensors. Known: {known}. Found: {some}. With other names, load them into an nn.Sequential of "
+        "Linear and ReLU, and convert that"
+    )
 
 
 def _layer_name(layout: _Layout, number: int) -> str:
     return layout.numbered.pattern.replace("([0-9]{1,4})", str(number)).replace("\\", "")
+
+
+def check_activation(activation: object) -> None:
+    """Refuses an activation that is not converted; None says nothing.
+
+    Raises:
+        InputError: it is not "relu".
+    """
+    if activation is not None and activation != "relu":
+        raise InputError(f'activation must be "relu", the only one that is converted, got {activation!r}')
+
+
+def _stated_activation(given: str | None, metadata: Mapping[str, str]) -> str:
+    """What an actor's metadata say of its activation.
+
+    Raises:
+        CheckpointError: the metadata say that it is not ReLU.
+    """
+    said = str(metadata.get("activation", ""))
+    if said and said != ASSUMED and said.rpartition(".")[2].lower() != "relu":
+        raise CheckpointError(f"its metadata say that its activation is {said}: only ReLU is converted")
+    return "relu" if given or (said and said != ASSUMED) else ASSUMED
 
 
 def _has_two_heads(layers: Sequence[tuple[str, Tensor, Tensor]], metadata: Mapping[str, str]) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import platform
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -26,6 +27,7 @@ from snnkern.checkpoints import load_actor
 from snnkern.cli_analysis import analyze_command, energy_command
 from snnkern.cli_options import (
     _ACTOR,
+    _Activation,
     _Backend,
     _Calibration,
     _collect,
@@ -36,20 +38,23 @@ from snnkern.cli_options import (
     _Json,
     _Levels,
     _list,
+    _normalization,
     _number,
     _Observations,
     _observations,
     _print_json,
     _progress,
     _refuse,
+    _say_how_it_was_read,
     _Scale,
     _Seed,
     _Steps,
+    _VecNormalize,
     _Workers,
 )
 from snnkern.cli_sweep import report_command, sweep_command
 from snnkern.demo import run_demo
-from snnkern.errors import Error, InputError
+from snnkern.errors import Error, InputError, InputWarning
 from snnkern.evaluation import evaluate, grid
 from snnkern.files import check_writable, to_json, write_atomically
 from snnkern.neurons import NEURON_NAMES
@@ -84,6 +89,25 @@ app = typer.Typer(
 def run(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 0, 2 for a user's mistake, 130 after an interruption."""
     torch.set_num_threads(1)  # products are small here, and threads of several processes get in each other's way
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", InputWarning)
+        warnings.showwarning = _shown(warnings.showwarning)
+        return _run(arguments)
+
+
+def _shown(otherwise: Callable[..., None]) -> Callable[..., None]:
+    """How warnings are shown: those about what was given as one line, the others as before."""
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, InputWarning):
+            print(f"Warning: {message}.", file=sys.stderr)
+        else:
+            otherwise(message, category, *where, **more)
+
+    return show
+
+
+def _run(arguments: list[str] | None) -> int:
     try:
         code = app(arguments, standalone_mode=False)
         if code == _INTERRUPTED:  # Typer may turn an interruption into this code by itself
@@ -152,27 +176,34 @@ def convert(
     seed: _Seed = None,
     observations: _Observations = None,
     action_scale: _Scale = None,
+    activation: _Activation = None,
+    vec_normalize: _VecNormalize = None,
     as_json: _Json = False,
 ) -> None:
     """Convert a trained actor and save the spiking one.
 
     Thresholds come from the dense actor's activations, on observations that it collects in its environment (--env) or
-    that you give (--observations).
+    that you give (--observations). The file remembers the environment.
 
     Example: snnkern convert td3-halfcheetah snn.safetensors --neuron mt --timesteps 4
     """
     rule = parse_calibration(calibration)
     (setting,) = grid([neuron], [timesteps], [_number(alpha)], [memory], levels)
     check_writable(output)
-    dense = load_actor(actor, action_scale=action_scale)
+    dense = load_actor(
+        actor, action_scale=action_scale, activation=activation, vec_normalize=_normalization(vec_normalize)
+    )
+    _say_how_it_was_read(dense)
     data = _observations(dense, observations, env, steps, seed)
     snn = conversion.convert(dense, data, **vars(setting), calibration=rule)
+    if env:
+        snn.metadata["environment"] = env
     conversion.save(snn, output)
     dead = [int((threshold == 0).sum()) for threshold in snn.thresholds]
     if as_json:
-        _print_json(
-            {"output": str(output), **snn.dynamics.to_dict(), "observations": len(data), "silent_neurons": dead}
-        )
+        read = {key: snn.metadata.get(key) for key in ("environment", "activation", "vec_normalize")}
+        numbers = {"observations": len(data), "silent_neurons": dead}
+        _print_json({"output": str(output), **snn.dynamics.to_dict(), **numbers, **read})
         return
     widths = " + ".join(str(len(threshold)) for threshold in snn.thresholds)
     print(f"Wrote {output}: {setting.neuron.label}, T = {timesteps}, α = {snn.alpha:g}, {widths} neurons, ", end="")
@@ -209,6 +240,8 @@ def evaluate_command(
     workers: _Workers = None,
     figure: Annotated[Path | None, typer.Option("--figure", help="Draw performance ratio against T (.png).")] = None,
     action_scale: _Scale = None,
+    activation: _Activation = None,
+    vec_normalize: _VecNormalize = None,
     backend: _Backend = "auto",
     as_json: _Json = False,
 ) -> None:
@@ -222,7 +255,9 @@ def evaluate_command(
     * snnkern evaluate sac-hopper
     * snnkern evaluate td3-walker2d --neuron if,snm,mt,dc --timesteps 4,8 --alpha 0,0.2 --store results
     """
-    loaded = conversion.load_policy(policy, action_scale=action_scale, backend=backend)
+    reading = {"action_scale": action_scale, "activation": activation, "vec_normalize": _normalization(vec_normalize)}
+    loaded = conversion.load_policy(policy, backend=backend, **reading)
+    _say_how_it_was_read(loaded)
     name = _environment(loaded, env)
     if neuron is None:
         _refuse(
@@ -341,6 +376,7 @@ def bench(
     if figure:
         check_drawing()
     loaded = conversion.load_policy(policy, action_scale=action_scale)
+    _say_how_it_was_read(loaded)
     if isinstance(loaded, SpikingActor):
         given = {"--neuron": neuron, "--timesteps": timesteps, "--levels": levels, "--calibration": calibration}
         _refuse(given, f"{policy} is a spiking actor already, and is measured as it is")

@@ -31,6 +31,7 @@ from snnkern.cli_options import (
     _print_json,
     _progress,
     _refuse,
+    _say_how_it_was_read,
     _Scale,
     _Seed,
     _Steps,
@@ -88,6 +89,7 @@ def analyze_command(
     check_drawing()
     require("scipy", "rl", "an analysis")
     loaded = conversion.load_policy(policy, action_scale=action_scale, backend=backend)
+    _say_how_it_was_read(loaded)
     name = _environment(loaded, env)
     environment = environments.make(name)
     environments.check_spaces(loaded.interface, environment.observation_space, environment.action_space)
@@ -192,6 +194,7 @@ def energy_command(
     energies = Energies(multiplication, addition, scaling, read)
     rule = parse_calibration("auto" if calibration is None else calibration)
     loaded = conversion.load_policy(policy, action_scale=action_scale, backend=backend)
+    _say_how_it_was_read(loaded)
     for file in (output, figure):
         if file:
             check_writable(file)

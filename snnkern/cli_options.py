@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from snnkern import environments
-from snnkern.actors import Actor
+from snnkern import environments, vec_normalize
+from snnkern.actors import Actor, Policy
 from snnkern.calibration import CALIBRATION_STEPS, collect
+from snnkern.checkpoints import ASSUMED
 from snnkern.errors import InputError, MissingDependencyError, check_whole
 from snnkern.files import check_writable, read_array, reason, to_json
 from snnkern.nn import SpikingActor
@@ -34,6 +36,18 @@ _Env = Annotated[
 ]
 _Scale = Annotated[
     float | None, typer.Option("--action-scale", help="max_action, where the checkpoint does not hold it (default 1).")
+]
+_Activation = Annotated[
+    str | None,
+    typer.Option("--activation", help="relu: says that the network is of ReLUs, which a state dict does not say."),
+]
+_VecNormalize = Annotated[
+    str | None,
+    typer.Option(
+        "--vec-normalize",
+        help="The file of the VecNormalize that a Stable-Baselines3 model was trained in; one beside the zip is found "
+        "(docs/ecosystem.md); none: take none.",
+    ),
 ]
 _Levels = Annotated[int | None, typer.Option("--levels", help="L, thresholds per sign of MT and DC (default 4).")]
 _Calibration = Annotated[
@@ -58,6 +72,24 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard outp
 _Workers = Annotated[
     int | None, typer.Option("--workers", help="Processes that share the work (default: one per core).", min=1)
 ]
+
+
+def _normalization(option: str | None) -> str | bool | None:
+    """What `load_actor` takes for `--vec-normalize`."""
+    return False if option == "none" else option
+
+
+def _say_how_it_was_read(policy: Policy) -> None:
+    """What about a policy was taken from elsewhere than its file, or for granted; on standard error."""
+    source = policy.metadata.get(vec_normalize.KEY, vec_normalize.OUTSIDE)
+    if source != vec_normalize.OUTSIDE:
+        print(f"Note: observations are normalised as {source} says.", file=sys.stderr)
+    if policy.metadata.get("activation") == ASSUMED:
+        print(
+            "Note: the file does not say the network's activation, and ReLU is assumed; "
+            "snnkern convert --activation relu says that it is.",
+            file=sys.stderr,
+        )
 
 
 def _refuse(options: Mapping[str, object], why: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from snnkern import checkpoints
 from snnkern._backends import check_name
-from snnkern.actors import Actor, Interface
+from snnkern.actors import Actor, Interface, check_actor
 from snnkern.calibration import Auto, Calibration, Fitted, calibrate, chosen_alpha, parse_calibration, recommended
 from snnkern.errors import CheckpointError, InputError
 from snnkern.files import StrPath, write_tensors
@@ -21,6 +21,7 @@ from snnkern.fitting import fit
 from snnkern.layers import Readout, SpikingLayer
 from snnkern.neurons import Dynamics, Neuron, parse_neuron
 from snnkern.nn import SpikingActor
+from snnkern.vec_normalize import warn_of_other_observations
 
 
 class SpikingDescription(checkpoints.PolicyDescription, tag_field="format", tag="spiking-actor"):
@@ -76,20 +77,23 @@ def convert(
         InputError: a parameter is out of range, observations are missing, empty or do not fit, a threshold is negative
             or NaN.
 
+    Warns:
+        InputWarning: observations are not of the kind that the actor received in training, as far as its file shows.
+
     Source: Xu et al., "Error Amplification Limits ANN-to-SNN Conversion in Continuous Control", ICML 2026.
     """
     kind = parse_neuron(neuron)
     dynamics = Dynamics(kind, timesteps, chosen_alpha(alpha, kind), memory, clip)
     if isinstance(actor, nn.Sequential):
         actor = checkpoints.actor_from_module(actor)
-    if not isinstance(actor, Actor):
-        raise InputError(f"actor must be an Actor (see load_actor) or an nn.Sequential, got {type(actor).__name__}")
+    check_actor(actor)
     if (observations is None) == (thresholds is None):
         raise InputError("give either observations to calibrate on or thresholds, and not both")
     rule = parse_calibration(calibration)
     origin = "given thresholds"
     fitted, original = actor, None
     if observations is not None:
+        warn_of_other_observations(actor, observations)
         origin = f"{rule}"
         if isinstance(rule, Auto):
             rule, _ = recommended(kind)
@@ -148,7 +152,8 @@ def save(policy: Actor | SpikingActor, path: StrPath, *, include_carry: bool = F
         checkpoints.save_actor(policy, path)
         return
     if not isinstance(policy, SpikingActor):
-        raise InputError(f"only an Actor or a SpikingActor can be saved, got {type(policy).__name__}")
+        inside = ": save its .actor" if isinstance(getattr(policy, "actor", None), SpikingActor) else ""
+        raise InputError(f"only an Actor or a SpikingActor can be saved, got {type(policy).__name__}{inside}")
     if isinstance(policy.alpha, Tensor):
         raise InputError("alpha (α) is set for every row: set it to one number before the actor is saved")
     tensors = dict(policy.state_dict())
@@ -182,13 +187,14 @@ def load(path: StrPath, *, backend: str = "auto") -> SpikingActor:
     return _restore(checkpoints.read_file(path), backend)
 
 
-def load_policy(source: StrPath, *, action_scale: float | None = None, backend: str = "auto") -> Actor | SpikingActor:
+def load_policy(source: StrPath, *, backend: str = "auto", **reading: Any) -> Actor | SpikingActor:
     """Reads whatever policy a zoo name or a file holds: a spiking actor that `save` wrote, or a dense actor.
 
     Args:
         source: a name in `snnkern.zoo.names()`, or a path.
-        action_scale: as for `load_actor`; not for a spiking actor, whose file holds its own.
         backend: what computes a spiking actor.
+        reading: action_scale, activation, vec_normalize: as for `load_actor`; not for a spiking actor, whose file holds
+            its own.
 
     Raises:
         InputError: as `load_actor` and `load`.
@@ -196,9 +202,10 @@ def load_policy(source: StrPath, *, action_scale: float | None = None, backend: 
     check_name(backend)
     saved = checkpoints.read(source)
     if not saved.holds(SpikingDescription):
-        return checkpoints.actor_of(saved, action_scale=action_scale)
-    if action_scale is not None:
-        raise InputError(f"{saved.name} is a spiking actor and holds its own action_scale; got another one")
+        return checkpoints.actor_of(saved, **reading)
+    for name, value in reading.items():
+        if value is not None:
+            raise InputError(f"{saved.name} is a spiking actor and holds its own {name}; got another one")
     return _restore(saved, backend)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from snnkern.actors import Interface, Policy
-from snnkern.errors import InputError, require
+from snnkern.errors import InputError, check_whole, require
 
 if TYPE_CHECKING:
     import gymnasium
@@ -32,9 +32,13 @@ def make(env: str | Callable[..., gymnasium.Env[Any, Any]], **options: Any) -> g
     if not isinstance(env, str):
         if not callable(env):
             raise InputError(
-                f"an environment is a registered name or a function that makes one, got {type(env).__name__}"
+                "an environment is a registered name or a function that makes one, "
+                f"got {type(env).__name__}{_advice(env)}"
             )
-        return env(**options)
+        made = env(**options)
+        if not isinstance(made, gym.Env):
+            raise InputError(f"the function that makes the environment returned {type(made).__name__}{_advice(made)}")
+        return made
     with _quiet():
         try:
             return gym.make(env, **options)
@@ -44,6 +48,16 @@ def make(env: str | Callable[..., gymnasium.Env[Any, Any]], **options: Any) -> g
             raise InputError(f"no environment {env!r}: {' '.join(str(error).split())}") from error
         except ImportError as error:  # old MuJoCo versions of environments are no longer part of Gymnasium
             raise InputError(f"cannot make environment {env!r}: {' '.join(str(error).split())}") from error
+
+
+def _advice(value: object) -> str:
+    """What to do instead with something that is no environment."""
+    gym = require("gymnasium", "rl", "running environments")
+    if any(base.__module__.startswith("stable_baselines3.") for base in type(value).__mro__):
+        return ": Stable-Baselines3's environments are for its own evaluate_policy, which takes from_sb3's result"
+    if isinstance(value, gym.Env | gym.vector.VectorEnv):
+        return ": here several are made, so give its name, or a function such as lambda: gymnasium.make(…)"
+    return ""
 
 
 def named_by(policy: Policy) -> str:
@@ -61,6 +75,71 @@ def named_by(policy: Policy) -> str:
     return name
 
 
+@contextlib.contextmanager
+def one_of(
+    env: str | Callable[[], gymnasium.Env[Any, Any]] | gymnasium.Env[Any, Any],
+) -> Iterator[gymnasium.Env[Any, Any]]:
+    """An environment, closed in the end where it was made here; one that is given is left open.
+
+    Raises:
+        MissingDependencyError: Gymnasium or MuJoCo is not installed.
+        InputError: no environment has that name.
+    """
+    if isinstance(env, require("gymnasium", "rl", "running environments").Env):
+        yield env
+        return
+    made = make(cast("str", env))
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@contextlib.contextmanager
+def vector_of(
+    env: str
+    | Callable[[], gymnasium.Env[Any, Any]]
+    | gymnasium.Env[Any, Any]
+    | gymnasium.vector.VectorEnv[Any, Any, Any],
+    rows: int | None,
+    episodes: int,
+) -> Iterator[gymnasium.vector.VectorEnv[Any, Any, Any]]:
+    """A vector environment for so many episodes, closed in the end where it was made here.
+
+    Args:
+        env: a registered name, a function that makes the environment, an environment, or a vector of them.
+        rows: how many run side by side, which must divide `episodes`; None for the largest divisor up to 32, or as many
+            as the environment that is given has.
+        episodes: how many there will be.
+
+    Raises:
+        MissingDependencyError: Gymnasium or MuJoCo is not installed.
+        InputError: it is none of these, no environment has that name, or rows do not divide the episodes.
+    """
+    gym = require("gymnasium", "rl", "running environments")
+    given = isinstance(env, gym.Env | gym.vector.VectorEnv)
+    if given:
+        has = env.num_envs if isinstance(env, gym.vector.VectorEnv) else 1
+        if rows not in (None, has):
+            raise InputError(f"rows is {rows}, but the environment that is given has {has}: give a name or a function")
+        rows = has
+    elif rows is None:
+        rows = max(divisor for divisor in range(1, 33) if episodes % divisor == 0)
+    check_whole("rows", rows, least=1)
+    if episodes % rows:
+        raise InputError(f"rows must divide the number of episodes ({episodes}), got {rows}")
+    if isinstance(env, gym.vector.VectorEnv):
+        yield env
+        return
+    maker = cast("Callable[[], gymnasium.Env[Any, Any]]", lambda: env)
+    envs = _vector([maker]) if given else make_vector(cast("str", env), rows)
+    try:
+        yield envs
+    finally:
+        if not given:
+            envs.close()
+
+
 def make_vector(
     env: str | Callable[[], gymnasium.Env[Any, Any]], rows: int
 ) -> gymnasium.vector.SyncVectorEnv[Any, Any]:
@@ -71,9 +150,13 @@ def make_vector(
         InputError: no environment has that name.
     """
     make(env).close()  # a clear error before anything else
+    return _vector([lambda: make(env)] * rows)
+
+
+def _vector(makers: list[Callable[[], gymnasium.Env[Any, Any]]]) -> gymnasium.vector.SyncVectorEnv[Any, Any]:
     vector = require("gymnasium", "rl", "running environments").vector
     envs: gymnasium.vector.SyncVectorEnv[Any, Any] = vector.SyncVectorEnv(
-        [lambda: make(env)] * rows, autoreset_mode=vector.AutoresetMode.DISABLED
+        makers, autoreset_mode=vector.AutoresetMode.DISABLED
     )
     return envs
 

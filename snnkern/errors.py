@@ -26,6 +26,10 @@ class CheckpointError(InputError):
     """A file is not a checkpoint that can be read: truncated, of another kind, or holding code."""
 
 
+class InputWarning(UserWarning):
+    """What was given is taken, and may not be what was meant: the message says why, and what to do."""
+
+
 class MissingDependencyError(Error, ImportError):
     """An optional package is needed for this call and is not installed."""
 

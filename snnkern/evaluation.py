@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from snnkern import _backends, environments
@@ -21,12 +22,16 @@ from snnkern.calibration import chosen_alpha
 from snnkern.errors import InputError, check_whole, require
 from snnkern.neurons import Dynamics, Neuron, parse_neuron
 from snnkern.nn import SpikingActor
-from snnkern.rollout import Acts, rollout
+from snnkern.rollout import Acts, acting, rollout
 from snnkern.store import Record
+from snnkern.vec_normalize import warn_of_normalized
 
 if TYPE_CHECKING:
     import gymnasium
 
+    from snnkern.sb3 import SB3Policy
+
+RANDOM = "random"  # stands for the dense actor's fingerprint in a random policy's task
 _RESAMPLES = 10_000
 _MOST_DRAWN = 10_000_000  # episodes in memory at a time
 
@@ -75,37 +80,56 @@ class Evaluation:
         """Mean return with its 95 % interval."""
         return _bootstrap(_mean, self.returns)
 
-    def ratio(self, dense: Evaluation) -> Interval:
+    def ratio(self, dense: Evaluation, random: Evaluation | None = None) -> Interval:
         """Performance ratio: mean return over the dense actor's mean return, with its 95 % interval.
 
-        Both sets of episodes are resampled. A ratio means nothing where the dense actor's mean return is not positive:
-        there it is NaN.
+        That means nothing where the dense actor's mean return is not positive. There a random policy's return is zero,
+        and the ratio is (return − random) / (dense − random), as in normalised scores; NaN without a random policy's
+        episodes, and where the dense actor is no better. All sets of episodes are resampled.
         """
-        return average_performance_ratio([(self, dense)])
+        return average_performance_ratio([(self, dense, random)])
+
+    def ratio_formula(self, random: Evaluation | None = None) -> str:
+        """How a ratio to this dense actor is computed, as tables say it; empty where it means nothing."""
+        if self.mean > 0:
+            return "return / dense return"
+        return "(return − random) / (dense − random)" if random and self.mean > random.mean else ""
 
 
-def average_performance_ratio(pairs: Sequence[tuple[Evaluation, Evaluation]]) -> Interval:
-    """Mean over environments of spiking return / dense return, with its 95 % interval.
+def average_performance_ratio(
+    groups: Sequence[tuple[Evaluation, Evaluation] | tuple[Evaluation, Evaluation, Evaluation | None]],
+) -> Interval:
+    """Mean over environments of the performance ratio, with its 95 % interval.
 
     Args:
-        pairs: the spiking and the dense actor's evaluation, for every environment. Each one's episodes are resampled by
-            themselves.
+        groups: the spiking and the dense actor's evaluation for every environment, and a random policy's where there is
+            one, which `Evaluation.ratio` takes where the dense return is not positive. Each one's episodes are
+            resampled by themselves.
 
     Raises:
         InputError: there are no environments.
 
-    Source: Xu et al., ICML 2026 ("average performance ratio", APR).
+    Source: Xu et al., ICML 2026 ("average performance ratio", APR). A random policy's return as zero: the normalised
+    score of Mnih et al., "Human-level control through deep reinforcement learning", Nature 2015, and of D4RL.
     """
-    if not pairs:
+    if not groups:
         raise InputError("an average performance ratio needs at least one environment")
-    if any(dense.mean <= 0 for _, dense in pairs):
-        return Interval(math.nan, math.nan, math.nan)
-    return _bootstrap(_average_ratio, *(evaluation.returns for pair in pairs for evaluation in pair))
+    compared: list[tuple[Evaluation, ...]] = []
+    for spiking, dense, *rest in groups:
+        zero = rest[0] if rest else None
+        if not dense.ratio_formula(zero):
+            return Interval(math.nan, math.nan, math.nan)
+        compared.append((spiking, dense) if dense.mean > 0 or zero is None else (spiking, dense, zero))
+    statistic = functools.partial(_average_ratio, [len(group) for group in compared])
+    return _bootstrap(statistic, *(evaluation.returns for group in compared for evaluation in group))
 
 
 def evaluate(
-    policy: Acts,
-    env: str | Callable[[], gymnasium.Env[Any, Any]],
+    policy: Acts | SB3Policy,
+    env: str
+    | Callable[[], gymnasium.Env[Any, Any]]
+    | gymnasium.Env[Any, Any]
+    | gymnasium.vector.VectorEnv[Any, Any, Any],
     *,
     episodes: int = 10,
     seed: int = 1000,
@@ -118,29 +142,29 @@ def evaluate(
     products round differently from one batch size to the next, which chaotic dynamics amplify.
 
     Args:
-        policy: an `Actor`, a `SpikingActor`, or anything with `act`.
-        env: a registered name, or a function that makes the environment.
+        policy: an `Actor`, a `SpikingActor`, an `SB3Policy`, or anything with `act`.
+        env: a registered name; a function that makes the environment; an environment, in which episodes follow each
+            other; or a vector of environments, as it is (`snnkern.rollout.rollout` says what its autoreset mode does to
+            seeds). What is given is reset and stepped, and not closed.
         episodes: how many; their seeds are seed, seed + 1, ….
         seed: seed of the first.
-        rows: how many run side by side; must divide `episodes`. Unless given, the largest divisor up to 32.
+        rows: how many run side by side; must divide `episodes`. Unless given, the largest divisor up to 32, or as many
+            as the environment has.
         progress: called after every step with the number of episodes finished so far.
 
     Raises:
         InputError: the environment does not exist or does not fit the policy; a number is out of range.
         MissingDependencyError: Gymnasium or MuJoCo is not installed.
+
+    Warns:
+        InputWarning: the policy takes observations that VecNormalize has normalised.
     """
     check_whole("episodes", episodes, least=1)
     check_whole("seed", seed, least=0)
-    if rows is None:
-        rows = max(divisor for divisor in range(1, 33) if episodes % divisor == 0)
-    check_whole("rows", rows, least=1)
-    if episodes % rows:
-        raise InputError(f"rows must divide the number of episodes ({episodes}), got {rows}")
-    envs = environments.make_vector(env, rows)
-    try:
-        result = rollout(policy, envs, episodes=episodes // rows, seed=seed, progress=progress)
-    finally:
-        envs.close()
+    policy = acting(policy)
+    warn_of_normalized(policy)
+    with environments.vector_of(env, rows, episodes) as envs:
+        result = rollout(policy, envs, episodes=episodes // envs.num_envs, seed=seed, progress=progress)
     return Evaluation(
         returns=tuple(float(value) for value in result.returns.T.flat),  # episode e of row r has seed + r + e · rows
         lengths=tuple(int(value) for value in result.lengths.T.flat),
@@ -182,7 +206,7 @@ def describe_task(
     """All that the result of an evaluation depends on, ready for JSON.
 
     Args:
-        fingerprint: the dense actor's.
+        fingerprint: the dense actor's, or `RANDOM`.
         env: a registered name.
         setting: what it is converted to, as `Dynamics.to_dict` has it; None for the dense actor itself.
         calibration: where the thresholds come from; None for the dense actor itself.
@@ -208,11 +232,36 @@ def backend_name(actor: Actor, backend: str) -> str:
     return str(_backends.choose(backend, own.device, own.dtype).NAME)
 
 
-def evaluation_record(policy: Actor | SpikingActor, name: str, env: str, episodes: int, seed: int) -> Record:
+class RandomPolicy:
+    """Actions drawn evenly from an environment's action space, whatever it observes: the zero of normalised scores.
+
+    Args:
+        env: a registered name.
+        seed: of the draws.
+
+    Raises:
+        InputError: there is no such environment, or its actions are not between finite bounds.
+    """
+
+    def __init__(self, env: str, seed: int) -> None:
+        with environments.one_of(env) as environment:
+            space: Any = environment.action_space
+        self._low, self._high = getattr(space, "low", np.inf), getattr(space, "high", np.inf)
+        if not np.isfinite([self._low, self._high]).all():
+            raise InputError(f"no random policy acts in {env}: its actions are {space}, not between finite bounds")
+        self._generator = np.random.default_rng(seed)
+
+    def act(self, observation: NDArray[Any], /) -> NDArray[Any]:
+        """Random actions, `[B, action_dim]` for observations `[B, observation_dim]`."""
+        actions = self._generator.uniform(self._low, self._high, (*observation.shape[:-1], *np.shape(self._low)))
+        return actions.astype(np.float32)
+
+
+def evaluation_record(policy: Acts, name: str, env: str, episodes: int, seed: int) -> Record:
     """What a store keeps of an evaluation, but for its task; runs it.
 
     Args:
-        policy: the dense actor, or a spiking one, whose exact setting is kept as well.
+        policy: the dense actor, or a spiking one, whose exact setting is kept as well, or any other.
         name: the actor's, for people.
         env: a registered name.
         episodes: how many.
@@ -245,9 +294,14 @@ def _mean(sample: Any, axis: int = -1) -> Any:
     return np.mean(sample, axis=axis)
 
 
-def _average_ratio(*samples: Any, axis: int = -1) -> Any:
-    means = [np.mean(sample, axis=axis) for sample in samples]
-    return np.mean([spiking / dense for spiking, dense in zip(means[::2], means[1::2], strict=True)], axis=0)
+def _average_ratio(sizes: Sequence[int], *samples: Any, axis: int = -1) -> Any:
+    """The samples are the spiking actor's, the dense actor's and, in groups of three, the random policy's."""
+    means = iter([np.mean(sample, axis=axis) for sample in samples])
+    ratios = []
+    for size in sizes:
+        spiking, dense, *zero = itertools.islice(means, size)
+        ratios.append((spiking - zero[0]) / (dense - zero[0]) if zero else spiking / dense)
+    return np.mean(ratios, axis=0)
 
 
 def _bootstrap(statistic: Callable[..., Any], *samples: Sequence[float]) -> Interval:

@@ -19,7 +19,17 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.nn.utils import fusion
 
-from snnkern.calibration import Calibration, Max, Percentile, Statistics, as_tensor, batches, parse_of_activations
+from snnkern.actors import Policy
+from snnkern.calibration import (
+    Calibration,
+    Max,
+    Percentile,
+    Statistics,
+    as_tensor,
+    batches,
+    check_numeric,
+    parse_of_activations,
+)
 from snnkern.errors import InputError
 from snnkern.neurons import Dynamics, Kind, Neuron, parse_neuron
 from snnkern.nn import SpikingActivation
@@ -77,6 +87,8 @@ class SpikingNetwork(nn.Module):
         Raises:
             InputError: the carry belongs to another number of rows; the input requires grad while grad is on.
         """
+        if not isinstance(input, Tensor):
+            raise InputError(f"input must be a tensor [B, …], got {type(input).__name__}")
         if self.dynamics.alpha == 0 and not torch.compiler.is_exporting():
             self.reset()
         return self.body(input)
@@ -119,13 +131,17 @@ def spikify(
         backend: a name from `snnkern.backends()`, or "auto".
 
     Raises:
-        InputError: a parameter is out of range; there are no samples; or the module has parts that cannot be converted,
-            each of which is named.
+        InputError: a parameter is out of range; there are no samples, or the module does not take them; or it has parts
+            that cannot be converted, each of which is named.
     """
     dynamics = Dynamics(parse_neuron(neuron), timesteps, alpha, memory, clip)
     rule = parse_of_activations(calibration)
+    if isinstance(module, Policy):
+        raise InputError(f"module is an {type(module).__name__}: snnkern.convert converts actors")
     if not isinstance(module, nn.Module):
-        raise InputError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+        sb3 = any(base.__module__.startswith(("stable_baselines3.", "sbx.")) for base in type(module).__mro__)
+        advice = ": snnkern.from_sb3 converts a model of Stable-Baselines3" if sb3 else ""
+        raise InputError(f"module must be a torch.nn.Module, got {type(module).__name__}{advice}")
     graph = _fold(_trace(copy.deepcopy(module).eval().requires_grad_(False)))
     region = _Region(graph)
     thresholds, example = _calibrate(graph, region, sample_batches, rule)
@@ -144,7 +160,10 @@ def _trace(module: nn.Module) -> fx.GraphModule:
         raise InputError(f"torch.fx cannot trace this {type(module).__name__}'s forward: {error}") from error
     inputs = [node.name for node in graph.graph.nodes if node.op == "placeholder"]
     if len(inputs) != 1:
-        raise InputError(f"the module must take one tensor, got one that takes {', '.join(inputs) or 'none'}")
+        raise InputError(
+            f"the module must take one tensor, got one that takes {', '.join(inputs) or 'none'}: join several to one "
+            "[B, …], with one first layer for all of it"
+        )
     return graph
 
 
@@ -271,6 +290,21 @@ class _Recording(fx.Interpreter):
         super().__init__(graph)
         self.region = region
         self.outputs: dict[fx.Node, Tensor] = {}
+        self.extra_traceback = False
+
+    def record(self, batch: Tensor) -> None:
+        """Runs it for a batch of samples.
+
+        Raises:
+            InputError: the module does not take such a batch; a flatten joins rows.
+        """
+        try:
+            self.run(batch)
+        except InputError:
+            raise
+        except Exception as error:  # whatever a module's parts say of a tensor that does not fit them
+            what = str(error).strip().partition("\n")[0]
+            raise InputError(f"the module cannot run on samples of shape {list(batch.shape)}: {what}") from error
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
@@ -278,7 +312,6 @@ class _Recording(fx.Interpreter):
             self.outputs[n] = result.clone()  # what follows may work in place
         start = _flattens_from(self.module, n) if n in self.region.nodes else None
         if start is not None and start + self.env[n.all_input_nodes[0]].dim() <= 0:
-            self.extra_traceback = False
             _refuse([f"{_name(n)}, a flatten from dimension {start}"])
         return result
 
@@ -317,11 +350,17 @@ def _calibrate(
     example = next(iter([*graph.parameters(), *graph.buffers()]), torch.empty(0))
     statistics = batch = None
     for samples_of_batch in batches(samples):
+        if isinstance(samples_of_batch, list | tuple):
+            raise InputError(
+                f"a batch of samples must be one array or tensor, got {len(samples_of_batch)} in a "
+                f"{type(samples_of_batch).__name__}: give the module's input alone, without labels"
+            )
+        check_numeric(samples_of_batch)
         batch = as_tensor(samples_of_batch).to(example)
         if not len(batch) or not bool(torch.isfinite(batch).all()):
             raise InputError("calibration samples must be finite, and at least one in every batch")
         recording = _Recording(graph, region)
-        recording.run(batch)
+        recording.record(batch)
         activations = [recording.outputs[node].movedim(1, -1).flatten(0, -2) for node in region.relus]
         if statistics is None:
             statistics = Statistics([rows[0] for rows in activations], isinstance(rule, Percentile))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnkern import ops
-from snnkern.actors import Actor
+from snnkern.actors import Actor, check_actor
 from snnkern.calibration import Correction, Rule, as_tensor, batches, check_observations
 from snnkern.errors import InputError
 from snnkern.neurons import Dynamics, Kind, Neuron, parse_neuron
@@ -94,8 +94,7 @@ def fit(
     _check_positive("ridge", ridge)
     if noise != 0:
         _check_positive("noise", noise)
-    if not isinstance(actor, Actor):
-        raise InputError(f"actor must be an Actor (see load_actor), got {type(actor).__name__}")
+    check_actor(actor)
     signal = _gather(actor, observations)
     if noise:
         signal = torch.cat([signal, _noisy(signal, noise)])

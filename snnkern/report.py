@@ -42,7 +42,7 @@ def summarize_sweep(sweep: Sweep, seconds: Mapping[tuple[str, int] | None, float
         dense["microseconds_per_decision"] = 1e6 * times[None]
     results = []
     for setting, evaluation in sweep.results:
-        ratio = evaluation.ratio(sweep.dense)
+        ratio = evaluation.ratio(sweep.dense, sweep.random)
         entry = {
             **setting.to_dict(),
             **summarize_evaluation(evaluation),
@@ -55,7 +55,10 @@ def summarize_sweep(sweep: Sweep, seconds: Mapping[tuple[str, int] | None, float
         if key in times:
             entry["microseconds_per_decision"] = 1e6 * times[key]
         results.append(entry)
-    return {"dense": dense, "results": results}
+    summary: dict[str, Any] = {"dense": dense, "ratio": sweep.dense.ratio_formula(sweep.random) or None}
+    if sweep.random:
+        summary["random"] = summarize_evaluation(sweep.random)
+    return {**summary, "results": results}
 
 
 def summarize_benchmark(benchmark: Benchmark) -> dict[str, Any]:
@@ -132,8 +135,7 @@ def check_drawing() -> None:
 def performance_figure(sweep: Sweep, path: str | os.PathLike[str], title: str) -> None:
     """Draws performance ratio against T, a panel per neuron and a line per α and μ, and writes it as PNG.
 
-    Bands are 95 % bootstrap intervals. Where the dense actor's mean return is not positive, a ratio means nothing, and
-    returns are drawn instead.
+    Bands are 95 % bootstrap intervals. Where no ratio means anything (`Evaluation.ratio`), returns are drawn instead.
 
     Args:
         sweep: what was measured.
@@ -148,7 +150,7 @@ def performance_figure(sweep: Sweep, path: str | os.PathLike[str], title: str) -
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
-    relative = sweep.dense.mean > 0
+    relative = sweep.dense.ratio_formula(sweep.random)
     neurons = list(dict.fromkeys(setting.neuron for setting, _ in sweep.results))
     timesteps = sorted({setting.timesteps for setting, _ in sweep.results})
     carries = sorted({(setting.alpha, setting.memory) for setting, _ in sweep.results})
@@ -159,7 +161,7 @@ def performance_figure(sweep: Sweep, path: str | os.PathLike[str], title: str) -
         panel.axhline(dense, color="0.35", linewidth=0.8, linestyle=":", label="dense actor")
         for index, (alpha, memory) in enumerate(carries):
             points = [
-                (setting.timesteps, evaluation.ratio(sweep.dense) if relative else evaluation.interval())
+                (setting.timesteps, evaluation.ratio(sweep.dense, sweep.random) if relative else evaluation.interval())
                 for setting, evaluation in sweep.results
                 if (setting.neuron, setting.alpha, setting.memory) == (neuron, alpha, memory)
             ]
@@ -174,7 +176,7 @@ def performance_figure(sweep: Sweep, path: str | os.PathLike[str], title: str) -
         panel.grid(axis="y", color="0.9")
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("return / dense return" if relative else "return")
+    panels[0].set_ylabel(relative or "return")
     if relative:
         panels[0].yaxis.set_major_formatter(PercentFormatter(1.0))
         panels[0].set_ylim(bottom=min(0.0, panels[0].get_ylim()[0]))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from snnkern.errors import InputError
-from snnkern.evaluation import Evaluation, Interval, average_performance_ratio
+from snnkern.evaluation import RANDOM, Evaluation, Interval, average_performance_ratio
 from snnkern.files import from_json, read_bytes
 from snnkern.neurons import Dynamics, Kind, NeuronDescription, neuron_from, parse_neuron
 from snnkern.store import Episodes, Record, read_records
@@ -62,7 +62,7 @@ class Point:
     Attributes:
         setting: which.
         evaluations: its episodes by place.
-        ratios: performance ratio by place, where the dense actor's return is positive.
+        ratios: performance ratio by place, where it means something (`Evaluation.ratio`).
         average: of the ratios over all places of the collection; None where one is missing.
         spikes: per decision, all hidden layers, mean over places.
     """
@@ -82,7 +82,7 @@ class Collection:
         name: of its folder or file.
         dense: the dense actors' episodes.
         points: what each setting achieved, in order of neuron, calibration, T and α.
-        records: what it was made of.
+        records: what it was made of, but for random policies.
         notes: what was left out and why, in whole sentences.
     """
 
@@ -124,18 +124,26 @@ def collect_results(name: str, records: Sequence[Record]) -> Collection:
     Raises:
         InputError: a neuron is unknown, or results of one setting disagree in the number of hidden layers.
     """
+    random = _of_random_policies(records)
+    records = [record for record in records if record["task"]["actor"] != RANDOM]
     chosen = {key: _disjoint(found) for key, found in _groups(records).items()}
     pooled = {key: _pool(found) for key, found in chosen.items()}
     dense = {place: evaluation for (place, setting), evaluation in pooled.items() if setting is None}
     places = sorted({place for place, _ in pooled})
-    comparable = [place for place in places if place in dense and dense[place].mean > 0]
+    formulas = {place: dense[place].ratio_formula(random.get(place.environment)) for place in dense}
+    comparable = [place for place in places if formulas.get(place)]
     points = []
     for setting in sorted({setting for _, setting in pooled if setting is not None}, key=_order):
         evaluations = {place: pooled[place, setting] for place in places if (place, setting) in pooled}
-        ratios = {place: evaluations[place].ratio(dense[place]) for place in comparable if place in evaluations}
+        groups_of = {
+            place: (evaluations[place], dense[place], random.get(place.environment))
+            for place in comparable
+            if place in evaluations
+        }
+        ratios = {place: average_performance_ratio([group]) for place, group in groups_of.items()}
         average = None
         if ratios and len(ratios) == len(comparable):
-            average = average_performance_ratio([(evaluations[place], dense[place]) for place in ratios])
+            average = average_performance_ratio(list(groups_of.values()))
         spikes = sum(sum(evaluation.spikes) for evaluation in evaluations.values()) / len(evaluations)
         points.append(Point(setting, evaluations, ratios, average, spikes))
 
@@ -145,10 +153,23 @@ def collect_results(name: str, records: Sequence[Record]) -> Collection:
     for place in places:
         if place not in comparable:
             why = "mean return is not positive" if place in dense else "return was not measured"
+            if place.environment in random:
+                why += ", nor better than a random policy's"
             notes.append(f"{place.label}: the dense actor's {why}, so there are no ratios.")
+        elif dense[place].mean <= 0:
+            notes.append(f"{place.label}: the dense actor's mean return is not positive; ratios are {formulas[place]}.")
     if partial := sum(point.average is None for point in points if comparable):
         notes.append(f"Settings that are not measured for all actors yet and have no average: {partial}.")
     return Collection(name, dense, points, list(records), notes)
+
+
+def _of_random_policies(records: Sequence[Record]) -> dict[str, Evaluation]:
+    """What random policies achieved, by environment."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        if record["task"]["actor"] == RANDOM:
+            found.setdefault(record["task"]["environment"], []).append(record)
+    return {environment: _pool(_disjoint(of_it)) for environment, of_it in found.items()}
 
 
 def _groups(records: Sequence[Record]) -> dict[tuple[Place, Setting | None], list[Record]]:
@@ -280,6 +301,7 @@ class _Summary(msgspec.Struct):
     calibration: str
     dense: Episodes
     results: list[_Spiking]
+    random: Episodes | None = None
 
 
 class _Kind(msgspec.Struct):
@@ -301,7 +323,10 @@ def _from_summary(path: Path) -> list[Record]:
         ) from error
     if summary is None:
         raise InputError(f"{path} is what snnkern {kind} wrote, not a sweep's results: give it by its own option")
-    return [_record(summary, summary.dense, None), *(_record(summary, entry, entry) for entry in summary.results)]
+    records = [_record(summary, summary.dense, None), *(_record(summary, entry, entry) for entry in summary.results)]
+    if summary.random is not None:
+        records.append(_record(msgspec.structs.replace(summary, actor=RANDOM), summary.random, None))
+    return records
 
 
 def _record(summary: _Summary, entry: Episodes, spiking: _Spiking | None) -> Record:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from snnkern import environments
-from snnkern.actors import Policy
+from snnkern.actors import Policy, check_actor
 from snnkern.errors import InputError, check_whole, require
+from snnkern.feedforward import SpikingNetwork
 from snnkern.nn import SpikingActor
 
 if TYPE_CHECKING:
@@ -29,6 +30,25 @@ class Acts(Protocol):
     """
 
     def act(self, observation: NDArray[Any], /) -> NDArray[Any]: ...
+
+
+def acting(policy: object) -> Acts:
+    """The policy itself, or the spiking actor inside of an `SB3Policy`, whose carry is then reset where episodes end.
+
+    Raises:
+        InputError: it cannot act; says what could.
+    """
+    inside = getattr(policy, "actor", None)
+    if isinstance(inside, SpikingActor):
+        return inside
+    if not callable(getattr(policy, "act", None)):
+        if isinstance(policy, SpikingNetwork):
+            raise InputError(
+                "a policy needs act(observations), which a SpikingNetwork has not: wrap it in an object whose act "
+                "calls it with a tensor, with α = 0, or convert its module as nn.Sequential"
+            )
+        check_actor(policy)
+    return cast("Acts", policy)
 
 
 @dataclass(frozen=True)
@@ -68,7 +88,7 @@ def rollout(
     In the last two, the seed of a row's first episode is seed + r, and later ones continue the environment's generator.
 
     Args:
-        policy: an `Actor`, a `SpikingActor`, or anything with `act`.
+        policy: an `Actor`, a `SpikingActor`, an `SB3Policy`, or anything with `act`.
         envs: a Gymnasium vector environment, such as `snnkern.environments.make_vector` makes.
         episodes: episodes per row.
         seed: seed of the first episode of row 0.
@@ -79,11 +99,13 @@ def rollout(
     """
     check_whole("episodes", episodes, least=1)
     check_whole("seed", seed, least=0)
-    if not hasattr(envs, "num_envs"):
+    policy = acting(policy)
+    gym = require("gymnasium", "rl", "running environments")
+    if not isinstance(envs, gym.vector.VectorEnv):
         raise InputError(f"rollout needs a Gymnasium vector environment, got {type(envs).__name__}")
     if isinstance(policy, Policy):
         environments.check_spaces(policy.interface, envs.single_observation_space, envs.single_action_space)
-    modes = require("gymnasium", "rl", "running environments").vector.AutoresetMode
+    modes = gym.vector.AutoresetMode
     mode = modes(envs.metadata.get("autoreset_mode", modes.NEXT_STEP))
     spiking = policy if isinstance(policy, SpikingActor) else None
 

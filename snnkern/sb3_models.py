@@ -1,11 +1,13 @@
 """What a Stable-Baselines3 TD3, SAC or DDPG model is made of, from its file or from the model itself; SBX's as well.
 
-A model's file holds pickles beside its tensors. They are left alone: `policy.pth` holds tensors and nothing else, and
-the JSON beside it spells out what else an actor depends on.
+A model's file holds pickles beside its tensors. Nothing of them is run: `policy.pth` holds tensors and nothing else,
+the JSON beside it spells out what else an actor depends on, and two arrays are read by `snnkern.unpickle`.
 """
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import io
 import re
 import zipfile
@@ -19,10 +21,29 @@ from torch import Tensor, nn
 
 from snnkern.errors import CheckpointError, InputError
 from snnkern.files import from_json, read_state_dict, unzipped
+from snnkern.unpickle import read_objects
 
 _TENSORS, _DATA = "policy.pth", "data"
 _POLICY = re.compile(r"(?:stable_baselines3|sbx)\.(td3|sac|ddpg)\.policies")
 _SBX_ACTORS = ("sbx.td3.policies.Actor", "sbx.common.policies.SquashedGaussianActor")
+
+
+@dataclass(frozen=True, eq=False)
+class Received:
+    """What a model's policy received last in training.
+
+    Attributes:
+        seen: the observations, `[environments, observation_dim]`.
+        original: what the environments said last, as far as a model keeps it: in `VecNormalize` what it made `seen` of,
+            without it the observations before.
+        least: lower bounds of the observation space, `[observation_dim]`; infinite where they are not known.
+        most: upper bounds.
+    """
+
+    seen: NDArray[np.floating]
+    original: NDArray[np.floating]
+    least: NDArray[np.float64]
+    most: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -38,6 +59,7 @@ class Model:
         observation: the observation space: class, dtype and shape.
         low: least action, `[action_dim]`.
         high: largest action.
+        received: what it received last in training; None where that is not known.
     """
 
     tensors: Mapping[str, Tensor | NDArray[Any]]
@@ -48,6 +70,12 @@ class Model:
     observation: str
     low: NDArray[np.float32]
     high: NDArray[np.float32]
+    received: Received | None = None
+
+    @property
+    def observation_dim(self) -> int:
+        """The width of an observation, where `check` has passed."""
+        return int(self.observation.rpartition("[")[2].removesuffix("]"))
 
     @property
     def algorithm(self) -> str:
@@ -110,7 +138,7 @@ def read(content: bytes, name: str) -> Model:
         options = data["policy_kwargs"]
         observation, action = data["observation_space"], data["action_space"]
         return Model(
-            tensors=_of_the_actor(tensors),
+            tensors=of_the_actor(tensors),
             policy=data["policy_class"]["__module__"],
             activation=_class_name(options.get("activation_fn", nn.ReLU)),
             extractor=_class_name(options.get("features_extractor_class", "FlattenExtractor")),
@@ -118,6 +146,10 @@ def read(content: bytes, name: str) -> Model:
             observation=_space(_class_name(observation[":type:"]), observation.get("dtype"), observation.get("_shape")),
             low=_numbers(action["low"]),
             high=_numbers(action["high"]),
+            received=_received(
+                *(_unpickled(data.get(name)) for name in ("_last_obs", "_last_original_obs")),
+                *(_bound(observation.get(name)) for name in ("low", "high")),
+            ),
         ).check()
     except CheckpointError:
         raise
@@ -143,7 +175,7 @@ def describe(model: Any) -> Model:
         raise InputError(f"a TD3, SAC or DDPG model of Stable-Baselines3 or its file was wanted, got {model!r}")
     extractor = getattr(policy, "features_extractor_class", None)
     if isinstance(actor, nn.Module):
-        tensors = _of_the_actor(policy.state_dict())
+        tensors = of_the_actor(policy.state_dict())
         activations = {type(child).__name__ for child in _activations(actor)} or {nn.ReLU.__name__}
         activation = ", ".join(sorted(activations))
         extractor = type(actor.features_extractor)
@@ -165,6 +197,10 @@ def describe(model: Any) -> Model:
         observation=_space(type(observed).__name__, observed.dtype, observed.shape),
         low=np.asarray(space.low, dtype=np.float32),
         high=np.asarray(space.high, dtype=np.float32),
+        received=_received(
+            *(getattr(model, name, None) for name in ("_last_obs", "_last_original_obs")),
+            *(getattr(observed, name, None) for name in ("low", "high")),
+        ),
     ).check()
 
 
@@ -175,7 +211,8 @@ def _activations(actor: nn.Module) -> list[nn.Module]:
     return [layer for layer in layers if not isinstance(layer, nn.Linear)]
 
 
-def _of_the_actor(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def of_the_actor(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A policy's tensors that are its actor's, by the names that they have there."""
     return {name.removeprefix("actor."): tensor for name, tensor in tensors.items() if name.startswith("actor.")}
 
 
@@ -196,3 +233,33 @@ def _numbers(text: Any) -> NDArray[np.float32]:
         ValueError: the array is so long that NumPy printed only part of it, or has more than one dimension.
     """
     return np.array(text.removeprefix("[").removesuffix("]").split(), dtype=np.float32)
+
+
+def _received(seen: Any, original: Any, least: Any, most: Any) -> Received | None:
+    """What a model received last; None where its parts do not fit each other, on which its actor does not depend."""
+    for array in (seen, original):
+        if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f":
+            return None
+        if array.shape != seen.shape or not array.size or not np.isfinite(array).all():
+            return None
+    width = seen.shape[1:]
+    bounds = [
+        np.asarray(bound, np.float64) if np.shape(bound) == width else np.full(width, unknown)
+        for bound, unknown in ((least, -np.inf), (most, np.inf))
+    ]
+    return Received(seen, original, *bounds)
+
+
+def _unpickled(entry: Any) -> Any:
+    """What an entry of a model's description holds as a pickle; None where it holds none that can be read."""
+    with contextlib.suppress(CheckpointError, ValueError, KeyError, TypeError):
+        return read_objects(base64.b64decode(entry[":serialized:"]))
+    return None
+
+
+def _bound(text: Any) -> NDArray[np.float32] | None:
+    """Bounds as NumPy prints them; None where it printed only some."""
+    try:
+        return _numbers(text)
+    except (ValueError, AttributeError):
+        return None

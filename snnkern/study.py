@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnkern import environments
-from snnkern.actors import Actor
+from snnkern.actors import Actor, check_actor
 from snnkern.calibration import (
     Calibration,
     as_tensor,
@@ -32,7 +32,7 @@ from snnkern.calibration import (
 )
 from snnkern.conversion import convert
 from snnkern.errors import InputError, check_whole
-from snnkern.evaluation import Evaluation, backend_name, describe_task, evaluation_record
+from snnkern.evaluation import RANDOM, Evaluation, RandomPolicy, backend_name, describe_task, evaluation_record
 from snnkern.executors import Executor, Failure, LocalExecutor
 from snnkern.files import read_array, write_atomically
 from snnkern.neurons import Dynamics, Neuron
@@ -99,12 +99,16 @@ class Subject:
 
 @dataclass(frozen=True)
 class Task:
-    """One subject of a study, by its place there, with one setting (None: the dense actor) and one seed."""
+    """One subject of a study, by its place there, with one setting (None: the dense actor) and one seed.
+
+    With `random` it is a random policy in the subject's environment, for the ratios of all subjects there.
+    """
 
     place: int
     setting: Setting | None
     episodes: int
     seed: int
+    random: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +157,12 @@ class Study:
         environment = self.subjects[task.place].environment
         backend = self.backends[task.place]
         return describe_task(
-            self._fingerprints[task.place], environment, setting, calibration, **numbers, backend=backend
+            RANDOM if task.random else self._fingerprints[task.place],
+            environment,
+            setting,
+            calibration,
+            **numbers,
+            backend=backend,
         )
 
     @cached_property
@@ -197,7 +206,8 @@ def run_study(
         finished: called with every task that is done now, and its record.
 
     Returns:
-        the records by task, those found and those made; and the tasks that failed, with the reason.
+        the records by task, those found and those made, and of random policies where ratios need them; and the tasks
+        that failed, with the reason.
 
     Raises:
         InputError: another sweep works on the store, or a file in it is damaged.
@@ -216,10 +226,27 @@ def run_study(
         shared = Shared(study.subjects, observations, study.backends)
         failed = {task: without[task.place] for task in left if task.setting is not None and task.place in without}
         ready = [task for task in left if task not in failed]
-        failed |= complete(
-            ready, run_task, shared, describe=study.describe, store=store, executor=executor, finished=done
-        )
-    return {task: records[task] for task in study.tasks if task in records}, failed
+        run = partial(complete, function=run_task, shared=shared, describe=study.describe, store=store)
+        failed |= run(ready, executor=executor, finished=done)
+        random, left = _found(store, study, _random_tasks(study, records))
+        if left:
+            failed |= run(left, executor=executor, finished=random.__setitem__)
+    return {task: records[task] for task in study.tasks if task in records} | random, failed
+
+
+def _random_tasks(study: Study, records: Mapping[Task, Record]) -> list[Task]:
+    """A random policy's tasks in the environments where a dense actor's mean return is not positive."""
+    tasks: dict[str, list[Task]] = {}
+    for place, subject in enumerate(study.subjects):
+        dense = [task for task in records if task.place == place and task.setting is None]
+        returns = [value for task in dense for value in records[task]["result"]["returns"]]
+        if returns and np.mean(returns) <= 0 and subject.environment not in tasks:
+            try:
+                RandomPolicy(subject.environment, 0)
+            except InputError:  # its actions have no bounds: there is no ratio then
+                continue
+            tasks[subject.environment] = [Task(place, None, task.episodes, task.seed, random=True) for task in dense]
+    return [task for found in tasks.values() for task in found]
 
 
 @dataclass(frozen=True)
@@ -229,10 +256,12 @@ class Sweep:
     Attributes:
         dense: the dense actor's evaluation.
         results: the spiking versions', in the order of the settings.
+        random: a random policy's, where the dense actor's mean return is not positive (`Evaluation.ratio`).
     """
 
     dense: Evaluation
     results: tuple[tuple[Dynamics, Evaluation], ...]
+    random: Evaluation | None = None
 
 
 def sweep(
@@ -279,8 +308,7 @@ def sweep(
     for name, value, least in (*((*item, 1) for item in numbers.items()), ("seed", seed, 0)):
         check_whole(name, value, least)
     executor = LocalExecutor(workers)
-    if not isinstance(actor, Actor):
-        raise InputError(f"actor must be an Actor (see load_actor), got {type(actor).__name__}")
+    check_actor(actor)
     if not isinstance(env, str):
         raise InputError(f"a sweep takes the environment's registered name, got {type(env).__name__}")
     for setting in settings:
@@ -310,15 +338,19 @@ def sweep(
     records, failed = run_study(study, kept, executor, finished=finished)
     for error in failed.values():
         raise error
-    evaluations = {task.setting: Evaluation.from_record(record) for task, record in records.items()}
-    results = zip(settings, (evaluations[setting] for setting in wanted), strict=True)
-    return Sweep(evaluations[None], tuple(results))
+    evaluations = {(task.setting, task.random): Evaluation.from_record(record) for task, record in records.items()}
+    results = zip(settings, (evaluations[setting, False] for setting in wanted), strict=True)
+    return Sweep(evaluations[None, False], tuple(results), evaluations.get((None, True)))
 
 
 def found_in(store: Store | None, study: Study) -> tuple[dict[Task, Record], list[Task]]:
     """What a store has of a study, and the tasks that it does not have."""
+    return _found(store, study, study.tasks)
+
+
+def _found(store: Store | None, study: Study, tasks: Sequence[Task]) -> tuple[dict[Task, Record], list[Task]]:
     records, left = {}, []
-    for task in study.tasks:
+    for task in tasks:
         record = store.read(study.describe(task)) if store else None
         if record is None:
             left.append(task)
@@ -339,10 +371,13 @@ class Shared:
 def run_task(shared: Shared, task: Task) -> Record:
     """One task, as an executor runs it; a record but for its "task"."""
     subject = shared.subjects[task.place]
-    policy: Actor | SpikingActor = subject.actor
+    policy: Actor | SpikingActor | RandomPolicy = subject.actor
+    if task.random:
+        policy = RandomPolicy(subject.environment, task.seed)
     if task.setting is not None:
         policy = _converted(shared, task.place, task.setting)
-    record = evaluation_record(policy, subject.name, subject.environment, task.episodes, task.seed)
+    name = RANDOM if task.random else subject.name
+    record = evaluation_record(policy, name, subject.environment, task.episodes, task.seed)
     if isinstance(policy, SpikingActor):
         record["result"]["calibration"] = policy.metadata["calibration"]
     return record

@@ -43,7 +43,7 @@ def print_evaluation(summary: dict[str, Any]) -> None:
 def print_sweep(summary: dict[str, Any]) -> None:
     """The dense actor and every setting; a summary as `snnkern demo --json` prints it."""
     timed = "microseconds_per_decision" in summary["dense"]
-    positive = summary["dense"]["return_mean"] > 0
+    formula = summary["ratio"]
     remembers = any(entry["memory"] for entry in summary["results"])
     table = Table(
         "neuron", title=f"{summary['actor']} in {summary['environment']}", title_justify="left", caption_justify="left"
@@ -67,7 +67,10 @@ def print_sweep(summary: dict[str, Any]) -> None:
             cells.append(f"{entry['microseconds_per_decision']:.1f}")
         table.add_row(*cells)
 
-    row(summary["dense"] | {"performance_ratio": 1.0 if positive else None}, "dense", *[""] * (3 if remembers else 2))
+    without = [""] * (3 if remembers else 2)
+    row(summary["dense"] | {"performance_ratio": 1.0 if formula else None}, "dense", *without)
+    if "random" in summary:
+        row(summary["random"] | {"performance_ratio": 0.0 if formula else None}, "random", *without)
     previous = None
     for entry in summary["results"]:
         if entry["neuron"] != previous:
@@ -77,7 +80,7 @@ def print_sweep(summary: dict[str, Any]) -> None:
         row(entry, entry["neuron"]["name"].upper(), str(entry["timesteps"]), *carry)
     notes = [
         "return: mean ± standard deviation over episodes",
-        "ratio: to the dense return, [95 % interval]" if positive else "no ratio: the dense return is not positive",
+        f"ratio: {formula}, [95 % interval]" if formula else "no ratio: the dense return is not positive",
         "spikes: per decision, all hidden layers",
     ]
     if timed:
@@ -112,7 +115,7 @@ def print_collection(collection: Collection) -> None:
             f"{point.spikes:,.0f}",
         )
     notes = [
-        "ratio: spiking return / dense return, mean over actors, [95 % interval]",
+        "ratio: return / dense return (or as said below), mean over actors, [95 % interval]",
         "spikes: per decision, all layers",
     ]
     table.caption = "\n".join([*notes, *collection.notes])
