@@ -16,7 +16,7 @@ def main(name: str = "td3-walker2d", steps: int = 10_000, episodes: int = 10, ou
     """Compare IF, SNM, MT and DC neurons on the actor NAME."""
     snnkern.files.check_writable(output)
     actor = snnkern.load_actor(name)
-    environment = actor.metadata["environment"]
+    environment = snnkern.environments.named_by(actor)
     observations = snnkern.collect(actor, environment, steps)
     dense = snnkern.evaluate(actor, environment, episodes=episodes)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import sys
@@ -13,10 +12,9 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 import snnkern
 from snnkern import benchmark, conversion, zoo
@@ -27,6 +25,8 @@ from snnkern.checkpoints import load_actor
 from snnkern.cli_analysis import analyze_command, energy_command
 from snnkern.cli_options import (
     _ACTOR,
+    _EPISODE_SEED,
+    _EPISODES,
     _Backend,
     _Calibration,
     _collect,
@@ -50,28 +50,30 @@ from snnkern.cli_options import (
 )
 from snnkern.cli_sweep import report_command, sweep_command
 from snnkern.demo import run_demo
-from snnkern.errors import Error, InputError
+from snnkern.errors import Error, InputError, check_number
 from snnkern.evaluation import evaluate, grid
+from snnkern.figures import check_drawing, write_figure
 from snnkern.files import check_writable, write_atomically
+from snnkern.limits import LEAST_SECONDS, MOST_BATCH, MOST_SECONDS, MOST_THREADS
 from snnkern.neurons import NEURON_NAMES
 from snnkern.nn import SpikingActor
 from snnkern.report import (
-    check_drawing,
     latency_figure,
     performance_figure,
     summarize_benchmark,
     summarize_evaluation,
     summarize_sweep,
-    write_png,
 )
 from snnkern.study import sweep
-from snnkern.tables import console, print_benchmark, print_evaluation, print_sweep
+from snnkern.tables import print_benchmark, print_evaluation, print_sweep
+from snnkern.terminal import accept_all_text, console, say, show, silence
+from snnkern.text import count, printable, to_json
 from snnkern.timing import busy, machine
 
 # The base of every complaint about a command line, whether Typer brings its own Click or uses the real one.
 _CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]
 
-_INTERRUPTED = 130
+_INTERRUPTED, _UNREAD = 130, 141  # what a shell gives for a program that Ctrl-C, or a closed pipe, has ended
 
 app = typer.Typer(
     name="snnkern",
@@ -83,21 +85,43 @@ app = typer.Typer(
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Runs the command line and returns its exit code: 0, 2 for a user's mistake, 130 after an interruption."""
+    """Runs the command line.
+
+    Returns:
+        its exit code: 0; 2 for a user's mistake, or where output cannot be written; 130 after an interruption; 141
+        where nobody reads the output any more.
+    """
     torch.set_num_threads(1)  # products are small here, and threads of several processes get in each other's way
+    accept_all_text()
     try:
         code = app(arguments, standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
         if code == _INTERRUPTED:  # Typer may turn an interruption into this code by itself
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except (Error, _CommandLineError) as error:
-        message = error.format_message() if hasattr(error, "format_message") else str(error)
-        if message:
-            print(f"snnkern: {' '.join(message.split())}", file=sys.stderr)
-        return 2
+        return _complain(error.format_message() if hasattr(error, "format_message") else str(error))
+    except MemoryError as error:
+        return _complain(f"there is not enough memory for this: {error}")
+    except BrokenPipeError:
+        silence()
+        return _UNREAD
+    except OSError as error:
+        if error.filename is not None:  # no stream
+            raise
+        silence()
+        return _complain(f"cannot write the output: {error.strerror}")
     except (KeyboardInterrupt, typer.Abort):
         print("snnkern: interrupted; what the demo, bench, sweep or a --store has finished is kept", file=sys.stderr)
         return _INTERRUPTED
+
+
+def _complain(message: str) -> int:
+    """One line on standard error, and the exit code."""
+    if message:
+        print(f"snnkern: {printable(' '.join(message.split()))}", file=sys.stderr)
+    return 2
 
 
 def _print_version(wanted: bool) -> None:
@@ -117,7 +141,7 @@ def options(
 def demo(
     actor: Annotated[str, _ACTOR] = "td3-halfcheetah",
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for demo-results.json and demo.png.")] = Path(),
-    episodes: Annotated[int, typer.Option("--episodes", help="Episodes per setting.", min=1)] = 10,
+    episodes: Annotated[int, _EPISODES] = 10,
     workers: _Workers = None,
     as_json: _Json = False,
 ) -> None:
@@ -133,7 +157,7 @@ def demo(
         _print_json(result.summary)
         return
     print_sweep(result.summary)
-    print(f"\nWrote {result.results} and {result.figure}.")
+    say(f"\nWrote {result.results} and {result.figure}.")
 
 
 @app.command()
@@ -176,8 +200,10 @@ def convert(
         )
         return
     widths = " + ".join(str(len(threshold)) for threshold in snn.thresholds)
-    print(f"Wrote {output}: {setting.neuron.label}, T = {timesteps}, α = {snn.alpha:g}, {widths} neurons, ", end="")
-    print(f"{sum(dead)} of them never active on {len(data):,} observations.")
+    say(
+        f"Wrote {output}: {setting.neuron.label}, T = {timesteps}, α = {snn.alpha:g}, {widths} neurons, "
+        f"{sum(dead)} of them never active on {count(len(data), 'observation')}."
+    )
 
 
 @app.command(name="evaluate")
@@ -202,8 +228,8 @@ def evaluate_command(
     env: _Env = None,
     steps: _Steps = None,
     seed: _Seed = None,
-    episodes: Annotated[int, typer.Option("--episodes", help="Episodes per setting.", min=1)] = 10,
-    episode_seed: Annotated[int, typer.Option("--episode-seed", help="Seed of the first episode.", min=0)] = 1000,
+    episodes: Annotated[int, _EPISODES] = 10,
+    episode_seed: Annotated[int, _EPISODE_SEED] = 1000,
     store: Annotated[
         Path | None, typer.Option("--store", help="Folder that keeps finished settings; they are not run again.")
     ] = None,
@@ -259,7 +285,7 @@ def evaluate_command(
         raise InputError(f"{policy} is a spiking actor already: --neuron converts a dense one")
     rule = parse_calibration("auto" if calibration is None else calibration)
     if figure:
-        check_drawing()
+        check_drawing(figure)
         check_writable(figure)
     settings = grid(
         _list("--neuron", neuron, str),
@@ -281,12 +307,12 @@ def evaluate_command(
             store=store,
             workers=workers or _cores(),
             backend=backend,
-            progress=lambda done, total: report(f"{episodes} episodes per setting", done, total),
+            progress=lambda done, total: report(f"{count(episodes, 'episode')} per setting", done, total),
         )
     summary = {"actor": policy, "environment": name, "calibration": str(rule), **summarize_sweep(measured)}
     _print_json(summary) if as_json else print_sweep(summary)
     if figure:
-        performance_figure(measured, figure, f"{policy} in {name}: {episodes} episodes per point")
+        performance_figure(measured, figure, f"{policy} in {name}: {count(episodes, 'episode')} per point")
 
 
 @app.command()
@@ -309,7 +335,7 @@ def bench(
     threads: Annotated[
         str | None, typer.Option("--threads", help="For batches above 1: one or several (default 1 and all cores).")
     ] = None,
-    seconds: Annotated[float, typer.Option("--seconds", help="How long it may measure, in all.", min=1)] = 120,
+    seconds: Annotated[float, typer.Option("--seconds", help="How long it may measure, in all.")] = 120,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write what --json prints to this file (.json) as well.")
     ] = None,
@@ -328,8 +354,9 @@ def bench(
     * snnkern bench td3-hopper
     * snnkern bench snn.safetensors --observations observations.npy --batch 1,64 --seconds 20
     """
-    batches = _counts("--batch", batch)
-    counts = [*dict.fromkeys([1, _cores()])] if threads is None else _counts("--threads", threads)
+    batches = _counts("--batch", batch, MOST_BATCH)
+    counts = [*dict.fromkeys([1, _cores()])] if threads is None else _counts("--threads", threads, MOST_THREADS)
+    check_number("--seconds", seconds, LEAST_SECONDS, MOST_SECONDS)
     rule = parse_calibration("max" if calibration is None else calibration)
     settings = grid(
         NEURON_NAMES if neuron is None else _list("--neuron", neuron, str),
@@ -340,7 +367,7 @@ def bench(
         if file:
             check_writable(file)
     if figure:
-        check_drawing()
+        check_drawing(figure)
     loaded = conversion.load_policy(policy, action_scale=action_scale)
     if isinstance(loaded, SpikingActor):
         given = {"--neuron": neuron, "--timesteps": timesteps, "--levels": levels, "--calibration": calibration}
@@ -362,9 +389,9 @@ def bench(
         )
     summary = {"actor": policy, "observations": len(data), **summarize_benchmark(result)}
     if output:
-        write_atomically(output, json.dumps(summary, indent=1).encode())
+        write_atomically(output, to_json(summary).encode())
     if figure:
-        write_png(latency_figure(summary, f"{policy}, {'-'.join(map(str, result.widths))}"), figure)
+        write_figure(latency_figure(summary, f"{policy}, {'-'.join(map(str, result.widths))}"), figure)
     _print_json(summary) if as_json else print_benchmark(summary)
     if result.interrupted:
         raise KeyboardInterrupt
@@ -392,24 +419,23 @@ def info(as_json: _Json = False) -> None:
     if as_json:
         _print_json(facts)
         return
-    output = console()
-    output.print(f"snnkern {facts['snnkern']}, Python {facts['python']}, torch {facts['torch']}\n", highlight=False)
+    say(f"snnkern {facts['snnkern']}, Python {facts['python']}, torch {facts['torch']}\n")
     backends = Table("backend", "available", "", title="What computes, in order of preference", title_justify="left")
     for status in statuses:
-        backends.add_row(status.name, "yes" if status.available else "[red]no[/red]", escape(status.detail))
-    output.print(backends)
+        backends.add_row(status.name, "yes" if status.available else Text("no", style="red"), status.detail)
+    show(backends)
     taken = Table("what", "computed by", "passed over", title='\nWhat backend="auto" takes here', title_justify="left")
     for choice in choices():
         passed_over = "; ".join(f"{name}: {why}" for name, why in choice.passed_over.items())
-        taken.add_row(choice.what, choice.backend, escape(passed_over))
-    output.print(taken)
-    output.print(rule(), highlight=False)
+        taken.add_row(choice.what, choice.backend, passed_over)
+    show(taken)
+    say(rule(), wrapped=True)
     actors = Table("actor", "algorithm", "environment", "return", title="\nActors in the zoo", title_justify="left")
     for name in zoo.names():
         metadata = load_actor(name).metadata
         spread = f"{float(metadata['return_mean']):,.0f} ± {float(metadata['return_std']):,.0f}"
         actors.add_row(name, metadata["algorithm"], metadata["environment"], spread)
-    output.print(actors)
+    show(actors)
 
 
 @contextmanager
@@ -417,7 +443,7 @@ def _seconds_left(seconds: float) -> Iterator[Callable[[float], None]]:
     """A bar of time on standard error; drawn between turns, not by a thread of its own, which turns would feel."""
     columns = (TextColumn("measuring"), BarColumn(), TextColumn("{task.remaining:.0f} s left"))
     drawn = -math.inf
-    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as progress:
+    with Progress(*columns, console=console(stderr=True), auto_refresh=False) as progress:
         bar = progress.add_task("", total=seconds)
 
         def report(passed: float) -> None:

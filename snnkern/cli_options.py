@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +12,6 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from snnkern import environments
@@ -21,7 +19,10 @@ from snnkern.actors import Actor
 from snnkern.calibration import CALIBRATION_STEPS, collect
 from snnkern.errors import InputError, MissingDependencyError, check_whole
 from snnkern.files import check_writable
+from snnkern.limits import MOST_EPISODES, MOST_SEED, MOST_SIDE_BY_SIDE, MOST_STEPS, MOST_WORKERS
 from snnkern.nn import SpikingActor
+from snnkern.terminal import console
+from snnkern.text import printable, to_json
 
 _ACTOR = typer.Argument(
     help="A zoo actor (snnkern info lists them), or a checkpoint: .safetensors, or a TD3, DDPG or SAC state dict."
@@ -46,10 +47,12 @@ _Calibration = Annotated[
     ),
 ]
 _Steps = Annotated[
-    int | None, typer.Option("--steps", help="Steps of the dense actor to calibrate on (default 30000).", min=1)
+    int | None,
+    typer.Option("--steps", help="Steps of the dense actor to calibrate on (default 30000).", min=1, max=MOST_STEPS),
 ]
 _Seed = Annotated[
-    int | None, typer.Option("--seed", help="Seed of the calibration run's first episode (default 0).", min=0)
+    int | None,
+    typer.Option("--seed", help="Seed of the calibration run's first episode (default 0).", min=0, max=MOST_SEED),
 ]
 _Observations = Annotated[
     Path | None,
@@ -58,8 +61,14 @@ _Observations = Annotated[
 _Backend = Annotated[str, typer.Option("--backend", help="What computes; snnkern info lists them.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of a table.")]
 _Workers = Annotated[
-    int | None, typer.Option("--workers", help="Processes that share the work (default: one per core).", min=1)
+    int | None,
+    typer.Option("--workers", help="Processes that share the work (default: one per core).", min=1, max=MOST_WORKERS),
 ]
+_EPISODES = typer.Option("--episodes", help="Episodes per setting.", min=1, max=MOST_EPISODES)
+_EPISODES_SIDE_BY_SIDE = typer.Option(
+    "--episodes", help="Episodes of every policy, at once.", min=1, max=MOST_SIDE_BY_SIDE
+)
+_EPISODE_SEED = typer.Option("--episode-seed", help="Seed of the first episode.", min=0, max=MOST_SEED)
 
 
 def _refuse(options: Mapping[str, object], why: str) -> None:
@@ -104,7 +113,7 @@ def _observations(
 
 
 def _environment(policy: Actor | SpikingActor, env: str | None, options: str = "--env") -> str:
-    name = env or environments.named_by(policy)
+    name = environments.named_by(policy) if env is None else environments.trusted(env)
     if not name:
         raise InputError(f"the file does not say which environment the actor is for: give {options}")
     return name
@@ -124,15 +133,12 @@ def _number(text: str) -> float | str:
 def _list(option: str, text: str, convert: Callable[[str], T]) -> list[T]:
     try:
         return [convert(part.strip()) for part in text.split(",")]
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise InputError(f"{option} takes one value or several with commas between, got {text!r}") from error
 
 
-def _counts(option: str, text: str) -> list[int]:
-    counts = _list(option, text, int)
-    for count in counts:
-        check_whole(option, count, least=1)
-    return counts
+def _counts(option: str, text: str, most: int) -> list[int]:
+    return [check_whole(option, number, 1, most) for number in _list(option, text, int)]
 
 
 def _cores() -> int:
@@ -142,14 +148,14 @@ def _cores() -> int:
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """Progress bars on standard error, one per description, from the first report on."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    progress = Progress(*columns, console=Console(stderr=True))
+    name = TextColumn("{task.description}", markup=False)
+    progress = Progress(name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console(stderr=True))
     bars: dict[str, Any] = {}
 
     def report(description: str, done: int, total: int) -> None:
         progress.start()
         if description not in bars:
-            bars[description] = progress.add_task(description)
+            bars[description] = progress.add_task(printable(description))
         progress.update(bars[description], completed=done, total=total)
 
     try:
@@ -160,4 +166,4 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _print_json(content: dict[str, Any]) -> None:
-    print(json.dumps(content, indent=1))
+    print(to_json(content))

@@ -19,6 +19,7 @@ from snnkern import _backends, environments
 from snnkern.actors import Actor
 from snnkern.calibration import chosen_alpha
 from snnkern.errors import InputError, check_whole, require
+from snnkern.limits import MOST_SIDE_BY_SIDE, check_episodes
 from snnkern.neurons import Dynamics, Neuron, parse_neuron
 from snnkern.nn import SpikingActor
 from snnkern.rollout import Acts, rollout
@@ -127,11 +128,10 @@ def evaluate(
         InputError: the environment does not exist or does not fit the policy; a number is out of range.
         MissingDependencyError: Gymnasium or MuJoCo is not installed.
     """
-    check_whole("episodes", episodes, least=1)
-    check_whole("seed", seed, least=0)
+    episodes, seed = check_episodes(episodes, seed)
     if rows is None:
         rows = max(divisor for divisor in range(1, 33) if episodes % divisor == 0)
-    check_whole("rows", rows, least=1)
+    rows = check_whole("rows", rows, least=1, most=MOST_SIDE_BY_SIDE)
     if episodes % rows:
         raise InputError(f"rows must divide the number of episodes ({episodes}), got {rows}")
     envs = environments.make_vector(env, rows)
@@ -153,7 +153,7 @@ def grid(
     memories: Iterable[float] = (0.0,),
     levels: int | None = None,
 ) -> list[Dynamics]:
-    """Every combination of neuron, T, α and μ, as settings for `sweep`.
+    """Every combination of neuron, T, α and μ, once each, as settings for `sweep`.
 
     An α of "auto" is the one that is recommended for the neuron (`snnkern.calibration.recommended`).
 
@@ -161,10 +161,10 @@ def grid(
         InputError: a parameter is out of range.
     """
     kinds = [parse_neuron(neuron, levels) for neuron in neurons]
-    return [
-        Dynamics(kind, steps, chosen_alpha(alpha, kind), memory)
-        for kind, steps, alpha, memory in itertools.product(kinds, timesteps, alphas, memories)
-    ]
+    combinations = itertools.product(kinds, timesteps, alphas, memories)
+    return list(
+        dict.fromkeys(Dynamics(kind, t, chosen_alpha(alpha, kind), memory) for kind, t, alpha, memory in combinations)
+    )
 
 
 def describe_task(

@@ -20,6 +20,7 @@ from snnkern.calibration import CALIBRATION_STEPS
 from snnkern.checkpoints import load_actor
 from snnkern.conversion import convert
 from snnkern.errors import InputError, check_whole
+from snnkern.limits import MOST_EPISODES, MOST_SEED, MOST_STEPS
 from snnkern.neurons import parse_neuron
 from snnkern.study import Setting, Study, Subject
 
@@ -85,7 +86,10 @@ def read_study(
     numbers = {key: whole[key] for key in ("episodes", "calibration_steps", "calibration_seed")}
     numbers["dense_episodes"] = dense_episodes
     for key, number in numbers.items():
-        check_whole(key, number, least=0 if key == "calibration_seed" else 1)
+        least, most = (
+            (0, MOST_SEED) if key == "calibration_seed" else (1, MOST_STEPS if "steps" in key else MOST_EPISODES)
+        )
+        check_whole(key, number, least, most)
     seeds = _seeds(_list(whole, "seeds"), max(whole["episodes"], dense_episodes))
     names = _list(whole, "environments") if whole["environments"] else []
     subjects = [
@@ -103,7 +107,7 @@ def read_study(
 def _seeds(seeds: Sequence[Any], apart: int) -> tuple[int, ...]:
     """Seeds, each of which has so many episodes to itself."""
     for seed in seeds:
-        check_whole("a seed", seed, least=0)
+        check_whole("a seed", seed, least=0, most=MOST_SEED)
     found = tuple(dict.fromkeys(seeds))
     for first, second in itertools.pairwise(sorted(found)):
         if second - first < apart:

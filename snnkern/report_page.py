@@ -6,18 +6,16 @@ Drawn from data alone: what `snnkern sweep`, `analyze`, `energy` and `bench` hav
 from __future__ import annotations
 
 import base64
-import io
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import snnkern
-from snnkern.analysis_figures import write_figure
 from snnkern.errors import InputError
+from snnkern.figures import check_drawing, encode, write_figure
 from snnkern.files import write_atomically
 from snnkern.markup import Markup, element, join
-from snnkern.report import check_drawing
 from snnkern.report_drawings import analysis_drawings, energy_drawing, latency_drawing
 from snnkern.report_figures import Drawing, collection_drawings
 from snnkern.report_style import STYLE
@@ -31,6 +29,7 @@ from snnkern.report_tables import (
     settings_table,
 )
 from snnkern.results import Collection
+from snnkern.text import count
 
 Progress = Callable[[int, int], None]
 
@@ -127,7 +126,7 @@ def _file_names(names: Sequence[str]) -> list[str]:
     """Names that serve in files and in links, all different."""
     found: list[str] = []
     for name in names:
-        plain = re.sub(r"[^\w-]+", "-", name)
+        plain = re.sub(r"[^\w-]+", "-", name)[:40]  # four bytes each at most, in a file's name of 255
         found.append(plain if plain not in found else f"{plain}-{len(found) + 1}")
     return found
 
@@ -204,7 +203,7 @@ def _provenance(
 def _figure(drawing: Drawing, folder: Path) -> tuple[Markup, list[Path]]:
     """The figure as SVG inside the page, and as files beside it."""
     wide = drawing.draw(False)
-    files = write_figure(wide, folder / drawing.name)
+    files = [write_figure(wide, folder / f"{drawing.name}.{suffix}") for suffix in ("png", "pdf")]
     image = element("img", src=_svg(wide), alt=drawing.alternative)
     if drawing.narrows:
         narrow = element("source", media="(max-width: 40rem)", srcset=_svg(drawing.draw(True)))
@@ -218,12 +217,7 @@ def _figure(drawing: Drawing, folder: Path) -> tuple[Markup, list[Path]]:
 
 def _svg(figure: Any) -> str:
     """A figure as a data URI: inside an image, its names cannot clash with another figure's."""
-    import matplotlib
-
-    content = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "snnkern"}):  # the same data give the same file
-        figure.savefig(content, format="svg", metadata={"Date": None})
-    return f"data:image/svg+xml;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return f"data:image/svg+xml;base64,{base64.b64encode(encode(figure, 'svg')).decode()}"
 
 
 def _page(collections: Sequence[Collection], sections: Sequence[_Section], figures: dict[str, Markup]) -> str:
@@ -232,8 +226,8 @@ def _page(collections: Sequence[Collection], sections: Sequence[_Section], figur
     settings = {point.setting for collection in collections for point in collection.points}
     episodes = sum(len(record["result"]["returns"]) for collection in collections for record in collection.records)
     lead = (
-        f"{len(actors)} trained actors, converted without training to {len(settings)} settings of spiking neurons, and "
-        f"run for {episodes:,} episodes."
+        f"{count(len(actors), 'trained actor')}, converted without training to "
+        f"{count(len(settings), 'setting')} of spiking neurons, and run for {count(episodes, 'episode')}."
     )
     links = [element("li", element("a", section.title, href=f"#s{n}")) for n, section in enumerate(sections)]
     body = [

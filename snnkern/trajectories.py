@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from snnkern import environments, ops
 from snnkern.actors import Policy
-from snnkern.errors import Error, InputError, check_whole
+from snnkern.errors import Error, InputError
+from snnkern.limits import MOST_SIDE_BY_SIDE, check_episodes
 from snnkern.neurons import Kind
 from snnkern.nn import SpikingActor
 from snnkern.rollout import Acts
@@ -74,10 +76,9 @@ def follow(
 
     Raises:
         InputError: the environment does not exist or does not fit a policy; a number is out of range.
-        Error: the environment's rewards depend on more than a copy of its state holds.
+        Error: the environment's rewards depend on more than a copy of its state holds, or one is not finite.
     """
-    check_whole("episodes", episodes, least=1)
-    check_whole("seed", seed, least=0)
+    episodes, seed = check_episodes(episodes, seed, most=MOST_SIDE_BY_SIDE)
     if driver not in policies:
         raise InputError(f"the driver must be one of the policies ({', '.join(policies)}), got {driver!r}")
     envs = [environments.make(env) for _ in range(episodes)]
@@ -105,6 +106,8 @@ def follow(
                         earned[name][row] = twin.reward(envs[row], chosen[name][row])
                 tried = earned[driver][row]
                 observation, reward, terminated, truncated, _ = envs[row].step(chosen[driver][row])
+                if not math.isfinite(reward):
+                    raise Error(f"the environment gave the reward {reward} at step {len(seen)} of episode {row + 1}")
                 earned[driver][row] = float(reward)
                 if twin and len(seen) % _CHECK_EVERY == 1 and not np.isclose(tried, earned[driver][row]):
                     raise Error(
