@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -270,10 +272,11 @@ def test_bench_times_an_actor_of_no_environment(capsys, tmp_path, files) -> None
     code, out, _ = run(capsys, "bench", files["SPIKING"], *arguments)
     assert code == 0
     assert re.search(r"DC +3 +[\d.]+ \[[\d.]+ … [\d.]+\]", out)
-    assert "published IF   3" in out
-    assert ("ONNX Runtime (" in out) == ("onnxruntime" not in sys.modules)
-    rows = [line.rstrip() for line in out.splitlines() if not line.endswith(".")]
-    assert max(len(row) for row in rows) <= 80
+    assert re.search(r"loop, α = [\d.]+ +3 ", out)
+    assert ("ONNX Runtime (" in " ".join(out.split())) == ("onnxruntime" not in sys.modules)
+    for processor in ("i7", "Xeon(R) " * 30, "x" * 200):  # none of which this test may depend on
+        tables.print_benchmark({**summary, "machine": {**summary["machine"], "cpu": processor}})
+        assert max(len(line.rstrip()) for line in capsys.readouterr().out.splitlines()) <= 80
 
 
 def test_an_interrupted_bench_shows_and_writes_what_it_has(capsys, tmp_path, files, monkeypatch) -> None:
@@ -309,17 +312,25 @@ def test_version(capsys) -> None:
 
 def test_control_c_stops_a_sweep_at_once_and_keeps_what_is_finished(tmp_path) -> None:
     arguments = ["evaluate", "td3-hopper", "--neuron", "if,dc", "-T", "2,4,8", "--steps", "100", "--workers", "2"]
-    command = [sys.executable, "-m", "snnkern", *arguments, "--store", str(tmp_path)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("*.json")) and time.monotonic() < deadline:
+    arguments += ["--env", "waiting:Waiting-v0", "--store", str(tmp_path)]
+    variables = {"PYTHONPATH": str(Path(__file__).parent), "WAITING_FOR": str(tmp_path)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "snnkern", *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | variables,
+    )
+    deadline = time.monotonic() + 300
+    while not list(tmp_path.glob("*.json")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
+    # No task that begins now ends: whenever the signal comes, there is one to be stopped.
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "snnkern: interrupted" in err
     assert "Traceback" not in out + err
-    assert 1 <= len(list(tmp_path.glob("*.json"))) < 13
+    assert 1 <= len(list(tmp_path.glob("*.json"))) < 7
 
 
 def test_a_spiking_actor_cannot_be_converted_again(capsys, tmp_path, observations) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from snnkern.analysis import CORRELATED, CRPI, DENSE, OTHER, PLAIN, RANDOM, WHITE
-from snnkern.figures import NEURON_STYLES, check_drawing, plain_logarithm, tidy, write_figure
+from snnkern.figures import NEURON_STYLES, check_drawing, tidy, write_figure
 from snnkern.text import count
 
 # Okabe and Ito's colours, darker and lighter in turn, with a dash, a marker and a hatching each.
@@ -145,7 +145,6 @@ def states_figure(summary: dict[str, Any]) -> Any:
         shift.plot(average["value"], index, marker=marker, color=color, markersize=7)
     _log_ticks(growth)
     growth.set_xscale("symlog", linthresh=10, linscale=0.6)
-    plain_logarithm(growth.xaxis)
     growth.set_xlim(left=0)
     growth.set_xlabel("decision")
     growth.set_ylabel("distance from the dense run\n(standard deviations per dimension)")
@@ -175,7 +174,6 @@ def residuals_figure(summary: dict[str, Any]) -> Any:
             panel.set_title(f"hidden layer {index + 1}", fontsize="medium")
     for panel in panels:
         panel.set_yscale("log")
-        plain_logarithm(panel.yaxis)
         panel.set_xlabel("residual r / θ (where not zero; outermost bins: and beyond)")
         low, high = panel.get_ylim()
         panel.set_ylim(low, high * (high / low) ** 0.25)  # room for the legend
@@ -261,6 +259,9 @@ def energy_figure(summary: dict[str, Any]) -> Any:
         panel.set_xscale("log", base=2)
         panel.set_xticks(ticks, [str(steps) for steps in ticks])
         _log_ticks(panel)
+        low, high = panel.get_ylim()
+        wider = max(5 * low / high, 1.0) ** 0.5  # so that there are ticks
+        panel.set_ylim(low / wider, high * wider)
         panel.minorticks_off()
         panel.set_xlabel("simulation steps T")
         panel.set_ylabel(label)
@@ -277,7 +278,6 @@ def _log_ticks(panel: Any) -> None:
 
     panel.set_yscale("log")
     panel.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
-    plain_logarithm(panel.yaxis)
 
 
 FIGURES: dict[str, Callable[[dict[str, Any]], Any]] = {

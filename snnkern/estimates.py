@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -24,7 +25,8 @@ class Estimate:
     """Seconds that the tasks of a study still take.
 
     Until a task of the same actor has finished, it is what full-length episodes take, without conversion: a policy that
-    fails early takes less, thresholds that are fitted take more.
+    fails early takes less, thresholds that are fitted take more. An actor whose trial fails counts for nothing: its
+    tasks will say what is wrong.
 
     Args:
         study: the grid.
@@ -40,7 +42,8 @@ class Estimate:
         self._step: dict[tuple[int, tuple[Neuron, int] | None], float] = {}
         self._limit: dict[int, int] = {}
         for place, kinds in wanted.items():
-            self._try(place, kinds | {_kind(task) for task in records if task.place == place})
+            with contextlib.suppress(Exception):
+                self._try(place, kinds | {_kind(task) for task in records if task.place == place})
         self._predicted = [0.0] * len(study.subjects)
         self._taken = [0.0] * len(study.subjects)
         self._left = [0.0] * len(study.subjects)
@@ -63,7 +66,7 @@ class Estimate:
         if not self._waiting:
             return 0.0
         corrected = (
-            left * (taken / predicted if taken else 1.0)
+            left * (taken / predicted if taken and predicted else 1.0)
             for left, taken, predicted in zip(self._left, self._taken, self._predicted, strict=True)
         )
         return sum(corrected) / min(workers, self._waiting)
@@ -73,26 +76,25 @@ class Estimate:
         self._taken[task.place] += record["run"]["seconds"]
 
     def _trial_seconds(self, task: Task) -> float:
-        return task.episodes * self._limit[task.place] * self._step[task.place, _kind(task)]
+        return task.episodes * self._limit.get(task.place, 0) * self._step.get((task.place, _kind(task)), 0.0)
 
     def _try(self, place: int, kinds: Iterable[tuple[Neuron, int] | None]) -> None:
         """Times a step of the environment and every policy's decision, both per episode."""
         subject = self._study.subjects[place]
         rows = min(_TRIAL_ROWS, self._study.episodes)
-        envs = environments.make_vector(subject.environment, rows)
-        spec = envs.envs[0].spec
-        self._limit[place] = (spec and spec.max_episode_steps) or _UNLIMITED
-        observation, _ = envs.reset(seed=0)
         seen, step = [], 0.0
-        for _ in range(_TRIAL_STEPS):
-            seen.append(np.asarray(observation, dtype=np.float32))
-            action = subject.actor.act(seen[-1])
-            started = time.perf_counter()
-            observation, _, terminated, truncated, _ = envs.step(action)
-            if (ended := terminated | truncated).any():
-                observation, _ = envs.reset(options={"reset_mask": ended})
-            step += (time.perf_counter() - started) / _TRIAL_STEPS
-        envs.close()
+        with contextlib.closing(environments.make_vector(subject.environment, rows)) as envs:
+            spec = envs.envs[0].spec
+            self._limit[place] = (spec and spec.max_episode_steps) or _UNLIMITED
+            observation, _ = envs.reset(seed=0)
+            for _ in range(_TRIAL_STEPS):
+                seen.append(np.asarray(observation, dtype=np.float32))
+                action = subject.actor.act(seen[-1])
+                started = time.perf_counter()
+                observation, _, terminated, truncated, _ = envs.step(action)
+                if (ended := terminated | truncated).any():
+                    observation, _ = envs.reset(options={"reset_mask": ended})
+                step += (time.perf_counter() - started) / _TRIAL_STEPS
         thresholds = calibrate(subject.actor, np.concatenate(seen))
         for kind in kinds:
             policy: Acts = subject.actor

@@ -20,10 +20,10 @@ from snnkern.text import printable
 
 
 class NeuronStyle(NamedTuple):
-    """How a neuron is drawn in every figure: colour, dash and marker, as matplotlib takes them."""
+    """How a neuron is drawn in every figure, by the names that matplotlib has for it."""
 
     color: str
-    dash: str
+    linestyle: str
     marker: str
 
 
@@ -40,8 +40,7 @@ OTHER_BAR: dict[str, Any] = {"facecolor": GREY, "hatch": "////", "edgecolor": "w
 DENSE_BAR: dict[str, Any] = {"facecolor": "0.8", "hatch": "....", "edgecolor": "white"}
 
 _SUFFIXES = ("png", "pdf", "svg")
-_CHARACTERS = 12  # in an inch of a title
-_LINES = 6  # of a text
+_CHARACTERS = 10  # in an inch of text
 
 
 def check_drawing(path: str | os.PathLike[str] | None = None) -> None:
@@ -96,48 +95,52 @@ def encode(figure: Any, suffix: str) -> bytes:
 
 def _fit_texts(figure: Any) -> None:
     """Every text of a figure without what cannot be shown, no longer than there is room, and no formula."""
-    from matplotlib.axis import Axis
     from matplotlib.text import Text
-    from matplotlib.ticker import FixedFormatter
 
     room = int(_CHARACTERS * figure.get_figwidth())
     titles = dict.fromkeys(figure.texts, room)
     for axes in figure.axes:
-        titles[axes.title] = room // axes.get_subplotspec().get_gridspec().ncols
+        own = titles[axes.title] = room // axes.get_subplotspec().get_gridspec().ncols
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(_plain_formatter(axis.get_major_formatter(), 2 * own // 3))
+            if axis.get_scale() != "linear":
+                axis.set_minor_formatter("")
     for text in figure.findobj(Text):
         text.set_parse_math(False)
         text.set_usetex(False)
         shown = text.get_text()
-        text.set_text(_wrapped(shown, titles[text]) if text in titles else _lines(shown, room))
-    for axis in figure.findobj(Axis):
-        formatter = axis.get_major_formatter()
-        if isinstance(formatter, FixedFormatter):
-            formatter.seq = [_lines(str(label), room // 2) for label in formatter.seq]
+        text.set_text(_wrapped(shown, titles[text]) if text in titles else _fitting(shown, room))
 
 
-def _lines(text: str, room: int) -> str:
-    return "\n".join(printable(text, room).split("\n")[:_LINES])
+def _plain_formatter(formatter: Any, room: int) -> Any:
+    """What labels ticks, where the texts are given fitted to the room, and numbers instead of formulas like 10^2."""
+    from matplotlib.ticker import FixedFormatter, FuncFormatter, LogFormatter
+
+    if isinstance(formatter, LogFormatter):
+        return FuncFormatter(lambda value, _: f"{value:,g}")
+    if isinstance(formatter, FuncFormatter):
+        return FuncFormatter(lambda value, place: _fitting(formatter.func(value, place), room, lines=1))
+    if isinstance(formatter, FixedFormatter):
+        return FixedFormatter([_fitting(label, room, lines=1) for label in formatter.seq])
+    return formatter
+
+
+def _fitting(text: str, room: int, lines: int = 3) -> str:
+    return "\n".join(printable(text, room).split("\n")[:lines])
 
 
 def _wrapped(text: str, room: int) -> str:
     """A title in lines that fit; of what is longer than three of them, the middle is left out."""
     wide = any(unicodedata.east_asian_width(character) in "WF" for character in text)
     room = max(room // 2 if wide else room, 8)
-    lines = [part for line in _lines(text, 3 * room).split("\n") for part in textwrap.wrap(line, room) or [""]]
-    return "\n".join(lines[:_LINES])
+    return "\n".join(
+        part for line in _fitting(text, 3 * room).split("\n") for part in textwrap.wrap(line, room) or [""]
+    )
 
 
 def neuron_bar(name: str) -> dict[str, Any]:
     """How a bar of a neuron is drawn."""
     return {"facecolor": NEURON_STYLES[name].color, "edgecolor": "white"}
-
-
-def plain_logarithm(axis: Any) -> None:
-    """Numbers along a logarithmic axis as they are written elsewhere: 0.02, 0.1, 5, 1,000."""
-    from matplotlib.ticker import NullFormatter
-
-    axis.set_major_formatter(lambda value, _: f"{value:,g}")
-    axis.set_minor_formatter(NullFormatter())
 
 
 def tidy(panels: Any) -> None:

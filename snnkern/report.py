@@ -19,7 +19,6 @@ from snnkern.figures import (
     OTHER_BAR,
     check_drawing,
     neuron_bar,
-    plain_logarithm,
     tidy,
     write_figure,
 )
@@ -247,11 +246,10 @@ def _draw_bars(panel: Any, bars: Sequence[Mapping[str, Any]]) -> None:
     if bars:
         smallest, largest = (pick(entry["microseconds"][end] for entry in bars) for pick, end in ((min, 0), (max, 2)))
         panel.set_xlim(10 ** math.floor(math.log10(0.8 * smallest)), 3 * largest)
-    plain_logarithm(panel.xaxis)
     panel.grid(axis="x", color="0.9")
     first: dict[str, Mapping[str, Any]] = {}
     for entry in reversed(bars):
-        meaning = {ACT: "snnkern, snn.act", LOOP: "published loop"}.get(entry["name"], "dense")
+        meaning = {ACT: "snn.act, by neuron", LOOP: "published loop, IF"}.get(entry["name"], "dense")
         first.setdefault(meaning, entry)
     handles = [Patch(**_bar_style(entry), label=meaning) for meaning, entry in first.items()]
     panel.legend(handles=handles, loc="upper right", frameon=False, fontsize=8)
@@ -318,5 +316,5 @@ def _label(entry: Mapping[str, Any]) -> str:
     """A contender's name, from its entry in the summary."""
     if "neuron" not in entry:
         return f"dense, {entry['name']}"
-    loop = "published loop, " if entry["name"] == LOOP else ""
-    return f"{loop}{entry['neuron']['name'].upper()}, T = {entry['timesteps']}"
+    what = f"published loop, α = {entry['alpha']:g}" if entry["name"] == LOOP else entry["neuron"]["name"].upper()
+    return f"{what}, T = {entry['timesteps']}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from snnkern.evaluation import Interval
-from snnkern.figures import DARK, NEURON_STYLES, plain_logarithm, tidy
+from snnkern.figures import DARK, NEURON_STYLES, tidy
 from snnkern.results import Collection, Place, Point, Setting, describe_setting, differing, frontier, plain
 from snnkern.text import count
 
@@ -287,7 +287,6 @@ def _draw_frontier(points: Sequence[Point], best: Sequence[Point], narrow: bool)
         axis.annotate(text, (point.spikes, _value(point)), (8, -12), textcoords="offset points", fontsize=8, bbox=plate)
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
-    plain_logarithm(axis.xaxis)
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     axis.set_xlabel("spikes per decision")
     axis.set_ylabel("return / dense return")

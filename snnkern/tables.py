@@ -149,7 +149,8 @@ def _table_of_one(entries: list[dict[str, Any]]) -> Table:
     table = _table("One observation", "", "T", "snn.act", "tensor", *short, "spikes")
     table.caption = (
         "snn.act: median and quartiles; tensor: snn(tensor); spikes: per decision\n"
-        "×: how many times as fast as the dense actor in that runtime"
+        "×: how many times as fast as the dense actor in that runtime\n"
+        "loop: the published Python loop, IF neurons"
     )
     tensors = {_key(entry): shorten(entry["microseconds"][1]) for entry in entries if entry["name"] == TENSOR}
     previous = None
@@ -291,8 +292,7 @@ def _table(title: str, *headings: str, left: int = 1) -> Table:
 def _what(entry: dict[str, Any]) -> str:
     if entry["name"] in DENSE:
         return _dense(entry["name"])
-    neuron = entry["neuron"]["name"].upper()
-    return f"published {neuron}" if entry["name"] == LOOP else neuron
+    return f"loop, α = {entry['alpha']:g}" if entry["name"] == LOOP else entry["neuron"]["name"].upper()
 
 
 def _dense(runtime: str) -> str:

@@ -7,8 +7,8 @@ import os
 import sys
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +16,7 @@ from snnkern.text import SUBSTITUTE, printable
 
 _PIPE = 120  # columns where there is no terminal to ask
 _PROSE = 80  # columns of text that is wrapped
+_WORDS = 16  # columns of a table's column that is wrapped, at least
 
 
 class _Console(Console):
@@ -38,7 +39,11 @@ def console(*, stderr: bool = False) -> Console:
 def show(table: Table) -> None:
     """Prints a table; in a terminal that is too narrow for its numbers, wider than the terminal."""
     output = console()
-    needed = Measurement.get(output, output.options.update(width=10_000), table).minimum
+    needed = 1
+    for column in table.columns:
+        widest = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+        column.min_width = widest if column.no_wrap else min(widest, _WORDS)
+        needed += column.min_width + 3
     output.width = max(output.width, needed)
     output.print(table)
 

@@ -15,6 +15,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")  # a byte of a file name that is no U
 _UNFIT = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
+_MARKS = "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
+_STACKED = re.compile(f"({_MARKS}{{3}}){_MARKS}+")  # on one letter, higher than a line
 
 
 def printable(text: str, longest: int | None = None) -> str:
@@ -24,7 +26,7 @@ def printable(text: str, longest: int | None = None) -> str:
         text: from anywhere.
         longest: characters of a line; of a longer one the middle is left out.
     """
-    shown = _UNFIT.sub(_REPLACEMENT, text.replace("\t", " "))
+    shown = _STACKED.sub(r"\1", _UNFIT.sub(_REPLACEMENT, text.replace("\t", " ")))
     return shown if longest is None else "\n".join(_shortened(line, longest) for line in shown.split("\n"))
 
 
