@@ -25,10 +25,11 @@ import snnkern
 from snnkern import analysis_tables, figures, tables, terminal
 from snnkern.analysis_figures import energy_figure
 from snnkern.energy import Energies, dense_cost, spiking_cost
+from snnkern.files import to_json
 from snnkern.markup import element
 from snnkern.report_page import write_report
 from snnkern.results import collect_results
-from snnkern.text import SUBSTITUTE, printable, to_json
+from snnkern.text import SUBSTITUTE, printable
 
 NAMES = {
     "formula": "cost $x_1^2$ and $y",
@@ -214,7 +215,7 @@ def test_wide_characters_keep_columns_straight(capsys) -> None:
 @every_name
 def test_json_holds_what_every_reader_takes(name) -> None:
     text = to_json({name: [name, float("nan"), {"deep": -float("inf")}], "exact": 0.1})
-    text.encode()
+    assert text.isascii()
     found = json.loads(text, parse_constant=pytest.fail)
     (first, *_) = found.values()
     assert first[1:] == [None, {"deep": None}]

@@ -385,7 +385,7 @@ def collect(
     if not isinstance(spiking, SpikingActor | None):
         raise InputError(f"spiking must be a SpikingActor (see convert), got {type(spiking).__name__}")
     steps = check_whole("steps", steps, least=1, most=MOST_OBSERVED // max(actor.interface.observation_dim, 1))
-    turn, seed = check_whole("turn", turn, least=1), check_seed(seed)
+    turn, seed = check_whole("turn", turn, least=1, most=MOST_OBSERVED), check_seed(seed)
     environment = environments.make(env)
     try:
         for policy in (actor, spiking):

@@ -53,7 +53,7 @@ from snnkern.demo import run_demo
 from snnkern.errors import Error, InputError, check_number
 from snnkern.evaluation import evaluate, grid
 from snnkern.figures import check_drawing, write_figure
-from snnkern.files import check_writable, write_atomically
+from snnkern.files import check_writable, to_json, write_atomically
 from snnkern.limits import LEAST_SECONDS, MOST_BATCH, MOST_SECONDS, MOST_THREADS
 from snnkern.neurons import NEURON_NAMES
 from snnkern.nn import SpikingActor
@@ -67,13 +67,14 @@ from snnkern.report import (
 from snnkern.study import sweep
 from snnkern.tables import print_benchmark, print_evaluation, print_sweep
 from snnkern.terminal import accept_all_text, console, say, show, silence
-from snnkern.text import count, printable, to_json
+from snnkern.text import count, printable
 from snnkern.timing import busy, machine
 
 # The base of every complaint about a command line, whether Typer brings its own Click or uses the real one.
 _CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]
 
 _INTERRUPTED, _UNREAD = 130, 141  # what a shell gives for a program that Ctrl-C, or a closed pipe, has ended
+_LONGEST = 500  # characters of a complaint, which may quote what was given
 
 app = typer.Typer(
     name="snnkern",
@@ -108,9 +109,9 @@ def run(arguments: list[str] | None = None) -> int:
         silence()
         return _UNREAD
     except OSError as error:
-        if error.filename is not None:  # no stream
-            raise
-        silence()
+        if error.filename is not None:
+            return _complain(f"cannot use {error.filename}: {error.strerror}")
+        silence()  # it is standard output
         return _complain(f"cannot write the output: {error.strerror}")
     except (KeyboardInterrupt, typer.Abort):
         print("snnkern: interrupted; what the demo, bench, sweep or a --store has finished is kept", file=sys.stderr)
@@ -120,7 +121,7 @@ def run(arguments: list[str] | None = None) -> int:
 def _complain(message: str) -> int:
     """One line on standard error, and the exit code."""
     if message:
-        print(f"snnkern: {printable(' '.join(message.split()))}", file=sys.stderr)
+        print(f"snnkern: {printable(' '.join(message.split()), _LONGEST)}", file=sys.stderr)
     return 2
 
 
@@ -389,7 +390,7 @@ def bench(
         )
     summary = {"actor": policy, "observations": len(data), **summarize_benchmark(result)}
     if output:
-        write_atomically(output, to_json(summary).encode())
+        write_atomically(output, to_json(summary, indent=1))
     if figure:
         write_figure(latency_figure(summary, f"{policy}, {'-'.join(map(str, result.widths))}"), figure)
     _print_json(summary) if as_json else print_benchmark(summary)

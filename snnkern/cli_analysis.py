@@ -41,12 +41,12 @@ from snnkern.energy import Energies, dense_cost, spiking_cost
 from snnkern.errors import require
 from snnkern.evaluation import grid
 from snnkern.figures import check_drawing, write_figure
-from snnkern.files import check_writable, write_atomically
+from snnkern.files import check_writable, to_json, write_atomically
 from snnkern.limits import MOST_SEED, MOST_SIDE_BY_SIDE
 from snnkern.neurons import NEURON_NAMES
 from snnkern.nn import SpikingActor
 from snnkern.terminal import say
-from snnkern.text import count, to_json
+from snnkern.text import count
 from snnkern.timing import machine
 from snnkern.trajectories import follow
 
@@ -141,7 +141,7 @@ def analyze_command(
         **found.to_dict(),
         "seconds": time.monotonic() - started,
     }
-    write_atomically(output / "analysis.json", to_json(summary, indent=None).encode())
+    write_atomically(output / "analysis.json", to_json(summary))
     files = draw_analysis(summary, output)
     if as_json:
         _print_json(summary)
@@ -266,7 +266,7 @@ def energy_command(
         "results": [{**setting.to_dict(), **cost.to_dict(energies)} for setting, cost in costs],
     }
     if output:
-        write_atomically(output, to_json(summary).encode())
+        write_atomically(output, to_json(summary, indent=1))
     if figure:
         write_figure(energy_figure(summary), figure)
     if as_json:

@@ -18,11 +18,11 @@ from snnkern import environments
 from snnkern.actors import Actor
 from snnkern.calibration import CALIBRATION_STEPS, collect
 from snnkern.errors import InputError, MissingDependencyError, check_whole
-from snnkern.files import check_writable
+from snnkern.files import check_writable, to_json
 from snnkern.limits import MOST_EPISODES, MOST_SEED, MOST_SIDE_BY_SIDE, MOST_STEPS, MOST_WORKERS
 from snnkern.nn import SpikingActor
 from snnkern.terminal import console
-from snnkern.text import printable, to_json
+from snnkern.text import printable
 
 _ACTOR = typer.Argument(
     help="A zoo actor (snnkern info lists them), or a checkpoint: .safetensors, or a TD3, DDPG or SAC state dict."
@@ -166,4 +166,4 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _print_json(content: dict[str, Any]) -> None:
-    print(to_json(content))
+    print(to_json(content, indent=1).decode())

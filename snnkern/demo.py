@@ -15,12 +15,12 @@ from snnkern.conversion import convert
 from snnkern.errors import InputError
 from snnkern.evaluation import grid
 from snnkern.figures import check_drawing
-from snnkern.files import check_writable, write_atomically
+from snnkern.files import check_writable, to_json, write_atomically
 from snnkern.neurons import NEURON_NAMES
 from snnkern.report import performance_figure, summarize_sweep
 from snnkern.rollout import Acts, decision_seconds
 from snnkern.study import Sweep, sweep
-from snnkern.text import count, to_json
+from snnkern.text import count
 
 TIMESTEPS = (2, 4, 8, 16)
 ALPHAS = (0.0, 0.2)
@@ -116,6 +116,6 @@ def run_demo(
     }
     title = f"{name} in {env}, converted without training: {count(episodes, 'episode')} per point"
     performance_figure(measured, figure, title)
-    write_atomically(results, to_json(summary).encode())
+    write_atomically(results, to_json(summary, indent=1))
     shutil.rmtree(store, ignore_errors=True)  # another demo may have begun on it
     return Demo(measured, summary, results, figure)

@@ -33,6 +33,7 @@ def make(env: str | Callable[..., gymnasium.Env[Any, Any]], **options: Any) -> g
         MissingDependencyError: Gymnasium or MuJoCo is not installed.
         InputError: no environment has that name, it cannot be made, or its name would import a module.
     """
+    gym = require("gymnasium", "rl", "running environments")
     if not isinstance(env, str):
         if not callable(env):
             raise InputError(
@@ -45,7 +46,6 @@ def make(env: str | Callable[..., gymnasium.Env[Any, Any]], **options: Any) -> g
             f"environment {env!r} would import a module: if you trust it, name it yourself with --env, "
             "or import the module first"
         )
-    gym = require("gymnasium", "rl", "running environments")
     with _quiet():
         try:
             return gym.make(env, **options)

@@ -35,9 +35,9 @@ def check_whole(name: str, value: Any, least: int, most: int | None = None) -> i
     """
     whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not whole or value < least:
-        raise InputError(f"{name} must be a whole number of at least {least}, got {_shown(value)}")
+        raise InputError(f"{name} must be a whole number of at least {least}, got {brief(value)}")
     if most is not None and value > most:
-        raise InputError(f"{name} must be a whole number of at most {most:,}, got {_shown(value)}")
+        raise InputError(f"{name} must be a whole number of at most {most:,}, got {brief(value)}")
     return int(value)
 
 
@@ -49,15 +49,17 @@ def check_number(name: str, value: Any, least: float, most: float) -> float:
     """
     real = isinstance(value, Real) and not isinstance(value, bool)
     if not real or not least <= value <= most:
-        raise InputError(f"{name} must be a number from {least:,g} to {most:,g}, got {_shown(value)}")
+        raise InputError(f"{name} must be a number from {least:,g} to {most:,g}, got {brief(value)}")
     return float(value)
 
 
-def _shown(value: object) -> str:
-    """A value in a message: Python refuses to write integers of thousands of digits."""
-    if isinstance(value, int) and abs(value) >= 10**40:
-        return f"an integer of about 10^{int(value.bit_length() * 0.30103)}"
-    return repr(value)
+def brief(value: object) -> str:
+    """A value as an error shows it: short, whatever it is."""
+    try:
+        text = repr(value)
+    except Exception:  # an integer of 5,000 digits has no repr
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:

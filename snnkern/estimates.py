@@ -25,8 +25,7 @@ class Estimate:
     """Seconds that the tasks of a study still take.
 
     Until a task of the same actor has finished, it is what full-length episodes take, without conversion: a policy that
-    fails early takes less, thresholds that are fitted take more. An actor whose trial fails counts for nothing: its
-    tasks will say what is wrong.
+    fails early takes less, thresholds that are fitted take more.
 
     Args:
         study: the grid.
@@ -42,7 +41,7 @@ class Estimate:
         self._step: dict[tuple[int, tuple[Neuron, int] | None], float] = {}
         self._limit: dict[int, int] = {}
         for place, kinds in wanted.items():
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception):  # the tasks meet it again, and each says so; there is no estimate
                 self._try(place, kinds | {_kind(task) for task in records if task.place == place})
         self._predicted = [0.0] * len(study.subjects)
         self._taken = [0.0] * len(study.subjects)
@@ -82,19 +81,20 @@ class Estimate:
         """Times a step of the environment and every policy's decision, both per episode."""
         subject = self._study.subjects[place]
         rows = min(_TRIAL_ROWS, self._study.episodes)
+        envs = environments.make_vector(subject.environment, rows)
+        spec = envs.envs[0].spec
+        self._limit[place] = (spec and spec.max_episode_steps) or _UNLIMITED
+        observation, _ = envs.reset(seed=0)
         seen, step = [], 0.0
-        with contextlib.closing(environments.make_vector(subject.environment, rows)) as envs:
-            spec = envs.envs[0].spec
-            self._limit[place] = (spec and spec.max_episode_steps) or _UNLIMITED
-            observation, _ = envs.reset(seed=0)
-            for _ in range(_TRIAL_STEPS):
-                seen.append(np.asarray(observation, dtype=np.float32))
-                action = subject.actor.act(seen[-1])
-                started = time.perf_counter()
-                observation, _, terminated, truncated, _ = envs.step(action)
-                if (ended := terminated | truncated).any():
-                    observation, _ = envs.reset(options={"reset_mask": ended})
-                step += (time.perf_counter() - started) / _TRIAL_STEPS
+        for _ in range(_TRIAL_STEPS):
+            seen.append(np.asarray(observation, dtype=np.float32))
+            action = subject.actor.act(seen[-1])
+            started = time.perf_counter()
+            observation, _, terminated, truncated, _ = envs.step(action)
+            if (ended := terminated | truncated).any():
+                observation, _ = envs.reset(options={"reset_mask": ended})
+            step += (time.perf_counter() - started) / _TRIAL_STEPS
+        envs.close()
         thresholds = calibrate(subject.actor, np.concatenate(seen))
         for kind in kinds:
             policy: Acts = subject.actor

@@ -125,8 +125,8 @@ def _plain_formatter(formatter: Any, room: int) -> Any:
     return formatter
 
 
-def _fitting(text: str, room: int, lines: int = 3) -> str:
-    return "\n".join(printable(text, room).split("\n")[:lines])
+def _fitting(text: object, room: int, lines: int = 3) -> str:
+    return "\n".join(printable(str(text), room).split("\n")[:lines])
 
 
 def _wrapped(text: str, room: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import re
@@ -59,6 +60,25 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise InputError(f"cannot write {path}: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"cannot write {path}: the folder {path.parent} is not writable")
+
+
+def to_json(content: Any, indent: int | None = None) -> bytes:
+    """Plain data as JSON that every reader takes.
+
+    A number that is not finite, for which JSON has no word, becomes null, and half a surrogate pair, of which names of
+    files that are no UTF-8 are full, a question mark.
+    """
+    return json.dumps(_plain(content), indent=indent, allow_nan=False).encode()
+
+
+def _plain(content: Any) -> Any:
+    if isinstance(content, str):
+        return content.encode(errors="replace").decode()
+    if isinstance(content, dict):
+        return {_plain(key): _plain(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_plain(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def write_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor], description: dict[str, Any]) -> None:

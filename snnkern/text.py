@@ -1,15 +1,11 @@
-"""Text from elsewhere (names in files, names of files, messages), made fit for figures, pages, terminals and JSON."""
+"""Text from elsewhere (names in files, names of files, messages), made fit for figures, pages and terminals."""
 
 from __future__ import annotations
 
 import codecs
-import json
-import math
 import re
-from typing import Any
 
 _REPLACEMENT = "\ufffd"  # the character that Unicode has for what cannot be shown
-_SURROGATE = re.compile("[\ud800-\udfff]")  # a byte of a file name that is no UTF-8
 # Control characters (a terminal obeys them) but line breaks, surrogates, marks that turn the direction of what follows,
 # other line breaks, and what XML forbids.
 _UNFIT = re.compile(
@@ -40,21 +36,6 @@ def _shortened(line: str, longest: int) -> str:
 def count(number: int, what: str) -> str:
     """A number of things: "1 episode", "2,000 episodes"."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def to_json(content: Any, indent: int | None = 1) -> str:
-    """JSON that every reader takes: null for NaN and infinities, which JSON does not have; no lone surrogates."""
-    return json.dumps(_plain(content), indent=indent, allow_nan=False)
-
-
-def _plain(content: Any) -> Any:
-    if isinstance(content, str):
-        return _SURROGATE.sub(_REPLACEMENT, content)
-    if isinstance(content, float):
-        return content if math.isfinite(content) else None
-    if isinstance(content, dict):
-        return {_plain(key): _plain(value) for key, value in content.items()}
-    return [_plain(value) for value in content] if isinstance(content, list | tuple) else content
 
 
 # What stands for our own symbols where an encoding lacks them: one character each, so that columns stay columns.
