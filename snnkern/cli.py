@@ -29,6 +29,7 @@ from snnkern.cli_options import (
     _EPISODES,
     _Backend,
     _Calibration,
+    _check_output,
     _collect,
     _cores,
     _counts,
@@ -53,7 +54,7 @@ from snnkern.demo import run_demo
 from snnkern.errors import Error, InputError, check_number
 from snnkern.evaluation import evaluate, grid
 from snnkern.figures import check_drawing, write_figure
-from snnkern.files import check_writable, to_json, write_atomically
+from snnkern.files import to_json, write_atomically
 from snnkern.limits import LEAST_SECONDS, MOST_BATCH, MOST_SECONDS, MOST_THREADS
 from snnkern.neurons import NEURON_NAMES
 from snnkern.nn import SpikingActor
@@ -73,7 +74,8 @@ from snnkern.timing import busy, machine
 # The base of every complaint about a command line, whether Typer brings its own Click or uses the real one.
 _CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]
 
-_INTERRUPTED, _UNREAD = 130, 141  # what a shell gives for a program that Ctrl-C, or a closed pipe, has ended
+_INTERRUPTED = 130  # what a shell gives for a program that Ctrl-C has ended
+_UNREAD = 1  # as Click has it
 _LONGEST = 500  # characters of a complaint, which may quote what was given
 
 app = typer.Typer(
@@ -89,8 +91,8 @@ def run(arguments: list[str] | None = None) -> int:
     """Runs the command line.
 
     Returns:
-        its exit code: 0; 2 for a user's mistake, or where output cannot be written; 130 after an interruption; 141
-        where nobody reads the output any more.
+        its exit code: 0; 2 for a user's mistake, or where output cannot be written; 130 after an interruption; 1 where
+        nobody reads the output any more, as behind `| head`.
     """
     torch.set_num_threads(1)  # products are small here, and threads of several processes get in each other's way
     accept_all_text()
@@ -107,6 +109,8 @@ def run(arguments: list[str] | None = None) -> int:
         return _complain(f"there is not enough memory for this: {error}")
     except BrokenPipeError:
         silence()
+        return _UNREAD
+    except SystemExit:  # how Click ends where nobody reads
         return _UNREAD
     except OSError as error:
         if error.filename is not None:
@@ -189,7 +193,7 @@ def convert(
     """
     rule = parse_calibration(calibration)
     (setting,) = grid([neuron], [timesteps], [_number(alpha)], [memory], levels)
-    check_writable(output)
+    _check_output(output, actor, observations)
     dense = load_actor(actor, action_scale=action_scale)
     data = _observations(dense, observations, env, steps, seed)
     snn = conversion.convert(dense, data, **vars(setting), calibration=rule)
@@ -287,7 +291,7 @@ def evaluate_command(
     rule = parse_calibration("auto" if calibration is None else calibration)
     if figure:
         check_drawing(figure)
-        check_writable(figure)
+        _check_output(figure, policy)
     settings = grid(
         _list("--neuron", neuron, str),
         _list("--timesteps", "8" if timesteps is None else timesteps, int),
@@ -366,7 +370,7 @@ def bench(
     )
     for file in (output, figure):
         if file:
-            check_writable(file)
+            _check_output(file, policy, observations)
     if figure:
         check_drawing(figure)
     loaded = conversion.load_policy(policy, action_scale=action_scale)

@@ -20,6 +20,7 @@ from snnkern.cli_options import (
     _EPISODE_SEED,
     _EPISODES_SIDE_BY_SIDE,
     _Backend,
+    _check_output,
     _collect,
     _Env,
     _environment,
@@ -41,7 +42,7 @@ from snnkern.energy import Energies, dense_cost, spiking_cost
 from snnkern.errors import require
 from snnkern.evaluation import grid
 from snnkern.figures import check_drawing, write_figure
-from snnkern.files import check_writable, to_json, write_atomically
+from snnkern.files import to_json, write_atomically
 from snnkern.limits import MOST_SEED, MOST_SIDE_BY_SIDE
 from snnkern.neurons import NEURON_NAMES
 from snnkern.nn import SpikingActor
@@ -201,7 +202,7 @@ def energy_command(
     loaded = conversion.load_policy(policy, action_scale=action_scale, backend=backend)
     for file in (output, figure):
         if file:
-            check_writable(file)
+            _check_output(file, policy, observations)
     if figure:
         check_drawing(figure)
     if isinstance(loaded, SpikingActor):

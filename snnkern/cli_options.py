@@ -20,6 +20,7 @@ from snnkern.calibration import CALIBRATION_STEPS, collect
 from snnkern.errors import InputError, MissingDependencyError, check_whole
 from snnkern.files import check_writable, to_json
 from snnkern.limits import MOST_EPISODES, MOST_SEED, MOST_SIDE_BY_SIDE, MOST_STEPS, MOST_WORKERS
+from snnkern.neurons import MAX_LEVELS
 from snnkern.nn import SpikingActor
 from snnkern.terminal import console
 from snnkern.text import printable
@@ -38,7 +39,10 @@ _Env = Annotated[
 _Scale = Annotated[
     float | None, typer.Option("--action-scale", help="max_action, where the checkpoint does not hold it (default 1).")
 ]
-_Levels = Annotated[int | None, typer.Option("--levels", help="L, thresholds per sign of MT and DC (default 4).")]
+_Levels = Annotated[
+    int | None,
+    typer.Option("--levels", help="L, thresholds per sign of MT and DC (default 4).", min=1, max=MAX_LEVELS),
+]
 _Calibration = Annotated[
     str,
     typer.Option(
@@ -76,6 +80,14 @@ def _refuse(options: Mapping[str, object], why: str) -> None:
     for option, given in options.items():
         if given is not None:
             raise InputError(f"{option} has no use here: {why}")
+
+
+def _check_output(output: Path, *inputs: Path | str | None) -> None:
+    """Refuses a file that cannot be written, or that the command reads."""
+    check_writable(output)
+    for file in inputs:
+        if file is not None and output.exists() and Path(file).exists() and output.samefile(file):
+            raise InputError(f"{output} is what the command reads: give another file for what it writes")
 
 
 def _make_folder(folder: Path) -> None:

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from snnkern import environments
 from snnkern.cli_options import (
     _Backend,
+    _check_output,
     _cores,
     _Json,
     _Levels,
@@ -30,15 +31,15 @@ from snnkern.errors import Error, InputError, require
 from snnkern.estimates import Estimate
 from snnkern.executors import Executor, LocalExecutor
 from snnkern.figures import check_drawing
-from snnkern.files import check_writable
 from snnkern.grids import read_study
 from snnkern.limits import MOST_EPISODES, MOST_SEED, MOST_STEPS
 from snnkern.ray_executor import RayExecutor
 from snnkern.report import duration, ends
 from snnkern.report_page import write_report
-from snnkern.results import Collection, Point, collect_results, read_collection, read_summary
+from snnkern.results import Collection, Point, collect_results, read_collection
 from snnkern.store import Record, Store, write_records
 from snnkern.study import Study, Task, found_in, run_study
+from snnkern.summaries import read_summaries
 from snnkern.tables import print_collection
 from snnkern.terminal import console, say
 from snnkern.text import count, printable
@@ -122,6 +123,8 @@ def sweep_command(
     file = Path(actors[0]) if Path(actors[0]).suffix in _GRIDS else None
     if file and len(actors) > 1:
         raise InputError(f"give one grid file or actors, got {' '.join(actors)}")
+    if not file:
+        _refuse({"--folder": folder}, "it is where a grid's checkpoints are, and no grid file is given")
     study = read_study(
         file,
         {
@@ -143,7 +146,7 @@ def sweep_command(
         backend=backend,
     )
     if output:
-        check_writable(output)
+        _check_output(output, *actors)
     with _executor(executor, address, workers) as tasks_on:
         nothing_there = dry_run and not store.exists()
         records, left = ({}, study.tasks) if nothing_there else found_in(Store(store), study)
@@ -225,9 +228,9 @@ def report_command(
     check_drawing()
     require("scipy", "rl", "a confidence interval")
     summaries = {
-        "analyses": [read_summary(path, "analyze", ("returns", "errors", "raster")) for path in analysis or []],
-        "energies": [read_summary(path, "energy", ("dense_without_zeros", "results")) for path in energy or []],
-        "benches": [read_summary(path, "bench", ("not_beaten", "results")) for path in bench or []],
+        "analyses": read_summaries(analysis or [], "analyze"),
+        "energies": read_summaries(energy or [], "energy"),
+        "benches": read_summaries(bench or [], "bench"),
     }
     with _progress() as show:
         collections: list[Collection] = []

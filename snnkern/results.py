@@ -108,7 +108,7 @@ def read_summary(path: Path, verb: str, keys: Sequence[str]) -> dict[str, Any]:
     """
     try:
         summary = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     if not isinstance(summary, dict) or any(key not in summary for key in keys):
         raise InputError(f"{path} is not what snnkern {verb} writes: it lacks {', '.join(keys)}")
