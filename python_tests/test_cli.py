@@ -205,6 +205,43 @@ MISTAKES = {
     "no time": (["bench", "td3-hopper", "--seconds", "0"], "--seconds"),
     "nowhere to write to": (["bench", "td3-hopper", "-o", "no/x.json"], "there is no folder no"),
     "observations of another actor": (["bench", "td3-hopper", "--observations", "THREE"], "floating-point [N, 11]"),
+    "time without end": (["bench", "td3-hopper", "--seconds", "inf"], "--seconds must be a number from 0.001 to"),
+    "no number of seconds": (["bench", "td3-hopper", "--seconds", "nan"], "--seconds must be a number from 0.001 to"),
+    "a year of seconds": (["bench", "td3-hopper", "--seconds", "3e7"], "--seconds must be a number from 0.001 to"),
+    "huge batch": (["bench", "td3-hopper", "--batch", "1,10**9"], "--batch takes one value or several"),
+    "batch beyond memory": (
+        ["bench", "td3-hopper", "--batch", "1000000000"],
+        "--batch must be a whole number of at most",
+    ),
+    "threads beyond reason": (["bench", "td3-hopper", "--threads", "100000"], "--threads must be a whole number of at"),
+    "episodes beyond reason": (["evaluate", "td3-hopper", "--episodes", "1000000000000"], "--episodes"),
+    "episodes at once": (["analyze", "td3-hopper", "--episodes", "100000"], "--episodes"),
+    "episodes to count in": (["energy", "td3-hopper", "--episodes", "100000"], "--episodes"),
+    "seed of 64 bits": (["evaluate", "td3-hopper", "--episode-seed", "18446744073709551616"], "--episode-seed"),
+    "steps beyond memory": (["convert", "td3-hopper", "x.safetensors", "--steps", "1000000000000"], "--steps"),
+    "steps beyond memory for this actor": (
+        ["convert", "td3-hopper", "x.safetensors", "--steps", "1000000000"],
+        "steps must be a whole number of at most 90,909,090",
+    ),
+    "workers beyond reason": (["demo", "--workers", "1000000"], "--workers"),
+    "levels of no neuron": (["convert", "td3-hopper", "x.safetensors", "--neuron", "if", "--levels", "-1"], "--levels"),
+    "an integer of many digits": (["evaluate", "td3-hopper", "--neuron", "if", "-T", "1" * 5000], "--timesteps takes"),
+    "energy without end": (["energy", "td3-hopper", "--read", "inf"], "the pJ of one read must be a number from 0 to"),
+    "an environment of no name": (["evaluate", "td3-hopper", "--env", ":"], "cannot make environment ':'"),
+    "an empty name": (["evaluate", "td3-hopper", "--env", ""], "environment ''"),
+    "a figure of no kind": (
+        ["evaluate", "td3-hopper", "--neuron", "if", "--figure", "x.jpg"],
+        "ends in .png, .pdf, .svg",
+    ),
+    "a figure without a kind": (["energy", "td3-hopper", "--figure", "x"], "a figure's file ends in .png, .pdf, .svg"),
+    "the actor as output": (["convert", "PLAIN", "PLAIN", "--observations", "THREE"], "is what the command reads"),
+    "observations as output": (
+        ["bench", "PLAIN", "--observations", "THREE", "-o", "THREE"],
+        "is what the command reads",
+    ),
+    "a folder without a grid": (["sweep", "td3-hopper", "--folder", "actors"], "--folder has no use here"),
+    "a name that steers the terminal": (["evaluate", "\x1b[31m\x07"], "no actor"),
+    "a name without end": (["evaluate", "x" * 100_000], "x…x"),
     "observations and steps": (
         ["convert", "td3-hopper", "x.safetensors", "--observations", "x.npy", "--steps", "5"],
         "--steps has no use here",
@@ -233,6 +270,8 @@ def test_a_mistake_is_one_clear_line_and_exit_code_2(capsys, tmp_path, monkeypat
     assert out == ""
     assert len(lines) == 1
     assert message in lines[0]
+    assert len(lines[0]) < 600
+    assert not set(err) & set("\x1b\x07")
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
 
@@ -351,6 +390,43 @@ def test_pickled_observations_are_refused(capsys, tmp_path) -> None:
     )
     assert code == 2
     assert "as a .npy array" in err
+
+
+def unread(folder):
+    """The writing end of a pipe that nobody reads from, as behind `| head`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    return os.fdopen(writing, "w")
+
+
+def full(folder):
+    return open("/dev/full", "w")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stream", "code", "message"),
+    [
+        (["info"], unread, 1, ""),
+        (["info", "--json"], unread, 1, ""),
+        (["--help"], unread, 1, ""),
+        (["info"], full, 2, "snnkern: cannot write the output: No space left on device\n"),
+        (["info", "--json"], full, 2, "snnkern: cannot write the output: No space left on device\n"),
+    ],
+)
+def test_output_that_nobody_takes_ends_without_a_traceback(
+    capsys, tmp_path, monkeypatch, arguments, stream, code, message
+) -> None:
+    with stream(tmp_path) as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        assert cli.run(arguments) == code
+    assert capsys.readouterr().err == message
+
+
+def test_no_memory_is_one_line(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(cli, "load_actor", lambda *arguments, **options: np.empty(10**14))
+    code, _, err = run(capsys, "convert", "td3-hopper", "x.safetensors")
+    assert code == 2
+    assert err.startswith("snnkern: there is not enough memory for this: Unable to allocate")
 
 
 def test_an_interruption_ends_with_130(capsys, monkeypatch) -> None:

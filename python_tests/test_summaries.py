@@ -106,7 +106,7 @@ def mutated(summary: dict, generator: random.Random) -> dict:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # matplotlib's, about numbers that are far apart
-@pytest.mark.parametrize(("verb", "number"), {"analyze": 20, "energy": 60, "bench": 60}.items())
+@pytest.mark.parametrize(("verb", "number"), {"analyze": 8, "energy": 60, "bench": 60}.items())
 def test_what_else_a_file_holds_is_drawn_or_refused(summaries, tmp_path, verb, number) -> None:
     generator = random.Random(0)
     refused = 0

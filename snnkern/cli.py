@@ -107,10 +107,8 @@ def run(arguments: list[str] | None = None) -> int:
         return _complain(error.format_message() if hasattr(error, "format_message") else str(error))
     except MemoryError as error:
         return _complain(f"there is not enough memory for this: {error}")
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # the latter is how Click ends where nobody reads
         silence()
-        return _UNREAD
-    except SystemExit:  # how Click ends where nobody reads
         return _UNREAD
     except OSError as error:
         if error.filename is not None:

@@ -125,7 +125,9 @@ def _observations(
 
 
 def _environment(policy: Actor | SpikingActor, env: str | None, options: str = "--env") -> str:
-    name = environments.named_by(policy) if env is None else environments.trusted(env)
+    if env is not None:
+        return environments.trusted(env)
+    name = environments.named_by(policy)
     if not name:
         raise InputError(f"the file does not say which environment the actor is for: give {options}")
     return name
