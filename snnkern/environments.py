@@ -55,7 +55,7 @@ def make(env: str | Callable[..., gymnasium.Env[Any, Any]], **options: Any) -> g
             raise InputError(f"no environment {env!r}: {' '.join(str(error).split())}") from error
         except ImportError as error:  # old MuJoCo versions of environments are no longer part of Gymnasium
             raise InputError(f"cannot make environment {env!r}: {' '.join(str(error).split())}") from error
-        except Exception as error:  # whatever an environment's own code raises
+        except (Exception, SystemExit) as error:  # whatever an environment's own code raises
             why = " ".join(f"{type(error).__name__}: {error}".split())
             raise InputError(f"cannot make environment {env!r}: {why}") from error
 
