@@ -133,6 +133,16 @@ def test_fractions_are_numbers() -> None:
     assert check_number("n", Fraction(1, 2), 0, 1) == 0.5
 
 
+def test_more_steps_than_fit_are_refused() -> None:
+    with pytest.raises(
+        snnkern.InputError, match=r"timesteps \(T\) must be a whole number of at most 100,000, got 100001"
+    ):
+        snnkern.grid(["if"], [100_001])
+    snn = snnkern.convert(ACTOR, OBSERVATIONS, neuron="if", timesteps=10**8, calibration="max")
+    with pytest.raises(snnkern.InputError, match="100,000,000 steps of 3 rows of 5 neurons are too many to look into"):
+        next(trajectories.replay(snn, np.zeros((2, 3, 3))))
+
+
 def test_a_setting_counts_once() -> None:
     assert len(snnkern.grid(["if", "IF", snnkern.IF()], [4, 4], [0, 0.0], [0])) == 1
 

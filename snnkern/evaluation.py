@@ -19,7 +19,7 @@ from snnkern import _backends, environments
 from snnkern.actors import Actor
 from snnkern.calibration import chosen_alpha
 from snnkern.errors import InputError, check_whole, require
-from snnkern.limits import MOST_SIDE_BY_SIDE, check_episodes
+from snnkern.limits import MOST_SIDE_BY_SIDE, MOST_TIMESTEPS, check_episodes
 from snnkern.neurons import Dynamics, Neuron, parse_neuron
 from snnkern.nn import SpikingActor
 from snnkern.rollout import Acts, rollout
@@ -161,7 +161,8 @@ def grid(
         InputError: a parameter is out of range.
     """
     kinds = [parse_neuron(neuron, levels) for neuron in neurons]
-    combinations = itertools.product(kinds, timesteps, alphas, memories)
+    steps = [check_whole("timesteps (T)", each, least=1, most=MOST_TIMESTEPS) for each in timesteps]
+    combinations = itertools.product(kinds, steps, alphas, memories)
     return list(
         dict.fromkeys(Dynamics(kind, t, chosen_alpha(alpha, kind), memory) for kind, t, alpha, memory in combinations)
     )

@@ -100,7 +100,8 @@ def _fit_texts(figure: Any) -> None:
     room = int(_CHARACTERS * figure.get_figwidth())
     titles = dict.fromkeys(figure.texts, room)
     for axes in figure.axes:
-        own = titles[axes.title] = room // axes.get_subplotspec().get_gridspec().ncols
+        place = axes.get_subplotspec()
+        own = titles[axes.title] = room // place.get_gridspec().ncols if place else room
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(_plain_formatter(axis.get_major_formatter(), 2 * own // 3))
             if axis.get_scale() != "linear":

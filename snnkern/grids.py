@@ -20,7 +20,7 @@ from snnkern.calibration import CALIBRATION_STEPS
 from snnkern.checkpoints import load_actor
 from snnkern.conversion import convert
 from snnkern.errors import InputError, check_whole
-from snnkern.limits import MOST_EPISODES, MOST_SEED, MOST_STEPS
+from snnkern.limits import MOST_EPISODES, MOST_SEED, MOST_STEPS, MOST_TIMESTEPS
 from snnkern.neurons import parse_neuron
 from snnkern.study import Setting, Study, Subject
 
@@ -157,7 +157,7 @@ def _settings(part: Mapping[str, Any]) -> Iterator[Setting]:
     keys = ("neurons", "timesteps", "alphas", "memories", "calibrations")
     levels = part["levels"]
     for neuron, timesteps, alpha, memory, calibration in itertools.product(*(_list(part, key) for key in keys)):
-        check_whole("timesteps (T)", timesteps, least=1)
+        check_whole("timesteps (T)", timesteps, least=1, most=MOST_TIMESTEPS)
         if not isinstance(calibration, str):
             raise InputError(f"a calibration is a name such as 'auto', got {calibration!r}")
         numbers = _number("alpha (α)", alpha), _number("memory (μ)", memory)

@@ -6,6 +6,8 @@ from snnkern.errors import check_whole
 
 MOST_EPISODES = 1_000_000  # one after another: a return and a length are kept of each
 MOST_SIDE_BY_SIDE = 1_000  # episodes in as many environments at once, every step of which is kept
+MOST_TIMESTEPS = 100_000  # of a setting of a study: a spiking actor keeps 20 bytes of a neuron's every step
+MOST_REPLAYED = 10**9  # numbers in the spikes of one decision that is looked into
 MOST_SEED = 2**63 - 1  # episodes have the seeds that follow, and JSON's readers take no more than 64 bits
 MOST_OBSERVED = 10**9  # numbers in observations that are collected: 4 GB
 MOST_STEPS = MOST_OBSERVED  # of collecting, for one number each

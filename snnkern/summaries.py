@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from snnkern.errors import InputError
+from snnkern.limits import MOST_TIMESTEPS
 from snnkern.results import read_summary
 
 Number = Annotated[float, Meta(ge=-1e300, le=1e300)]
@@ -185,7 +186,7 @@ class Raster(Struct):
 
     first: int
     decisions: Annotated[int, Meta(ge=1, le=100)]
-    timesteps: Annotated[int, Meta(ge=1, le=100_000)]
+    timesteps: Annotated[int, Meta(ge=1, le=MOST_TIMESTEPS)]
     layers: Annotated[list[RasterLayer], Meta(min_length=1, max_length=100)]
 
 

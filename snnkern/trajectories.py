@@ -16,7 +16,7 @@ from torch import Tensor
 from snnkern import environments, ops
 from snnkern.actors import Policy
 from snnkern.errors import Error, InputError
-from snnkern.limits import MOST_SIDE_BY_SIDE, check_episodes
+from snnkern.limits import MOST_REPLAYED, MOST_SIDE_BY_SIDE, check_episodes
 from snnkern.neurons import Kind
 from snnkern.nn import SpikingActor
 from snnkern.rollout import Acts
@@ -200,6 +200,13 @@ def replay(snn: SpikingActor, observations: NDArray[np.floating]) -> Iterator[li
     if isinstance(snn.alpha, Tensor):
         raise InputError("alpha (α) is set for every row: set it to one number before the actor is replayed")
     dynamics, backend = snn.dynamics, snn.backend
+    widest = max(len(layer.threshold) for layer in snn.hidden)
+    side_by_side = observations.shape[1]
+    if dynamics.timesteps * side_by_side * widest > MOST_REPLAYED:
+        raise InputError(
+            f"{dynamics.timesteps:,} steps of {side_by_side:,} rows of {widest:,} neurons are too many to look "
+            f"into: at most {MOST_REPLAYED:,} together"
+        )
     whole = replace(dynamics, alpha=1.0, memory=0.0, clip=_UNBOUNDED)  # with these the carry is the residual
     differential = dynamics.neuron.kind is Kind.DC
     steps = torch.arange(1, dynamics.timesteps + 1).to(own) if differential else own.new_tensor(dynamics.timesteps)
