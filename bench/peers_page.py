@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from comparison import T
 from contenders import PEERS, TIMESTEPS
 
-from snnkern.files import write_atomically
+from snnkern.figures import DARK, DENSE_BAR, NEURON_STYLES, OTHER_BAR, neuron_bar, tidy, write_figure
 from snnkern.neurons import NEURON_NAMES
 from snnkern.report import shorten
 
@@ -161,24 +160,30 @@ def _conditions(results: dict[str, Any]) -> str:
     )
 
 
-_COLORS = {"snnkern": "#0072B2", "spiking": "#767676", "dense": "#E69F00"}
-_MEANING = {"snnkern": "spiking, snnkern", "spiking": "spiking, others", "dense": "dense"}
-
-
 def draw(results: dict[str, Any], path: Path) -> None:
     """Bars of batch-1 latency on a logarithmic scale, and latency against T."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     one = results["one"]
+    others = {"spiking": OTHER_BAR, "dense": DENSE_BAR}
     bars = sorted(
-        ((1e6 * one[name][1], label.replace("`", ""), group) for name, label, group in labels() if name in one),
-        reverse=True,
+        (
+            (
+                1e6 * one[name][1],
+                label.replace("`", ""),
+                neuron_bar(name.split()[1]) if group == "snnkern" else others[group],
+            )
+            for name, label, group in labels()
+            if name in one
+        ),
+        key=lambda bar: -bar[0],
     )
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     panel, lines = figure.subplots(1, 2, width_ratios=[2, 1])
-    panel.barh([label for _, label, _ in bars], [value for value, _, _ in bars], color=[_COLORS[g] for *_, g in bars])
-    for index, (value, _, _) in enumerate(bars):
+    panel.set_yticks(range(len(bars)), [label for _, label, _ in bars])
+    for index, (value, _, look) in enumerate(bars):
+        panel.barh(index, value, **look)
         panel.annotate(shorten(value), (value, index), (3, 0), textcoords="offset points", va="center", fontsize=8)
     panel.set_xscale("log")
     panel.set_xlim(1, 3.0 * max(value for value, _, _ in bars))
@@ -186,18 +191,15 @@ def draw(results: dict[str, Any], path: Path) -> None:
     panel.set_xlabel(f"µs per decision, batch 1, T = {T}, called from Python")
     panel.tick_params(axis="y", length=0, labelsize=8.5)
     panel.grid(axis="x", color="0.9")
-    panel.legend(
-        handles=[Patch(color=color, label=_MEANING[group]) for group, color in _COLORS.items()],
-        loc="upper right",
-        frameon=False,
-    )
-    colors = dict(zip(NEURON_NAMES, ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), strict=True))
-    for name, color in colors.items():
+    meanings = {"spiking, snnkern": neuron_bar("if"), "spiking, others": OTHER_BAR, "dense": DENSE_BAR}
+    handles = [Patch(**look, label=meaning) for meaning, look in meanings.items()]
+    panel.legend(handles=handles, loc="upper right", frameon=False)
+    for name, (color, dash, marker) in NEURON_STYLES.items():
         medians = [1e6 * one[f"act {name} {timesteps}"][1] for timesteps in TIMESTEPS]
-        lines.plot(TIMESTEPS, medians, color=color, marker="o", markersize=4, label=name.upper())
+        lines.plot(TIMESTEPS, medians, color=color, linestyle=dash, marker=marker, markersize=4, label=name.upper())
     if "dense ONNX Runtime" in one:
         dense = 1e6 * one["dense ONNX Runtime"][1]
-        lines.axhline(dense, color=_COLORS["dense"], linestyle="--", label="dense, ONNX Runtime")
+        lines.axhline(dense, color=DARK, linewidth=0.8, linestyle=":", label="dense, ONNX Runtime")
     lines.set_xscale("log", base=2)
     lines.set_yscale("log", base=2)
     lines.set_xticks(TIMESTEPS, [str(timesteps) for timesteps in TIMESTEPS])
@@ -208,13 +210,9 @@ def draw(results: dict[str, Any], path: Path) -> None:
     lines.set_ylabel("µs per decision, snn.act")
     lines.grid(color="0.9")
     lines.legend(frameon=False, fontsize=8)
-    for axes in (panel, lines):
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+    tidy([panel, lines])
     figure.suptitle(f"17-256-256-6 actor, one thread, {results['machine']['cpu']}", fontsize="medium")
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=150)
-    write_atomically(path, image.getvalue())
+    write_figure(figure, path)
 
 
 TABLES = {

@@ -29,7 +29,7 @@ def main(steps: int = 10_000, episodes: int = 10) -> None:
     total = np.cumsum(errors, axis=0)
     lasting = np.sqrt(np.square((total[WINDOW:] - total[:-WINDOW]) / WINDOW).mean(axis=(0, 2)))
 
-    print("\n".join(f"α = {alpha:.1f}: error {error:.3f}" for alpha, error in zip(alphas, lasting, strict=True)))
+    print("\n".join(f"α = {alpha:.1f}: error {error:.5f}" for alpha, error in zip(alphas, lasting, strict=True)))
     for snn.alpha in (0.0, float(alphas[lasting.argmin()])):
         result = snnkern.evaluate(snn, ENVIRONMENT, episodes=episodes)
         print(f"α = {snn.alpha:.1f}: return {result.mean:.0f} ± {result.std:.0f}")

@@ -7,33 +7,31 @@ from matplotlib.figure import Figure
 from rich.progress import track
 
 import snnkern
-from snnkern.report import write_png
-
-STYLES = {"if": "o:", "snm": "s--", "mt": "^-.", "dc": "D-"}
+from snnkern.figures import NEURON_STYLES, write_figure
 
 
 def main(name: str = "td3-walker2d", steps: int = 10_000, episodes: int = 10, output: Path = Path("neurons.png")):
     """Compare IF, SNM, MT and DC neurons on the actor NAME."""
     snnkern.files.check_writable(output)
     actor = snnkern.load_actor(name)
-    environment = actor.metadata["environment"]
+    environment = snnkern.environments.named_by(actor)
     observations = snnkern.collect(actor, environment, steps)
     dense = snnkern.evaluate(actor, environment, episodes=episodes)
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     axes.axhline(100, color="0.7", linewidth=0.8)
-    for neuron, style in track(STYLES.items(), "neurons"):
+    for neuron, style in track(NEURON_STYLES.items(), "neurons"):
         points = []
         for timesteps in (2, 4, 8, 16):
             snn = snnkern.convert(actor, observations, neuron=neuron, timesteps=timesteps)
             result = snnkern.evaluate(snn, environment, episodes=episodes)
             points.append((sum(result.spikes), 100 * result.ratio(dense).value))
-        axes.plot(*zip(*points, strict=True), style, label=f"{neuron.upper()}, T = 2, 4, 8, 16")
+        axes.plot(*zip(*points, strict=True), **style._asdict(), label=f"{neuron.upper()}, T = 2, 4, 8, 16")
     axes.set_xscale("log", base=2)
     axes.set(xlabel="spikes per decision", ylabel="return, % of the dense one", title=f"{name} in {environment}")
     axes.legend()
-    write_png(figure, output)
+    write_figure(figure, output)
 
 
 if __name__ == "__main__":

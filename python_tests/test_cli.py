@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -277,6 +279,43 @@ MISTAKES = {
     "no time": (["bench", "td3-hopper", "--seconds", "0"], "--seconds"),
     "nowhere to write to": (["bench", "td3-hopper", "-o", "no/x.json"], "there is no folder no"),
     "observations of another actor": (["bench", "td3-hopper", "--observations", "THREE"], "floating-point [N, 11]"),
+    "time without end": (["bench", "td3-hopper", "--seconds", "inf"], "--seconds must be a number from 0.001 to"),
+    "no number of seconds": (["bench", "td3-hopper", "--seconds", "nan"], "--seconds must be a number from 0.001 to"),
+    "a year of seconds": (["bench", "td3-hopper", "--seconds", "3e7"], "--seconds must be a number from 0.001 to"),
+    "huge batch": (["bench", "td3-hopper", "--batch", "1,10**9"], "--batch takes one value or several"),
+    "batch beyond memory": (
+        ["bench", "td3-hopper", "--batch", "1000000000"],
+        "--batch must be a whole number of at most",
+    ),
+    "threads beyond reason": (["bench", "td3-hopper", "--threads", "100000"], "--threads must be a whole number of at"),
+    "episodes beyond reason": (["evaluate", "td3-hopper", "--episodes", "1000000000000"], "--episodes"),
+    "episodes at once": (["analyze", "td3-hopper", "--episodes", "100000"], "--episodes"),
+    "episodes to count in": (["energy", "td3-hopper", "--episodes", "100000"], "--episodes"),
+    "seed of 64 bits": (["evaluate", "td3-hopper", "--episode-seed", "18446744073709551616"], "--episode-seed"),
+    "steps beyond memory": (["convert", "td3-hopper", "x.safetensors", "--steps", "1000000000000"], "--steps"),
+    "steps beyond memory for this actor": (
+        ["convert", "td3-hopper", "x.safetensors", "--steps", "1000000000"],
+        "steps must be a whole number of at most 90,909,090",
+    ),
+    "workers beyond reason": (["demo", "--workers", "1000000"], "--workers"),
+    "levels of no neuron": (["convert", "td3-hopper", "x.safetensors", "--neuron", "if", "--levels", "-1"], "--levels"),
+    "an integer of many digits": (["evaluate", "td3-hopper", "--neuron", "if", "-T", "1" * 5000], "--timesteps takes"),
+    "energy without end": (["energy", "td3-hopper", "--read", "inf"], "the pJ of one read must be a number from 0 to"),
+    "an environment of no name": (["evaluate", "td3-hopper", "--env", ":"], "cannot make environment ':'"),
+    "an empty name": (["evaluate", "td3-hopper", "--env", ""], "environment ''"),
+    "a figure of no kind": (
+        ["evaluate", "td3-hopper", "--neuron", "if", "--figure", "x.jpg"],
+        "ends in .png, .pdf, .svg",
+    ),
+    "a figure without a kind": (["energy", "td3-hopper", "--figure", "x"], "a figure's file ends in .png, .pdf, .svg"),
+    "the actor as output": (["convert", "PLAIN", "PLAIN", "--observations", "THREE"], "is what the command reads"),
+    "observations as output": (
+        ["bench", "PLAIN", "--observations", "THREE", "-o", "THREE"],
+        "is what the command reads",
+    ),
+    "a folder without a grid": (["sweep", "td3-hopper", "--folder", "actors"], "--folder has no use here"),
+    "a name that steers the terminal": (["evaluate", "\x1b[31m\x07"], "no actor"),
+    "a name without end": (["evaluate", "x" * 100_000], "x…x"),
     "observations and steps": (
         ["convert", "td3-hopper", "x.safetensors", "--observations", "x.npy", "--steps", "5"],
         "--steps has no use here",
@@ -305,6 +344,8 @@ def test_a_mistake_is_one_clear_line_and_exit_code_2(capsys, tmp_path, monkeypat
     assert out == ""
     assert len(lines) == 1
     assert message in lines[0]
+    assert len(lines[0]) < 600
+    assert not set(err) & set("\x1b\x07")
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
 
@@ -344,10 +385,37 @@ def test_bench_times_an_actor_of_no_environment(capsys, tmp_path, files) -> None
     code, out, _ = run(capsys, "bench", files["SPIKING"], *arguments)
     assert code == 0
     assert re.search(r"DC +3 +[\d.]+ \[[\d.]+ … [\d.]+\]", out)
-    assert "published IF   3" in out
-    assert ("ONNX Runtime (" in out) == ("onnxruntime" not in sys.modules)
-    rows = [line.rstrip() for line in out.splitlines() if not line.endswith(".")]
-    assert max(len(row) for row in rows) <= 80
+    assert re.search(r"loop, α = [\d.]+ +3 ", out)
+    assert ("ONNX Runtime (" in " ".join(out.split())) == ("onnxruntime" not in sys.modules)
+
+
+@pytest.mark.parametrize("processor", ["i7", "Xeon(R) " * 30, "x" * 200], ids=["short", "long", "one long word"])
+def test_the_tables_of_bench_fit_80_columns(capsys, processor) -> None:
+    """Whatever the processor is called; times are given, since they are as wide as they are long."""
+    setting = snnkern.Dynamics(snnkern.DC(), 16, 0.2).to_dict()
+    common = {"batch": 1, "threads": 1, "microseconds": [123.4, 1234.5, 12345.6], "turns": 20, "wrong": 0}
+    ratios = {"PyTorch": [0.1, 0.9, 1.2], "NumPy": [10.0, 20.0, 30.0], "published loop": [100.0, 200.0, 300.0]}
+    results = [
+        {"name": name, **common, **what, "times_as_fast_as": ratios, "spikes_per_decision": 1234.0}
+        for name, what in (("snn.act", setting), ("snn(tensor)", setting), ("published loop", setting), ("PyTorch", {}))
+    ]
+    lost = {"name": "snn.act", "batch": 1, "threads": 1, "runtime": "PyTorch", "times_as_fast": [0.1, 0.9, 1.2]}
+    machine = {"cpu": processor, "cores": 2, "engine": "native kernels for avx512, float32 and float64", "busy": "busy"}
+    summary = {
+        "actor": "td3-hopper",
+        "layers": [11, 256, 256, 3],
+        "machine": {**machine, "versions": {"snnkern": "0.1.0", "torch": "2.13.0+cpu"}, "load": 1.0, "load_after": 1.0},
+        "seconds": 120.0,
+        "missing": {"ONNX Runtime": "ModuleNotFoundError: No module named 'onnxruntime'"},
+        "unreached": 3,
+        "fastest_dense": [{"batch": 1, "threads": 1, "runtime": "PyTorch"}],
+        "not_beaten": [{**lost, **setting}],
+        "results": results,
+    }
+    tables.print_benchmark(summary)
+    out = capsys.readouterr().out
+    assert max(len(line.rstrip()) for line in out.splitlines()) <= 80
+    assert processor.strip() in " ".join(out.split()) or processor.strip() in "".join(out.split())
 
 
 def test_an_interrupted_bench_shows_and_writes_what_it_has(capsys, tmp_path, files, monkeypatch) -> None:
@@ -383,17 +451,25 @@ def test_version(capsys) -> None:
 
 def test_control_c_stops_a_sweep_at_once_and_keeps_what_is_finished(tmp_path) -> None:
     arguments = ["evaluate", "td3-hopper", "--neuron", "if,dc", "-T", "2,4,8", "--steps", "100", "--workers", "2"]
-    command = [sys.executable, "-m", "snnkern", *arguments, "--store", str(tmp_path)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("*.json")) and time.monotonic() < deadline:
+    arguments += ["--env", "waiting:Waiting-v0", "--store", str(tmp_path)]
+    variables = {"PYTHONPATH": str(Path(__file__).parent), "WAITING_FOR": str(tmp_path)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "snnkern", *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | variables,
+    )
+    deadline = time.monotonic() + 300
+    while not list(tmp_path.glob("*.json")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
+    # No task that begins now ends: whenever the signal comes, there is one to be stopped.
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "snnkern: interrupted" in err
     assert "Traceback" not in out + err
-    assert 1 <= len(list(tmp_path.glob("*.json"))) < 13
+    assert 1 <= len(list(tmp_path.glob("*.json"))) < 7
 
 
 def test_a_spiking_actor_cannot_be_converted_again(capsys, tmp_path, observations) -> None:
@@ -414,6 +490,43 @@ def test_pickled_observations_are_refused(capsys, tmp_path) -> None:
     )
     assert code == 2
     assert "as a .npy array" in err
+
+
+def unread(folder):
+    """The writing end of a pipe that nobody reads from, as behind `| head`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    return os.fdopen(writing, "w")
+
+
+def full(folder):
+    return open("/dev/full", "w")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stream", "code", "message"),
+    [
+        (["info"], unread, 1, ""),
+        (["info", "--json"], unread, 1, ""),
+        (["--help"], unread, 1, ""),
+        (["info"], full, 2, "snnkern: cannot write the output: No space left on device\n"),
+        (["info", "--json"], full, 2, "snnkern: cannot write the output: No space left on device\n"),
+    ],
+)
+def test_output_that_nobody_takes_ends_without_a_traceback(
+    capsys, tmp_path, monkeypatch, arguments, stream, code, message
+) -> None:
+    with stream(tmp_path) as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        assert cli.run(arguments) == code
+    assert capsys.readouterr().err == message
+
+
+def test_no_memory_is_one_line(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(cli, "load_actor", lambda *arguments, **options: np.empty(10**14))
+    code, _, err = run(capsys, "convert", "td3-hopper", "x.safetensors")
+    assert code == 2
+    assert err.startswith("snnkern: there is not enough memory for this: Unable to allocate")
 
 
 def test_an_interruption_ends_with_130(capsys, monkeypatch) -> None:

@@ -114,7 +114,10 @@ MISTAKES = {
     "unknown neuron": (["analyze", "TINY", "--neuron", "lif"], "unknown neuron 'lif'"),
     "nowhere": (["analyze", "TINY", "-o", "no/where"], "cannot make the folder no/where"),
     "unfit environment": (["analyze", "TINY", "--env", "HalfCheetah-v5"], "observations are [11]"),
-    "negative energy": (["energy", "TINY", "--addition", "-1"], "one addition must be a number of at least 0 pJ"),
+    "negative energy": (
+        ["energy", "TINY", "--addition", "-1"],
+        "the pJ of one addition must be a number from 0 to 1e+09, got -1.0",
+    ),
     "episodes of observations": (
         ["energy", "TINY", "--observations", "ELEVEN", "--episodes", "2"],
         "--episodes has no use here",

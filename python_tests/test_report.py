@@ -70,7 +70,7 @@ def test_where_a_ratio_means_nothing_returns_are_drawn(measured, tmp_path) -> No
 
 def test_a_line_for_every_alpha_and_memory(measured, monkeypatch, tmp_path) -> None:
     drawn = []
-    monkeypatch.setattr(report, "_draw_line", lambda panel, points, label, **_: drawn.append((label, len(points))))
+    monkeypatch.setattr(report, "_draw_line", lambda panel, points, label, style: drawn.append((label, len(points))))
     settings = grid(["if"], [1, 2, 4], [0.0, 0.2], [0.0, 1.0])
     performance_figure(
         Sweep(measured.dense, tuple((setting, measured.dense) for setting in settings)), tmp_path / "figure.png", "test"

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from snnkern import environments
 from snnkern.actors import Actor, check_actor
-from snnkern.errors import check_whole
 from snnkern.internals import Raster, Residuals, raster, residuals
+from snnkern.limits import MOST_SIDE_BY_SIDE, check_episodes
 from snnkern.neurons import Dynamics
 from snnkern.nn import SpikingActor
 from snnkern.rollout import Acts
@@ -179,8 +179,7 @@ def analyze(
         InputError: the environment does not exist or does not fit the actor, or a parameter is out of range.
         Error: the environment's rewards depend on more than a copy of its state holds.
     """
-    check_whole("episodes", episodes, least=1)
-    check_whole("seed", seed, least=0)
+    episodes, seed = check_episodes(episodes, seed, most=MOST_SIDE_BY_SIDE)
     check_actor(actor)
     report = progress or (lambda task, done, total: None)
 

@@ -1,12 +1,7 @@
-"""Figures of an analysis and of costs, drawn from what `snnkern analyze` and `snnkern energy` write as JSON.
-
-Lines and bars that belong together differ in dashes, markers or hatching as well, so that they can be told apart in
-black and white.
-"""
+"""Figures of an analysis and of costs, drawn from what `snnkern analyze` and `snnkern energy` write as JSON."""
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -16,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from snnkern.analysis import CORRELATED, CRPI, DENSE, OTHER, PLAIN, RANDOM, WHITE
-from snnkern.files import write_atomically
-from snnkern.report import check_drawing
+from snnkern.figures import NEURON_STYLES, check_drawing, tidy, write_figure
+from snnkern.text import count
 
 # Okabe and Ito's colours, darker and lighter in turn, with a dash, a marker and a hatching each.
 _STYLES: dict[str, tuple[str, Any, str, str]] = {
@@ -29,12 +24,7 @@ _STYLES: dict[str, tuple[str, Any, str, str]] = {
     RANDOM: ("0.6", (0, (1, 3)), "x", "xxxx"),
     OTHER: ("0.6", (0, (5, 1, 1, 1)), "d", ""),
 }
-NEURON_STYLES = {
-    "if": ("#D55E00", "--", "s"),
-    "snm": ("#E69F00", ":", "^"),
-    "mt": ("#009E73", "-.", "v"),
-    "dc": ("#0072B2", "-", "o"),
-}
+_FILLS = ("full", "none", "left", "bottom", "right", "top")
 
 
 def draw_analysis(summary: dict[str, Any], folder: str | os.PathLike[str]) -> list[Path]:
@@ -51,21 +41,8 @@ def draw_analysis(summary: dict[str, Any], folder: str | os.PathLike[str]) -> li
     check_drawing()
     files = []
     for name, draw in FIGURES.items():
-        files += write_figure(draw(summary), Path(folder) / name)
-    return files
-
-
-def write_figure(figure: Any, path: Path) -> list[Path]:
-    """Writes a figure as PNG and as PDF beside it; `path` has no suffix."""
-    files = []
-    for suffix in ("png", "pdf"):
-        content = io.BytesIO()
-        # Without a date the same data give the same file.
-        metadata = {"CreationDate": None} if suffix == "pdf" else None
-        figure.savefig(content, format=suffix, dpi=140, metadata=metadata)
-        file = path.parent / f"{path.name}.{suffix}"
-        write_atomically(file, content.getvalue())
-        files.append(file)
+        figure = draw(summary)
+        files += [write_figure(figure, Path(folder) / f"{name}.{suffix}") for suffix in ("png", "pdf")]
     return files
 
 
@@ -248,7 +225,7 @@ def raster_figure(summary: dict[str, Any]) -> Any:
     panels[-1].set_xlim(-0.5, total)
     middles = (np.arange(raster["decisions"]) + 0.5) * steps
     panels[-1].set_xticks(middles, [str(raster["first"] + index) for index in range(raster["decisions"])])
-    panels[-1].set_xlabel(f"decision ({steps} simulation steps each)")
+    panels[-1].set_xlabel(f"decision ({count(steps, 'simulation step')} each)")
     figure.suptitle(
         f"Black: spikes (red, down: taken back); grey line: potential; height: share of θ. Blue, thick: carry at the "
         f"start; height: share of κ·θ\n"
@@ -264,23 +241,22 @@ def energy_figure(summary: dict[str, Any]) -> Any:
 
     figure = Figure(figsize=(9.5, 4), layout="constrained")
     panels = figure.subplots(1, 2)
-    names = list(dict.fromkeys(entry["neuron"]["name"] for entry in summary["results"]))
-    alphas = list(dict.fromkeys((entry["alpha"], entry["memory"]) for entry in summary["results"]))
-    for name in names:
+    lines: dict[tuple[str, float, float], list[dict[str, Any]]] = {}
+    for entry in sorted(summary["results"], key=lambda entry: int(entry["timesteps"])):
+        lines.setdefault((entry["neuron"]["name"], entry["alpha"], entry["memory"]), []).append(entry)
+    carries = list(dict.fromkeys((alpha, memory) for _, alpha, memory in lines))
+    remembers = any(memory for _, memory in carries)
+    for (name, alpha, memory), entries in lines.items():
         color, dash, marker = NEURON_STYLES[name]
-        for alpha, memory in alphas:
-            entries = [
-                entry
-                for entry in summary["results"]
-                if (entry["neuron"]["name"], entry["alpha"], entry["memory"]) == (name, alpha, memory)
-            ]
-            entries.sort(key=lambda entry: int(entry["timesteps"]))
-            several = f", α = {alpha:g}, μ = {memory:g}" if len(alphas) > 1 else ""
-            timesteps = [entry["timesteps"] for entry in entries]
-            for panel, key in zip(panels, ("spikes", "nanojoules"), strict=True):
-                values = [entry[key] for entry in entries]
-                style = {"color": color, "linestyle": dash, "marker": marker, "markersize": 5}
-                panel.plot(timesteps, values, **style, label=f"{name.upper()}{several}")
+        carry = f", α = {alpha:g}{f', μ = {memory:g}' if remembers else ''}" if len(carries) > 1 else ""
+        # A neuron's lines differ in how its markers are filled.
+        nth = [other for other in carries if (name, *other) in lines].index((alpha, memory))
+        style = {"color": color, "linestyle": dash, "marker": marker, "fillstyle": _FILLS[nth % len(_FILLS)]}
+        timesteps = [entry["timesteps"] for entry in entries]
+        for panel, key in zip(panels, ("spikes", "nanojoules"), strict=True):
+            panel.plot(
+                timesteps, [entry[key] for entry in entries], **style, markersize=5, label=f"{name.upper()}{carry}"
+            )
     for key, label, dash in (("dense", "dense", "-"), ("dense_without_zeros", "dense, zeros skipped", "--")):
         panels[1].axhline(summary[key]["nanojoules"], color="0.35", linewidth=1, linestyle=dash, label=label)
     ticks = sorted({entry["timesteps"] for entry in summary["results"]})
@@ -288,6 +264,9 @@ def energy_figure(summary: dict[str, Any]) -> Any:
         panel.set_xscale("log", base=2)
         panel.set_xticks(ticks, [str(steps) for steps in ticks])
         _log_ticks(panel)
+        low, high = panel.get_ylim()
+        wider = max(5 * low / high, 1.0) ** 0.5  # so that there are ticks
+        panel.set_ylim(low / wider, high * wider)
         panel.minorticks_off()
         panel.set_xlabel("simulation steps T")
         panel.set_ylabel(label)
@@ -300,12 +279,10 @@ def energy_figure(summary: dict[str, Any]) -> Any:
 
 def _log_ticks(panel: Any) -> None:
     """A logarithmic vertical axis with plain numbers."""
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator
 
     panel.set_yscale("log")
     panel.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
-    panel.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
-    panel.yaxis.set_minor_formatter(NullFormatter())
 
 
 FIGURES: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -327,19 +304,12 @@ def _panels(summary: dict[str, Any], number: int, size: tuple[float, float], wha
     return figure, panels
 
 
-def tidy(panels: Any) -> None:
-    """Puts grids behind what is drawn, and takes away the frame's upper and right line."""
-    for panel in panels:
-        panel.set_axisbelow(True)
-        panel.spines[["top", "right"]].set_visible(False)
-
-
 def _title(summary: dict[str, Any]) -> str:
     setting = summary["dynamics"]
     memory = f", μ = {setting['memory']:g}" if setting["memory"] else ""
     return (
         f"{summary['actor']} in {summary['environment']}, {setting['neuron']['name'].upper()}, "
-        f"T = {setting['timesteps']}, α = {setting['alpha']:g}{memory}, {summary['episodes']} episodes"
+        f"T = {setting['timesteps']}, α = {setting['alpha']:g}{memory}, {count(summary['episodes'], 'episode')}"
     )
 
 

@@ -5,23 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
 from snnkern.analysis import DENSE
-from snnkern.tables import console
+from snnkern.terminal import say, show
+from snnkern.text import count
 
 
 def print_analysis(summary: dict[str, Any]) -> None:
     """Returns, errors, states and residuals; a summary as `snnkern analyze --json` prints it."""
     setting = summary["dynamics"]
-    output = console()
-    output.print(
+    say(
         f"{summary['actor']} in {summary['environment']}: {setting['neuron']['name'].upper()}, "
         f"T = {setting['timesteps']}, α = {setting['alpha']:g}, μ = {setting['memory']:g}, "
-        f"{summary['episodes']} episodes; [95 % intervals]",
-        highlight=False,
-        markup=False,
+        f"{count(summary['episodes'], 'episode')}; [95 % intervals]"
     )
     returns = _table("Returns", "whose states", "whose actions", "return", left=2)
     for entry in summary["returns"]:
@@ -61,7 +58,8 @@ def print_analysis(summary: dict[str, Any]) -> None:
             shares = [f"{100 * layer[key]:.1f}" for key in ("owing", "one_too_many", "large", "clamped")]
             inside.add_row(name, str(number), *shares, f"{layer['carry']:.3f}")
     for table in (returns, errors, states, inside):
-        output.print("", table, sep="\n")
+        say("")
+        show(table)
 
 
 def print_energy(summary: dict[str, Any]) -> None:
@@ -101,7 +99,7 @@ def print_energy(summary: dict[str, Any]) -> None:
         previous = entry["neuron"]
         carry = [f"{entry['alpha']:g}", *([f"{entry['memory']:g}"] if remembers else [])]
         row(entry, entry["neuron"]["name"].upper(), str(entry["timesteps"]), *carry)
-    console().print(table)
+    show(table)
 
 
 def print_energy_of_layers(summary: dict[str, Any]) -> None:
@@ -115,11 +113,11 @@ def print_energy_of_layers(summary: dict[str, Any]) -> None:
             counts = [f"{layer[key]:,.0f}" if layer[key] else "" for key in keys]
             table.add_row(name, str(entry.get("timesteps", "")), layer["name"], *counts, f"{layer['nanojoules']:.1f}")
         table.add_section()
-    console().print(table)
+    show(table)
 
 
 def _table(title: str, *headings: str, left: int = 1) -> Table:
-    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.caption_justify = "left"
     for index, heading in enumerate(headings):
         table.add_column(heading, justify="left" if index < left else "right", no_wrap=index > 0)
@@ -134,4 +132,4 @@ def _estimate(estimate: dict[str, Any], form: str, factor: float = 1.0) -> str:
     if estimate["value"] is None:
         return ""
     value, low, high = (None if end is None else form.format(factor * end) for end in estimate.values())
-    return escape(f"{value} [{low} … {high}]" if low else f"{value}")
+    return f"{value} [{low} … {high}]" if low else f"{value}"

@@ -21,7 +21,8 @@ from snnkern import baselines, reference
 from snnkern.actors import Actor
 from snnkern.calibration import Calibration, calibrate
 from snnkern.conversion import corrected_actor, dense_actor
-from snnkern.errors import InputError, check_whole
+from snnkern.errors import InputError, check_number, check_whole
+from snnkern.limits import LEAST_SECONDS, MOST_BATCH, MOST_SECONDS, MOST_THREADS
 from snnkern.neurons import IF, Dynamics, Kind
 from snnkern.nn import SpikingActor
 from snnkern.timing import MOST, Contender, load_average, machine, quartiles, rows, turns, using_threads
@@ -153,11 +154,9 @@ def run(
             a spiking one with some.
     """
     start = time.monotonic()
-    for name, values in (("batch", batches), ("threads", threads)):
-        for value in values or [0]:
-            check_whole(name, value, least=1)
-    if not seconds > 0:
-        raise InputError(f"seconds must be a number above 0, got {seconds!r}")
+    batches = [check_whole("batch", value, least=1, most=MOST_BATCH) for value in batches or [0]]
+    threads = [check_whole("threads", value, least=1, most=MOST_THREADS) for value in threads or [0]]
+    seconds = check_number("seconds", seconds, least=LEAST_SECONDS, most=MOST_SECONDS)
     actor = dense_actor(policy)
     if isinstance(policy, SpikingActor) == bool(settings):
         raise InputError("a dense actor needs settings to convert it to (see grid), and a spiking actor has its own")

@@ -18,6 +18,7 @@ from torch import Tensor
 from snnkern import environments
 from snnkern.actors import Actor, check_actor
 from snnkern.errors import InputError, check_whole
+from snnkern.limits import MOST_OBSERVED, check_seed
 from snnkern.neurons import Kind, Neuron
 from snnkern.nn import SpikingActor
 
@@ -383,15 +384,14 @@ def collect(
     check_actor(actor)
     if not isinstance(spiking, SpikingActor | None):
         raise InputError(f"spiking must be a SpikingActor (see convert), got {type(spiking).__name__}")
-    check_whole("steps", steps, least=1)
-    check_whole("turn", turn, least=1)
-    check_whole("seed", seed, least=0)
+    steps = check_whole("steps", steps, least=1, most=MOST_OBSERVED // max(actor.interface.observation_dim, 1))
+    turn, seed = check_whole("turn", turn, least=1, most=MOST_OBSERVED), check_seed(seed)
     with environments.one_of(env) as environment:
         for policy in (actor, spiking):
             if policy is not None:
                 environments.check_spaces(policy.interface, environment.observation_space, environment.action_space)
         observations = np.empty((steps, actor.interface.observation_dim), dtype=np.float32)
-        observation, _ = environment.reset(seed=int(seed))
+        observation, _ = environment.reset(seed=seed)
         began = 0  # this episode
         for step in range(steps):
             observations[step] = observation

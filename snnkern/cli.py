@@ -13,10 +13,9 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 import snnkern
 from snnkern import benchmark, conversion, zoo
@@ -27,9 +26,12 @@ from snnkern.checkpoints import load_actor
 from snnkern.cli_analysis import analyze_command, energy_command
 from snnkern.cli_options import (
     _ACTOR,
+    _EPISODE_SEED,
+    _EPISODES,
     _Activation,
     _Backend,
     _Calibration,
+    _check_output,
     _collect,
     _cores,
     _counts,
@@ -54,28 +56,32 @@ from snnkern.cli_options import (
 )
 from snnkern.cli_sweep import report_command, sweep_command
 from snnkern.demo import run_demo
-from snnkern.errors import Error, InputError, InputWarning
+from snnkern.errors import Error, InputError, InputWarning, check_number
 from snnkern.evaluation import evaluate, grid
-from snnkern.files import check_writable, to_json, write_atomically
+from snnkern.figures import check_drawing, write_figure
+from snnkern.files import to_json, write_atomically
+from snnkern.limits import LEAST_SECONDS, MOST_BATCH, MOST_SECONDS, MOST_THREADS
 from snnkern.neurons import NEURON_NAMES
 from snnkern.nn import SpikingActor
 from snnkern.report import (
-    check_drawing,
     latency_figure,
     performance_figure,
     summarize_benchmark,
     summarize_evaluation,
     summarize_sweep,
-    write_png,
 )
 from snnkern.study import sweep
-from snnkern.tables import console, print_benchmark, print_evaluation, print_sweep
+from snnkern.tables import print_benchmark, print_evaluation, print_sweep
+from snnkern.terminal import accept_all_text, console, say, show, silence
+from snnkern.text import count, printable
 from snnkern.timing import busy, machine
 
 # The base of every complaint about a command line, whether Typer brings its own Click or uses the real one.
 _CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]
 
-_INTERRUPTED = 130
+_INTERRUPTED = 130  # what a shell gives for a program that Ctrl-C has ended
+_UNREAD = 1  # as Click has it
+_LONGEST = 500  # characters of a complaint, which may quote what was given
 
 app = typer.Typer(
     name="snnkern",
@@ -87,7 +93,12 @@ app = typer.Typer(
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Runs the command line and returns its exit code: 0, 2 for a user's mistake, 130 after an interruption."""
+    """Runs the command line.
+
+    Returns:
+        its exit code: 0; 2 for a user's mistake, or where output cannot be written; 130 after an interruption; 1 where
+        nobody reads the output any more, as behind `| head`.
+    """
     torch.set_num_threads(1)  # products are small here, and threads of several processes get in each other's way
     with warnings.catch_warnings():
         warnings.simplefilter("always", InputWarning)
@@ -108,19 +119,36 @@ def _shown(otherwise: Callable[..., None]) -> Callable[..., None]:
 
 
 def _run(arguments: list[str] | None) -> int:
+    accept_all_text()
     try:
         code = app(arguments, standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
         if code == _INTERRUPTED:  # Typer may turn an interruption into this code by itself
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except (Error, _CommandLineError) as error:
-        message = error.format_message() if hasattr(error, "format_message") else str(error)
-        if message:
-            print(f"snnkern: {' '.join(message.split())}", file=sys.stderr)
-        return 2
+        return _complain(error.format_message() if hasattr(error, "format_message") else str(error))
+    except MemoryError as error:
+        return _complain(f"there is not enough memory for this: {error}")
+    except (BrokenPipeError, SystemExit):  # the latter is how Click ends where nobody reads
+        silence()
+        return _UNREAD
+    except OSError as error:
+        if error.filename is not None:
+            return _complain(f"cannot use {error.filename}: {error.strerror}")
+        silence()  # it is standard output
+        return _complain(f"cannot write the output: {error.strerror}")
     except (KeyboardInterrupt, typer.Abort):
         print("snnkern: interrupted; what the demo, bench, sweep or a --store has finished is kept", file=sys.stderr)
         return _INTERRUPTED
+
+
+def _complain(message: str) -> int:
+    """One line on standard error, and the exit code."""
+    if message:
+        print(f"snnkern: {printable(' '.join(message.split()), _LONGEST)}", file=sys.stderr)
+    return 2
 
 
 def _print_version(wanted: bool) -> None:
@@ -140,7 +168,7 @@ def options(
 def demo(
     actor: Annotated[str, _ACTOR] = "td3-halfcheetah",
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for demo-results.json and demo.png.")] = Path(),
-    episodes: Annotated[int, typer.Option("--episodes", help="Episodes per setting.", min=1)] = 10,
+    episodes: Annotated[int, _EPISODES] = 10,
     workers: _Workers = None,
     as_json: _Json = False,
 ) -> None:
@@ -156,7 +184,7 @@ def demo(
         _print_json(result.summary)
         return
     print_sweep(result.summary)
-    print(f"\nWrote {result.results} and {result.figure}.")
+    say(f"\nWrote {result.results} and {result.figure}.")
 
 
 @app.command()
@@ -189,7 +217,7 @@ def convert(
     """
     rule = parse_calibration(calibration)
     (setting,) = grid([neuron], [timesteps], [_number(alpha)], [memory], levels)
-    check_writable(output)
+    _check_output(output, actor, observations)
     dense = load_actor(
         actor, action_scale=action_scale, activation=activation, vec_normalize=_normalization(vec_normalize)
     )
@@ -206,8 +234,10 @@ def convert(
         _print_json({"output": str(output), **snn.dynamics.to_dict(), **numbers, **read})
         return
     widths = " + ".join(str(len(threshold)) for threshold in snn.thresholds)
-    print(f"Wrote {output}: {setting.neuron.label}, T = {timesteps}, α = {snn.alpha:g}, {widths} neurons, ", end="")
-    print(f"{sum(dead)} of them never active on {len(data):,} observations.")
+    say(
+        f"Wrote {output}: {setting.neuron.label}, T = {timesteps}, α = {snn.alpha:g}, {widths} neurons, "
+        f"{sum(dead)} of them never active on {count(len(data), 'observation')}."
+    )
 
 
 @app.command(name="evaluate")
@@ -232,8 +262,8 @@ def evaluate_command(
     env: _Env = None,
     steps: _Steps = None,
     seed: _Seed = None,
-    episodes: Annotated[int, typer.Option("--episodes", help="Episodes per setting.", min=1)] = 10,
-    episode_seed: Annotated[int, typer.Option("--episode-seed", help="Seed of the first episode.", min=0)] = 1000,
+    episodes: Annotated[int, _EPISODES] = 10,
+    episode_seed: Annotated[int, _EPISODE_SEED] = 1000,
     store: Annotated[
         Path | None, typer.Option("--store", help="Folder that keeps finished settings; they are not run again.")
     ] = None,
@@ -293,8 +323,8 @@ def evaluate_command(
         raise InputError(f"{policy} is a spiking actor already: --neuron converts a dense one")
     rule = parse_calibration("auto" if calibration is None else calibration)
     if figure:
-        check_drawing()
-        check_writable(figure)
+        check_drawing(figure)
+        _check_output(figure, policy)
     settings = grid(
         _list("--neuron", neuron, str),
         _list("--timesteps", "8" if timesteps is None else timesteps, int),
@@ -315,12 +345,12 @@ def evaluate_command(
             store=store,
             workers=workers or _cores(),
             backend=backend,
-            progress=lambda done, total: report(f"{episodes} episodes per setting", done, total),
+            progress=lambda done, total: report(f"{count(episodes, 'episode')} per setting", done, total),
         )
     summary = {"actor": policy, "environment": name, "calibration": str(rule), **summarize_sweep(measured)}
     _print_json(summary) if as_json else print_sweep(summary)
     if figure:
-        performance_figure(measured, figure, f"{policy} in {name}: {episodes} episodes per point")
+        performance_figure(measured, figure, f"{policy} in {name}: {count(episodes, 'episode')} per point")
 
 
 @app.command()
@@ -343,7 +373,7 @@ def bench(
     threads: Annotated[
         str | None, typer.Option("--threads", help="For batches above 1: one or several (default 1 and all cores).")
     ] = None,
-    seconds: Annotated[float, typer.Option("--seconds", help="How long it may measure, in all.", min=1)] = 120,
+    seconds: Annotated[float, typer.Option("--seconds", help="How long it may measure, in all.")] = 120,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write what --json prints to this file (.json) as well.")
     ] = None,
@@ -362,8 +392,9 @@ def bench(
     * snnkern bench td3-hopper
     * snnkern bench snn.safetensors --observations observations.npy --batch 1,64 --seconds 20
     """
-    batches = _counts("--batch", batch)
-    counts = [*dict.fromkeys([1, _cores()])] if threads is None else _counts("--threads", threads)
+    batches = _counts("--batch", batch, MOST_BATCH)
+    counts = [*dict.fromkeys([1, _cores()])] if threads is None else _counts("--threads", threads, MOST_THREADS)
+    check_number("--seconds", seconds, LEAST_SECONDS, MOST_SECONDS)
     rule = parse_calibration("max" if calibration is None else calibration)
     settings = grid(
         NEURON_NAMES if neuron is None else _list("--neuron", neuron, str),
@@ -372,9 +403,9 @@ def bench(
     )
     for file in (output, figure):
         if file:
-            check_writable(file)
+            _check_output(file, policy, observations)
     if figure:
-        check_drawing()
+        check_drawing(figure)
     loaded = conversion.load_policy(policy, action_scale=action_scale)
     _say_how_it_was_read(loaded)
     if isinstance(loaded, SpikingActor):
@@ -399,7 +430,7 @@ def bench(
     if output:
         write_atomically(output, to_json(summary, indent=1))
     if figure:
-        write_png(latency_figure(summary, f"{policy}, {'-'.join(map(str, result.widths))}"), figure)
+        write_figure(latency_figure(summary, f"{policy}, {'-'.join(map(str, result.widths))}"), figure)
     _print_json(summary) if as_json else print_benchmark(summary)
     if result.interrupted:
         raise KeyboardInterrupt
@@ -427,24 +458,23 @@ def info(as_json: _Json = False) -> None:
     if as_json:
         _print_json(facts)
         return
-    output = console()
-    output.print(f"snnkern {facts['snnkern']}, Python {facts['python']}, torch {facts['torch']}\n", highlight=False)
+    say(f"snnkern {facts['snnkern']}, Python {facts['python']}, torch {facts['torch']}\n")
     backends = Table("backend", "available", "", title="What computes, in order of preference", title_justify="left")
     for status in statuses:
-        backends.add_row(status.name, "yes" if status.available else "[red]no[/red]", escape(status.detail))
-    output.print(backends)
+        backends.add_row(status.name, "yes" if status.available else Text("no", style="red"), status.detail)
+    show(backends)
     taken = Table("what", "computed by", "passed over", title='\nWhat backend="auto" takes here', title_justify="left")
     for choice in choices():
         passed_over = "; ".join(f"{name}: {why}" for name, why in choice.passed_over.items())
-        taken.add_row(choice.what, choice.backend, escape(passed_over))
-    output.print(taken)
-    output.print(rule(), highlight=False)
+        taken.add_row(choice.what, choice.backend, passed_over)
+    show(taken)
+    say(rule(), wrapped=True)
     actors = Table("actor", "algorithm", "environment", "return", title="\nActors in the zoo", title_justify="left")
     for name in zoo.names():
         metadata = load_actor(name).metadata
         spread = f"{float(metadata['return_mean']):,.0f} ± {float(metadata['return_std']):,.0f}"
         actors.add_row(name, metadata["algorithm"], metadata["environment"], spread)
-    output.print(actors)
+    show(actors)
 
 
 @contextmanager
@@ -452,7 +482,7 @@ def _seconds_left(seconds: float) -> Iterator[Callable[[float], None]]:
     """A bar of time on standard error; drawn between turns, not by a thread of its own, which turns would feel."""
     columns = (TextColumn("measuring"), BarColumn(), TextColumn("{task.remaining:.0f} s left"))
     drawn = -math.inf
-    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as progress:
+    with Progress(*columns, console=console(stderr=True), auto_refresh=False) as progress:
         bar = progress.add_task("", total=seconds)
 
         def report(passed: float) -> None:

@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from snnkern import conversion, environments
 from snnkern.actors import Actor
 from snnkern.analysis import DENSE, analyze
-from snnkern.analysis_figures import draw_analysis, energy_figure, write_figure
+from snnkern.analysis_figures import draw_analysis, energy_figure
 from snnkern.analysis_tables import print_analysis, print_energy, print_energy_of_layers
 from snnkern.calibration import CALIBRATION_STEPS, parse_calibration
 from snnkern.cli_options import (
+    _EPISODE_SEED,
+    _EPISODES_SIDE_BY_SIDE,
     _Backend,
+    _check_output,
     _collect,
     _Env,
     _environment,
@@ -39,10 +42,13 @@ from snnkern.cli_options import (
 from snnkern.energy import Energies, dense_cost, spiking_cost
 from snnkern.errors import require
 from snnkern.evaluation import grid
-from snnkern.files import check_writable, to_json, write_atomically
+from snnkern.figures import check_drawing, write_figure
+from snnkern.files import to_json, write_atomically
+from snnkern.limits import MOST_SEED, MOST_SIDE_BY_SIDE
 from snnkern.neurons import NEURON_NAMES
 from snnkern.nn import SpikingActor
-from snnkern.report import check_drawing
+from snnkern.terminal import say
+from snnkern.text import count
 from snnkern.timing import machine
 from snnkern.trajectories import follow
 
@@ -64,8 +70,8 @@ def analyze_command(
     env: _Env = None,
     steps: _Steps = None,
     seed: _Seed = None,
-    episodes: Annotated[int, typer.Option("--episodes", help="Episodes of every policy.", min=1)] = 20,
-    episode_seed: Annotated[int, typer.Option("--episode-seed", help="Seed of the first episode.", min=0)] = 1000,
+    episodes: Annotated[int, _EPISODES_SIDE_BY_SIDE] = 20,
+    episode_seed: Annotated[int, _EPISODE_SEED] = 1000,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for analysis.json and the figures; made where missing.")
     ] = Path("analysis"),
@@ -144,7 +150,7 @@ def analyze_command(
         _print_json(summary)
         return
     print_analysis(summary)
-    print(f"\nWrote {output / 'analysis.json'} and {len(files)} figures beside it.")
+    say(f"\nWrote {output / 'analysis.json'} and {len(files)} figures beside it.")
 
 
 def energy_command(
@@ -160,10 +166,12 @@ def energy_command(
     seed: _Seed = None,
     observations: _Observations = None,
     episodes: Annotated[
-        int | None, typer.Option("--episodes", help="Own episodes to count in (default 1).", min=1)
+        int | None,
+        typer.Option("--episodes", help="Own episodes to count in, at once (default 1).", min=1, max=MOST_SIDE_BY_SIDE),
     ] = None,
     episode_seed: Annotated[
-        int | None, typer.Option("--episode-seed", help="Seed of the first of them (default 1000).", min=0)
+        int | None,
+        typer.Option("--episode-seed", help="Seed of the first of them (default 1000).", min=0, max=MOST_SEED),
     ] = None,
     multiplication: Annotated[float, typer.Option("--multiplication", help="pJ per multiplication.")] = 3.7,
     addition: Annotated[float, typer.Option("--addition", help="pJ per addition.")] = 0.9,
@@ -197,9 +205,9 @@ def energy_command(
     _say_how_it_was_read(loaded)
     for file in (output, figure):
         if file:
-            check_writable(file)
+            _check_output(file, policy, observations)
     if figure:
-        check_drawing()
+        check_drawing(figure)
     if isinstance(loaded, SpikingActor):
         wanted = {"--neuron": neuron, "--timesteps": timesteps, "--alpha": alpha, "--memory": memory}
         _refuse(
@@ -247,12 +255,12 @@ def energy_command(
             report("settings counted", index, len(spiking))
             costs.append((snn.dynamics, spiking_cost(snn, *visited(snn))))
         report("settings counted", len(spiking), len(spiking))
-    own = f"{episodes or 1} own episode{'s' if (episodes or 1) > 1 else ''} in {name}"
+    own = f"{count(episodes or 1, 'own episode')} in {name}"
     summary = {
         "kind": "energy",
         "actor": Path(policy).name,
         "environment": name,
-        "along": own if observations is None else f"the {len(seen)} observations of {observations.name}",
+        "along": own if observations is None else f"the {count(len(seen), 'observation')} of {observations.name}",
         "seed": None if observations is not None else episode_seed or 1000,
         "calibration": str(rule) if settings else "",
         "machine": machine(_PACKAGES),
@@ -264,7 +272,7 @@ def energy_command(
     if output:
         write_atomically(output, to_json(summary, indent=1))
     if figure:
-        write_figure(energy_figure(summary), figure.with_suffix(""))
+        write_figure(energy_figure(summary), figure)
     if as_json:
         _print_json(summary)
         return

@@ -12,7 +12,6 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from snnkern import environments, vec_normalize
@@ -21,7 +20,11 @@ from snnkern.calibration import CALIBRATION_STEPS, collect
 from snnkern.checkpoints import ASSUMED
 from snnkern.errors import InputError, MissingDependencyError, check_whole
 from snnkern.files import check_writable, read_array, reason, to_json
+from snnkern.limits import MOST_EPISODES, MOST_SEED, MOST_SIDE_BY_SIDE, MOST_STEPS, MOST_WORKERS
+from snnkern.neurons import MAX_LEVELS
 from snnkern.nn import SpikingActor
+from snnkern.terminal import console
+from snnkern.text import printable
 
 _ACTOR = typer.Argument(
     help="A zoo actor (snnkern info lists them), or a checkpoint: .safetensors, or a TD3, DDPG or SAC state dict."
@@ -49,7 +52,10 @@ _VecNormalize = Annotated[
         "(docs/ecosystem.md); none: take none.",
     ),
 ]
-_Levels = Annotated[int | None, typer.Option("--levels", help="L, thresholds per sign of MT and DC (default 4).")]
+_Levels = Annotated[
+    int | None,
+    typer.Option("--levels", help="L, thresholds per sign of MT and DC (default 4).", min=1, max=MAX_LEVELS),
+]
 _Calibration = Annotated[
     str,
     typer.Option(
@@ -58,10 +64,12 @@ _Calibration = Annotated[
     ),
 ]
 _Steps = Annotated[
-    int | None, typer.Option("--steps", help="Steps of the dense actor to calibrate on (default 30000).", min=1)
+    int | None,
+    typer.Option("--steps", help="Steps of the dense actor to calibrate on (default 30000).", min=1, max=MOST_STEPS),
 ]
 _Seed = Annotated[
-    int | None, typer.Option("--seed", help="Seed of the calibration run's first episode (default 0).", min=0)
+    int | None,
+    typer.Option("--seed", help="Seed of the calibration run's first episode (default 0).", min=0, max=MOST_SEED),
 ]
 _Observations = Annotated[
     Path | None,
@@ -70,8 +78,14 @@ _Observations = Annotated[
 _Backend = Annotated[str, typer.Option("--backend", help="What computes; snnkern info lists them.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of a table.")]
 _Workers = Annotated[
-    int | None, typer.Option("--workers", help="Processes that share the work (default: one per core).", min=1)
+    int | None,
+    typer.Option("--workers", help="Processes that share the work (default: one per core).", min=1, max=MOST_WORKERS),
 ]
+_EPISODES = typer.Option("--episodes", help="Episodes per setting.", min=1, max=MOST_EPISODES)
+_EPISODES_SIDE_BY_SIDE = typer.Option(
+    "--episodes", help="Episodes of every policy, at once.", min=1, max=MOST_SIDE_BY_SIDE
+)
+_EPISODE_SEED = typer.Option("--episode-seed", help="Seed of the first episode.", min=0, max=MOST_SEED)
 
 
 def _normalization(option: str | None) -> str | bool | None:
@@ -97,6 +111,14 @@ def _refuse(options: Mapping[str, object], why: str) -> None:
     for option, given in options.items():
         if given is not None:
             raise InputError(f"{option} has no use here: {why}")
+
+
+def _check_output(output: Path, *inputs: Path | str | None) -> None:
+    """Refuses a file that cannot be written, or that the command reads."""
+    check_writable(output)
+    for file in inputs:
+        if file is not None and output.exists() and Path(file).exists() and output.samefile(file):
+            raise InputError(f"{output} is what the command reads: give another file for what it writes")
 
 
 def _make_folder(folder: Path) -> None:
@@ -127,7 +149,9 @@ def _observations(
 
 
 def _environment(policy: Actor | SpikingActor, env: str | None, options: str = "--env") -> str:
-    name = env or environments.named_by(policy)
+    if env is not None:
+        return environments.trusted(env)
+    name = environments.named_by(policy)
     if not name:
         raise InputError(f"the file does not say which environment the actor is for: give {options}")
     return name
@@ -147,15 +171,12 @@ def _number(text: str) -> float | str:
 def _list(option: str, text: str, convert: Callable[[str], T]) -> list[T]:
     try:
         return [convert(part.strip()) for part in text.split(",")]
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise InputError(f"{option} takes one value or several with commas between, got {text!r}") from error
 
 
-def _counts(option: str, text: str) -> list[int]:
-    counts = _list(option, text, int)
-    for count in counts:
-        check_whole(option, count, least=1)
-    return counts
+def _counts(option: str, text: str, most: int) -> list[int]:
+    return [check_whole(option, number, 1, most) for number in _list(option, text, int)]
 
 
 def _cores() -> int:
@@ -165,14 +186,14 @@ def _cores() -> int:
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """Progress bars on standard error, one per description, from the first report on."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    progress = Progress(*columns, console=Console(stderr=True))
+    name = TextColumn("{task.description}", markup=False)
+    progress = Progress(name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console(stderr=True))
     bars: dict[str, Any] = {}
 
     def report(description: str, done: int, total: int) -> None:
         progress.start()
         if description not in bars:
-            bars[description] = progress.add_task(description)
+            bars[description] = progress.add_task(printable(description))
         progress.update(bars[description], completed=done, total=total)
 
     try:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from snnkern import environments
 from snnkern.cli_options import (
     _Backend,
+    _check_output,
     _cores,
     _Json,
     _Levels,
@@ -29,15 +30,19 @@ from snnkern.cli_options import (
 from snnkern.errors import Error, InputError, require
 from snnkern.estimates import Estimate
 from snnkern.executors import Executor, LocalExecutor
-from snnkern.files import check_writable
+from snnkern.figures import check_drawing
 from snnkern.grids import read_study
+from snnkern.limits import MOST_EPISODES, MOST_SEED, MOST_STEPS
 from snnkern.ray_executor import RayExecutor
-from snnkern.report import check_drawing, duration, ends
+from snnkern.report import duration, ends
 from snnkern.report_page import write_report
-from snnkern.results import Collection, Point, collect_results, read_collection, read_summary
+from snnkern.results import Collection, Point, collect_results, read_collection
 from snnkern.store import Record, Store, write_records
 from snnkern.study import Study, Task, found_in, run_study
+from snnkern.summaries import read_summaries
 from snnkern.tables import print_collection
+from snnkern.terminal import console, say
+from snnkern.text import count, printable
 
 _GRIDS = (".toml", ".json")
 _EXECUTORS = ("local", "ray")
@@ -62,12 +67,21 @@ def sweep_command(
     seeds: Annotated[
         str | None, typer.Option("--seeds", help="Seeds of first episodes, default 1000; a task for each.")
     ] = None,
-    episodes: Annotated[int | None, typer.Option("--episodes", help="Episodes of a task (default 10).", min=1)] = None,
-    dense_episodes: Annotated[
-        int | None, typer.Option("--dense-episodes", help="Episodes of the dense actor's (default: as many).", min=1)
+    episodes: Annotated[
+        int | None, typer.Option("--episodes", help="Episodes of a task (default 10).", min=1, max=MOST_EPISODES)
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Steps to calibrate on (default 30000).", min=1)] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the calibration run (default 0).", min=0)] = None,
+    dense_episodes: Annotated[
+        int | None,
+        typer.Option(
+            "--dense-episodes", help="Episodes of the dense actor's (default: as many).", min=1, max=MOST_EPISODES
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Steps to calibrate on (default 30000).", min=1, max=MOST_STEPS)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Seed of the calibration run (default 0).", min=0, max=MOST_SEED)
+    ] = None,
     folder: Annotated[
         Path | None, typer.Option("--folder", help="Where a grid's checkpoints are (default: beside the grid).")
     ] = None,
@@ -109,11 +123,13 @@ def sweep_command(
     file = Path(actors[0]) if Path(actors[0]).suffix in _GRIDS else None
     if file and len(actors) > 1:
         raise InputError(f"give one grid file or actors, got {' '.join(actors)}")
+    if not file:
+        _refuse({"--folder": folder}, "it is where a grid's checkpoints are, and no grid file is given")
     study = read_study(
         file,
         {
             "actors": None if file else actors,
-            "environments": _some("--env", env, str),
+            "environments": _some("--env", env, environments.trusted),
             "neurons": _some("--neuron", neuron, str),
             "timesteps": _some("--timesteps", timesteps, int),
             "alphas": _some("--alpha", alpha, _number),
@@ -130,7 +146,7 @@ def sweep_command(
         backend=backend,
     )
     if output:
-        check_writable(output)
+        _check_output(output, *actors)
     with _executor(executor, address, workers) as tasks_on:
         nothing_there = dry_run and not store.exists()
         records, left = ({}, study.tasks) if nothing_there else found_in(Store(store), study)
@@ -138,17 +154,17 @@ def sweep_command(
         seconds = estimate.remaining(tasks_on.workers)
         parts = ", ".join(
             [
-                _count(len(study.subjects), "actor"),
-                f"the dense one and {_count(len(study.settings), 'setting')} each",
-                _count(len(study.seeds), "seed"),
-                _count(study.episodes, "episode"),
+                count(len(study.subjects), "actor"),
+                f"the dense one and {count(len(study.settings), 'setting')} each",
+                count(len(study.seeds), "seed"),
+                count(study.episodes, "episode"),
             ]
         )
-        print(
-            f"{_count(len(study.tasks), 'task')} ({parts}): {len(records):,} in {store}, {len(left):,} to run, "
-            f"about {duration(seconds)} with {_count(tasks_on.workers, 'worker')}",
-            file=sys.stdout if dry_run and not as_json else sys.stderr,
+        line = (
+            f"{count(len(study.tasks), 'task')} ({parts}): {len(records):,} in {store}, {len(left):,} to run, "
+            f"about {duration(seconds)} with {count(tasks_on.workers, 'worker')}"
         )
+        print(printable(line), file=sys.stdout if dry_run and not as_json else sys.stderr)
         summary: dict[str, Any] = {
             "kind": "sweep",
             "store": str(store),
@@ -171,7 +187,7 @@ def sweep_command(
         _print_json({**summary, "results": results})
     elif collection:
         print_collection(collection)
-        print(f"\nThe report: snnkern report {output or store}")
+        say(f"\nThe report: snnkern report {output or store}")
     if failed:
         task, error = next(iter(failed.items()))
         name = study.subjects[task.place].name
@@ -212,9 +228,9 @@ def report_command(
     check_drawing()
     require("scipy", "rl", "a confidence interval")
     summaries = {
-        "analyses": [read_summary(path, "analyze", ("returns", "errors", "raster")) for path in analysis or []],
-        "energies": [read_summary(path, "energy", ("dense_without_zeros", "results")) for path in energy or []],
-        "benches": [read_summary(path, "bench", ("not_beaten", "results")) for path in bench or []],
+        "analyses": read_summaries(analysis or [], "analyze"),
+        "energies": read_summaries(energy or [], "energy"),
+        "benches": read_summaries(bench or [], "bench"),
     }
     with _progress() as show:
         collections: list[Collection] = []
@@ -227,7 +243,7 @@ def report_command(
     if as_json:
         _print_json({"page": page, "figures": figures})
         return
-    print(f"Wrote {page} and its {len(figures) // 2} figures in {output / 'figures'}.")
+    say(f"Wrote {page} and its {count(len(figures) // 2, 'figure')} in {output / 'figures'}.")
 
 
 def _check_executor(name: str, address: str | None) -> None:
@@ -258,7 +274,7 @@ def _run(
         TimeElapsedColumn(),
         TextColumn("{task.fields[left]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=console(stderr=True)) as progress:
         bar = progress.add_task("", total=tasks, left="")
 
         def show_time() -> None:
@@ -297,7 +313,3 @@ def _entry(point: Point) -> dict[str, Any]:
 
 def _some(option: str, text: str | None, convert: Callable[[str], Any]) -> list[Any] | None:
     return None if text is None else _list(option, text, convert)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

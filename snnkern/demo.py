@@ -14,11 +14,13 @@ from snnkern.checkpoints import load_actor
 from snnkern.conversion import convert
 from snnkern.errors import InputError
 from snnkern.evaluation import grid
+from snnkern.figures import check_drawing
 from snnkern.files import check_writable, to_json, write_atomically
 from snnkern.neurons import NEURON_NAMES
-from snnkern.report import check_drawing, performance_figure, summarize_sweep
+from snnkern.report import performance_figure, summarize_sweep
 from snnkern.rollout import Acts, decision_seconds
 from snnkern.study import Sweep, sweep
+from snnkern.text import count
 
 TIMESTEPS = (2, 4, 8, 16)
 ALPHAS = (0.0, 0.2)
@@ -93,7 +95,7 @@ def run_demo(
         episodes=episodes,
         store=store,
         workers=workers,
-        progress=lambda done, total: report(f"{episodes} episodes per setting", done, total),
+        progress=lambda done, total: report(f"{count(episodes, 'episode')} per setting", done, total),
     )
 
     policies: dict[tuple[str, int] | None, Acts] = {None: actor}
@@ -112,7 +114,8 @@ def run_demo(
         "calibration": f"auto over {_CALIBRATION_STEPS} steps",
         **summarize_sweep(measured, seconds),
     }
-    performance_figure(measured, figure, f"{name} in {env}, converted without training: {episodes} episodes per point")
+    title = f"{name} in {env}, converted without training: {count(episodes, 'episode')} per point"
+    performance_figure(measured, figure, title)
     write_atomically(results, to_json(summary, indent=1))
     shutil.rmtree(store, ignore_errors=True)  # another demo may have begun on it
     return Demo(measured, summary, results, figure)

@@ -7,7 +7,6 @@ left out for spiking and dense actors alike. `docs/energy.md` has the rules in w
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -17,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from snnkern.actors import Actor
-from snnkern.errors import InputError
+from snnkern.errors import InputError, check_number
+from snnkern.limits import MOST_PICOJOULES
 from snnkern.neurons import Dynamics, Kind
 from snnkern.nn import SpikingActor
 from snnkern.trajectories import LayerDecision, replay
@@ -44,9 +44,7 @@ class Energies:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise InputError(f"the energy of one {field.name} must be a number of at least 0 pJ, got {value!r}")
+            check_number(f"the pJ of one {field.name}", getattr(self, field.name), least=0, most=MOST_PICOJOULES)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
@@ -12,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from snnkern.actors import Interface, Policy
 from snnkern.errors import InputError, check_whole, require
+from snnkern.limits import MOST_SIDE_BY_SIDE
 
 if TYPE_CHECKING:
     import gymnasium
@@ -20,13 +22,17 @@ if TYPE_CHECKING:
 def make(env: str | Callable[..., gymnasium.Env[Any, Any]], **options: Any) -> gymnasium.Env[Any, Any]:
     """Makes one environment.
 
+    For a name "module:name" Gymnasium would import that module, and names come out of files that someone else wrote
+    (an actor's, a grid's, a record's), which must not choose what is imported. So the module has to be imported
+    already, or the name to be `trusted`.
+
     Args:
         env: a registered name such as "HalfCheetah-v5", or a function that returns an environment.
         options: what `gymnasium.make`, or the function, takes besides: `render_mode` for instance.
 
     Raises:
         MissingDependencyError: Gymnasium or MuJoCo is not installed.
-        InputError: no environment has that name.
+        InputError: no environment has that name, it cannot be made, or its name would import a module.
     """
     gym = require("gymnasium", "rl", "running environments")
     if not isinstance(env, str):
@@ -39,6 +45,12 @@ def make(env: str | Callable[..., gymnasium.Env[Any, Any]], **options: Any) -> g
         if not isinstance(made, gym.Env):
             raise InputError(f"the function that makes the environment returned {type(made).__name__}{_advice(made)}")
         return made
+    module, colon, _ = env.partition(":")
+    if colon and not isinstance(env, _Trusted) and module not in sys.modules:
+        raise InputError(
+            f"environment {env!r} would import a module: if you trust it, name it yourself with --env, "
+            "or import the module first"
+        )
     with _quiet():
         try:
             return gym.make(env, **options)
@@ -48,6 +60,20 @@ def make(env: str | Callable[..., gymnasium.Env[Any, Any]], **options: Any) -> g
             raise InputError(f"no environment {env!r}: {' '.join(str(error).split())}") from error
         except ImportError as error:  # old MuJoCo versions of environments are no longer part of Gymnasium
             raise InputError(f"cannot make environment {env!r}: {' '.join(str(error).split())}") from error
+        except (Exception, SystemExit) as error:  # whatever an environment's own code raises
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            raise InputError(f"cannot make environment {env!r}: {why}") from error
+
+
+class _Trusted(str):
+    """A name that whoever runs the program has given; it stays one on its way to workers."""
+
+    __slots__ = ()
+
+
+def trusted(env: str) -> str:
+    """An environment's name whose module may be imported, since it is no file that names it."""
+    return _Trusted(env)
 
 
 def _advice(value: object) -> str:
@@ -61,18 +87,8 @@ def _advice(value: object) -> str:
 
 
 def named_by(policy: Policy) -> str:
-    """The environment that a policy's metadata name; empty where they name none.
-
-    Raises:
-        InputError: the name has the form "module:name". Gymnasium would import that module, and a file that someone
-            else wrote must not choose what is imported.
-    """
-    name = policy.metadata.get("environment", "")
-    if ":" in name:
-        raise InputError(
-            f"the file names environment {name!r}, which would import a module: name it yourself if you trust it"
-        )
-    return name
+    """The environment that a policy's metadata name; empty where they name none."""
+    return policy.metadata.get("environment", "")
 
 
 @contextlib.contextmanager
@@ -125,7 +141,7 @@ def vector_of(
         rows = has
     elif rows is None:
         rows = max(divisor for divisor in range(1, 33) if episodes % divisor == 0)
-    check_whole("rows", rows, least=1)
+    rows = check_whole("rows", rows, least=1, most=MOST_SIDE_BY_SIDE)
     if episodes % rows:
         raise InputError(f"rows must divide the number of episodes ({episodes}), got {rows}")
     if isinstance(env, gym.vector.VectorEnv):

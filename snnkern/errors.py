@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from numbers import Integral
+from numbers import Integral, Real
 from types import ModuleType
+from typing import Any
 
 
 class Error(Exception):
@@ -48,14 +49,33 @@ def _printable(character: str) -> str:
     return " " if character.isspace() else ascii(character)[1:-1]
 
 
-def check_whole(name: str, value: object, least: int) -> None:
-    """Refuses what is not a whole number of at least `least`.
+def check_whole(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """Refuses what is not a whole number of at least `least` and at most `most`.
+
+    Returns:
+        the number as Python's own, whatever kind it came in (NumPy's).
 
     Raises:
         InputError: names the value.
     """
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or value < least:
         raise InputError(f"{name} must be a whole number of at least {least}, got {brief(value)}")
+    if most is not None and value > most:
+        raise InputError(f"{name} must be a whole number of at most {most:,}, got {brief(value)}")
+    return int(value)
+
+
+def check_number(name: str, value: Any, least: float, most: float) -> float:
+    """Refuses what is not a number from `least` to `most`; NaN is none.
+
+    Raises:
+        InputError: names the value.
+    """
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    if not real or not least <= value <= most:
+        raise InputError(f"{name} must be a number from {least:,g} to {most:,g}, got {brief(value)}")
+    return float(value)
 
 
 def brief(value: object) -> str:

@@ -20,6 +20,7 @@ from snnkern import _backends, environments
 from snnkern.actors import Actor
 from snnkern.calibration import chosen_alpha
 from snnkern.errors import InputError, check_whole, require
+from snnkern.limits import MOST_TIMESTEPS, check_episodes
 from snnkern.neurons import Dynamics, Neuron, parse_neuron
 from snnkern.nn import SpikingActor
 from snnkern.rollout import Acts, acting, rollout
@@ -159,8 +160,7 @@ def evaluate(
     Warns:
         InputWarning: the policy takes observations that VecNormalize has normalised.
     """
-    check_whole("episodes", episodes, least=1)
-    check_whole("seed", seed, least=0)
+    episodes, seed = check_episodes(episodes, seed)
     policy = acting(policy)
     warn_of_normalized(policy)
     with environments.vector_of(env, rows, episodes) as envs:
@@ -179,7 +179,7 @@ def grid(
     memories: Iterable[float] = (0.0,),
     levels: int | None = None,
 ) -> list[Dynamics]:
-    """Every combination of neuron, T, α and μ, as settings for `sweep`.
+    """Every combination of neuron, T, α and μ, once each, as settings for `sweep`.
 
     An α of "auto" is the one that is recommended for the neuron (`snnkern.calibration.recommended`).
 
@@ -187,10 +187,11 @@ def grid(
         InputError: a parameter is out of range.
     """
     kinds = [parse_neuron(neuron, levels) for neuron in neurons]
-    return [
-        Dynamics(kind, steps, chosen_alpha(alpha, kind), memory)
-        for kind, steps, alpha, memory in itertools.product(kinds, timesteps, alphas, memories)
-    ]
+    steps = [check_whole("timesteps (T)", each, least=1, most=MOST_TIMESTEPS) for each in timesteps]
+    combinations = itertools.product(kinds, steps, alphas, memories)
+    return list(
+        dict.fromkeys(Dynamics(kind, t, chosen_alpha(alpha, kind), memory) for kind, t, alpha, memory in combinations)
+    )
 
 
 def describe_task(

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 
 from snnkern.errors import Error, check_whole
+from snnkern.limits import MOST_WORKERS
 
 # A task whose worker died so often is given up: it may be what kills them. So are workers that do not even start.
 _ATTEMPTS = 3
@@ -66,8 +67,7 @@ class LocalExecutor:
     """
 
     def __init__(self, workers: int = 1) -> None:
-        check_whole("workers", workers, least=1)
-        self.workers = workers
+        self.workers = check_whole("workers", workers, least=1, most=MOST_WORKERS)
 
     def run(
         self, function: Callable[[Any, Any], Any], shared: Any, tasks: Sequence[Any]

@@ -24,6 +24,7 @@ from snnkern.checkpoints import load_actor
 from snnkern.conversion import convert
 from snnkern.errors import InputError
 from snnkern.files import from_json, read_bytes
+from snnkern.limits import MOST_EPISODES, MOST_SEED, MOST_STEPS, MOST_TIMESTEPS
 from snnkern.neurons import parse_neuron
 from snnkern.study import Setting, Study, Subject
 
@@ -31,15 +32,15 @@ _MOST_SETTINGS = 100_000  # of a grid; each is tried beforehand
 
 T = TypeVar("T")
 _Some = Annotated[tuple[T, ...], msgspec.Meta(min_length=1)]
-_Count = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
-_Seed = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Episodes = Annotated[int, msgspec.Meta(ge=1, le=MOST_EPISODES)]
+_Seed = Annotated[int, msgspec.Meta(ge=0, le=MOST_SEED)]
 
 
 class Part(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Settings: every combination of these. Numbers and names are judged where settings are made of them."""
 
     neurons: _Some[str] = ("if", "snm", "mt", "dc")
-    timesteps: _Some[int] = (2, 4, 8)
+    timesteps: _Some[Annotated[int, msgspec.Meta(ge=1, le=MOST_TIMESTEPS)]] = (2, 4, 8)
     alphas: _Some[float | str] = ("auto",)
     memories: _Some[float | str] = (0.0,)
     calibrations: _Some[str] = ("auto",)
@@ -59,9 +60,9 @@ class Grid(Part, kw_only=True, forbid_unknown_fields=True):
     actors: _Some[str | GridActor]
     environments: tuple[str, ...] = ()
     seeds: _Some[_Seed] = (1000,)
-    episodes: _Count = 10
-    dense_episodes: _Count | None = None
-    calibration_steps: _Count = CALIBRATION_STEPS
+    episodes: _Episodes = 10
+    dense_episodes: _Episodes | None = None
+    calibration_steps: Annotated[int, msgspec.Meta(ge=1, le=MOST_STEPS)] = CALIBRATION_STEPS
     calibration_seed: _Seed = 0
 
 

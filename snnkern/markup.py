@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 
+from snnkern.text import printable
+
 _VOID = frozenset({"br", "img", "link", "meta", "source"})
 
 
@@ -18,9 +20,7 @@ def element(tag: str, /, *content: str, **attributes: str) -> Markup:
 
     Attributes lose an underscore at their end (`class_`) and have hyphens for others (`aria_label`).
     """
-    written = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(value)}"' for key, value in attributes.items()
-    )
+    written = "".join(f' {key.rstrip("_").replace("_", "-")}="{_escape(value)}"' for key, value in attributes.items())
     if tag in _VOID:
         return Markup(f"<{tag}{written}>")
     return Markup(f"<{tag}{written}>{join(*content)}</{tag}>")
@@ -28,4 +28,8 @@ def element(tag: str, /, *content: str, **attributes: str) -> Markup:
 
 def join(*content: str, between: str = "") -> Markup:
     """Parts one after another, escaped where they are not `Markup`."""
-    return Markup(between.join(part if isinstance(part, Markup) else html.escape(part) for part in content))
+    return Markup(between.join(part if isinstance(part, Markup) else _escape(part) for part in content))
+
+
+def _escape(text: str) -> str:
+    return html.escape(printable(text))

@@ -22,6 +22,7 @@ import torch
 
 from snnkern.errors import Error, InputError, check_whole, require
 from snnkern.executors import _ATTEMPTS, Failure, _attempt, _pickled
+from snnkern.limits import MOST_WORKERS
 
 # What must be the same on every machine: results name these versions, and pickle goes from one to the other.
 _PACKAGES = ("snnkern", "torch", "numpy", "gymnasium", "mujoco")
@@ -57,7 +58,7 @@ class RayExecutor:
 
     def __init__(self, address: str | None = None, workers: int | None = None) -> None:
         if workers is not None:
-            check_whole("workers", workers, least=1)
+            check_whole("workers", workers, least=1, most=MOST_WORKERS)
         self._ray: Any = require("ray", "ray", "running tasks on Ray")
         self._most = workers
         self._cpus, self._looked = 0, -math.inf

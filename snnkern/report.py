@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import copy
 import json
 import math
 import os
@@ -10,9 +10,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from snnkern.benchmark import ACT, DENSE, LOOP, TENSOR, Benchmark
-from snnkern.errors import require
 from snnkern.evaluation import Evaluation, Interval
-from snnkern.files import write_atomically
+from snnkern.figures import (
+    DARK,
+    DENSE_BAR,
+    GREY,
+    NEURON_STYLES,
+    OTHER_BAR,
+    check_drawing,
+    neuron_bar,
+    tidy,
+    write_figure,
+)
 from snnkern.study import Sweep
 from snnkern.timing import busy, quartiles
 
@@ -123,30 +132,21 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def check_drawing() -> None:
-    """Refuses to begin work that ends in a figure where matplotlib is not installed.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-    """
-    require("matplotlib", "report", "drawing a figure")
-
-
 def performance_figure(sweep: Sweep, path: str | os.PathLike[str], title: str) -> None:
-    """Draws performance ratio against T, a panel per neuron and a line per α and μ, and writes it as PNG.
+    """Draws performance ratio against T, a panel per neuron and a line per α and μ, and writes it to a file.
 
     Bands are 95 % bootstrap intervals. Where no ratio means anything (`Evaluation.ratio`), returns are drawn instead.
 
     Args:
         sweep: what was measured.
-        path: the PNG file; written whole or not at all.
+        path: the file (.png, .pdf or .svg); written whole or not at all.
         title: what was measured where, in a few words.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
         InputError: the file cannot be written.
     """
-    check_drawing()
+    check_drawing(path)
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
@@ -158,32 +158,44 @@ def performance_figure(sweep: Sweep, path: str | os.PathLike[str], title: str) -
     panels = figure.subplots(1, len(neurons), sharey=True, squeeze=False)[0]
     for panel, neuron in zip(panels, neurons, strict=True):
         dense = 1.0 if relative else sweep.dense.mean
-        panel.axhline(dense, color="0.35", linewidth=0.8, linestyle=":", label="dense actor")
-        for index, (alpha, memory) in enumerate(carries):
+        panel.axhline(dense, color=DARK, linewidth=0.8, linestyle=":", label="dense actor")
+        for alpha, memory in carries:
             points = [
                 (setting.timesteps, evaluation.ratio(sweep.dense, sweep.random) if relative else evaluation.interval())
                 for setting, evaluation in sweep.results
                 if (setting.neuron, setting.alpha, setting.memory) == (neuron, alpha, memory)
             ]
+            if not points:  # where α is as recommended it differs from neuron to neuron
+                continue
             label = f"CRPI, α = {alpha:g}" if alpha else "without CRPI"
             several = len({memory for _, memory in carries}) > 1
-            _draw_line(panel, points, f"{label}, μ = {memory:g}" if several else label, plain=not alpha, index=index)
+            alike = [carry for carry in carries if bool(carry[0]) == bool(alpha)]
+            dash, marker = _dash_and_marker(bool(alpha), alike.index((alpha, memory)))
+            style = {"color": NEURON_STYLES[neuron.name].color if alpha else GREY, "linestyle": dash, "marker": marker}
+            _draw_line(panel, points, f"{label}, μ = {memory:g}" if several else label, style)
         panel.set_title(neuron.label, fontweight="bold")
         panel.set_xscale("log", base=2)
         panel.set_xticks(timesteps, [str(steps) for steps in timesteps])
         panel.minorticks_off()
         panel.set_xlabel("simulation steps T")
         panel.grid(axis="y", color="0.9")
-        panel.set_axisbelow(True)
-        panel.spines[["top", "right"]].set_visible(False)
+    tidy(panels)
     panels[0].set_ylabel(relative or "return")
     if relative:
         panels[0].yaxis.set_major_formatter(PercentFormatter(1.0))
         panels[0].set_ylim(bottom=min(0.0, panels[0].get_ylim()[0]))
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)
+    named: dict[str, Any] = {}  # a panel need not have every line
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            if label not in named:
+                named[label] = copy.copy(handle)
+                if handle.get_color() not in (GREY, DARK):  # a colour is its panel's neuron
+                    named[label].set_color(DARK)
+    figure.legend(
+        list(named.values()), list(named), loc="outside lower center", ncols=min(len(named), 4), frameon=False
+    )
     figure.suptitle(f"{title}; bands: 95 % intervals", fontsize="medium")
-    write_png(figure, path)
+    write_figure(figure, path)
 
 
 def latency_figure(summary: Mapping[str, Any], title: str) -> Any:
@@ -215,9 +227,7 @@ def latency_figure(summary: Mapping[str, Any], title: str) -> Any:
         fastest = {each["batch"]: each["runtime"] for each in summary["fastest_dense"] if each["threads"] == threads}
         _draw_batches(panels[1], [entry for entry in entries if entry["name"] == ACT and "neuron" in entry], fastest)
         panels[1].set_xticks(batches, [f"{batch:,}" for batch in batches])
-    for panel in panels:
-        panel.set_axisbelow(True)
-        panel.spines[["top", "right"]].set_visible(False)
+    tidy(panels)
     of = "one thread" if threads == 1 else f"{threads} threads"
     figure.suptitle(f"{title}; {of}, {summary['machine']['cpu']}", fontsize="medium")
     return figure
@@ -226,16 +236,10 @@ def latency_figure(summary: Mapping[str, Any], title: str) -> Any:
 def _draw_bars(panel: Any, bars: Sequence[Mapping[str, Any]]) -> None:
     from matplotlib.patches import Patch
 
-    meanings = {
-        ACT: (_COLORS[0], "", "snnkern, snn.act"),
-        LOOP: (_GREY, "////", "published loop"),
-        "": (_COLORS[4], "....", "dense"),
-    }
     for index, entry in enumerate(bars):
         low, median, high = entry["microseconds"]
-        color, hatch, _ = meanings.get(entry["name"], meanings[""])
-        style = {"color": color, "hatch": hatch, "edgecolor": "white", "ecolor": "0.25", "capsize": 1.5}
-        panel.barh(index, median, xerr=[[median - low], [high - median]], **style)
+        whisker = {"xerr": [[median - low], [high - median]], "ecolor": "0.25", "capsize": 1.5}
+        panel.barh(index, median, **_bar_style(entry), **whisker)
         panel.annotate(shorten(median), (high, index), (4, 0), textcoords="offset points", va="center", fontsize=8)
     panel.set_yticks(range(len(bars)), [_label(entry) for entry in bars], fontsize=8.5)
     panel.set_ylim(-0.6, len(bars) - 0.4)
@@ -244,15 +248,19 @@ def _draw_bars(panel: Any, bars: Sequence[Mapping[str, Any]]) -> None:
     if bars:
         smallest, largest = (pick(entry["microseconds"][end] for entry in bars) for pick, end in ((min, 0), (max, 2)))
         panel.set_xlim(10 ** math.floor(math.log10(0.8 * smallest)), 3 * largest)
-    panel.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     panel.grid(axis="x", color="0.9")
-    drawn = {meanings.get(entry["name"], meanings[""]) for entry in bars}
-    handles = [
-        Patch(facecolor=color, hatch=hatch, edgecolor="white", label=label)
-        for color, hatch, label in meanings.values()
-        if (color, hatch, label) in drawn
-    ]
+    first: dict[str, Mapping[str, Any]] = {}
+    for entry in reversed(bars):
+        meaning = {ACT: "snn.act, by neuron", LOOP: "published loop, IF"}.get(entry["name"], "dense")
+        first.setdefault(meaning, entry)
+    handles = [Patch(**_bar_style(entry), label=meaning) for meaning, entry in first.items()]
     panel.legend(handles=handles, loc="upper right", frameon=False, fontsize=8)
+
+
+def _bar_style(entry: Mapping[str, Any]) -> dict[str, Any]:
+    if entry["name"] == ACT:
+        return neuron_bar(entry["neuron"]["name"])
+    return OTHER_BAR if entry["name"] == LOOP else DENSE_BAR
 
 
 def _draw_batches(panel: Any, entries: Sequence[Mapping[str, Any]], fastest: Mapping[int, str]) -> None:
@@ -260,9 +268,8 @@ def _draw_batches(panel: Any, entries: Sequence[Mapping[str, Any]], fastest: Map
     lines: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for entry in entries:
         lines.setdefault((json.dumps(entry["neuron"]), entry["timesteps"]), []).append(entry)
-    neurons = list(dict.fromkeys(neuron for neuron, _ in lines))
-    styles, markers = ("-", "--", "-.", ":"), ("o", "s", "^", "v", "D", "P")
-    for (neuron, steps), line in lines.items():
+    dashes = ("-", "--", "-.", ":")
+    for (_, steps), line in lines.items():
         points = [
             (entry["batch"], *entry["times_as_fast_as"][runtime])
             for entry in sorted(line, key=lambda entry: int(entry["batch"]))
@@ -270,13 +277,12 @@ def _draw_batches(panel: Any, entries: Sequence[Mapping[str, Any]], fastest: Map
         ]
         if not points:  # time ran out before the dense actor's turn
             continue
-        color = _COLORS[neurons.index(neuron) % len(_COLORS)]
-        style = {"linestyle": styles[timesteps.index(steps) % len(styles)], "color": color, "markersize": 4}
+        color, _, marker = NEURON_STYLES[line[0]["neuron"]["name"]]
+        style = {"color": color, "linestyle": dashes[timesteps.index(steps) % len(dashes)], "marker": marker}
         where, low, median, high = zip(*points, strict=True)
-        marker = markers[neurons.index(neuron) % len(markers)]
-        panel.plot(where, median, **style, marker=marker, label=_label(line[0]))
+        panel.plot(where, median, **style, markersize=4, label=_label(line[0]))
         panel.fill_between(where, low, high, color=color, alpha=0.15, linewidth=0)
-    panel.axhline(1.0, color="0.35", linewidth=0.8, linestyle=":", label="dense, fastest runtime")
+    panel.axhline(1.0, color=DARK, linewidth=0.8, linestyle=":", label="dense, fastest runtime")
     panel.set_xscale("log", base=2)
     panel.set_yscale("log", base=2)
     panel.yaxis.set_major_formatter(lambda value, _: f"{value:g} ×" if value >= 1 else f"1/{1 / value:g} ×")
@@ -287,26 +293,20 @@ def _draw_batches(panel: Any, entries: Sequence[Mapping[str, Any]], fastest: Map
     panel.legend(frameon=False, fontsize=8)
 
 
-# Okabe and Ito: colours that people with colour-blindness can tell apart. Grey is for the plain conversion.
-_GREY = "#767676"
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+def _dash_and_marker(carries: bool, index: int) -> tuple[Any, str]:
+    """Of a line with CRPI or of one without, the first such line, the second, …"""
+    if not carries:
+        return "--", "sDPX"[index % 4]
+    looks: list[tuple[Any, str]] = [("-", "o"), ("-.", "^"), (":", "v"), ((0, (6, 1, 1, 1, 1, 1)), "d"), ("-", "x")]
+    return looks[index % len(looks)]
 
 
-def _draw_line(panel: Any, points: Sequence[tuple[int, Interval]], label: str, *, plain: bool, index: int) -> None:
+def _draw_line(panel: Any, points: Sequence[tuple[int, Interval]], label: str, style: Mapping[str, Any]) -> None:
     ordered = sorted(points, key=lambda point: point[0])
     steps = [timesteps for timesteps, _ in ordered]
-    color = _GREY if plain else _COLORS[(index - 1) % len(_COLORS)]
-    panel.plot(
-        steps,
-        [estimate.value for _, estimate in ordered],
-        color=color,
-        marker="s" if plain else "o",
-        markersize=4.5,
-        linestyle="--" if plain else "-",
-        label=label,
-    )
+    panel.plot(steps, [estimate.value for _, estimate in ordered], **style, markersize=4.5, label=label)
     low, high = [estimate.low for _, estimate in ordered], [estimate.high for _, estimate in ordered]
-    panel.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
+    panel.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def ends(low: float, high: float) -> list[float] | None:
@@ -318,12 +318,5 @@ def _label(entry: Mapping[str, Any]) -> str:
     """A contender's name, from its entry in the summary."""
     if "neuron" not in entry:
         return f"dense, {entry['name']}"
-    loop = "published loop, " if entry["name"] == LOOP else ""
-    return f"{loop}{entry['neuron']['name'].upper()}, T = {entry['timesteps']}"
-
-
-def write_png(figure: Any, path: str | os.PathLike[str]) -> None:
-    """Writes a figure as PNG, whole or not at all."""
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=160)
-    write_atomically(path, image.getvalue())
+    what = f"published loop, α = {entry['alpha']:g}" if entry["name"] == LOOP else entry["neuron"]["name"].upper()
+    return f"{what}, T = {entry['timesteps']}"

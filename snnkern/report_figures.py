@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from snnkern.analysis_figures import NEURON_STYLES, tidy
 from snnkern.evaluation import Interval
+from snnkern.figures import DARK, NEURON_STYLES, tidy
 from snnkern.results import Collection, Place, Point, Setting, describe_setting, differing, frontier, plain
+from snnkern.text import count
 
 _PANELS_IN_A_ROW = 4
 _FEW = 4  # values of α, or of T, that get a panel of their own
@@ -58,7 +59,7 @@ def collection_drawings(collection: Collection, name: str) -> list[Drawing]:
     alphas = list(dict.fromkeys(point.setting.alpha for point in points))
     alphas.sort(key=lambda alpha: (isinstance(alpha, str), alpha))
     places = sorted(points[0].ratios)  # of all points: each has an average, and so all places
-    whole = f"{len(places)} actors" if len(places) > 1 else places[0].label
+    whole = count(len(places), "actor") if len(places) > 1 else places[0].label
     if len(timesteps) > 1:
         drawings.append(_against_timesteps(name, points, _few(alphas, 0.2), whole))
         if len(places) > 1:
@@ -196,7 +197,7 @@ def _draw_panels(panels: Sequence[_Panel], label: str, narrow: bool, *, doubling
     names = list(dict.fromkeys(line.label for panel in panels for line in panel.lines))
     ticks = _ticks([where for panel in panels for line in panel.lines for where, _ in line.points])
     for axis, panel in zip(axes, panels, strict=False):
-        axis.axhline(1.0, color="0.35", linewidth=0.8, linestyle=":")
+        axis.axhline(1.0, color=DARK, linewidth=0.8, linestyle=":")
         for line in panel.lines:
             _draw_line(axis, line, names, ticks, doubling)
         axis.set_title(panel.title, fontsize="medium")
@@ -252,12 +253,12 @@ def _draw_line(axis: Any, line: _Line, names: Sequence[str], ticks: dict[float |
 
 def _draw_frontier(points: Sequence[Point], best: Sequence[Point], narrow: bool) -> Any:
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
+    from matplotlib.ticker import LogLocator, PercentFormatter
 
     figure = Figure(figsize=(4, 4.2) if narrow else (9, 4.8), layout="constrained")
     axis = figure.subplots()
     names = list(dict.fromkeys(point.setting.variant.neuron for point in points))
-    axis.axhline(1.0, color="0.35", linewidth=0.8, linestyle=":")
+    axis.axhline(1.0, color=DARK, linewidth=0.8, linestyle=":")
     spikes = [point.spikes for point in best]
     axis.step(
         [*spikes, 1.2 * max(point.spikes for point in points)],
@@ -281,13 +282,11 @@ def _draw_frontier(points: Sequence[Point], best: Sequence[Point], narrow: bool)
         low, high = _value(point) - point.average.low, point.average.high - _value(point)
         axis.errorbar(point.spikes, _value(point), [[low], [high]], color="black", linewidth=0.9, capsize=2.5)
     plate = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
-    for point in _apart(best):
-        text = f"{point.setting.variant.neuron} {point.setting.timesteps}"
+    apart = _apart(best)
+    for point, text in zip(apart, _short_names([point.setting for point in apart]), strict=True):
         axis.annotate(text, (point.spikes, _value(point)), (8, -12), textcoords="offset points", fontsize=8, bbox=plate)
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     axis.set_xlabel("spikes per decision")
     axis.set_ylabel("return / dense return")
@@ -304,6 +303,20 @@ def _apart(best: Sequence[Point]) -> list[Point]:
         if all(point.spikes > 1.12 * other.spikes or abs(_value(point) - _value(other)) > 0.07 for other in chosen):
             chosen.append(point)
     return chosen
+
+
+def _short_names(settings: Sequence[Setting]) -> list[str]:
+    """Neuron and T, and of settings that have both in common α, and what else differs."""
+    names = [f"{setting.variant.neuron} {setting.timesteps}" for setting in settings]
+    for words in (
+        [f"α = {plain(setting.alpha)}" for setting in settings],
+        [", ".join(differing(setting.variant, [other.variant for other in settings])) for setting in settings],
+    ):
+        names = [
+            f"{name}, {word}" if names.count(name) > 1 and word else name
+            for name, word in zip(names, words, strict=True)
+        ]
+    return names
 
 
 def _style(name: str, names: Sequence[str]) -> tuple[str, Any, str, str]:

@@ -6,18 +6,17 @@ Drawn from data alone: what `snnkern sweep`, `analyze`, `energy` and `bench` hav
 from __future__ import annotations
 
 import base64
-import io
+import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import snnkern
-from snnkern.analysis_figures import write_figure
 from snnkern.errors import InputError
+from snnkern.figures import check_drawing, encode
 from snnkern.files import write_atomically
 from snnkern.markup import Markup, element, join
-from snnkern.report import check_drawing
 from snnkern.report_drawings import analysis_drawings, energy_drawing, latency_drawing
 from snnkern.report_figures import Drawing, collection_drawings
 from snnkern.report_style import STYLE
@@ -31,6 +30,7 @@ from snnkern.report_tables import (
     settings_table,
 )
 from snnkern.results import Collection
+from snnkern.text import count
 
 Progress = Callable[[int, int], None]
 
@@ -84,16 +84,17 @@ def write_report(
         for collection, name in zip(collections, names, strict=True)
     ]
     for number, analysis in enumerate(analyses, 1):
+        source = f"the analysis of {analysis['actor']}"
         title = f"Where the return goes: {analysis['actor']}, {analysis['dynamics']['neuron']['name'].upper()}"
-        sections.append(_Section(title, _ANALYSIS, analysis_drawings(analysis, f"analysis-{number}")))
+        with _fitting(source):
+            drawings = analysis_drawings(analysis, f"analysis-{number}")
+        sections.append(_Section(title, _ANALYSIS, drawings, source=source))
     for number, energy in enumerate(energies, 1):
-        sections.append(
-            _Section(f"What a decision costs: {energy['actor']}", _ENERGY, [energy_drawing(energy, number)])
-        )
+        title, source = f"What a decision costs: {energy['actor']}", f"the costs of {energy['actor']}"
+        sections.append(_Section(title, _ENERGY, [energy_drawing(energy, number)], source=source))
     for number, bench in enumerate(benches, 1):
-        sections.append(
-            _Section(f"How long a decision takes: {bench['actor']}", _LATENCY, [latency_drawing(bench, number)])
-        )
+        title, source = f"How long a decision takes: {bench['actor']}", f"the latency of {bench['actor']}"
+        sections.append(_Section(title, _LATENCY, [latency_drawing(bench, number)], source=source))
     given = {"analysis": analyses, "energy": energies, "bench": benches}
     if missing := [part for name, part in _PARTS.items() if not given[name]]:
         sections.append(_Section("Not on this page", _missing(missing)))
@@ -102,32 +103,49 @@ def write_report(
         (folder / "figures").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {folder / 'figures'}: {error.strerror}") from error
-    drawings = [drawing for section in sections for drawing in section.drawings]
-    figures, files = {}, []
-    for drawing in drawings:
-        figures[drawing.name], written = _figure(drawing, folder / "figures")
-        files += written
-        if progress:
-            progress(len(figures), len(drawings))
+    number = sum(len(section.drawings) for section in sections)
+    figures: dict[str, Markup] = {}
+    contents: dict[Path, bytes] = {}
+    for section in sections:
+        for drawing in section.drawings:
+            with _fitting(section.source):
+                figures[drawing.name], files = _figure(drawing)
+            contents |= {folder / "figures" / name: content for name, content in files.items()}
+            if progress:
+                progress(len(figures), number)
     page = folder / "report.html"
-    write_atomically(page, _page(collections, sections, figures).encode())
-    return [page, *files]
+    contents = {page: _page(collections, sections, figures).encode(), **contents}
+    for file, content in contents.items():  # all of them, or none
+        write_atomically(file, content)
+    return list(contents)
+
+
+@contextlib.contextmanager
+def _fitting(source: str) -> Iterator[None]:
+    """Says whose numbers they are that cannot be drawn: lists of different lengths, unknown names."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if not source or isinstance(error, InputError):
+            raise
+        raise InputError(f"{source} cannot be drawn, since its numbers do not fit together: {error!r}") from error
 
 
 class _Section(NamedTuple):
-    """A heading, what stands before the figures, the figures, and what stands after them."""
+    """A heading, what stands before the figures, the figures, what stands after them, and the file they are from."""
 
     title: str
     before: Markup
     drawings: Sequence[Drawing] = ()
     after: Markup = Markup()
+    source: str = ""
 
 
 def _file_names(names: Sequence[str]) -> list[str]:
     """Names that serve in files and in links, all different."""
     found: list[str] = []
     for name in names:
-        plain = re.sub(r"[^\w-]+", "-", name)
+        plain = re.sub(r"[^\w-]+", "-", name)[:40]  # four bytes each at most, in a file's name of 255
         found.append(plain if plain not in found else f"{plain}-{len(found) + 1}")
     return found
 
@@ -201,10 +219,10 @@ def _provenance(
     return join(*parts)
 
 
-def _figure(drawing: Drawing, folder: Path) -> tuple[Markup, list[Path]]:
-    """The figure as SVG inside the page, and as files beside it."""
+def _figure(drawing: Drawing) -> tuple[Markup, dict[str, bytes]]:
+    """The figure as SVG inside the page, and the content of files beside it by their names."""
     wide = drawing.draw(False)
-    files = write_figure(wide, folder / drawing.name)
+    files = {f"{drawing.name}.{suffix}": encode(wide, suffix) for suffix in ("png", "pdf")}
     image = element("img", src=_svg(wide), alt=drawing.alternative)
     if drawing.narrows:
         narrow = element("source", media="(max-width: 40rem)", srcset=_svg(drawing.draw(True)))
@@ -218,12 +236,7 @@ def _figure(drawing: Drawing, folder: Path) -> tuple[Markup, list[Path]]:
 
 def _svg(figure: Any) -> str:
     """A figure as a data URI: inside an image, its names cannot clash with another figure's."""
-    import matplotlib
-
-    content = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "snnkern"}):  # the same data give the same file
-        figure.savefig(content, format="svg", metadata={"Date": None})
-    return f"data:image/svg+xml;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return f"data:image/svg+xml;base64,{base64.b64encode(encode(figure, 'svg')).decode()}"
 
 
 def _page(collections: Sequence[Collection], sections: Sequence[_Section], figures: dict[str, Markup]) -> str:
@@ -232,8 +245,8 @@ def _page(collections: Sequence[Collection], sections: Sequence[_Section], figur
     settings = {point.setting for collection in collections for point in collection.points}
     episodes = sum(len(record["result"]["returns"]) for collection in collections for record in collection.records)
     lead = (
-        f"{len(actors)} trained actors, converted without training to {len(settings)} settings of spiking neurons, and "
-        f"run for {episodes:,} episodes."
+        f"{count(len(actors), 'trained actor')}, converted without training to "
+        f"{count(len(settings), 'setting')} of spiking neurons, and run for {count(episodes, 'episode')}."
     )
     links = [element("li", element("a", section.title, href=f"#s{n}")) for n, section in enumerate(sections)]
     body = [

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from snnkern import environments
 from snnkern.actors import Policy, check_actor
-from snnkern.errors import InputError, check_whole, require
+from snnkern.errors import Error, InputError, require
 from snnkern.feedforward import SpikingNetwork
+from snnkern.limits import check_episodes
 from snnkern.nn import SpikingActor
 
 if TYPE_CHECKING:
@@ -96,9 +97,9 @@ def rollout(
 
     Raises:
         InputError: the environment is not a vector, its spaces do not fit the policy, or a number is out of range.
+        Error: the environment gave a reward that is not finite.
     """
-    check_whole("episodes", episodes, least=1)
-    check_whole("seed", seed, least=0)
+    episodes, seed = check_episodes(episodes, seed)
     policy = acting(policy)
     gym = require("gymnasium", "rl", "running environments")
     if not isinstance(envs, gym.vector.VectorEnv):
@@ -116,7 +117,7 @@ def rollout(
     resetting = np.zeros(rows, dtype=bool)  # rows whose next step only resets
     spikes: NDArray[np.int64] | None = None
 
-    observation, _ = envs.reset(seed=int(seed))
+    observation, _ = envs.reset(seed=seed)
     if spiking:
         spiking.reset()
     while (finished < episodes).any():
@@ -132,13 +133,15 @@ def rollout(
         lengths[at] += 1
         ended = (terminated | truncated) & ~resetting
         finished += ended & recorded
+        if ended.any() and not np.isfinite(returns).all():
+            raise Error("the environment gave a reward that is no finite number: its episode has no return")
 
         if mode == modes.NEXT_STEP:
             started, resetting = resetting, ended
         else:
             started = ended
         if mode == modes.DISABLED and ended.any():
-            seeds: Any = [int(seed) + row + int(episode) * rows for row, episode in enumerate(finished)]
+            seeds: Any = [seed + row + int(episode) * rows for row, episode in enumerate(finished)]
             observation, _ = envs.reset(seed=seeds, options={"reset_mask": ended})
         if spiking and started.any():
             spiking.reset(started)

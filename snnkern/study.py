@@ -35,6 +35,7 @@ from snnkern.errors import InputError, check_whole
 from snnkern.evaluation import RANDOM, Evaluation, RandomPolicy, backend_name, describe_task, evaluation_record
 from snnkern.executors import Executor, Failure, LocalExecutor
 from snnkern.files import read_array, write_atomically
+from snnkern.limits import MOST_EPISODES, check_seed
 from snnkern.neurons import Dynamics, Neuron
 from snnkern.nn import SpikingActor
 from snnkern.store import Record, Store, complete, task_name
@@ -305,8 +306,8 @@ def sweep(
     """
     dense_episodes = episodes if dense_episodes is None else dense_episodes
     numbers = {"episodes": episodes, "dense_episodes": dense_episodes}
-    for name, value, least in (*((*item, 1) for item in numbers.items()), ("seed", seed, 0)):
-        check_whole(name, value, least)
+    numbers = {name: check_whole(name, value, 1, MOST_EPISODES) for name, value in numbers.items()}
+    seed = check_seed(seed)
     executor = LocalExecutor(workers)
     check_actor(actor)
     if not isinstance(env, str):

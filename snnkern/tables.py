@@ -7,37 +7,30 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from snnkern.benchmark import ACT, DENSE, LOOP, TENSOR
 from snnkern.evaluation import Interval
 from snnkern.report import shorten
 from snnkern.results import Collection, plain
+from snnkern.terminal import say, show
+from snnkern.text import count
 
 _FEW = 10  # turns
 _MANY = 80  # lines of a table
-
-
-def console() -> Console:
-    """Where tables go: standard output."""
-    # Tables keep their width in files and pipes, where there is no terminal to ask.
-    terminal = Console()
-    return terminal if terminal.is_terminal else Console(width=120)
 
 
 def print_evaluation(summary: dict[str, Any]) -> None:
     """One policy's return; a summary as `snnkern evaluate --json` prints it."""
     interval = summary["return_interval"]
     between = f", 95 % interval {interval[0]:,.1f} … {interval[1]:,.1f}" if interval else ""
-    print(
+    say(
         f"{summary['policy']} in {summary['environment']}: return {summary['return_mean']:,.1f} "
-        f"± {summary['return_std']:,.1f} over {len(summary['returns'])} episodes{between}"
+        f"± {summary['return_std']:,.1f} over {count(len(summary['returns']), 'episode')}{between}"
     )
     if "spikes_per_decision_per_layer" in summary:
         layers = " + ".join(f"{spikes:.1f}" for spikes in summary["spikes_per_decision_per_layer"])
-        print(f"spikes per decision: {layers}")
+        say(f"spikes per decision: {layers}")
 
 
 def print_sweep(summary: dict[str, Any]) -> None:
@@ -60,7 +53,7 @@ def print_sweep(summary: dict[str, Any]) -> None:
         cells = [
             *first,
             f"{entry['return_mean']:,.0f} ± {entry['return_std']:,.0f}",
-            "" if ratio is None else escape(f"{100 * ratio:.1f}{between}"),
+            "" if ratio is None else f"{100 * ratio:.1f}{between}",
             "" if spikes is None else f"{spikes:.0f}",
         ]
         if timed:
@@ -86,14 +79,14 @@ def print_sweep(summary: dict[str, Any]) -> None:
     if timed:
         notes.append("µs: one decision at batch 1, from Python, one thread")
     table.caption = "\n".join(notes)
-    console().print(table)
+    show(table)
 
 
 def print_collection(collection: Collection) -> None:
     """Average performance ratio and spikes of every setting of a sweep."""
     settings = [point.setting for point in collection.points]
     if len(settings) > _MANY:
-        print(f"{len(settings):,} settings: too many for a table here, see the report.")
+        say(f"{len(settings):,} settings: too many for a table here, see the report.")
         return
     table = Table("neuron", title="Averages over actors", title_justify="left", caption_justify="left")
     for heading in ("T", "α", "μ", "thresholds", "ratio, %", "spikes"):
@@ -110,8 +103,8 @@ def print_collection(collection: Collection) -> None:
             str(timesteps),
             plain(alpha),
             plain(variant.memory),
-            escape(variant.calibration),
-            escape(ratio),
+            variant.calibration,
+            ratio,
             f"{point.spikes:,.0f}",
         )
     notes = [
@@ -119,7 +112,7 @@ def print_collection(collection: Collection) -> None:
         "spikes: per decision, all layers",
     ]
     table.caption = "\n".join([*notes, *collection.notes])
-    console().print(table)
+    show(table)
 
 
 def _ratio(interval: Interval) -> str:
@@ -129,9 +122,8 @@ def _ratio(interval: Interval) -> str:
 
 def print_benchmark(summary: dict[str, Any]) -> None:
     """Times, ratios to the dense actor, and what is not beaten; a summary as `snnkern bench --json` prints it."""
-    output = console()
     widths = "-".join(str(width) for width in summary["layers"])
-    output.print(f"{summary['actor']} ({widths}): µs per decision", highlight=False)
+    say(f"{summary['actor']} ({widths}): µs per decision")
     shapes = list(dict.fromkeys((entry["batch"], entry["threads"]) for entry in summary["results"]))
     tables = []
     if (1, 1) in shapes:
@@ -142,10 +134,11 @@ def print_benchmark(summary: dict[str, Any]) -> None:
     if summary["not_beaten"]:
         tables.append(_table_of_losses(summary, shapes))
     for table in tables:
-        output.print("", table, sep="\n")
-    output.print()
+        say("")
+        show(table)
+    say("")
     for line in [*_victories(summary, shapes), "", *_conditions(summary)]:
-        output.print(line, highlight=False, markup=False)
+        say(line, wrapped=True)
 
 
 def _entries(summary: dict[str, Any], batch: int, threads: int) -> list[dict[str, Any]]:
@@ -159,7 +152,8 @@ def _table_of_one(entries: list[dict[str, Any]]) -> Table:
     table = _table("One observation", "", "T", "snn.act", "tensor", *short, "spikes")
     table.caption = (
         "snn.act: median and quartiles; tensor: snn(tensor); spikes: per decision\n"
-        "×: how many times as fast as the dense actor in that runtime"
+        "×: how many times as fast as the dense actor in that runtime\n"
+        "loop: the published Python loop, IF neurons"
     )
     tensors = {_key(entry): shorten(entry["microseconds"][1]) for entry in entries if entry["name"] == TENSOR}
     previous = None
@@ -173,7 +167,7 @@ def _table_of_one(entries: list[dict[str, Any]]) -> Table:
         table.add_row(
             _what(entry),
             str(entry.get("timesteps", "")),
-            escape(f"{median} [{low} … {high}]"),
+            f"{median} [{low} … {high}]",
             tensors.get(_key(entry), "") if entry["name"] == ACT else "",
             *(_times(entry, runtime) for runtime in runtimes),
             f"{entry['spikes_per_decision']:,.0f}" if "spikes_per_decision" in entry else "",
@@ -237,7 +231,7 @@ def _losses(summary: dict[str, Any], batch: int, threads: int, name: str) -> lis
 def _where(batch: int, threads: int) -> str:
     if batch == 1:
         return "one observation"
-    return f"batch {batch:,}, {threads} thread{'s' if threads > 1 else ''}"
+    return f"batch {batch:,}, {count(threads, 'thread')}"
 
 
 def _victories(summary: dict[str, Any], shapes: Sequence[tuple[int, int]]) -> list[str]:
@@ -301,8 +295,7 @@ def _table(title: str, *headings: str, left: int = 1) -> Table:
 def _what(entry: dict[str, Any]) -> str:
     if entry["name"] in DENSE:
         return _dense(entry["name"])
-    neuron = entry["neuron"]["name"].upper()
-    return f"published {neuron}" if entry["name"] == LOOP else neuron
+    return f"loop, α = {entry['alpha']:g}" if entry["name"] == LOOP else entry["neuron"]["name"].upper()
 
 
 def _dense(runtime: str) -> str:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from snnkern import environments, ops
 from snnkern.actors import Policy
-from snnkern.errors import Error, InputError, check_whole
+from snnkern.errors import Error, InputError
+from snnkern.limits import MOST_REPLAYED, MOST_SIDE_BY_SIDE, check_episodes
 from snnkern.neurons import Kind
 from snnkern.nn import SpikingActor
 from snnkern.rollout import Acts
@@ -76,8 +77,7 @@ def follow(
         InputError: the environment does not exist or does not fit a policy; a number is out of range.
         Error: the environment's rewards depend on more than a copy of its state holds.
     """
-    check_whole("episodes", episodes, least=1)
-    check_whole("seed", seed, least=0)
+    episodes, seed = check_episodes(episodes, seed, most=MOST_SIDE_BY_SIDE)
     if driver not in policies:
         raise InputError(f"the driver must be one of the policies ({', '.join(policies)}), got {driver!r}")
     envs = [environments.make(env) for _ in range(episodes)]
@@ -201,6 +201,13 @@ def replay(snn: SpikingActor, observations: NDArray[np.floating]) -> Iterator[li
     if isinstance(snn.alpha, Tensor):
         raise InputError("alpha (α) is set for every row: set it to one number before the actor is replayed")
     dynamics, backend = snn.dynamics, snn.backend
+    widest = max(len(layer.threshold) for layer in snn.hidden)
+    side_by_side = observations.shape[1]
+    if dynamics.timesteps * side_by_side * widest > MOST_REPLAYED:
+        raise InputError(
+            f"{dynamics.timesteps:,} steps of {side_by_side:,} rows of {widest:,} neurons are too many to look "
+            f"into: at most {MOST_REPLAYED:,} together"
+        )
     whole = replace(dynamics, alpha=1.0, memory=0.0, clip=_UNBOUNDED)  # with these the carry is the residual
     differential = dynamics.neuron.kind is Kind.DC
     steps = torch.arange(1, dynamics.timesteps + 1).to(own) if differential else own.new_tensor(dynamics.timesteps)

@@ -1,0 +1,71 @@
+"""Where the command line prints: tables and lines of text that every terminal, pipe and file can take."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import Any
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from snnkern.text import SUBSTITUTE, printable
+
+_PIPE = 120  # columns where there is no terminal to ask
+_PROSE = 80  # columns of text that is wrapped
+_WORDS = 16  # columns of a table's column that is wrapped, at least
+
+
+class _Console(Console):
+    """A console to which a text is a text: nothing in a name colours, moves or hides what stands beside it."""
+
+    def render_str(self, text: str, *arguments: Any, **options: Any) -> Text:
+        return super().render_str(printable(text), *arguments, **options)
+
+    def on_broken_pipe(self) -> None:
+        raise  # the error itself: the command line handles it, whoever prints
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Standard output, or standard error."""
+    plainly: Any = {"stderr": stderr, "markup": False, "emoji": False, "highlight": False}
+    terminal = _Console(**plainly)
+    return terminal if terminal.is_terminal else _Console(**plainly, width=_PIPE)
+
+
+def show(table: Table) -> None:
+    """Prints a table; in a terminal that is too narrow for its numbers, wider than the terminal."""
+    output = console()
+    needed = 1
+    for column in table.columns:
+        widest = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+        column.min_width = widest if column.no_wrap else min(widest, _WORDS)
+        needed += column.min_width + 3
+    output.width = max(output.width, needed)
+    output.print(table)
+
+
+def say(text: str, *, wrapped: bool = False) -> None:
+    """Prints a text, in lines of 80 columns or as it is."""
+    output = console()
+    if wrapped:
+        output.print(text, width=min(output.width, _PROSE))
+    else:
+        output.print(text, soft_wrap=True)
+
+
+def accept_all_text() -> None:
+    """Makes standard output and standard error write what their encoding lacks in another way, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=SUBSTITUTE)
+
+
+def silence() -> None:
+    """Standard output goes nowhere from now on: nobody reads it, and Python would complain when it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
