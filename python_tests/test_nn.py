@@ -781,7 +781,9 @@ def test_the_carry_can_be_read_and_set_and_is_checked() -> None:
     np.testing.assert_array_equal(other.act(observations), wanted)
     with pytest.raises(InputError, match="2 hidden layers, got carries for 1"):
         other.carry = kept[:1]
-    with pytest.raises(InputError, match=r"hidden layer 2 must be torch.float32 \[6, 7\] on cpu, got torch.float64"):
+    with pytest.raises(
+        InputError, match=r"hidden layer 2 must be torch.float32 \[B, N\] = \[6, 7\] on cpu, got torch.float64"
+    ):
         other.carry = (kept[0], kept[1].double())
     for wrong, message in (
         (kept[0], "2 hidden layers, got Tensor"),

@@ -254,7 +254,7 @@ class SpikingActor(Policy):
             InputError: not `[B, N]` for every hidden layer, with the same B, in the actor's dtype.
         """
         values = [layer.carry.value for layer in self.hidden]
-        batch = next((len(value) for value in values if value is not None), None)
+        batch = next((value.shape[0] if value.dim() else 0 for value in values if value is not None), None)
         if batch is None:
             return None
         return tuple(layer.carry.start(batch, layer.threshold).clone() for layer in self.hidden)
@@ -270,7 +270,8 @@ class SpikingActor(Policy):
         batch = len(carry[0]) if isinstance(carry[0], Tensor) and carry[0].dim() else 0
         for index, (layer, value) in enumerate(zip(self.hidden, carry, strict=True)):
             shape, device = (batch, len(layer.threshold)), value.device if isinstance(value, Tensor) else "cpu"
-            check_tensor(f"the carry of hidden layer {index + 1}", value, shape, layer.threshold.dtype, device)
+            name = f"the carry of hidden layer {index + 1}"
+            check_tensor(name, value, shape, layer.threshold.dtype, torch.device(device), "[B, N]")
         present = [layer.carry.value for layer in self.hidden]
         with torch.inference_mode():  # in place, as in `Carry.reset`: an engine goes on with these
             if all(value is not None and value.shape == new.shape for value, new in zip(present, carry, strict=True)):
@@ -306,10 +307,10 @@ class SpikingActor(Policy):
         usual = bound is not None and _is_plain(observation, bound.shape) and not torch.compiler.is_compiling()
         if bound is None or not usual or not bound.unchanged():
             usual = False
+            refuse_mapping()
             self._notice_changes()
             self.interface.check(observation, check_finite=False)
             ops.refuse_grad(observation=observation)
-            refuse_mapping()
             bound = None if stands_for_others(observation) else self._bind(observation.shape[0])
             if bound is None:
                 return self._decide_by_layers(self.interface.check(observation, self.check_finite))

@@ -26,14 +26,19 @@ def check_dtype(name: str, dtype: torch.dtype) -> None:
         raise InputError(f"{name} must be a floating-point tensor{bits}, got {dtype}")
 
 
-def check_tensor(name: str, value: object, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+def check_tensor(
+    name: str, value: object, shape: Sequence[int], dtype: torch.dtype, device: torch.device, symbols: str = ""
+) -> Tensor:
     """A dense tensor of this shape, dtype and device whose memory is there; anything else is refused.
+
+    An error names the tensor, and its shape in `symbols`, such as "[B, N]".
 
     Raises:
         InputError: names what was given and what was wanted.
     """
     check_dtype(name, dtype)
-    wanted = f"{name} must be {dtype} {list(shape)} on {device}"
+    form = f"{symbols} = {list(shape)}" if symbols else str(list(shape))
+    wanted = f"{name} must be {dtype} {form} on {device}"
     if not isinstance(value, Tensor):
         raise InputError(f"{wanted}, got {type(value).__name__}")
     if stands_for_others(value):
