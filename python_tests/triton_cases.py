@@ -94,7 +94,7 @@ def below(value: float) -> float:
 
 
 SMALLEST_THRESHOLD = LEAST.value * 2**24  # whose 24 levels may all be divided
-# For MT and DC: currents, thresholds, and the ways in which steps are taken; the quick way comes first where it may do.
+# Currents, thresholds, and the ways in which DC's steps are taken; the quick way comes first where it may do.
 WAYS = {
     "ordinary": ([1.0, -0.5, 0.0], [1.0, 2.0, 0.5], {"quick"}),
     "smallest-quick-current": ([LEAST.value, -LEAST.value, 0.0], [1.0, 2.0, 0.5], {"quick"}),
@@ -129,12 +129,14 @@ def ways(monkeypatch) -> set[str]:
 
 @interpreted
 @each("case", WAYS)
-@each("neuron", {name: NEURONS[name] for name in ("mt-L4", "dc-L24")})
-def test_steps_are_taken_the_quick_way_as_far_as_it_is_exact(neuron, case, ways) -> None:
+def test_steps_are_taken_the_quick_way_as_far_as_it_is_exact(case, ways) -> None:
+    """A small current is no matter to MT, which does not divide it."""
     currents, thresholds, wanted = case
-    current = torch.tensor(currents).expand(2, 1, 3)
-    assert_triton_is_reference(Layer(current, torch.tensor(thresholds), torch.zeros(1, 3), Dynamics(neuron, 2)))
-    assert ways == (wanted if neuron.kind is Kind.DC else wanted - ({"careful"} if "quick" in wanted else set()))
+    for neuron in (NEURONS["mt-L4"], NEURONS["dc-L24"]):
+        ways.clear()
+        current = torch.tensor(currents).expand(2, 1, 3)
+        assert_triton_is_reference(Layer(current, torch.tensor(thresholds), torch.zeros(1, 3), Dynamics(neuron, 2)))
+        assert ways == (wanted if neuron.kind is Kind.DC else {"quick"} & wanted or wanted)
 
 
 def test_as_many_steps_as_a_tally_counts_are_taken_the_quick_way() -> None:
