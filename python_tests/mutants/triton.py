@@ -86,13 +86,6 @@ MUTANTS = [
         "enable_fp_fusion=True",
         COMPILED_NEURONS,
     ),
-    Mutant(
-        "triton-tile-wastes-columns",
-        "snnkern/_backends/triton.py",
-        "(256, 128, 64, 32, 16)",
-        "(256, 128, 64, 32, 8)",
-        NEURON_TESTS,
-    ),
     _actor(
         "no-barrier-behind-actions",
         "tl.debug_barrier()\n            tl.store(counts",
