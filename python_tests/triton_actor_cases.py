@@ -84,6 +84,19 @@ def test_weights_beyond_what_bfloat16_holds_scaled_run_by_layers() -> None:
     assert actor._bound is None
 
 
+def test_currents_are_as_exact_as_float32() -> None:
+    """The carry of a neuron that does not fire is its current, where that is positive: one product and the bias."""
+    plain, thresholds = random_actor((1, 40, 2))
+    never = [torch.full_like(threshold, 1000.0) for threshold in thresholds]
+    neuron = snnkern.IF(initial_fraction=0.0)
+    actor = snnkern.convert(plain, thresholds=never, neuron=neuron, timesteps=1, alpha=1.0, backend="triton").to(DEVICE)
+    x = random_observations(1, 40, 1)[0]
+    decide(actor, x)
+    product, bias = x.double() @ plain.hidden[0].weight.double().T, plain.hidden[0].bias.double()
+    error = actor.hidden[0].carry.value.cpu().double() - (product + bias).clamp(min=0.0)
+    assert bool((error.abs() <= 2.0**-22 * (product.abs() + bias.abs())).all())
+
+
 WIDE = {"one-block": (3, 256, 2), "two-blocks": (5, 300, 40, 3), "wide-observation": (130, 20, 65, 17)}
 
 
@@ -208,18 +221,20 @@ def test_nothing_is_read_beyond_an_observation() -> None:
 @interpreted
 def test_rows_beyond_what_32_bits_count(monkeypatch) -> None:
     """The last tile of so many rows; the memory of the others is never touched."""
-    batch, rows, width = 2**25 + 16, 16, 64
-    parts = actor_parts((3, width, 2), Dynamics(DEFAULT_NEURONS["if"], 2, alpha=1.0))
+    rows, width = 16, 40
+    batch = (2**31 // (width * rows) + 2) * rows
+    parts = actor_parts((3, width, width, 2), Dynamics(DEFAULT_NEURONS["if"], 2, alpha=1.0))
     observation = random_observations(1, rows, 3)[0]
 
     def decision(batch):
         engine = triton_engine.Engine(parts, "float32")
-        carry, counts = untouched(batch, width), untouched(1, batch, dtype=torch.int64)
-        carry[-rows:] = 0.1
-        engine.bind([carry], counts, None)
+        carries, counts = [untouched(batch, width) for _ in range(2)], untouched(2, batch, dtype=torch.int64)
+        for carry in carries:
+            carry[-rows:] = 0.1
+        engine.bind(carries, counts, None)
         observations = untouched(batch, 3)
         observations[-rows:] = observation
-        return engine.decide(observations, False, 1)[-rows:], carry[-rows:], counts[:, -rows:]
+        return engine.decide(observations, False, 1)[-rows:], *[carry[-rows:] for carry in carries], counts[:, -rows:]
 
     wanted = decision(rows)
     # As many programs as tiles, so that the last one has a tile and scratch memory of its own.

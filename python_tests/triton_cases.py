@@ -28,7 +28,7 @@ from cases import (
     random_layer,
     run_layer,
 )
-from test_kernels import LAYOUTS, PARAMETERS, strided, transposed
+from test_kernels import LAYOUTS, PARAMETERS, neighbours, strided, transposed
 from torch import Tensor
 from triton_device import (  # noqa: F401
     DEVICE,
@@ -79,7 +79,7 @@ def test_rows_may_have_an_alpha_each(neuron) -> None:
 @each("change", INPUTS)
 @each("neuron", {name: NEURONS[name] for name in ("if", "snm", "mt-L24", "dc-L4")})
 def test_neurons_are_bit_identical_for_hard_inputs(neuron, change) -> None:
-    layer = random_layer(Dynamics(neuron, 3, **CARRYING), Size(3, 63))
+    layer = random_layer(Dynamics(neuron, 4, **CARRYING), Size(3, 63))  # a third of infinity counts in the fourth step
     assert_triton_is_reference(change(layer))
 
 
@@ -94,7 +94,7 @@ def below(value: float) -> float:
 
 
 SMALLEST_THRESHOLD = LEAST.value * 2**24  # whose 24 levels may all be divided
-# For MT and DC: currents, thresholds, and the ways in which steps are taken; the quick way comes first where it may do.
+# Currents, thresholds, and the ways in which DC's steps are taken; the quick way comes first where it may do.
 WAYS = {
     "ordinary": ([1.0, -0.5, 0.0], [1.0, 2.0, 0.5], {"quick"}),
     "smallest-quick-current": ([LEAST.value, -LEAST.value, 0.0], [1.0, 2.0, 0.5], {"quick"}),
@@ -129,12 +129,27 @@ def ways(monkeypatch) -> set[str]:
 
 @interpreted
 @each("case", WAYS)
-@each("neuron", {name: NEURONS[name] for name in ("mt-L4", "dc-L24")})
-def test_steps_are_taken_the_quick_way_as_far_as_it_is_exact(neuron, case, ways) -> None:
+def test_steps_are_taken_the_quick_way_as_far_as_it_is_exact(case, ways) -> None:
+    """A small current is no matter to MT, which does not divide it."""
     currents, thresholds, wanted = case
-    current = torch.tensor(currents).expand(2, 1, 3)
-    assert_triton_is_reference(Layer(current, torch.tensor(thresholds), torch.zeros(1, 3), Dynamics(neuron, 2)))
-    assert ways == (wanted if neuron.kind is Kind.DC else wanted - ({"careful"} if "quick" in wanted else set()))
+    for neuron in (NEURONS["mt-L4"], NEURONS["dc-L24"]):
+        ways.clear()
+        layer = random_layer(Dynamics(neuron, 6, **CARRYING), Size(16, 3))
+        layer.current[:, 0] = torch.tensor(currents)
+        assert_triton_is_reference(replace(layer, threshold=torch.tensor(thresholds), carry=torch.zeros(16, 3)))
+        assert ways == (wanted if neuron.kind is Kind.DC else {"quick"} & wanted or wanted)
+
+
+@each("other", {"quick": 1.0, "careful": 2.0**-70})
+def test_levels_are_found_at_their_bounds(other) -> None:
+    """Of neurons of threshold 1, beside one whose threshold decides how levels are found."""
+    levels = 2.0 ** -torch.arange(4)
+    bounds = neighbours(0.75 * levels)
+    potential = torch.cat([bounds, -bounds, levels, torch.zeros(1)])[:, None].expand(-1, 4)
+    sent = torch.tensor([0.0, 1.0, 0.125, 0.0])  # before, and may be taken back
+    current, threshold = torch.stack([sent.expand_as(potential), potential]), torch.tensor([1.0, 1.0, 1.0, other])
+    for neuron in (snnkern.MT(initial_fraction=0.0), snnkern.DC(initial_fraction=0.0)):
+        assert_triton_is_reference(Layer(current, threshold, torch.zeros_like(potential), Dynamics(neuron, 2)))
 
 
 def test_as_many_steps_as_a_tally_counts_are_taken_the_quick_way() -> None:

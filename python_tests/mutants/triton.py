@@ -2,8 +2,8 @@
 
 from mutants.mutant import Mutant
 
-NEURON_TESTS = "python_tests/test_triton.py::test_kernels_in_the_interpreter[neurons]"
-ACTOR_TESTS = "python_tests/test_triton.py::test_kernels_in_the_interpreter[actors]"
+NEURON_TESTS = "'python_tests/test_triton.py::test_kernels_in_the_interpreter[neurons]'"
+ACTOR_TESTS = "'python_tests/test_triton.py::test_kernels_in_the_interpreter[actors]'"
 COMPILED_NEURONS = "python_tests/test_triton_compiled.py::test_default_neuron_kernels_fit_every_target"
 COMPILED_ACTORS = "python_tests/test_triton_compiled.py::test_default_actor_kernels_fit_their_targets"
 WARMUP_TESTS = "python_tests/test_triton.py::test_warmup_times_every_tile_on_the_actors_device"
@@ -85,13 +85,6 @@ MUTANTS = [
         "enable_fp_fusion=False",
         "enable_fp_fusion=True",
         COMPILED_NEURONS,
-    ),
-    Mutant(
-        "triton-tile-wastes-columns",
-        "snnkern/_backends/triton.py",
-        "(256, 128, 64, 32, 16)",
-        "(256, 128, 64, 32, 8)",
-        NEURON_TESTS,
     ),
     _actor(
         "no-barrier-behind-actions",
