@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the native code with sanitizers into a copy of the package and runs the tests of kernels and engine on it; those
-# of the CUDA kernels too, on the host.
+# Builds the native code with sanitizers into a copy of the package and runs the tests of kernels and engine on it, those
+# with hostile arrays and modules through the Python layer too, and those of the CUDA kernels on the host.
 #     python_tests/sanitize.sh PYTHON address,undefined|thread
 # Needs GCC with its sanitizers' runtimes (CXX names another compiler that has them).
 set -euo pipefail
@@ -20,8 +20,8 @@ case $sanitizers in
         bugs=(overflow:heap-buffer-overflow shift:'shift exponent')
         # The CUDA kernels, which the tests build for the host.
         export SNNKERN_HOST_FLAGS="-fsanitize=$sanitizers -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
-        tests=(test_kernels.py test_engine.py test_engine_fuzz.py test_endurance.py test_cuda_on_host.py test_cuda_neurons.py
-            test_cuda_actor.py -k "not million and not gpu")
+        tests=(test_kernels.py test_engine.py test_engine_fuzz.py test_endurance.py test_hostile_arrays.py test_cuda_on_host.py
+            test_cuda_neurons.py test_cuda_actor.py -k "not million and not gpu")
         ;;
     thread)
         # Instrumented by GCC 12's TSan, the AVX-512 build gives other results than at any optimisation level without

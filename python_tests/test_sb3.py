@@ -410,7 +410,7 @@ def test_sac_refuses_to_sample_and_td3_has_nothing_to_sample():
 
 def test_predict_says_what_does_not_fit():
     observations = make_observations(5, 5)
-    policy = snnkern.SB3Policy(snnkern.convert(make_actor(5, 6, 7, 2), observations))
+    policy = snnkern.SB3Policy(snnkern.convert(make_actor(5, 6, 7, 2), observations, alpha=0.5))
     _, state = policy.predict(observations)
     with pytest.raises(snnkern.InputError, match="2 hidden layers, got carries for 1"):
         policy.predict(observations, state[:1])

@@ -514,7 +514,7 @@ class SpikingActor(Policy):
 
     def _count_together(self) -> None:
         """Makes torch count the changes of all tensors of a decision in one counter: a look at each would take long."""
-        tables = [module._buffers for module in (*self.hidden, self.output, self.interface)]
+        tables = [module._buffers for module in (*self.hidden, self.output, self.interface) if module is not None]
         slots = [(table, name, tensor) for table in tables for name, tensor in table.items() if tensor is not None]
         tensors = [tensor for *_, tensor in slots]
         kinds = {(type(tensor), tensor.dtype, tensor.device) for tensor in tensors}

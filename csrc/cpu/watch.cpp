@@ -17,7 +17,7 @@ namespace {
 struct Table {
     py::dict table;
     std::vector<std::pair<py::object, py::object>> entries;  // that it should have
-    uint64_t version;  // with which it had them; 0 for none
+    uint64_t version;                                        // with which it had them; 0 for none
 };
 
 struct Counter {
