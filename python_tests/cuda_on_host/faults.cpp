@@ -44,8 +44,8 @@ extern "C" __attribute__((visibility("default"))) int snnkern_host_fault(int fau
                                                                          int bytes) {
     int sum = 0;
     try {
-        const int64_t bytes = fault == TooMuchSharedMemory ? 48 * 1024 + 1 : 64 * sizeof(int);
-        snnkern::launch(kernel, 1, dim3(64), bytes, nullptr,
+        const int64_t shared = fault == TooMuchSharedMemory ? 48 * 1024 + 1 : 64 * sizeof(int);
+        snnkern::launch(kernel, 1, dim3(64), shared, nullptr,
                         Problem{static_cast<Fault>(fault), &sum}, "the kernel");
     } catch (const std::exception& error) {
         std::strncpy(message, error.what(), bytes - 1);

@@ -110,7 +110,7 @@ MUTANTS = [
         tests=RUNTIME,
     ),
     Mutant(
-        name="cuda-shared-memory-is-allowed-to-the-newest",
+        name="cuda-a-quarter-of-the-shared-memory-is-allowed",
         file="csrc/cuda/runtime.h",
         text="const int64_t bytes = most_shared_memory();\n",
         replacement="const int64_t bytes = most_shared_memory() / 4;\n",
