@@ -1,5 +1,5 @@
 # make demo    set everything up, then do the main job
-# make test    set everything up, then pass the tests
+# make test    set everything up, then pass the tests, on all cores;  make test ALL=1  every combination of their cases
 # make sanitize   the tests of kernels and engine, built with AddressSanitizer, UndefinedBehaviorSanitizer, ThreadSanitizer
 # make mutants  puts faults into copies of the kernels, one at a time, to see that a test finds each; an hour on two cores
 # make bench   microbenchmarks of the CPU kernels and the engine, under two minutes on a quiet machine
@@ -23,8 +23,9 @@ NATIVE := CMakeLists.txt $(filter csrc/%,$(SOURCES))
 demo: $(READY)
 	$(BIN)/snnkern demo
 
+# Workers take tests from each other; microbenchmarks, which would be disabled with a warning, are `make bench`.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal -p no:benchmark $(if $(ALL),--all-cases)
 
 sanitize: $(READY)
 	python_tests/sanitize.sh $(BIN)/python address,undefined

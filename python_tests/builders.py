@@ -146,7 +146,7 @@ def run_cases(file: str, marked: str, environment: dict[str, str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marked, f"python_tests/{file}"],
         cwd=Path(__file__).resolve().parents[1],  # whose package is imported, whichever is installed
-        env=os.environ | environment,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")} | environment,
         capture_output=True,
         text=True,
     )

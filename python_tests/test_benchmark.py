@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import sys
-import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -98,20 +99,17 @@ def test_what_is_not_installed_is_reported(monkeypatch) -> None:
     assert found.unreached == ()
 
 
-def test_the_time_is_respected() -> None:
-    actor = make_actor(5, 256, 256, 3)
-    start = time.monotonic()
-    found = run(
-        actor, snnkern.grid(["if", "mt", "dc"], [8, 16], [0.2]), batches=(1, 4096), seconds=0.5, progress=ignore
-    )
-    assert time.monotonic() - start < 5  # a tenth of what one round of all takes
-    assert found.turns
+def test_the_time_is_respected(monkeypatch) -> None:
+    """By a clock that goes on by a second whenever it is looked at: half of the time makes contenders ready."""
+    clock = SimpleNamespace(monotonic=itertools.count().__next__)
+    monkeypatch.setattr(benchmark, "time", clock)
+    heard: list[float] = []
+    found = run(batches=(1, 4096), seconds=10, progress=heard.append)
+    assert heard == [float(second) for second in range(1, 12)]  # the last turn ends the time
+    assert len(found.turns) == 5
+    assert {case.batch for case in found.turns} == {1}
     assert 4096 in {case.batch for case in found.unreached}
     assert not found.interrupted
-
-
-def ignore(passed: float) -> None:
-    pass
 
 
 def test_an_interruption_keeps_what_is_measured() -> None:

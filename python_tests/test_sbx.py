@@ -6,6 +6,7 @@ import pytest
 from builders import run_cases
 
 
+@pytest.mark.early
 @pytest.mark.skipif(
     importlib.util.find_spec("sbx") is None, reason="sbx is not installed: pip install 'snnkern[train]'"
 )
