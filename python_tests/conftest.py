@@ -104,7 +104,7 @@ class Reruns:
         terminal = self.config.pluginmanager.get_plugin("terminalreporter")
         if report.failed and terminal:
             seed = getattr(self.config.option, "randomly_seed", None)
-            order = f" -p randomly --randomly-seed={seed}" if isinstance(seed, int) else ""
+            order = f" --randomly-seed={seed}" if isinstance(seed, int) else ""
             reason = str(getattr(report.longrepr, "reprcrash", None) or report.longrepr).strip().splitlines()[-1][:200]
             terminal.ensure_newline()
             terminal.write_line(f"FAILED ({report.when}) {reason}", red=True)
