@@ -17,6 +17,7 @@ from cases import (
     NEURONS,
     SIZES,
     TIMESTEPS,
+    Layer,
     Size,
     assert_decisions_are_the_reference,
     assert_is_reference,
@@ -123,6 +124,9 @@ LAYOUTS = {
     "transposed-B-N": lambda current: current.transpose(1, 2).contiguous().transpose(1, 2),
     "same-for-all-T": lambda current: current[:1].expand_as(current),
     "same-for-all-B": lambda current: current[:, :1].expand_as(current),
+    "odd-distance-of-steps": lambda current: torch.nn.functional.pad(current.flatten(1), (0, 1))[:, :-1].unflatten(
+        1, current.shape[1:]
+    ),
     "odd-distance-of-rows": lambda current: torch.nn.functional.pad(current, (0, 1))[..., :-1],
     "unaligned": unaligned,
 }
@@ -219,25 +223,45 @@ def test_division_by_steps_is_exact(cuda_on_host, dtype):
                 assert_same_bits(divide(cuda_on_host, quick, steps, normal=True, off=off), quick / number)
 
 
+def between_two_numbers(steps: int, dtype: torch.dtype) -> torch.Tensor:
+    """Numbers that are hard to divide by so many steps, which are odd.
+
+    Nowhere does x / n come closer to the middle of two neighbours q and q + 1 than where 2x = (2q + 1)n ± 1.
+    """
+    digits = 1 - math.frexp(torch.finfo(dtype).eps)[1] + 1
+    numbers = []
+    for sign in (1, -1):
+        # Of these, those that fit x: whose last bits are 0.
+        beyond = 2 ** (steps.bit_length() + 1)
+        middle = 2**digits + (-sign * pow(steps, -1, beyond) - 2**digits) % beyond
+        numbers += [((middle + place * beyond) * steps + sign) // 2 for place in range(50)]
+    x = torch.tensor(numbers, dtype=torch.int64 if dtype == torch.float32 else torch.float64).to(dtype)
+    assert [int(one) for one in x.tolist()] == numbers
+    return x
+
+
 @each("dtype", NATIVE_DTYPES)
 def test_division_is_exact_where_quotients_lie_between_two_numbers(cuda_on_host, dtype):
-    """Nowhere does x / n come closer to the middle of two neighbours q and q + 1 than where 2x = (2q + 1)n ± 1."""
-    digits = 1 - math.frexp(torch.finfo(dtype).eps)[1] + 1
     for steps in [*range(3, 300, 2), 1001, 4095, 32767, 65533, 65535]:
-        numbers = []
-        for sign in (1, -1):
-            # Of these, those that fit x: whose last bits are 0.
-            beyond = 2 ** (steps.bit_length() + 1)
-            middle = 2**digits + (-sign * pow(steps, -1, beyond) - 2**digits) % beyond
-            numbers += [((middle + place * beyond) * steps + sign) // 2 for place in range(50)]
-        x = torch.tensor(numbers, dtype=torch.int64 if dtype == torch.float32 else torch.float64).to(dtype)
-        assert [int(one) for one in x.tolist()] == numbers
+        x = between_two_numbers(steps, dtype)
         for off in range(-2, 3):
             assert_same_bits(divide(cuda_on_host, x, steps, normal=True, off=off), x / torch.tensor(steps, dtype=dtype))
         # The same numbers, but small: some of them too small for `divide_normal`, which it must notice.
         exponents = np.arange(-40, 3) + math.frexp(least(dtype))[1] - math.frexp(x.max().item())[1]
         small = torch.from_numpy(np.ldexp(x.numpy()[:, None], exponents))
         assert_same_bits(divide(cuda_on_host, small, steps), small / torch.tensor(steps, dtype=dtype))
+
+
+def test_small_quotients_of_dc_are_exact(cuda_device):
+    """A current that is hard to divide comes at a step and is taken back at the next: what is left is the quotient."""
+    step = 255
+    x = between_two_numbers(step, torch.float32) * 2.0**-142  # about 2^-111, and its quotient 2^-119
+    current = torch.zeros(step + 1, 1, len(x))
+    current[step - 1], current[step] = x, -x
+    dynamics = Dynamics(replace(DEFAULT_NEURONS["dc"], initial_fraction=0.0), step + 1, alpha=1.0)
+    layer = Layer(current, torch.ones(len(x)), torch.zeros(1, len(x)), dynamics)
+    assert_is_reference(layer, "cuda", cuda_device)
+    assert torch.equal(run_layer(layer, "cuda", cuda_device).carry, (x / step)[None])
 
 
 def needs_memory(size: int) -> None:

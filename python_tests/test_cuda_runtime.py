@@ -5,12 +5,23 @@ On the host, whose runtime records it (`cuda_on_host`).
 
 from __future__ import annotations
 
+import ctypes
 import math
 import mmap
 
 import pytest
 import torch
-from cases import CARRYING, DEFAULT_NEURONS, Size, assert_same_bits, each, needs_cpu, random_layer, random_observations
+from cases import (
+    CARRYING,
+    DEFAULT_NEURONS,
+    Size,
+    assert_is_reference,
+    assert_same_bits,
+    each,
+    needs_cpu,
+    random_layer,
+    random_observations,
+)
 from cuda_on_host import ORDERS, current_device, from_block, recorded, take_turns, use
 from test_cuda_actor import assert_twins, decide, on_cuda, twins
 from torch import Tensor
@@ -204,20 +215,53 @@ def test_a_layer_beyond_two_to_the_32_numbers(module, neurons, spikes) -> None:
 def test_an_actor_of_rows_beyond_two_to_the_32_numbers(module) -> None:
     """The last row: beyond 2^32 numbers in its observation, carries, counts and action."""
     batch, width, hidden = 2**29 + 5, 9, 16
-    ours, wanted = twins((width,) * (hidden + 2), "mt", HOST)
+    ours, wanted = twins((width,) * (hidden + 2), "mt", HOST, alpha=0.6)
     observation, action = sparse(batch, width), sparse(batch, width)
     carries = [sparse(batch, width) for _ in range(hidden)]
     counts = sparse(hidden, batch, dtype=torch.int64)
     alpha = sparse(batch)
-    alpha[-1] = wanted.alpha
+    alpha[-1] = 0.6
     assert min(batch * width, hidden * batch) > 2**32
-    x = random_observations(1, 1, width)[0]
-    observation[-1] = x
     engine = ours._pack(1)
     engine.bind(carries, counts, alpha)
-    with from_block(module, batch - 1):
-        engine._native.decide(0, observation.data_ptr(), action.data_ptr())
-    torch.testing.assert_close(action[-1:], wanted(x), rtol=1e-5, atol=1e-5)
-    assert torch.equal(counts[:, -1:], wanted.spikes)
+    for x in random_observations(2, 1, width):
+        observation[-1] = x
+        with from_block(module, batch - 1):
+            engine._native.decide(0, observation.data_ptr(), action.data_ptr())
+        torch.testing.assert_close(action[-1:], wanted(x), rtol=1e-5, atol=1e-5)
+        assert torch.equal(counts[:, -1:], wanted.spikes)
+        for mine, layer in zip(carries, wanted.hidden, strict=True):
+            assert torch.equal(mine[-1:], layer.carry.value)
+
+
+def before_a_guard(tensor: Tensor) -> Tensor:
+    """The same values, at the end of memory behind which nothing may be read."""
+    page = mmap.PAGESIZE
+    size = -(-tensor.nbytes // page) * page
+    memory = mmap.mmap(-1, size + page)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    no_access = 0  # PROT_NONE
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + size), ctypes.c_size_t(page), no_access) == 0
+    guarded = torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=size - tensor.nbytes)
+    return guarded.view(tensor.shape).copy_(tensor)
+
+
+@each("neurons", {"four-per-thread": 36, "one-per-thread": 35})
+@each("neuron", DEFAULT_NEURONS)
+def test_nothing_is_read_beyond_the_inputs_of_a_layer(module, neuron, neurons) -> None:
+    """What is would end the process."""
+    layer = random_layer(Dynamics(neuron, 3, **CARRYING), Size(3, neurons)).with_row_alpha()
+    assert_is_reference(layer.map(before_a_guard), "cuda")
+
+
+@each("neuron", DEFAULT_NEURONS)
+def test_nothing_is_read_beyond_the_inputs_of_an_actor(module, neuron) -> None:
+    ours, wanted = twins((11, 33, 17, 3), neuron, HOST, alpha=1.0)
+    engine = ours._pack(2)
+    carries = [before_a_guard(torch.zeros(2, width)) for width in (33, 17)]
+    engine.bind(carries, torch.zeros(2, 2, dtype=torch.int64), None)
+    x = random_observations(1, 2, 11)[0]
+    engine.decide(before_a_guard(x), False, 1)
+    wanted(x)
     for mine, layer in zip(carries, wanted.hidden, strict=True):
-        assert torch.equal(mine[-1:], layer.carry.value)
+        assert torch.equal(mine, layer.carry.value)

@@ -156,6 +156,14 @@ def test_defaults_of_torch_and_layouts_of_weights_do_not_matter() -> None:
     assert spikes.device.type == "cpu"
 
 
+@each("neuron", DEFAULT_NEURONS)
+def test_rows_may_have_an_alpha_each(isa, neuron) -> None:
+    """More rows than are worked on together."""
+    actor = engine_actor((11, 33, 17, 3), neuron, memory=0.4)
+    actor.alpha = torch.linspace(0, 1, 40)
+    assert assert_agrees(actor, random_observations(3, 40, 11)) > (0.0 if neuron.kind is Kind.DC else 0.5)
+
+
 def constant_actor(bias: Tensor, receivers: int = 32) -> snnkern.Actor:
     """Whatever it observes, its first layer's currents are the bias."""
     generator = torch.Generator().manual_seed(0)

@@ -154,8 +154,8 @@ MUTANTS = [
     Mutant(
         name="cuda-size-of-a-step-in-32-bits",
         file="csrc/cuda/neuron_kernel.cu",
-        text="    int64_t step_size;",
-        replacement="    uint32_t step_size;",
+        text="spikes += tiled.step_size;",
+        replacement="spikes += uint32_t(tiled.step_size);",
         tests=BEYOND,
     ),
     Mutant(
@@ -232,7 +232,7 @@ MUTANTS = [
         name="cuda-tiny-thresholds-ignore-levels",
         file="csrc/cuda/divisor.h",
         text="Divisor<Real>::kLeast * Real(1 << (levels - 1))",
-        replacement="Divisor<Real>::kLeast",
+        replacement="Divisor<Real>::kLeast * Real(levels > 0)",
         tests=MANY_STEPS,
     ),
     Mutant(
@@ -247,7 +247,7 @@ MUTANTS = [
         file="csrc/cuda/neuron_kernel.cu",
         text="if (kind == Kind::DC && kQuick && Divisor<Real>::is_small(smallest)) return kUnfinished;",
         replacement="(void)smallest;",
-        tests=NEURONS,
+        tests="python_tests/test_cuda_neurons.py -k 'host and small_quotients'",
     ),
     Mutant(
         name="cuda-counts-are-not-summed-over-a-warp",
@@ -289,13 +289,13 @@ MUTANTS = [
         file="csrc/cuda/actor_kernel.cu",
         text="const float carry = n < layer.outputs ? p.rows.carry[l][b * layer.outputs + n] : 0.0f;",
         replacement="const float carry = p.rows.carry[l][b * layer.outputs + n];",
-        tests=ACTOR,
+        tests="python_tests/test_cuda_runtime.py -k nothing_is_read",
     ),
     Mutant(
         name="cuda-layers-share-their-masks",
         file="csrc/cuda/actor_kernel.cu",
         text="at<uint32_t>(plan_.masks) + ((layer & 1) * timesteps + step)",
-        replacement="at<uint32_t>(plan_.masks) + step",
+        replacement="at<uint32_t>(plan_.masks) + ((layer & 0) * timesteps + step)",
         tests=ACTOR,
     ),
     Mutant(
