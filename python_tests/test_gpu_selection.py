@@ -8,7 +8,7 @@ from pathlib import Path
 
 # What the machines with GPUs lack; the package needs none of it to import.
 ABSENT = (
-    "gymnasium mujoco typer rich matplotlib scipy hypothesis msgspec stable_baselines3 ray nir onnx onnxruntime "
+    "gymnasium mujoco typer rich matplotlib scipy hypothesis stable_baselines3 ray nir onnx onnxruntime "
     "spikingjelly pytest_benchmark pytest_randomly pybind11"
 )
 

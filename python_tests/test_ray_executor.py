@@ -137,9 +137,12 @@ def test_an_address_where_no_cluster_is(executor, capsys, monkeypatch) -> None:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 def test_a_sweep_whose_machines_die_goes_on_elsewhere(cluster, executor, capsys, tmp_path, monkeypatch) -> None:
     """kill -9 of a worker, then of the sweep, under its own Ray; then the same on a cluster that loses a machine."""
-    snnkern.save(make_actor(17, 12, 6, metadata={"environment": "HalfCheetah-v5"}), tmp_path / "tiny.safetensors")
+    snnkern.save(make_actor(11, 12, 3), tmp_path / "tiny.safetensors")
     monkeypatch.chdir(tmp_path)
-    options = "--neuron if,dc -T 2,3,4 --alpha 0,0.2,0.5 --episodes 2 --steps 50 --store store"
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # where `waiting` is
+    monkeypatch.setenv("WAITING_FOR", str(tmp_path / "store"))
+    monkeypatch.setenv("WAITING_UNTIL", "6")
+    options = "--env waiting:Waiting-v0 --neuron if,dc -T 2,3,4 --alpha 0,0.2,0.5 --episodes 2 --steps 50 --store store"
     arguments, total, store = ["tiny.safetensors", *options.split()], 19, tmp_path / "store"
 
     def stored() -> int:
@@ -158,6 +161,8 @@ def test_a_sweep_whose_machines_die_goes_on_elsewhere(cluster, executor, capsys,
         wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in others), 20)
     before = {file.name: file.read_bytes() for file in store.glob("*.json")}
     assert 6 <= len(before) < total
+
+    monkeypatch.delenv("WAITING_FOR")
 
     def lose_a_machine() -> None:
         wait_for(lambda: stored() >= len(before) + 2)

@@ -389,10 +389,14 @@ def wait_for(condition, seconds: float = 60) -> None:
 
 @pytest.mark.early
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for child processes in /proc")
-def test_a_sweep_that_is_killed_loses_nothing_and_runs_nothing_twice(tmp_path) -> None:
+def test_a_sweep_that_is_killed_loses_nothing_and_runs_nothing_twice(tmp_path, monkeypatch) -> None:
     """kill -9 of a worker, then of the whole sweep, each in the middle; then the same command again."""
-    snnkern.save(make_actor(17, 12, 6, metadata={"environment": "HalfCheetah-v5"}), tmp_path / "tiny.safetensors")
-    options = "--neuron if,dc -T 2,3,4 --alpha 0,0.2,0.5 --episodes 2 --steps 50 --workers 2 --store store"
+    snnkern.save(make_actor(11, 12, 3), tmp_path / "tiny.safetensors")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # where `waiting` is
+    monkeypatch.setenv("WAITING_FOR", str(tmp_path / "store"))
+    monkeypatch.setenv("WAITING_UNTIL", "8")
+    options = "--env waiting:Waiting-v0 --neuron if,dc -T 2,3,4 --alpha 0,0.2,0.5 --episodes 2 --steps 50 --workers 2"
+    options += " --store store"
     arguments = ["tiny.safetensors", *options.split()]
     total = 1 + 2 * 3 * 3
     store = tmp_path / "store"
@@ -408,6 +412,7 @@ def test_a_sweep_that_is_killed_loses_nothing_and_runs_nothing_twice(tmp_path) -
         wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), 10)
     before = {file.name: file.read_bytes() for file in store.glob("*.json")}
     assert 8 <= len(before) < total
+    monkeypatch.delenv("WAITING_FOR")
     with sweeping([*arguments, "--json"], tmp_path) as process:
         summary = json.loads(process.stdout.read())
     assert (summary["tasks"], summary["found"], summary["failed"]) == (total, len(before), 0)

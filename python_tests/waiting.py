@@ -1,7 +1,8 @@
-"""An environment for Hopper's actors whose episodes are one step long until a result is kept, and never end after that.
+"""An environment whose episodes are one step long until results are kept, and never end after that.
 
-Gymnasium registers it where this module is imported: "waiting:Waiting-v0". The folder of results is named by the
-environment variable WAITING_FOR.
+So whatever the machine's speed, a sweep is under way when a test interrupts it. Importing this module registers the
+environment: "waiting:Waiting-v0". Environment variables name the folder of results, WAITING_FOR (without it no episode
+waits), and how many are waited for, WAITING_UNTIL (one unless given).
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Waiting(gymnasium.Env[Any, Any]):
         return self.np_random.normal(size=11), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        if any(Path(os.environ["WAITING_FOR"]).glob("*.json")):
+        folder, wanted = os.environ.get("WAITING_FOR"), int(os.environ.get("WAITING_UNTIL", "1"))
+        if folder and len(list(Path(folder).glob("*.json"))) >= wanted:
             threading.Event().wait()  # until the process is killed
         return self.np_random.normal(size=11), 1.0, True, False, {}
 

@@ -121,7 +121,9 @@ class Tree:
     def test(self, tests: str, seconds: float, host: Path | None = None) -> Outcome:
         """Runs tests on the copy as it stands, until one fails."""
         began = time.monotonic()
-        pytest = f"{sys.executable} -m pytest -x -q -n0 -p no:randomly -p no:cacheprovider --tb=line {tests}"
+        pytest = (
+            f"{sys.executable} -m pytest --all-cases -x -q -n0 -p no:randomly -p no:cacheprovider --tb=line {tests}"
+        )
         done = self._run(["bash", "-c", pytest], seconds, SNNKERN_CUDA_ON_HOST=str(host or self._host))
         what, why = judge(done.returncode, done.stdout)
         return Outcome(what, why, time.monotonic() - began)
