@@ -308,6 +308,7 @@ BROKEN: dict[str, tuple[Callable[[SpikingActor], object], str]] = {
     ),
     "carry-meta": (change_to("hidden.0.carry.value", lambda: torch.zeros(6, 9, device="meta")), "carry must be"),
     "carry-sparse": (change_to("hidden.0.carry.value", lambda: torch.zeros(6, 9).to_sparse()), "carry must be .*dense"),
+    "carry-few-gone": (change_to("hidden.0.carry.value", lambda: shrunk(torch.zeros(2, 9), 0)), "storage holds 0"),
     "carry-gone": (change_to("hidden.0.carry.value", lambda: shrunk(torch.zeros(6, 9), 4)), "its storage holds 4"),
 }
 

@@ -178,7 +178,7 @@ class Policy(CheckedState):
         Raises:
             InputError: wrong shape, not a floating-point array, or (where `check_finite`) a NaN or infinity.
         """
-        if np.ma.is_masked(observation):
+        if isinstance(observation, np.ma.MaskedArray) and np.ma.is_masked(observation):
             raise InputError("observation is an array with masked values, which have no number: fill them")
         try:
             array = np.asarray(observation)

@@ -45,6 +45,8 @@ class Carry(nn.Module):
         refuse_mapping()
         if self.value is None:
             return like.new_zeros(batch, like.shape[0])
+        if not stands_for_others(self.value):
+            check_tensor("the carry", self.value, self.value.shape, like.dtype, like.device)
         shape = (batch, like.shape[0])
         if self.value.shape != shape:
             if uncarried and not bool(self.value.any()):
@@ -53,9 +55,7 @@ class Carry(nn.Module):
                 f"the carry belongs to a batch of shape {list(self.value.shape)}, this call's is {list(shape)}: "
                 "call reset() before another batch size"
             )
-        if stands_for_others(self.value):
-            return self.value
-        return check_tensor("the carry", self.value, shape, like.dtype, like.device)
+        return self.value
 
     def reset(self, mask: Tensor | None = None) -> None:
         """Forgets every row's carry, or that of the rows where `mask` `[B]` is True (in place: engines hold it)."""

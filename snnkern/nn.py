@@ -122,9 +122,18 @@ class SpikingActivation(CheckedState):
 
 
 class _Packed(NamedTuple):
-    """What engines are packed from: an actor's parts, checked, and whether the actor still consists of them."""
+    """What engines are packed from.
+
+    Attributes:
+        parts: of the actor, checked.
+        tables: the dictionaries of its modules, and what they held then.
+        tensors: those whose counters count all changes of its tensors.
+        unchanged: whether the actor still consists of these parts.
+    """
 
     parts: _backends.ActorParts
+    tables: list[tuple[dict[str, Any], dict[str, Any]]]
+    tensors: list[Tensor]
     unchanged: Callable[[], bool]
 
 
@@ -132,17 +141,15 @@ class _Bound(NamedTuple):
     """An engine and the rows that it decides for.
 
     Attributes:
-        engine: what decides.
+        engine: what decides, on memory of its own.
         shape: of the observation.
-        own: c of every hidden layer, which the engine works on.
-        carries: the same memory, as the actor has it from its first decision for these rows on.
+        carries: c of every hidden layer in that memory, which the actor has from its first decision for these rows on.
         counts: spikes, int64 `[hidden layers, B]`.
         unchanged: whether the actor still has these carries, and consists of what the engine was packed from.
     """
 
     engine: _backends.Engine
     shape: tuple[int, int]
-    own: Sequence[Tensor]
     carries: Sequence[Tensor]
     counts: Tensor
     unchanged: Callable[[], bool]
@@ -428,13 +435,8 @@ class SpikingActor(Policy):
         if torch.compiler.is_compiling():
             return None
         bound = self._bound
-        if bound is not None and bound.shape[0] == batch:
-            if bound.unchanged():
-                return bound
-            if all(layer.carry.value is None for layer in self.hidden):  # all rows start afresh
-                for carry in bound.own:
-                    carry.zero_()
-                return bound
+        if bound is not None and bound.shape[0] == batch and bound.unchanged():
+            return bound
         large = _backends.is_large(self.output.weight.device, batch)
         if self._large != large:
             self._engine, self._large = self._pack(batch), large
@@ -447,8 +449,10 @@ class SpikingActor(Policy):
         own, carries = zip(*map(lasting, starts), strict=True)
         counts = torch.zeros(len(own), batch, dtype=torch.int64, device=own[0].device)
         self._engine.bind(list(own), counts, row_alpha)
-        shape = batch, self.interface.observation_dim
-        self._bound = _Bound(self._engine, shape, own, carries, counts, self._watch(carries))
+        tables = [(layer.carry._buffers, {"value": carry}) for layer, carry in zip(self.hidden, carries, strict=True)]
+        assert self._packed is not None
+        unchanged = watch([*self._packed.tables, *tables], self._packed.tensors)
+        self._bound = _Bound(self._engine, (batch, self.interface.observation_dim), carries, counts, unchanged)
         return self._bound
 
     def _alpha_of_rows(self, batch: int) -> Tensor | None:
@@ -469,8 +473,16 @@ class SpikingActor(Policy):
             return
         self._unpack()
         parts = self._parts()
-        unchanged = self._watch()  # first: what changes from here on is noticed
-        self._packed = _Packed(_backends.checked(parts), unchanged)
+        modules = [*self.hidden, self.output, self.interface]
+        held: list[dict[str, Any]] = [module._buffers for module in modules]
+        held += [module._parameters for module in modules if module._parameters]  # where one has been set
+        alike = set(map(id, self._counted))
+        tensors = [tensor for table in held for tensor in table.values() if tensor is not None]
+        tensors = [*self._counted[:1], *(tensor for tensor in tensors if id(tensor) not in alike)]
+        held += [module._modules for module in (self, cast("nn.Module", self.hidden), *self.hidden)]
+        tables = [(table, dict(table)) for table in held]
+        unchanged = watch(tables, tensors)  # first: what changes from here on is noticed
+        self._packed = _Packed(_backends.checked(parts), tables, tensors, unchanged)
 
     def _parts(self) -> _backends.ActorParts:
         """What a decision is made from. Raises where the modules are not those of a spiking actor."""
@@ -494,23 +506,6 @@ class SpikingActor(Policy):
             interface=dict(self.interface.named_buffers()) | self.interface.description(),
             dynamics=self.dynamics,
         )
-
-    def _watch(self, carries: Sequence[Tensor] = ()) -> Callable[[], bool]:
-        """Whether the actor still consists of what it does now and, where they are given, its layers have `carries`."""
-        layers = [*self.hidden, self.output, self.interface]
-        tables = [module._buffers for module in layers] + [
-            module._parameters for module in layers if module._parameters
-        ]
-        alike = set(map(id, self._counted))
-        others = [
-            tensor for table in tables for tensor in table.values() if tensor is not None and id(tensor) not in alike
-        ]
-        modules = [self, cast("nn.Module", self.hidden), *self.hidden]
-        expected = [(table, dict(table)) for table in (*(module._modules for module in modules), *tables)]
-        expected += [
-            (layer.carry._buffers, {"value": carry}) for layer, carry in zip(self.hidden, carries, strict=False)
-        ]
-        return watch(expected, [*self._counted[:1], *others])
 
     def _count_together(self) -> None:
         """Makes torch count the changes of all tensors of a decision in one counter: a look at each would take long."""

@@ -36,21 +36,36 @@ def check_tensor(
     Raises:
         InputError: names what was given and what was wanted.
     """
+    if not (
+        isinstance(value, Tensor)
+        and value.dtype == dtype
+        and value.device == device
+        and value.shape == tuple(shape)
+        and value.layout is torch.strided
+        and dtype in DTYPES
+        and not value.is_meta
+        and not stands_for_others(value)
+    ):
+        raise InputError(_what_does_not_fit(name, value, shape, dtype, device, symbols))
+    check_memory(name, value)
+    return value
+
+
+def _what_does_not_fit(
+    name: str, value: object, shape: Sequence[int], dtype: torch.dtype, device: torch.device, symbols: str
+) -> str:
     check_dtype(name, dtype)
     form = f"{symbols} = {list(shape)}" if symbols else str(list(shape))
     wanted = f"{name} must be {dtype} {form} on {device}"
     if not isinstance(value, Tensor):
-        raise InputError(f"{wanted}, got {type(value).__name__}")
+        return f"{wanted}, got {type(value).__name__}"
     if stands_for_others(value):
-        raise InputError(f"{wanted} with memory of its own, got {type(value).__name__}")
+        return f"{wanted} with memory of its own, got {type(value).__name__}"
     if value.layout is not torch.strided:
-        raise InputError(f"{wanted} and dense, got layout {value.layout}")
-    if value.dtype != dtype or value.device != device or tuple(value.shape) != tuple(shape):
-        raise InputError(f"{wanted}, got {value.dtype} {list(value.shape)} on {value.device}")
-    if value.is_meta:
-        raise InputError(f"{wanted}, where a tensor has no numbers")
-    check_memory(name, value)
-    return value
+        return f"{wanted} and dense, got layout {value.layout}"
+    if value.is_meta and value.device == device:
+        return f"{wanted}, where a tensor has no numbers"
+    return f"{wanted}, got {value.dtype} {list(value.shape)} on {value.device}"
 
 
 def check_memory(name: str, tensor: Tensor) -> None:
@@ -61,8 +76,10 @@ def check_memory(name: str, tensor: Tensor) -> None:
     """
     if stands_for_others(tensor) or not tensor.numel():
         return
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    needed = (tensor.storage_offset() + last + 1) * tensor.element_size()
+    last = tensor.numel() - 1
+    if not tensor.is_contiguous():
+        last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    needed = (tensor.storage_offset() + last + 1) * tensor.itemsize
     if (found := tensor.untyped_storage().nbytes()) < needed:
         raise InputError(f"{name} of shape {list(tensor.shape)} needs {needed} bytes, but its storage holds {found}")
 
