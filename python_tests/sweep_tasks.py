@@ -9,7 +9,7 @@ from pathlib import Path
 def note(folder: Path, task: int) -> int:
     """Leaves a file for every time that the task was finished; task 3's first worker dies in the middle of it."""
     if task == 3 and not (folder / "died").exists():
-        (folder / "died").touch()
+        (folder / "died").write_text(str(os.getpid()))
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.05)
     (folder / f"{task}-{os.getpid()}-{time.monotonic_ns()}").touch()

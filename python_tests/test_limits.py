@@ -145,9 +145,3 @@ def test_more_steps_than_fit_are_refused() -> None:
 
 def test_a_setting_counts_once() -> None:
     assert len(snnkern.grid(["if", "IF", snnkern.IF()], [4, 4], [0, 0.0], [0])) == 1
-
-
-@pytest.mark.parametrize("reward", [math.nan, math.inf])
-def test_an_episode_without_a_return_is_an_error(reward) -> None:
-    with pytest.raises(snnkern.Error, match="no finite number"):
-        snnkern.evaluate(ACTOR, lambda: Short(reward), episodes=2)

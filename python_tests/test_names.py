@@ -155,7 +155,7 @@ def test_tables_and_pages_show_names_as_they_are(capsys, energy, name) -> None:
     summary = renamed(energy, name)
     analysis_tables.print_energy(summary)
     tables.print_evaluation({"policy": name, "environment": name, **EVALUATION})
-    tables.print_sweep({"actor": name, "environment": name, "dense": EVALUATION, "results": []})
+    tables.print_sweep({"actor": name, "environment": name, "dense": EVALUATION, "ratio": None, "results": []})
     out = capsys.readouterr().out
     assert not set(out) & set("\x1b\x00\x07\x7f\x9b\x85\u202e\u2066\u2028\r\udce9")
     if name.strip() and name.isascii() and name.isprintable() and len(name) < 60:
@@ -251,7 +251,7 @@ def test_a_narrow_terminal_cuts_no_number(monkeypatch, columns) -> None:
     entry |= {"return_mean": -12345678.0, "performance_ratio": 1.0, "performance_ratio_interval": [0.5, 2.0]}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tables.print_sweep({"actor": "a", "environment": "b", "dense": EVALUATION, "results": [entry]})
+        tables.print_sweep({"actor": "a", "environment": "b", "dense": EVALUATION, "ratio": None, "results": [entry]})
     out = stream.getvalue()
     for number in ("-12,345,678 ± 0", "1024", "0.25", "100.0 [50.0 … 200.0]"):
         assert number in out

@@ -414,7 +414,7 @@ def test_predict_says_what_does_not_fit():
     _, state = policy.predict(observations)
     with pytest.raises(snnkern.InputError, match="2 hidden layers, got carries for 1"):
         policy.predict(observations, state[:1])
-    with pytest.raises(snnkern.InputError, match=r"hidden layer 2 must be torch.float32 \[5, 7\]"):
+    with pytest.raises(snnkern.InputError, match=r"hidden layer 2 must be torch.float32 \[B, N\] = \[5, 7\]"):
         policy.predict(observations, (state[0], state[0]))
     with pytest.raises(snnkern.InputError, match="the carry belongs to a batch of shape"):
         policy.predict(observations[:3], state)

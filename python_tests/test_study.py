@@ -73,7 +73,7 @@ MISTAKES = {
     "alpha by a name": ({"alphas": ["best"]}, "'best'"),
     "calibration": ({"calibrations": ["mean"]}, "unknown calibration 'mean'"),
     "timesteps": ({"timesteps": [0]}, r"timesteps \(T\) must be a whole number of at least 1, got 0"),
-    "too many timesteps": ({"timesteps": [2**31]}, r"timesteps \(T\) may be at most"),
+    "too many timesteps": ({"timesteps": [2**31]}, r"timesteps \(T\) must be a whole number of at most 100,000"),
     "a number of 400 digits": ({"alphas": [10**400]}, r"Number out of range - at `\$\.alphas\[0\]`"),
     "too many settings": ({"alphas": [0.5] * 1000, "timesteps": [2] * 1000}, "at most 100,000 settings, got 1,000,000"),
     "shared episodes": ({"seeds": [0, 5]}, "seeds 0 and 5 share episodes: 10 episodes"),

@@ -152,14 +152,14 @@ def test_a_random_policy_is_measured_where_the_dense_return_is_not_positive_and_
     first = sweep(actor, "Pendulum-v1", grid(["if"], [2], [0.0]), **options)
     assert first.random.mean < 0
     assert first.random.lengths == (200, 200)
-    files = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    files = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*.json")}
     assert len(files) == 3
     assert sweep(actor, "Pendulum-v1", grid(["if"], [2], [0.0]), **options) == first
     another = make_actor(3, 8, 1, action_scale=2.0, seed=5)
     assert sweep(another, "Pendulum-v1", grid(["if"], [2], [0.0]), **options).random == first.random
-    assert len(list(tmp_path.iterdir())) == 5  # another dense and another spiking one
+    assert len(list(tmp_path.glob("*.json"))) == 5  # another dense and another spiking one
     assert {file: file.stat().st_mtime_ns for file in files} == files
-    records = [json.loads(file.read_text()) for file in tmp_path.iterdir()]
+    records = [json.loads(file.read_text()) for file in tmp_path.glob("*.json")]
     collection = collect_results("test", records)
     assert [place.environment for place in collection.dense] == ["Pendulum-v1"] * 2
     assert all("random" not in record["actor"] for record in collection.records)

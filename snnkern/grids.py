@@ -22,7 +22,7 @@ from snnkern.actors import Actor
 from snnkern.calibration import CALIBRATION_STEPS
 from snnkern.checkpoints import load_actor
 from snnkern.conversion import convert
-from snnkern.errors import InputError
+from snnkern.errors import InputError, check_whole
 from snnkern.files import from_json, read_bytes
 from snnkern.limits import MOST_EPISODES, MOST_SEED, MOST_STEPS, MOST_TIMESTEPS
 from snnkern.neurons import parse_neuron
@@ -40,7 +40,7 @@ class Part(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Settings: every combination of these. Numbers and names are judged where settings are made of them."""
 
     neurons: _Some[str] = ("if", "snm", "mt", "dc")
-    timesteps: _Some[Annotated[int, msgspec.Meta(ge=1, le=MOST_TIMESTEPS)]] = (2, 4, 8)
+    timesteps: _Some[int] = (2, 4, 8)
     alphas: _Some[float | str] = ("auto",)
     memories: _Some[float | str] = (0.0,)
     calibrations: _Some[str] = ("auto",)
@@ -172,6 +172,7 @@ def _settings(part: Part) -> Iterator[Setting]:
     if (number := math.prod(map(len, lists))) > _MOST_SETTINGS:
         raise InputError(f"a grid has at most {_MOST_SETTINGS:,} settings, got {number:,}")
     for neuron, timesteps, alpha, memory, calibration in itertools.product(*lists):
+        check_whole("timesteps (T)", timesteps, least=1, most=MOST_TIMESTEPS)
         yield Setting(parse_neuron(neuron, part.levels), timesteps, alpha, memory, calibration)
 
 

@@ -311,7 +311,7 @@ class SpikingActor(Policy):
                 the carry's; the observation requires grad while grad is on. The carry is as before the call.
         """
         bound = self._bound
-        usual = bound is not None and _is_plain(observation, bound.shape) and not torch.compiler.is_compiling()
+        usual = bound is not None and not torch.compiler.is_compiling() and _is_plain(observation, bound.shape)
         if bound is None or not usual or not bound.unchanged():
             usual = False
             refuse_mapping()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from snnkern import environments
 from snnkern.actors import Policy, check_actor
-from snnkern.errors import Error, InputError, require
+from snnkern.errors import InputError, require
 from snnkern.feedforward import SpikingNetwork
 from snnkern.limits import check_episodes
 from snnkern.nn import SpikingActor
@@ -97,7 +97,6 @@ def rollout(
 
     Raises:
         InputError: the environment is not a vector, its spaces do not fit the policy, or a number is out of range.
-        Error: the environment gave a reward that is not finite.
     """
     episodes, seed = check_episodes(episodes, seed)
     policy = acting(policy)
@@ -133,8 +132,6 @@ def rollout(
         lengths[at] += 1
         ended = (terminated | truncated) & ~resetting
         finished += ended & recorded
-        if ended.any() and not np.isfinite(returns).all():
-            raise Error("the environment gave a reward that is no finite number: its episode has no return")
 
         if mode == modes.NEXT_STEP:
             started, resetting = resetting, ended
