@@ -84,6 +84,7 @@ def covering(cases: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
+    config.option.all_cases |= _is_for_a_gpu(config)  # there is seldom one
     if config.getoption("all_cases"):
         os.environ["SNNKERN_ALL_CASES"] = "1"  # for test runs that tests start
     # On a GPU's machine, whose drivers and releases we do not choose, the warnings of others are only shown.
