@@ -1,0 +1,155 @@
+#!/usr/bin/env bash
+# Everything that only a GPU can show, in a command or two, on a bare machine with a Hopper GPU and no network: builds, tests,
+# measures, and leaves its files in $OUT (at most 8).
+#     bash bench/on_a_gpu.sh prepare .gpu  # before, where there is a network: this file and what the machine lacks, in a folder
+#     bash .gpu/on_a_gpu.sh main           # build, tests, benchmark: at most 540 s
+#     bash .gpu/on_a_gpu.sh extra          # sanitizer, large sizes: at most 200 s, on the same machine
+# The folder stands below the repository's root and is not tracked. Nothing is installed there: torch (2.11+cu130 was seen),
+# triton (3.6), numpy, pytest with xdist, pybind11, cmake, ninja, nvcc 13, hypothesis and safetensors are expected; msgspec
+# comes along. There is no gymnasium, mujoco or spikingjelly, which `pytest -m gpu` does without.
+# Optional, in the folder: prebuilt/_cpu*.so and prebuilt/_cuda*.so for that Python and GPU, used where building fails.
+set -u -o pipefail
+SELF=$(readlink -f "$0")
+if [ "${1:-}" = prepare ]; then
+    folder=${2:?which folder} && mkdir -p "$folder/wheels" && cp "$SELF" "$folder/on_a_gpu.sh"
+    for version in 3.10 3.11 3.12 3.13; do
+        python3 -m pip download --quiet --no-deps --only-binary :all: --python-version "$version" \
+            --platform manylinux2014_x86_64 --dest "$folder/wheels" msgspec || exit 1
+    done
+    exit
+fi
+cd "$(dirname "$SELF")/.." 2>/dev/null; [ -f setup.py ] || cd "${REPO:-$PWD}"
+[ -f setup.py ] || { echo "run from the repository"; exit 2; }
+OUT=${OUT:-/tmp/gpu-out}; mkdir -p "$OUT"
+export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 TRITON_CACHE_DIR=/tmp/triton-cache PYTHONPATH=$PWD
+unset TRITON_INTERPRET
+python3 -c 'import msgspec' 2>/dev/null || { # of the package's dependencies the one that such a machine has not
+    tag=$(python3 -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
+    python3 -m zipfile -e "$(dirname "$SELF")"/wheels/msgspec-*-"$tag"-"$tag"-*.whl /tmp/wheels && export PYTHONPATH=$PYTHONPATH:/tmp/wheels
+}
+BEGAN=$SECONDS
+SUMMARY=$OUT/summary.txt; [ "${1:-main}" = main ] && : >"$SUMMARY"
+say() { echo "[$((SECONDS - BEGAN)) s] $*" | tee -a "$SUMMARY"; }
+part() { # name seconds command...: never stops the script; its log comes back, cut to 2 MB
+    local name=$1 most=$2 start=$SECONDS rc; shift 2
+    timeout --signal=INT --kill-after=10 "$most" "$@" >"/tmp/$name.log" 2>&1; rc=$?
+    { echo "===== $name"; tail -c 1500000 "/tmp/$name.log"; } >>"$OUT/logs.txt" # at most 8 files come back
+    say "$name: rc=$rc in $((SECONDS - start)) s: $(grep -aE '[0-9]+ (passed|failed|error)|FAIL|ERROR SUMMARY' "/tmp/$name.log" | tail -1 | cut -c1-160)"
+    return $rc
+}
+facts() {
+    nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,clocks.max.sm --format=csv
+    uname -r; python3 --version; nvcc --version | tail -2; gcc --version | head -1; cmake --version | head -1
+    python3 - <<'PY'
+import importlib.metadata as m, torch, sysconfig, os
+for n in "torch triton numpy pytest pytest-xdist pybind11 cmake ninja hypothesis safetensors spikingjelly gymnasium".split():
+    try: print(n, m.version(n))
+    except Exception as e: print(n, "MISSING")
+p = torch.cuda.get_device_properties(0)
+print(p.name, p.multi_processor_count, p.L2_cache_size, p.shared_memory_per_block_optin, torch.cuda.get_device_capability())
+print("Python.h", os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))
+PY
+}
+build() { # for this chip alone: setup.py has no way to say so, and three targets take three times as long
+    rm -f snnkern/_cpu.*.so snnkern/_cuda.*.so
+    python3 -c 'import pybind11' && cmake -S . -B /tmp/build -GNinja -DCMAKE_BUILD_TYPE=Release \
+        -DPython_EXECUTABLE="$(command -v python3)" -Dpybind11_DIR="$(python3 -m pybind11 --cmakedir)" \
+        -DCMAKE_CUDA_ARCHITECTURES=90 -DSNNKERN_CUDA=ON -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$PWD/snnkern" &&
+        cmake --build /tmp/build --parallel 16
+    for m in _cpu _cuda; do
+        ls snnkern/$m.*.so 2>/dev/null || cp -v "$(dirname "$SELF")"/prebuilt/$m.*.so snnkern/ 2>/dev/null || echo "FAIL: no $m"
+    done
+    touch snnkern/_c*.so # newer than the sources, so that bench/gpu.py does not build again
+    python3 -c 'import snnkern; [print(b) for b in snnkern.backends()]; import snnkern._cpu, snnkern._cuda'
+}
+PYTEST="python3 -m pytest -q -p no:cacheprovider -o filterwarnings=default --tb=short"
+micro() { python3 - "$OUT/micro.json" <<'PY'
+"""Device time of one decision, without the CPU's launches: N decisions in one graph. And what only a GPU can show."""
+import json, sys, torch, numpy as np, snnkern
+from snnkern import SpikingActor
+from snnkern.neurons import Dynamics, parse_neuron
+found = {"gpu": torch.cuda.get_device_name(), "chained": [], "two_engines": None}
+device, actor = torch.device("cuda"), snnkern.load_actor("td3-halfcheetah")
+x = np.load("bench/results/halfcheetah.npy").astype(np.float32)
+theta = [t.to(device) for t in snnkern.calibrate(actor, x, "max")]
+actor = actor.to(device)
+def make(neuron, T, backend):
+    return SpikingActor(actor, theta, Dynamics(parse_neuron(neuron), T, 0.2), backend=backend, check_finite=False).to(device)
+try:  # cudaFuncSetAttribute is per function: the second, smaller engine lowers the first one's limit
+    a, b = make("if", 32, "cuda"), make("if", 8, "cuda")
+    one = torch.from_numpy(x[:1]).to(device)
+    a(one); b(one); torch.cuda.synchronize(); a(one); torch.cuda.synchronize()
+    found["two_engines"] = "fine"
+except Exception as e: found["two_engines"] = f"FAILED {type(e).__name__}: {e}"
+print("two engines:", found["two_engines"], flush=True)
+def chained(backend, neuron, batch, n=32):
+    snn = make(neuron, 8, backend)
+    rows = torch.from_numpy(np.resize(x, (batch, x.shape[1]))).to(device)
+    snn(rows); snn.warmup(batch); snn.reset(); snn(rows)
+    engine = snn._engine; torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(n): engine.decide(rows, False, 1)
+    def once():
+        s, e = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        s.record(); graph.replay(); e.record(); e.synchronize(); return s.elapsed_time(e) * 1e3 / n
+    for _ in range(3): once()
+    return sorted(once() for _ in range(15))
+for batch in (1, 16, 132, 133, 264, 1024, 2048, 4096, 16384, 65536):
+    for backend in ("cuda", "triton"):
+        for neuron in ("if", "snm", "mt", "dc"):
+            if backend == "cuda" and batch > 16384: continue
+            try:
+                t = chained(backend, neuron, batch)
+                found["chained"].append({"backend": backend, "neuron": neuron, "batch": batch, "us": t[len(t) // 2], "spread": [t[1], t[-2]]})
+                print(backend, neuron, batch, f"{t[len(t)//2]:.2f} us", flush=True)
+            except Exception as e:
+                found["chained"].append({"backend": backend, "neuron": neuron, "batch": batch, "failed": f"{type(e).__name__}: {str(e)[-300:]}"})
+                print(backend, neuron, batch, "FAIL", str(e)[-200:], flush=True)
+            json.dump(found, open(sys.argv[1], "w"), indent=1)
+PY
+}
+precompile() { # Triton's kernels for td3-halfcheetah, every tile, into the cache that micro and bench read: 4 processes
+    local n
+    for n in if snm mt dc; do python3 - $n <<'PY' & done
+import sys, numpy as np, torch, snnkern
+from snnkern.neurons import Dynamics, parse_neuron
+x = np.load("bench/results/halfcheetah.npy").astype(np.float32); actor = snnkern.load_actor("td3-halfcheetah")
+theta = [t.cuda() for t in snnkern.calibrate(actor, x, "max")]; actor = actor.to("cuda")
+for batch in (1, 256):  # a batch of 1 and one that 16 divides are compiled apart
+    snn = snnkern.SpikingActor(actor, theta, Dynamics(parse_neuron(sys.argv[1]), 8, 0.2), backend="triton", check_finite=False).to("cuda")
+    print(sys.argv[1], batch, snn.warmup(batch), snn._engine and snn._engine._tile, flush=True)
+PY
+    wait
+}
+export OUT
+case ${1:-main} in
+facts | build | micro | precompile)
+    "$1"
+    exit
+    ;;
+main)
+    part facts 40 bash "$SELF" facts
+    part build 170 bash "$SELF" build || say "the build failed: see logs.txt"
+    # Tests do not time anything, so they share the card; each worker compiles for itself, 16 cores.
+    part precompile 120 bash "$SELF" precompile &
+    P=$!
+    part triton-tests 150 env TRITON_INTERPRET=0 $PYTEST -n 8 --all-cases -m "not long" python_tests/triton_cases.py python_tests/triton_actor_cases.py &
+    T=$!
+    part gpu-tests 100 $PYTEST -n 4 -m gpu -k "not two_to_the_32 and not large_batches and not kernels_on_a_gpu"
+    wait $T $P
+    # Alone from here on. What matters most first; each writes its JSON as it goes or at its end.
+    part micro 120 bash "$SELF" micro
+    LEFT=$((535 - (SECONDS - BEGAN))); [ $LEFT -gt 200 ] && LEFT=200
+    [ $LEFT -gt 60 ] && part bench $LEFT python3 bench/gpu.py --seconds $((LEFT - 15)) --output "$OUT/gpu.json"
+    ;;
+extra) # on the machine that is still warm (30 s), else everything is built again first
+    ls snnkern/_cuda.*.so >/dev/null 2>&1 || part build 100 bash "$SELF" build
+    part large 70 $PYTEST -m gpu -k "two_to_the_32 or large_batches" python_tests/test_cuda_neurons.py python_tests/test_triton_gpu.py
+    part racecheck 50 compute-sanitizer --tool racecheck --error-exitcode 9 python3 -m pytest -q -p no:cacheprovider \
+        -o filterwarnings=default -m gpu -k "bit_identical_to_the_cpu_engine and (deep or wide or long) and gpu" python_tests/test_cuda_actor.py
+    part memcheck 50 compute-sanitizer --tool memcheck --error-exitcode 9 python3 -m pytest -q -p no:cacheprovider \
+        -o filterwarnings=default -m gpu -k "nothing_is_written or unaligned or odd_distance" python_tests/test_cuda_actor.py python_tests/test_cuda_neurons.py
+    ;;
+esac
+say "finished"; ls -la "$OUT" | tail -12; cat "$SUMMARY"
