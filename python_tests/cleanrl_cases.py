@@ -122,7 +122,7 @@ def test_actors_act_as_they_did(trained, tmp_path, algorithm):
     assert overruled.action_bias.tolist() == [0.0, 1.0]
 
 
-@pytest.mark.parametrize("algorithm", ["td3", "ddpg"])
+@pytest.mark.parametrize("algorithm", ["td3", pytest.param("ddpg", marks=pytest.mark.thorough)])
 def test_actors_in_jax_act_as_they_did(trained, algorithm):
     script = trained(f"{algorithm}_continuous_action_jax")
     theirs, state = script["actor"], script["actor_state"]

@@ -62,6 +62,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.getoption("all_cases") and not any("::" in argument for argument in config.args):
         tests = defaultdict(list)
         for item in chosen:
+            if item.get_closest_marker("thorough"):
+                continue
             tests[item.nodeid.partition("[")[0]].append(item)
         chosen = {item for cases in tests.values() for item in covering(cases)}
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])

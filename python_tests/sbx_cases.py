@@ -46,7 +46,7 @@ def example():
     return load_example("train_actor")
 
 
-@pytest.mark.parametrize("algorithm", ["td3", "sac"])
+@pytest.mark.parametrize("algorithm", ["td3", pytest.param("sac", marks=pytest.mark.thorough)])
 def test_file_acts_like_the_trained_model(example, algorithm, tmp_path, monkeypatch):
     observations = np.random.default_rng(0).normal(size=(100, 3)).astype(np.float32)
     export, exported = example.export, []

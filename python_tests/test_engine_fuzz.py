@@ -24,7 +24,7 @@ from snnkern.neurons import Kind, neuron_from
 
 pytestmark = needs_cpu
 
-SECONDS = float(os.environ.get("SNNKERN_FUZZ_SECONDS", "10"))
+SECONDS = float(os.environ.get("SNNKERN_FUZZ_SECONDS", "10" if "SNNKERN_ALL_CASES" in os.environ else "3"))
 # Every kind of neuron on every build, one and two threads: no run is shorter, whatever the time.
 TURNS = list(itertools.product(ISAS, Kind, (1, 2)))
 # Around the widths of vectors and blocks. The wide ones are most of the time, so they are a third of the layers.

@@ -69,7 +69,14 @@ def neighbours(values):
 
 
 @each("dtype", NATIVE_DTYPES)
-@each("neuron", {name: neuron for name, neuron in NEURONS.items() if neuron.kind in (Kind.MT, Kind.DC)})
+@pytest.mark.parametrize(
+    "neuron",
+    [  # the more levels, the longer
+        pytest.param(neuron, id=name, marks=[pytest.mark.thorough] if neuron.levels > 7 else [])
+        for name, neuron in NEURONS.items()
+        if neuron.kind in (Kind.MT, Kind.DC)
+    ],
+)
 def test_levels_are_found_at_their_bounds_whatever_the_threshold(neuron, dtype):
     """Kernels search the levels in two ways. The way is chosen by the smallest threshold, here around the choice."""
     info = torch.finfo(dtype)
