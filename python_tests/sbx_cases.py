@@ -24,6 +24,7 @@ def test_sbx_models_are_converted_from_memory():
     assert spiking == pytest.approx(dense, rel=0.05)
 
 
+@pytest.mark.thorough
 def test_sbx_models_act_as_they_did(tmp_path):
     observations = make_observations(20, 5)
     for algorithm in (sbx.TD3, sbx.SAC):

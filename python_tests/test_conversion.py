@@ -35,7 +35,14 @@ def observations():
 
 
 @pytest.mark.parametrize("neuron", NEURONS)
-@pytest.mark.parametrize("hidden", [(9,), (9, 13), (8, 7, 6, 5)], ids=["1-hidden", "2-hidden", "4-hidden"])
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        pytest.param((9,), id="1-hidden", marks=pytest.mark.thorough),
+        pytest.param((9, 13), id="2-hidden"),
+        pytest.param((8, 7, 6, 5), id="4-hidden", marks=pytest.mark.thorough),
+    ],
+)
 def test_many_timesteps_approach_the_dense_action(neuron, hidden):
     actor, observations = make_actor(5, *hidden, 3), make_observations(300, 5)
     dense = actor.act(observations)

@@ -65,6 +65,7 @@ def test_a_misaligned_address_is_named(module) -> None:
 
 
 @needs_cpu
+@pytest.mark.thorough
 def test_the_actor_kernel_needs_each_of_its_barriers(cuda_on_host) -> None:
     """Without one of them, whichever it is, some order of threads gives other results."""
     program = Path(__file__).parent / "cuda_on_host" / "without_barriers.py"

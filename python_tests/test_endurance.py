@@ -1,6 +1,6 @@
 """Many decisions in a row: no drift beyond the reference's, no growth in memory.
 
-A million where all cases are wanted (`--all-cases`), else a tenth of them.
+A million where all cases are wanted (`--all-cases`), else a twentieth of them.
 A longer run: SNNKERN_DECISIONS=100000000 pytest python_tests/test_endurance.py
 """
 
@@ -28,7 +28,7 @@ from snnkern.neurons import Kind
 
 pytestmark = needs_cpu
 
-DECISIONS = int(os.environ.get("SNNKERN_DECISIONS", 1_000_000 if "SNNKERN_ALL_CASES" in os.environ else 100_000))
+DECISIONS = int(os.environ.get("SNNKERN_DECISIONS", 1_000_000 if "SNNKERN_ALL_CASES" in os.environ else 50_000))
 MILESTONES = [*(number for number in (1_000, 10_000, 100_000) if number < DECISIONS), DECISIONS]
 
 

@@ -54,6 +54,7 @@ def test_cases_are_timed_and_written_down(tmp_path):
     assert 0 < many["spikes_per_decision"] < one["spikes_per_decision"] < 2 * 2 * 256
 
 
+@pytest.mark.thorough
 def test_cases_run_where_nothing_is_timed():
     printed = run("--benchmark-disable", "-k", "B1024-N256-if or B1024-T1-if")
     assert "6 passed" in printed

@@ -279,6 +279,7 @@ def test_little_is_enough_for_a_page(tmp_path) -> None:
     assert "No performance ratio" in Page(files[0].read_text()).text
 
 
+@pytest.mark.thorough
 def test_two_sweeps_are_two_sections(records, tmp_path) -> None:
     """Even where their names are the same, and are no names for files."""
     collections = []
