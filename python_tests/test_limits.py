@@ -25,21 +25,18 @@ ACTOR, OBSERVATIONS = make_actor(3, 5, 2), make_observations(20, 3)
 
 
 class Short(gymnasium.Env):
-    """Episodes of one step, whose reward is `reward`."""
+    """Episodes of one step, whose reward is 1."""
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float64)
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
     spec = None
-
-    def __init__(self, reward: float = 1.0) -> None:
-        self.reward = reward
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         return np.zeros(3), {}
 
     def step(self, action):
-        return np.zeros(3), self.reward, True, False, {}
+        return np.zeros(3), 1.0, True, False, {}
 
 
 def refused(*arguments, **options):
