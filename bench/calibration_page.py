@@ -131,7 +131,7 @@ def points(collection: Collection, neuron: str, timesteps: int, calibration: str
     return [
         point
         for point in collection.points
-        if point.setting.variant == (neuron, memory, calibration) and point.setting.timesteps == timesteps
+        if point.setting.family == (neuron, calibration, memory) and point.setting.timesteps == timesteps
     ]
 
 
@@ -184,30 +184,30 @@ def _averages(collection: Collection, targets: Sequence[tuple[str, int]], rule: 
 
 def auto_table(collection: Collection) -> str:
     """The recommended setting, by environment."""
-    places = list(collection.dense)
+    actors = list(collection.dense)
     lines = [
-        _row("neuron", "T", "average", *(place.label for place in places), "spikes per decision"),
-        "|---" * (len(places) + 4) + "|",
+        _row("neuron", "T", "average", *(actor.label for actor in actors), "spikes per decision"),
+        "|---" * (len(actors) + 4) + "|",
     ]
     for point in collection.points:
-        if point.setting.variant.calibration == "auto" and point.setting.alpha == "auto":
-            ratios = [f"{100 * point.ratios[place].value:.0f}" for place in places]
-            cells = [point.setting.variant.neuron, point.setting.timesteps, _percent(point.average), *ratios]
+        if point.setting.calibration == "auto" and point.setting.alpha == "auto":
+            ratios = [f"{100 * point.ratios[actor].value:.0f}" for actor in actors]
+            cells = [point.setting.label, point.setting.timesteps, _percent(point.average), *ratios]
             lines.append(_row(*cells, f"{point.spikes:.0f}"))
     return "\n".join(lines)
 
 
 def others_table(collection: Collection) -> str:
     """Recommended and maximum thresholds on other actors."""
-    places = list(collection.dense)
+    actors = list(collection.dense)
     lines = [
-        _row("neuron, T", "thresholds", "average", *(place.label for place in places)),
-        "|---" * (len(places) + 3) + "|",
+        _row("neuron, T", "thresholds", "average", *(actor.label for actor in actors)),
+        "|---" * (len(actors) + 3) + "|",
     ]
     for neuron, timesteps in TARGETS:
         for rule in ("max", "auto"):
             for point in points(collection, neuron, timesteps, rule):
-                ratios = [f"{100 * point.ratios[place].value:.0f}" for place in places]
+                ratios = [f"{100 * point.ratios[actor].value:.0f}" for actor in actors]
                 lines.append(_row(f"{neuron}, {timesteps}", f"`{rule}`", _percent(point.average), *ratios))
     return "\n".join(lines)
 

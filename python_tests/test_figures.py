@@ -20,9 +20,10 @@ from snnkern.analysis_figures import energy_figure
 from snnkern.benchmark import ACT, LOOP, NUMPY
 from snnkern.evaluation import Evaluation, Interval, grid
 from snnkern.figures import NEURON_STYLES
-from snnkern.neurons import NEURON_NAMES
+from snnkern.neurons import NEURON_NAMES, parse_neuron
 from snnkern.report import latency_figure, performance_figure
-from snnkern.results import Point, Setting, Variant
+from snnkern.results import Point
+from snnkern.settings import Setting
 from snnkern.study import Sweep
 
 SETTINGS = grid(NEURON_NAMES, [2, 4], [0.2])
@@ -38,9 +39,8 @@ def drawn(monkeypatch) -> list[Figure]:
 
 
 def point(setting, spikes: float, ratio: float) -> Point:
-    variant = Variant(setting.neuron.label, setting.memory, "auto")
     interval = Interval(ratio, ratio - 0.1, ratio + 0.1)
-    return Point(Setting(variant, setting.timesteps, setting.alpha), {}, {}, interval, spikes)
+    return Point(Setting(**vars(setting), calibration="auto"), {}, {}, interval, spikes)
 
 
 def performance(drawn):
@@ -154,7 +154,7 @@ def test_two_alphas_of_a_neuron_differ_in_dashes_and_in_the_legend(drawn) -> Non
 
 
 def setting(neuron: str, steps: int, alpha: float | str = 0.2, memory: float = 0.0, rule: str = "auto") -> Setting:
-    return Setting(Variant(neuron, memory, rule), steps, alpha)
+    return Setting(parse_neuron(neuron), steps, alpha, memory, rule)
 
 
 @pytest.mark.parametrize(

@@ -74,16 +74,16 @@ def test_ratios_averages_and_spikes(records) -> None:
     assert len(collection.points) == 18
     assert collection.notes == []
     first = collection.points[0]
-    assert (first.setting.variant.neuron, first.setting.timesteps, first.setting.alpha) == ("IF", 1, 0.0)
+    assert (first.setting.label, first.setting.timesteps, first.setting.alpha) == ("IF", 1, 0.0)
     assert first.average.value == pytest.approx(1 / 8)
     assert 0.9 / 8 < first.average.low < 1 / 8 < first.average.high < 1.2 / 8
     assert [ratio.value for ratio in first.ratios.values()] == pytest.approx([1 / 8, 1 / 8])
     assert first.spikes == 15
-    assert [place.label for place in collection.dense] == ["first in Hopper-v5", "second <b>& in Ant-v5"]
+    assert [actor.label for actor in collection.dense] == ["first in Hopper-v5", "second <b>& in Ant-v5"]
     best = cheapest(collection.points, 0.45)
-    assert (best.setting.variant.neuron, best.setting.timesteps) == ("DC", 2)
+    assert (best.setting.label, best.setting.timesteps) == ("DC", 2)
     assert cheapest(collection.points, 1.5) is None
-    assert [(p.setting.variant.neuron, p.setting.timesteps, p.setting.alpha) for p in frontier(collection.points)] == [
+    assert [(p.setting.label, p.setting.timesteps, p.setting.alpha) for p in frontier(collection.points)] == [
         ("DC", 1, 0.0),
         ("DC", 2, 0.0),
         ("DC", 4, 0.0),
@@ -153,7 +153,7 @@ def test_an_actor_with_two_names_is_one() -> None:
     some = [record("first", None, [2.0]), *(record("first", dynamics("if", steps), [1.0]) for steps in (1, 2))]
     some[0]["actor"] = "TD3"
     collection = collect_results("test", some)
-    assert [place.actor for place in collection.dense] == ["first"]
+    assert [actor.name for actor in collection.dense] == ["first"]
     assert [point.average.value for point in collection.points] == [0.5, 0.5]
 
 
@@ -180,7 +180,7 @@ def test_rules_unusual_neurons_and_given_thresholds_have_names() -> None:
     given = record("first", setting, [1.0])
     given["task"]["calibration"] = {"thresholds": "abcdefghij"}
     points = collect_results("test", [named, given]).points
-    assert {(p.setting.variant.neuron, p.setting.alpha, p.setting.variant.calibration) for p in points} == {
+    assert {(p.setting.label, p.setting.alpha, p.setting.calibration) for p in points} == {
         ("MT, levels = 6", "auto", "max"),
         ("MT", 0.0, "given (abcdef)"),
     }

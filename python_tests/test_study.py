@@ -32,8 +32,9 @@ from snnkern.executors import LocalExecutor
 from snnkern.grids import read_study
 from snnkern.report_tables import chosen_table
 from snnkern.results import collect_results
+from snnkern.settings import Setting
 from snnkern.store import Store, read_records, write_records
-from snnkern.study import Setting, found_in, run_study
+from snnkern.study import found_in, run_study
 
 SMALL = {
     "actors": ["tiny.safetensors"],
@@ -232,20 +233,20 @@ class TestRuns:
         assert (len(records), failed, len(self.ran)) == (3, {}, 3)
 
     def test_names_of_rules_reach_convert_and_what_they_chose_is_kept(self, folder, monkeypatch) -> None:
-        def convert(actor, observations, *, alpha, memory, calibration, **others):
-            assert (alpha, memory, calibration) == ("auto", "auto", "best")
-            return real(actor, observations, alpha=0.3, memory=0.5, calibration="max", **others)
+        def convert(actor, observations, *, alpha, calibration, **others):
+            assert (alpha, calibration) == ("auto", "best")
+            return real(actor, observations, alpha=0.3, calibration="max", **others)
 
         real = snnkern.convert
         for module in ("grids", "study"):
             monkeypatch.setattr(f"snnkern.{module}.convert", convert)
-        grid = study(folder, alphas=["auto"], memories=["auto"], calibrations=["best"])
+        grid = study(folder, alphas=["auto"], memories=[0.5], calibrations=["best"])
         records, _ = run_study(grid, Store(folder / "store"), LocalExecutor())
         record = records[grid.tasks[-1]]
         assert (record["task"]["setting"]["alpha"], record["task"]["calibration"]["rule"]) == ("auto", "best")
         assert (record["result"]["dynamics"]["alpha"], record["result"]["dynamics"]["memory"]) == (0.3, 0.5)
         (point,) = collect_results("rules", [*records.values()]).points
-        assert (point.setting.alpha, point.setting.variant.memory) == ("auto", "auto")
+        assert (point.setting.alpha, point.setting.memory) == ("auto", 0.5)
         shown = chosen_table(collect_results("rules", [*records.values()]))
         assert 'best (50 steps, seed 0)</td><td class="number">0.3</td>' in shown
 

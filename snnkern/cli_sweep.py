@@ -109,7 +109,7 @@ def sweep_command(
     """Run a grid of actors, environments, neurons, T, α, μ, calibrations and seeds.
 
     Lists are separated by commas. A grid file says the same and more (docs/report.md); options go before what it says.
-    Every finished task is kept in the store at once: interrupted, or killed, the same command goes on where it was.
+    Every finished task is kept in the store at once: interrupted, or killed, the same command resumes.
     `snnkern report` draws the results.
 
     Examples:
@@ -133,7 +133,7 @@ def sweep_command(
             "neurons": _some("--neuron", neuron, str),
             "timesteps": _some("--timesteps", timesteps, int),
             "alphas": _some("--alpha", alpha, _number),
-            "memories": _some("--memory", memory, _number),
+            "memories": _some("--memory", memory, float),
             "calibrations": _some("--calibration", calibration, str),
             "levels": levels,
             "seeds": _some("--seeds", seeds, int),
@@ -299,11 +299,11 @@ def _entry(point: Point) -> dict[str, Any]:
     """A setting's results as JSON."""
     setting, average = point.setting, point.average
     return {
-        "neuron": setting.variant.neuron,
+        "neuron": setting.label,
         "timesteps": setting.timesteps,
         "alpha": setting.alpha,
-        "memory": setting.variant.memory,
-        "calibration": setting.variant.calibration,
+        "memory": setting.memory,
+        "calibration": setting.calibration,
         "actors": len(point.evaluations),
         "average_performance_ratio": average and average.value,
         "average_performance_ratio_interval": average and ends(average.low, average.high),

@@ -26,7 +26,8 @@ from snnkern.errors import InputError, check_whole
 from snnkern.files import from_json, read_bytes
 from snnkern.limits import MOST_EPISODES, MOST_SEED, MOST_STEPS, MOST_TIMESTEPS
 from snnkern.neurons import parse_neuron
-from snnkern.study import Setting, Study, Subject
+from snnkern.settings import Setting
+from snnkern.study import Study, Subject
 
 _MOST_SETTINGS = 100_000  # of a grid; each is tried beforehand
 
@@ -42,7 +43,7 @@ class Part(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     neurons: _Some[str] = ("if", "snm", "mt", "dc")
     timesteps: _Some[int] = (2, 4, 8)
     alphas: _Some[float | str] = ("auto",)
-    memories: _Some[float | str] = (0.0,)
+    memories: _Some[float] = (0.0,)
     calibrations: _Some[str] = ("auto",)
     levels: int | None = None
 

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from snnkern.evaluation import Interval
 from snnkern.figures import DARK, NEURON_STYLES, tidy
-from snnkern.results import Collection, Place, Point, Setting, describe_setting, differing, frontier, plain
+from snnkern.results import Collection, Point, TrainedActor, frontier
+from snnkern.settings import Setting, describe_setting, differing, plain
 from snnkern.text import count
 
 _PANELS_IN_A_ROW = 4
@@ -40,7 +41,10 @@ class Drawing:
 
 
 class _Line(NamedTuple):
+    """The settings of one neuron: its label and kind; what is on the horizontal axis, and the ratio there."""
+
     label: str
+    neuron: str
     points: list[tuple[float | str, Interval]]
 
 
@@ -58,12 +62,12 @@ def collection_drawings(collection: Collection, name: str) -> list[Drawing]:
     timesteps = sorted({point.setting.timesteps for point in points})
     alphas = list(dict.fromkeys(point.setting.alpha for point in points))
     alphas.sort(key=lambda alpha: (isinstance(alpha, str), alpha))
-    places = sorted(points[0].ratios)  # of all points: each has an average, and so all places
-    whole = count(len(places), "actor") if len(places) > 1 else places[0].label
+    actors = sorted(points[0].ratios)  # of all points: each has an average, and so all actors
+    whole = count(len(actors), "actor") if len(actors) > 1 else actors[0].label
     if len(timesteps) > 1:
         drawings.append(_against_timesteps(name, points, _few(alphas, 0.2), whole))
-        if len(places) > 1:
-            drawings.append(_by_place(name, places, points, _usual(alphas)))
+        if len(actors) > 1:
+            drawings.append(_by_actor(name, actors, points, _usual(alphas)))
     if len(alphas) > 1:
         drawings.append(_against_alpha(name, points, _few(timesteps, 8), whole))
     drawings.append(_against_spikes(name, points, whole))
@@ -94,11 +98,11 @@ def _against_alpha(name: str, points: Sequence[Point], timesteps: Sequence[int],
     )
 
 
-def _by_place(name: str, places: Sequence[Place], points: Sequence[Point], alpha: float | str) -> Drawing:
+def _by_actor(name: str, actors: Sequence[TrainedActor], points: Sequence[Point], alpha: float | str) -> Drawing:
     chosen = [point for point in points if point.setting.alpha == alpha]
     panels = [
-        _Panel("\n".join([place.label, *words]), _lines(some, lambda setting: setting.timesteps, place))
-        for place in places
+        _Panel("\n".join([actor.label, *words]), _lines(some, lambda setting: setting.timesteps, actor))
+        for actor in actors
         for words, some in _carries(chosen)
     ]
     return Drawing(
@@ -149,21 +153,25 @@ def _panels(
 
 def _carries(points: Sequence[Point]) -> list[tuple[list[str], list[Point]]]:
     """Points that share μ and calibration, with what tells them apart."""
-    groups: dict[tuple[float | str, str], list[Point]] = {}
+    groups: dict[tuple[float, str], list[Point]] = {}
     for point in points:
-        groups.setdefault(point.setting.variant[1:], []).append(point)
-    every = [point.setting.variant for point in points]
-    return [(differing(some[0].setting.variant, every), some) for some in groups.values()]
+        groups.setdefault((point.setting.memory, point.setting.calibration), []).append(point)
+    every = [point.setting for point in points]
+    return [(differing(some[0].setting, every), some) for some in groups.values()]
 
 
-def _lines(points: Sequence[Point], where: Callable[[Setting], float | str], place: Place | None = None) -> list[_Line]:
+def _lines(
+    points: Sequence[Point], where: Callable[[Setting], float | str], actor: TrainedActor | None = None
+) -> list[_Line]:
     """A line for each neuron: the average, or one actor's ratio."""
-    lines: dict[str, list[tuple[float | str, Interval]]] = {}
+    lines: dict[str, _Line] = {}
     for point in points:
-        ratio = point.average if place is None else point.ratios.get(place)
+        ratio = point.average if actor is None else point.ratios.get(actor)
         if ratio is not None:
-            lines.setdefault(point.setting.variant.neuron, []).append((where(point.setting), ratio))
-    return [_Line(neuron, found) for neuron, found in lines.items()]
+            setting = point.setting
+            line = lines.setdefault(setting.label, _Line(setting.label, setting.neuron.name, []))
+            line.points.append((where(setting), ratio))
+    return list(lines.values())
 
 
 def _few(values: Sequence[Any], published: Any) -> list[Any]:
@@ -194,12 +202,12 @@ def _draw_panels(panels: Sequence[_Panel], label: str, narrow: bool, *, doubling
     height = (2.1 if columns != 2 else 2.8) + 0.2 * max(panel.title.count("\n") + 1 for panel in panels)
     figure = Figure(figsize=(4 if narrow else 10, 0.7 + height * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-    names = list(dict.fromkeys(line.label for panel in panels for line in panel.lines))
+    neurons = {line.label: line.neuron for panel in panels for line in panel.lines}
     ticks = _ticks([where for panel in panels for line in panel.lines for where, _ in line.points])
     for axis, panel in zip(axes, panels, strict=False):
         axis.axhline(1.0, color=DARK, linewidth=0.8, linestyle=":")
         for line in panel.lines:
-            _draw_line(axis, line, names, ticks, doubling)
+            _draw_line(axis, line, neurons, ticks, doubling)
         axis.set_title(panel.title, fontsize="medium")
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))
         axis.grid(axis="y", color="0.9")
@@ -231,9 +239,11 @@ def _draw_panels(panels: Sequence[_Panel], label: str, narrow: bool, *, doubling
     return figure
 
 
-def _draw_line(axis: Any, line: _Line, names: Sequence[str], ticks: dict[float | str, float], doubling: bool) -> None:
-    color, dash, marker, fill = _style(line.label, names)
-    shift = names.index(line.label) - (len(names) - 1) / 2
+def _draw_line(
+    axis: Any, line: _Line, neurons: dict[str, str], ticks: dict[float | str, float], doubling: bool
+) -> None:
+    color, dash, marker, fill = _style(line.label, neurons)
+    shift = list(neurons).index(line.label) - (len(neurons) - 1) / 2
     reach = max(ticks.values()) - min(ticks.values())
     at = [
         ticks[where] * 2 ** (0.06 * shift) if doubling else ticks[where] + 0.007 * reach * shift
@@ -257,7 +267,7 @@ def _draw_frontier(points: Sequence[Point], best: Sequence[Point], narrow: bool)
 
     figure = Figure(figsize=(4, 4.2) if narrow else (9, 4.8), layout="constrained")
     axis = figure.subplots()
-    names = list(dict.fromkeys(point.setting.variant.neuron for point in points))
+    neurons = {point.setting.label: point.setting.neuron.name for point in points}
     axis.axhline(1.0, color=DARK, linewidth=0.8, linestyle=":")
     spikes = [point.spikes for point in best]
     axis.step(
@@ -268,12 +278,12 @@ def _draw_frontier(points: Sequence[Point], best: Sequence[Point], narrow: bool)
         linewidth=1,
         zorder=1,
     )
-    for name in names:
-        color, _, marker, fill = _style(name, names)
-        some = [point for point in points if point.setting.variant.neuron == name]
+    for name in neurons:
+        color, _, marker, fill = _style(name, neurons)
+        some = [point for point in points if point.setting.label == name]
         style: Any = {"color": color, "marker": marker, "linestyle": "", "fillstyle": fill}
         axis.plot([p.spikes for p in some], [_value(p) for p in some], **style, markersize=4, alpha=0.45, label=name)
-        chosen = [point for point in best if point.setting.variant.neuron == name]
+        chosen = [point for point in best if point.setting.label == name]
         axis.plot(
             [p.spikes for p in chosen], [_value(p) for p in chosen], **style, markersize=8, markeredgecolor="black"
         )
@@ -307,10 +317,10 @@ def _apart(best: Sequence[Point]) -> list[Point]:
 
 def _short_names(settings: Sequence[Setting]) -> list[str]:
     """Neuron and T, and of settings that have both in common α, and what else differs."""
-    names = [f"{setting.variant.neuron} {setting.timesteps}" for setting in settings]
+    names = [f"{setting.label} {setting.timesteps}" for setting in settings]
     for words in (
         [f"α = {plain(setting.alpha)}" for setting in settings],
-        [", ".join(differing(setting.variant, [other.variant for other in settings])) for setting in settings],
+        [", ".join(differing(setting, settings)) for setting in settings],
     ):
         names = [
             f"{name}, {word}" if names.count(name) > 1 and word else name
@@ -319,11 +329,14 @@ def _short_names(settings: Sequence[Setting]) -> list[str]:
     return names
 
 
-def _style(name: str, names: Sequence[str]) -> tuple[str, Any, str, str]:
-    """Colour, dash, marker and filling of a neuron; of one kind, those after the first are hollow."""
-    kind = name.partition(",")[0]
-    first = next(other for other in names if other.partition(",")[0] == kind)
-    return (*NEURON_STYLES[kind.lower()], "full" if name == first else "none")
+def _style(label: str, neurons: dict[str, str]) -> tuple[str, Any, str, str]:
+    """Colour, dash, marker and filling of a line, given all labels and their neurons' kinds.
+
+    Of the lines of one kind, those after the first are hollow.
+    """
+    kind = neurons[label]
+    first = next(other for other in neurons if neurons[other] == kind)
+    return (*NEURON_STYLES[kind], "full" if label == first else "none")
 
 
 def _ticks(values: Sequence[float | str]) -> dict[float | str, float]:

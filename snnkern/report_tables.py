@@ -9,7 +9,8 @@ from typing import Any
 from snnkern.evaluation import Interval
 from snnkern.markup import Markup, element, join
 from snnkern.report import duration
-from snnkern.results import Collection, cheapest, describe_setting, plain
+from snnkern.results import Collection, cheapest
+from snnkern.settings import Setting, describe_neuron, describe_setting, plain
 
 _SHARES = (0.9, 0.95, 0.99)
 
@@ -60,11 +61,11 @@ def averages_table(collection: Collection) -> Markup:
     """Average performance ratio and spikes of every setting."""
     rows = [
         [
-            point.setting.variant.neuron,
+            point.setting.label,
             str(point.setting.timesteps),
             plain(point.setting.alpha),
-            plain(point.setting.variant.memory),
-            point.setting.variant.calibration,
+            plain(point.setting.memory),
+            point.setting.calibration,
             "–" if point.average is None else interval(point.average),
             f"{point.spikes:,.0f}",
         ]
@@ -76,29 +77,29 @@ def averages_table(collection: Collection) -> Markup:
 
 def returns_table(collection: Collection) -> Markup:
     """Mean return and its spread of every setting and the dense actor, by actor."""
-    places = sorted(collection.dense)
+    actors = sorted(collection.dense)
 
     def mean(evaluation: Any) -> str:
         return "–" if evaluation is None else f"{evaluation.mean:,.0f} ± {evaluation.std:,.0f}"
 
     every = [point.setting for point in collection.points]
-    rows = [["dense", *(mean(collection.dense[place]) for place in places)]]
+    rows = [["dense", *(mean(collection.dense[actor]) for actor in actors)]]
     rows += [
-        [describe_setting(point.setting, every), *(mean(point.evaluations.get(place)) for place in places)]
+        [describe_setting(point.setting, every), *(mean(point.evaluations.get(actor)) for actor in actors)]
         for point in collection.points
     ]
-    return table("Return, mean ± standard deviation over episodes", ["", *(place.label for place in places)], rows)
+    return table("Return, mean ± standard deviation over episodes", ["", *(actor.label for actor in actors)], rows)
 
 
 def actors_table(collection: Collection) -> Markup:
     """The dense actors, what they are compared by, and a hash that tells them apart."""
     rows = []
-    for place in sorted(collection.dense):
-        dense = collection.dense[place]
+    for actor in sorted(collection.dense):
+        dense = collection.dense[actor]
         ends = dense.interval()
         between = "" if math.isnan(ends.low) else f" [{ends.low:,.0f} … {ends.high:,.0f}]"
-        row = [place.actor, place.environment, f"{dense.mean:,.0f}{between}", f"{dense.std:,.0f}"]
-        rows.append([*row, str(len(dense.returns)), place.fingerprint[:12]])
+        row = [actor.name, actor.environment, f"{dense.mean:,.0f}{between}", f"{dense.std:,.0f}"]
+        rows.append([*row, str(len(dense.returns)), actor.fingerprint[:12]])
     head = ["actor", "environment", "dense return [95 %]", "standard deviation", "episodes", "fingerprint"]
     return table("Dense actors", head, rows, words=2)
 
@@ -107,6 +108,7 @@ def settings_table(collection: Collection) -> Markup:
     """How the results were made: what all tasks have, or all that they differ in."""
     tasks = [record["task"] for record in collection.records]
     spiking = [task for task in tasks if task["setting"] is not None]
+    settings = [point.setting for point in collection.points]
     runs = [record["run"] for record in collection.records]
     ended = sorted(run["finished"][:16].replace("T", " ") for run in runs if "finished" in run)
     seconds = sum(run.get("seconds", 0.0) for run in runs)
@@ -115,11 +117,11 @@ def settings_table(collection: Collection) -> Markup:
         "episodes of a spiking actor": _all(task["episodes"] for task in spiking),
         "episodes of a dense actor": _all(task["episodes"] for task in tasks if task["setting"] is None),
         "seeds of first episodes": _all(task["seed"] for task in tasks),
-        "neurons": _all(_neuron(task["setting"]) for task in spiking),
-        "T": _all(task["setting"]["timesteps"] for task in spiking),
-        "α": _all(task["setting"]["alpha"] for task in spiking),
-        "μ": _all(task["setting"]["memory"] for task in spiking),
-        "κ": _all(task["setting"]["clip"] for task in spiking),
+        "neurons": _all(describe_neuron(setting.neuron) for setting in settings),
+        "T": _all(setting.timesteps for setting in settings),
+        "α": _all(setting.alpha for setting in settings),
+        "μ": _all(setting.memory for setting in settings),
+        "κ": _all(setting.clip for setting in settings),
         "thresholds": _all(_calibration(task["calibration"]) for task in spiking),
         "computed by": _all(task["backend"] for task in spiking if task["backend"]),
         "versions": _all(_versions(task["versions"]) for task in tasks if task["versions"]),
@@ -131,35 +133,29 @@ def settings_table(collection: Collection) -> Markup:
 
 
 def chosen_table(collection: Collection) -> Markup:
-    """What rules chose for α and μ, by actor; empty where there were no rules."""
+    """What rules chose for α, by actor; empty where there were no rules."""
     rows: dict[tuple[str, ...], None] = {}
     for record in collection.records:
-        setting, dynamics = record["task"]["setting"], record["result"].get("dynamics")
-        if setting and dynamics and any(isinstance(setting[key], str) for key in ("alpha", "memory")):
-            row = (
-                record["actor"],
-                _neuron(setting),
-                str(setting["timesteps"]),
-                _calibration(record["task"]["calibration"]),
-                plain(dynamics["alpha"]),
-                plain(dynamics["memory"]),
-            )
-            rows[row] = None
+        task, dynamics = record["task"], record["result"].get("dynamics")
+        if task["setting"] and dynamics and isinstance(task["setting"]["alpha"], str):
+            setting, thresholds = Setting.from_dict(task["setting"], ""), _calibration(task["calibration"])
+            neuron, timesteps = describe_neuron(setting.neuron), str(setting.timesteps)
+            rows[record["actor"], neuron, timesteps, thresholds, plain(dynamics["alpha"])] = None
     if not rows:
         return Markup()
-    return table("What the rules chose", ["actor", "neuron", "T", "thresholds", "α", "μ"], sorted(rows), words=1)
+    return table("What the rules chose", ["actor", "neuron", "T", "thresholds", "α"], sorted(rows), words=1)
 
 
 def machine_table(what: str, summary: dict[str, Any]) -> Markup:
     """How an analysis, an energy account or a benchmark was made."""
     machine = summary.get("machine", {})
-    dynamics = summary.get("dynamics")
+    setting = Setting.from_dict(summary["dynamics"], "") if "dynamics" in summary else None
     facts = {
         "actor": summary["actor"],
         "environment": summary.get("environment"),
-        "setting": dynamics
-        and f"{_neuron(dynamics)}, T = {dynamics['timesteps']}, α = {dynamics['alpha']:g}, μ = {dynamics['memory']:g}, "
-        f"κ = {dynamics['clip']:g}",
+        "setting": setting
+        and f"{describe_neuron(setting.neuron)}, T = {setting.timesteps}, α = {plain(setting.alpha)}, "
+        f"μ = {setting.memory:g}, κ = {setting.clip:g}",
         "thresholds": summary.get("calibration"),
         "episodes": summary.get("episodes"),
         "along": summary.get("along"),
@@ -183,15 +179,6 @@ def _all(values: Iterable[Any]) -> str:
     """All different values, numbers before names."""
     found = sorted(set(values), key=lambda value: (isinstance(value, str), value))
     return ", ".join(plain(value) for value in found)
-
-
-def _neuron(setting: dict[str, Any]) -> str:
-    """A neuron with all its parameters."""
-    given = dict(setting["neuron"])
-    name = given.pop("name").upper()
-    symbols = {"initial_fraction": "β"} | ({"negative_fraction": "η"} if name == "SNM" else {})
-    symbols |= {"levels": "L"} if name in ("MT", "DC") else {}
-    return f"{name} ({', '.join(f'{symbol} = {given[key]:g}' for key, symbol in symbols.items())})"
 
 
 def _calibration(calibration: dict[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,44 +14,23 @@ import msgspec
 from snnkern.errors import InputError
 from snnkern.evaluation import RANDOM, Evaluation, Interval, average_performance_ratio
 from snnkern.files import from_json, read_bytes
-from snnkern.neurons import Dynamics, Kind, NeuronDescription, neuron_from, parse_neuron
+from snnkern.neurons import NeuronDescription
+from snnkern.settings import Setting
 from snnkern.store import Episodes, Record, read_records
 
 
-class Place(NamedTuple):
-    """An actor in an environment; two actors of one name differ in their fingerprints."""
+class TrainedActor(NamedTuple):
+    """A dense actor in an environment; two of one name differ in their fingerprints."""
 
-    actor: str
+    name: str
     environment: str
     fingerprint: str
 
     @property
     def label(self) -> str:
         """For people; published files name the environment themselves."""
-        short = self.actor.removesuffix("_actor").replace("_", " ")
+        short = self.name.removesuffix("_actor").replace("_", " ")
         return short if self.environment in short else f"{short} in {self.environment}"
-
-
-class Variant(NamedTuple):
-    """A setting as figures tell it apart: what it is converted to, but for T and α.
-
-    Attributes:
-        neuron: "IF", "MT", "MT, levels = 6": a neuron with other than usual parameters says so.
-        memory: μ, or the name of a rule.
-        calibration: where the thresholds come from.
-    """
-
-    neuron: str
-    memory: float | str
-    calibration: str
-
-
-class Setting(NamedTuple):
-    """All that a policy is converted to."""
-
-    variant: Variant
-    timesteps: int
-    alpha: float | str
 
 
 @dataclass(frozen=True)
@@ -61,15 +39,15 @@ class Point:
 
     Attributes:
         setting: which.
-        evaluations: its episodes by place.
-        ratios: performance ratio by place, where it means something (`Evaluation.ratio`).
-        average: of the ratios over all places of the collection; None where one is missing.
-        spikes: per decision, all hidden layers, mean over places.
+        evaluations: its episodes by actor.
+        ratios: performance ratio by actor, where it means something (`Evaluation.ratio`).
+        average: of the ratios over all actors of the collection; None where one is missing.
+        spikes: per decision, all hidden layers, mean over actors.
     """
 
     setting: Setting
-    evaluations: dict[Place, Evaluation]
-    ratios: dict[Place, Interval]
+    evaluations: dict[TrainedActor, Evaluation]
+    ratios: dict[TrainedActor, Interval]
     average: Interval | None
     spikes: float
 
@@ -87,7 +65,7 @@ class Collection:
     """
 
     name: str
-    dense: dict[Place, Evaluation]
+    dense: dict[TrainedActor, Evaluation]
     points: list[Point]
     records: list[Record] = field(repr=False)
     notes: list[str] = field(default_factory=list)
@@ -128,19 +106,19 @@ def collect_results(name: str, records: Sequence[Record]) -> Collection:
     records = [record for record in records if record["task"]["actor"] != RANDOM]
     chosen = {key: _disjoint(found) for key, found in _groups(records).items()}
     pooled = {key: _pool(found) for key, found in chosen.items()}
-    dense = {place: evaluation for (place, setting), evaluation in pooled.items() if setting is None}
-    places = sorted({place for place, _ in pooled})
-    formulas = {place: dense[place].ratio_formula(random.get(place.environment)) for place in dense}
-    comparable = [place for place in places if formulas.get(place)]
+    dense = {actor: evaluation for (actor, setting), evaluation in pooled.items() if setting is None}
+    actors = sorted({actor for actor, _ in pooled})
+    formulas = {actor: dense[actor].ratio_formula(random.get(actor.environment)) for actor in dense}
+    comparable = [actor for actor in actors if formulas.get(actor)]
     points = []
-    for setting in sorted({setting for _, setting in pooled if setting is not None}, key=_order):
-        evaluations = {place: pooled[place, setting] for place in places if (place, setting) in pooled}
+    for setting in sorted({setting for _, setting in pooled if setting is not None}, key=lambda setting: setting.order):
+        evaluations = {actor: pooled[actor, setting] for actor in actors if (actor, setting) in pooled}
         groups_of = {
-            place: (evaluations[place], dense[place], random.get(place.environment))
-            for place in comparable
-            if place in evaluations
+            actor: (evaluations[actor], dense[actor], random.get(actor.environment))
+            for actor in comparable
+            if actor in evaluations
         }
-        ratios = {place: average_performance_ratio([group]) for place, group in groups_of.items()}
+        ratios = {actor: average_performance_ratio([group]) for actor, group in groups_of.items()}
         average = None
         if ratios and len(ratios) == len(comparable):
             average = average_performance_ratio(list(groups_of.values()))
@@ -150,14 +128,14 @@ def collect_results(name: str, records: Sequence[Record]) -> Collection:
     notes = []
     if left_out := len(records) - sum(len(found) for found in chosen.values()):
         notes.append(f"Left out, since they share episodes with newer or larger results: {left_out}.")
-    for place in places:
-        if place not in comparable:
-            why = "mean return is not positive" if place in dense else "return was not measured"
-            if place.environment in random:
+    for actor in actors:
+        if actor not in comparable:
+            why = "mean return is not positive" if actor in dense else "return was not measured"
+            if actor.environment in random:
                 why += ", nor better than a random policy's"
-            notes.append(f"{place.label}: the dense actor's {why}, so there are no ratios.")
-        elif dense[place].mean <= 0:
-            notes.append(f"{place.label}: the dense actor's mean return is not positive; ratios are {formulas[place]}.")
+            notes.append(f"{actor.label}: the dense actor's {why}, so there are no ratios.")
+        elif dense[actor].mean <= 0:
+            notes.append(f"{actor.label}: the dense actor's mean return is not positive; ratios are {formulas[actor]}.")
     if partial := sum(point.average is None for point in points if comparable):
         notes.append(f"Settings that are not measured for all actors yet and have no average: {partial}.")
     return Collection(name, dense, points, list(records), notes)
@@ -172,17 +150,17 @@ def _of_random_policies(records: Sequence[Record]) -> dict[str, Evaluation]:
     return {environment: _pool(_disjoint(of_it)) for environment, of_it in found.items()}
 
 
-def _groups(records: Sequence[Record]) -> dict[tuple[Place, Setting | None], list[Record]]:
+def _groups(records: Sequence[Record]) -> dict[tuple[TrainedActor, Setting | None], list[Record]]:
     """Records by actor and setting. An actor that has several names goes by the most frequent."""
     names: dict[tuple[str, str], Counter[str]] = {}
     for record in records:
         task = record["task"]
         names.setdefault((task["actor"], task["environment"]), Counter())[record["actor"] or task["actor"][:8]] += 1
-    groups: dict[tuple[Place, Setting | None], list[Record]] = {}
+    groups: dict[tuple[TrainedActor, Setting | None], list[Record]] = {}
     for record in records:
         fingerprint, environment = record["task"]["actor"], record["task"]["environment"]
         ((name, _),) = names[fingerprint, environment].most_common(1)
-        groups.setdefault((Place(name, environment, fingerprint), _setting(record)), []).append(record)
+        groups.setdefault((TrainedActor(name, environment, fingerprint), _setting(record)), []).append(record)
     return groups
 
 
@@ -201,27 +179,6 @@ def frontier(points: Iterable[Point]) -> list[Point]:
     return best
 
 
-def describe_setting(setting: Setting, every: Sequence[Setting]) -> str:
-    """A setting in a few words: neuron, T, α, and what else differs among all of them."""
-    words = [setting.variant.neuron, f"T = {setting.timesteps}", f"α = {plain(setting.alpha)}"]
-    return ", ".join([*words, *differing(setting.variant, [other.variant for other in every])])
-
-
-def differing(variant: Variant, every: Sequence[Variant]) -> list[str]:
-    """What of a variant, besides the neuron, differs among all of them."""
-    words = []
-    if len({other.memory for other in every}) > 1:
-        words.append(f"μ = {plain(variant.memory)}")
-    if len({other.calibration for other in every}) > 1:
-        words.append(f"thresholds: {variant.calibration}")
-    return words
-
-
-def plain(value: float | str) -> str:
-    """A number or the name of a rule."""
-    return value if isinstance(value, str) else f"{value:g}"
-
-
 def _value(point: Point) -> float:
     assert point.average is not None
     return point.average.value
@@ -231,26 +188,7 @@ def _setting(record: Record) -> Setting | None:
     setting, calibration = record["task"]["setting"], record["task"]["calibration"]
     if setting is None:
         return None
-    given = setting["neuron"]
-    kind = parse_neuron(given["name"]).kind
-    usual: dict[str, Any] = dict(Dynamics(neuron_from(kind, {}), 1).to_dict()["neuron"])
-    unusual = [f"{key} = {given[key]:g}" for key, value in usual.items() if key != "name" and given[key] != value]
-    if setting["clip"] != 0.5:
-        unusual.append(f"κ = {setting['clip']:g}")
-    origin = calibration.get("rule") or f"given ({calibration.get('thresholds', '')[:6]})"
-    variant = Variant(", ".join([kind.name, *unusual]), setting["memory"], origin)
-    return Setting(variant, setting["timesteps"], setting["alpha"])
-
-
-def _order(setting: Setting) -> tuple[Any, ...]:
-    """Neurons in their usual order, numbers before names."""
-    variant = setting.variant
-    kind = Kind[variant.neuron.partition(",")[0]]
-    return (kind, variant.neuron, variant.calibration, *_rank(variant.memory), setting.timesteps, *_rank(setting.alpha))
-
-
-def _rank(value: float | str) -> tuple[float, str]:
-    return (math.inf, value) if isinstance(value, str) else (value, "")
+    return Setting.from_dict(setting, calibration.get("rule") or f"given ({calibration.get('thresholds', '')[:6]})")
 
 
 def _disjoint(records: Sequence[Record]) -> list[Record]:

@@ -18,22 +18,13 @@ import msgspec
 from snnkern.errors import InputError
 from snnkern.executors import Executor, Failure
 from snnkern.files import from_json, read_bytes, reason, write_atomically
-from snnkern.neurons import DynamicsDescription, NeuronDescription
+from snnkern.neurons import DynamicsDescription
+from snnkern.settings import SettingDescription
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 Record = dict[str, Any]
 _Whole = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
-
-
-class _Setting(msgspec.Struct):
-    """What an actor is converted to: as `Dynamics.to_dict`, with names of rules where there are names."""
-
-    neuron: NeuronDescription
-    timesteps: _Count
-    alpha: float | str
-    memory: float | str
-    clip: float
 
 
 class _Calibration(msgspec.Struct):
@@ -52,7 +43,7 @@ class _Task(msgspec.Struct):
 
     actor: str
     environment: str
-    setting: _Setting | None
+    setting: SettingDescription | None
     calibration: _Calibration | None
     episodes: _Count
     seed: _Whole

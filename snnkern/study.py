@@ -28,7 +28,6 @@ from snnkern.calibration import (
     chosen_alpha,
     collect,
     parse_calibration,
-    recommended,
 )
 from snnkern.conversion import convert
 from snnkern.errors import InputError, check_whole
@@ -36,49 +35,12 @@ from snnkern.evaluation import RANDOM, Evaluation, RandomPolicy, backend_name, d
 from snnkern.executors import Executor, Failure, LocalExecutor
 from snnkern.files import read_array, write_atomically
 from snnkern.limits import MOST_EPISODES, check_seed
-from snnkern.neurons import Dynamics, Neuron
+from snnkern.neurons import Dynamics
 from snnkern.nn import SpikingActor
+from snnkern.settings import Setting, SettingDescription
 from snnkern.store import Record, Store, complete, task_name
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What an actor is converted to.
-
-    Attributes:
-        neuron: the neuron kind and its parameters.
-        timesteps: T.
-        alpha: α, or a name that `convert` knows.
-        memory: μ, likewise.
-        calibration: a name that `convert` knows.
-        clip: κ.
-    """
-
-    neuron: Neuron
-    timesteps: int
-    alpha: float | str
-    memory: float | str
-    calibration: str
-    clip: float = 0.5
-
-    def to_dict(self) -> dict[str, Any]:
-        """As `Dynamics.to_dict`, with names where there are names."""
-        given = {"alpha": self.alpha, "memory": self.memory}
-        names = {name: value for name, value in given.items() if isinstance(value, str)}
-        numbers: dict[str, Any] = {name: 0.0 if name in names else value for name, value in given.items()}
-        return {**Dynamics(self.neuron, self.timesteps, **numbers, clip=self.clip).to_dict(), **names}
-
-    def recommended(self) -> dict[str, Any]:
-        """What "auto" stands for in it, by its name; another version may recommend something else."""
-        rule, alpha = recommended(self.neuron)
-        meant = {"calibration": str(rule), "alpha": alpha}
-        return {name: meaning for name, meaning in meant.items() if getattr(self, name) == "auto"}
-
-    def arguments(self) -> dict[str, Any]:
-        """What `convert` is called with."""
-        return dict(vars(self))
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +110,8 @@ class Study:
 
     def describe(self, task: Task) -> dict[str, Any]:
         """All that the task's result depends on, ready for JSON."""
-        setting, calibration = None, None
+        setting: SettingDescription | None = None
+        calibration: dict[str, Any] | None = None
         if task.setting is not None:
             setting = task.setting.to_dict()
             calibration = {"rule": task.setting.calibration, **self._calibrated_on[task.place]}
@@ -195,8 +158,8 @@ def run_study(
 ) -> tuple[dict[Task, Record], dict[Task, Exception]]:
     """Runs the tasks that the store does not have, and keeps each as soon as it is done.
 
-    Interrupted or killed, it goes on where it was. The observations that actors are calibrated on are collected first,
-    as tasks, and kept beside the results: whoever goes on calibrates on the same.
+    Interrupted or killed, it resumes. The observations that actors are calibrated on are collected first,
+    as tasks, and kept beside the results: who resumes calibrates on the same.
 
     Args:
         study: the grid.
@@ -282,9 +245,9 @@ def sweep(
 ) -> Sweep:
     """Evaluates the dense actor and one spiking version for every setting, all over the same episodes.
 
-    A finished setting is written to the store at once and is not run again: an interrupted sweep goes on where it was,
-    and a larger one reuses a smaller one's results. A result is reused only where actor, observations, calibration,
-    environment, setting, episodes, seed, backend and the versions of snnkern, torch, Gymnasium and MuJoCo are the same.
+    A finished setting is written to the store at once and is not run again: an interrupted sweep resumes, and a larger
+    one reuses a smaller one's results. A result is reused only where actor, observations, calibration, environment,
+    setting, episodes, seed, backend and the versions of snnkern, torch, Gymnasium and MuJoCo are the same.
 
     Args:
         actor: the dense actor.

@@ -12,7 +12,8 @@ from rich.table import Table
 from snnkern.benchmark import ACT, DENSE, LOOP, TENSOR
 from snnkern.evaluation import Interval
 from snnkern.report import shorten
-from snnkern.results import Collection, plain
+from snnkern.results import Collection
+from snnkern.settings import plain
 from snnkern.terminal import say, show
 from snnkern.text import count
 
@@ -93,17 +94,17 @@ def print_collection(collection: Collection) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     previous = None
     for point in collection.points:
-        variant, timesteps, alpha = point.setting
-        if variant != previous and previous is not None:
+        setting = point.setting
+        if setting.family != previous and previous is not None:
             table.add_section()
-        previous = variant
+        previous = setting.family
         ratio = "–" if point.average is None else _ratio(point.average)
         table.add_row(
-            variant.neuron,
-            str(timesteps),
-            plain(alpha),
-            plain(variant.memory),
-            variant.calibration,
+            setting.label,
+            str(setting.timesteps),
+            plain(setting.alpha),
+            plain(setting.memory),
+            setting.calibration,
             ratio,
             f"{point.spikes:,.0f}",
         )

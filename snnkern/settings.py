@@ -1,0 +1,127 @@
+"""Settings: what an actor is converted to. Studies run them; stores, results, tables and figures name them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypedDict
+
+from snnkern.calibration import recommended
+from snnkern.neurons import NEURONS, Dynamics, Neuron, NeuronDescription, neuron_from, parse_neuron
+
+_SYMBOLS = {"initial_fraction": "β", "negative_fraction": "η", "levels": "L"}
+
+
+class SettingDescription(TypedDict):
+    """What `Setting.to_dict` returns: as `Dynamics.to_dict`, with the name of a rule where α has one."""
+
+    neuron: NeuronDescription
+    timesteps: int
+    alpha: float | str
+    memory: float
+    clip: float
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an actor is converted to.
+
+    Attributes:
+        neuron: the neuron kind and its parameters.
+        timesteps: T.
+        alpha: α, or a name that `convert` knows.
+        memory: μ.
+        calibration: a name that `convert` knows; in results also "given (…)", with a part of the thresholds' hash.
+        clip: κ.
+    """
+
+    neuron: Neuron
+    timesteps: int
+    alpha: float | str
+    memory: float
+    calibration: str
+    clip: float = 0.5
+
+    @classmethod
+    def from_dict(cls, description: Mapping[str, Any], calibration: str) -> Setting:
+        """Reads what `to_dict` wrote, which does not hold the calibration.
+
+        Raises:
+            InputError: the neuron is unknown, or its parameters are out of range.
+        """
+        neuron = neuron_from(parse_neuron(description["neuron"]["name"]).kind, description["neuron"])
+        given = {key: description[key] for key in ("timesteps", "alpha", "memory", "clip")}
+        return cls(neuron, calibration=calibration, **given)
+
+    def to_dict(self) -> SettingDescription:
+        """A JSON-ready description without the calibration.
+
+        Raises:
+            InputError: a number is out of range.
+        """
+        number = 0.0 if isinstance(self.alpha, str) else self.alpha
+        checked = Dynamics(self.neuron, self.timesteps, number, self.memory, self.clip).to_dict()
+        return {**checked, "alpha": self.alpha if isinstance(self.alpha, str) else checked["alpha"]}
+
+    def recommended(self) -> dict[str, Any]:
+        """What "auto" stands for in it, by its name; another version may recommend something else."""
+        rule, alpha = recommended(self.neuron)
+        meant = {"calibration": str(rule), "alpha": alpha}
+        return {name: meaning for name, meaning in meant.items() if getattr(self, name) == "auto"}
+
+    def arguments(self) -> dict[str, Any]:
+        """What `convert` is called with."""
+        return dict(vars(self))
+
+    @property
+    def label(self) -> str:
+        """The neuron's name for tables and figures: "IF", or "MT, levels = 6" where a parameter is not its default."""
+        default = NEURONS[self.neuron.kind]()
+        words = [
+            f"{field.name} = {getattr(self.neuron, field.name):g}"
+            for field in fields(self.neuron)
+            if getattr(self.neuron, field.name) != getattr(default, field.name)
+        ]
+        if self.clip != Setting.clip:
+            words.append(f"κ = {self.clip:g}")
+        return ", ".join([self.neuron.label, *words])
+
+    @property
+    def family(self) -> tuple[str, str, float]:
+        """What settings that differ only in T and α have in common: label, calibration, μ."""
+        return self.label, self.calibration, self.memory
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """A key to sort settings by: neurons in their usual order, then calibration, μ, T, and α with names last."""
+        alpha = (math.inf, self.alpha) if isinstance(self.alpha, str) else (self.alpha, "")
+        return self.neuron.kind, *self.family, self.timesteps, *alpha
+
+
+def describe_setting(setting: Setting, every: Iterable[Setting]) -> str:
+    """A setting in a few words: neuron, T, α, and what else differs among all of them."""
+    words = [setting.label, f"T = {setting.timesteps}", f"α = {plain(setting.alpha)}"]
+    return ", ".join([*words, *differing(setting, every)])
+
+
+def differing(setting: Setting, every: Iterable[Setting]) -> list[str]:
+    """What of a setting, besides neuron, T and α, differs among all of them."""
+    words = []
+    every = list(every)
+    if len({other.memory for other in every}) > 1:
+        words.append(f"μ = {setting.memory:g}")
+    if len({other.calibration for other in every}) > 1:
+        words.append(f"thresholds: {setting.calibration}")
+    return words
+
+
+def describe_neuron(neuron: Neuron) -> str:
+    """A neuron with all parameters that its kind has: "MT (β = 0, L = 4)"."""
+    own = [field.name for field in fields(neuron) if field.init]
+    return f"{neuron.label} ({', '.join(f'{_SYMBOLS.get(name, name)} = {getattr(neuron, name):g}' for name in own)})"
+
+
+def plain(value: float | str) -> str:
+    """A number or the name of a rule."""
+    return value if isinstance(value, str) else f"{value:g}"
