@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from snnkern.errors import InputError
-from snnkern.evaluation import RANDOM, Evaluation, Interval, average_performance_ratio
+from snnkern.evaluation import RANDOM, Evaluation, average_performance_ratio
 from snnkern.files import from_json, read_bytes
+from snnkern.intervals import Interval
 from snnkern.neurons import Dynamics, Kind, NeuronDescription, neuron_from, parse_neuron
 from snnkern.store import Episodes, Record, read_records
 
