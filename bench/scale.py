@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from snnkern.calibration import collect
-from snnkern.estimates import Estimate
+from snnkern.estimates import RemainingTime
 from snnkern.executors import Executor, LocalExecutor
 from snnkern.files import write_atomically
 from snnkern.grids import read_study
@@ -68,7 +68,7 @@ def measure(folder: Path, sample: int) -> dict[str, Any]:
     study, reading = _cost(lambda: read_study(GRID, folder=folder))
     with tempfile.TemporaryDirectory() as empty:
         (_, left), looking = _cost(lambda: found_in(Store(Path(empty)), study))
-    estimate, trying = _cost(lambda: Estimate(study, left, {}))
+    estimate, trying = _cost(lambda: RemainingTime(study, left, {}))
     observations, collecting = {}, []
     numbers = (study.calibration_steps, study.calibration_seed)
     for place, subject in enumerate(study.subjects):
@@ -117,7 +117,7 @@ def _run(executor: Executor, shared: Shared, tasks: list[Task]) -> list[dict[str
     return outcomes
 
 
-def _driver(executor: Executor, study: Study, estimate: Estimate, record: Record) -> dict[str, float]:
+def _driver(executor: Executor, study: Study, estimate: RemainingTime, record: Record) -> dict[str, float]:
     """CPU time of the process that gives out tasks and keeps results, per task, the store and the estimate included."""
     tasks = study.tasks[-3000:]
 

@@ -26,7 +26,7 @@ from builders import make_actor
 import snnkern
 from snnkern import evaluation, grids
 from snnkern.errors import InputError
-from snnkern.estimates import Estimate
+from snnkern.estimates import RemainingTime
 from snnkern.evaluation import Evaluation
 from snnkern.executors import LocalExecutor
 from snnkern.grids import read_study
@@ -342,14 +342,14 @@ class TestRuns:
 
     def test_an_estimate_learns_from_what_has_finished(self, folder, monkeypatch) -> None:
         grid = study(folder, alphas=[0, 0.2])  # three tasks: the dense actor's, and two
-        assert Estimate(grid, grid.tasks, {}).remaining(1) > 0
+        assert RemainingTime(grid, grid.tasks, {}).remaining(1) > 0
 
         def trial(estimate, place, kinds):
             estimate._limit[place] = 100
             estimate._step |= {(place, kind): 1.0 if kind is None else 2.0 for kind in kinds}
 
-        monkeypatch.setattr(Estimate, "_try", trial)
-        estimate = Estimate(grid, grid.tasks, {})
+        monkeypatch.setattr(RemainingTime, "_try", trial)
+        estimate = RemainingTime(grid, grid.tasks, {})
         whole = 10 * 100 * (1.0 + 2.0 + 2.0)
         assert [estimate.remaining(workers) for workers in (1, 2, 8)] == [whole, whole / 2, whole / 3]
         estimate.finished(grid.tasks[1], {"run": {"seconds": 500.0}})  # a quarter of the 2,000 that were predicted
@@ -359,7 +359,7 @@ class TestRuns:
         estimate.finished(grid.tasks[2], {"run": {"seconds": 1.0}})
         assert estimate.remaining(8) == 0
         known = {task: {"run": {"seconds": 500.0}} for task in grid.tasks[1:2]}
-        assert Estimate(grid, [grid.tasks[2]], known).remaining(2) == 500.0
+        assert RemainingTime(grid, [grid.tasks[2]], known).remaining(2) == 500.0
 
 
 @contextlib.contextmanager

@@ -20,14 +20,15 @@ from torch import Tensor
 
 from snnkern import environments
 from snnkern.actors import Actor, check_actor
+from snnkern.files import from_json, to_json
 from snnkern.internals import Raster, Residuals, raster, residuals
+from snnkern.intervals import Interval
 from snnkern.limits import MOST_SIDE_BY_SIDE, check_episodes
 from snnkern.neurons import Dynamics
 from snnkern.nn import SpikingActor
 from snnkern.rollout import Acts
 from snnkern.statistics import (
     Curve,
-    Estimate,
     Shift,
     autocorrelation,
     curve_over_steps,
@@ -67,7 +68,7 @@ class Returns:
     states: str
     actions: str
     returns: list[float]
-    mean: Estimate
+    mean: Interval
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,10 @@ class Errors:
 
     states: str
     actions: str
-    size: Estimate
+    size: Interval
     size_over_time: Curve
-    offset_share: Estimate
-    low_frequency_share: Estimate
+    offset_share: Interval
+    low_frequency_share: Interval
     autocorrelation: Curve
     spectrum: Curve
     trace: list[list[float]]
@@ -145,8 +146,9 @@ class Analysis:
     raster: Raster
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return {**asdict(self), "dynamics": self.dynamics.to_dict(), "low_frequency": LOW_FREQUENCY}
+        """Ready for JSON, where None stands for what is not a number."""
+        described = {**asdict(self), "dynamics": self.dynamics.to_dict(), "low_frequency": LOW_FREQUENCY}
+        return from_json(to_json(described), dict[str, Any], "an analysis")
 
 
 def analyze(

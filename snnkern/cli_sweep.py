@@ -28,7 +28,7 @@ from snnkern.cli_options import (
     _Workers,
 )
 from snnkern.errors import Error, InputError, require
-from snnkern.estimates import Estimate
+from snnkern.estimates import RemainingTime
 from snnkern.executors import Executor, LocalExecutor
 from snnkern.figures import check_drawing
 from snnkern.grids import read_study
@@ -150,7 +150,7 @@ def sweep_command(
     with _executor(executor, address, workers) as tasks_on:
         nothing_there = dry_run and not store.exists()
         records, left = ({}, study.tasks) if nothing_there else found_in(Store(store), study)
-        estimate = Estimate(study, left, records)
+        estimate = RemainingTime(study, left, records)
         seconds = estimate.remaining(tasks_on.workers)
         parts = ", ".join(
             [
@@ -264,7 +264,7 @@ def _executor(name: str, address: str | None, workers: int | None) -> Iterator[E
 
 
 def _run(
-    study: Study, store: Store, executor: Executor, estimate: Estimate, tasks: int
+    study: Study, store: Store, executor: Executor, estimate: RemainingTime, tasks: int
 ) -> tuple[dict[Task, Record], dict[Task, Exception]]:
     """Runs what is left under a bar that says how long it will still take."""
     columns = (

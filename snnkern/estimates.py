@@ -21,7 +21,7 @@ _TRIAL_STEPS, _TRIAL_DECISIONS, _TRIAL_ROWS = 40, 5, 10
 _UNLIMITED = 1000  # steps that an episode is taken to last where its environment sets no limit
 
 
-class Estimate:
+class RemainingTime:
     """Seconds that the tasks of a study still take.
 
     Until a task of the same actor has finished, it is what full-length episodes take, without conversion: a policy that

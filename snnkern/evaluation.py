@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,8 @@ from torch import Tensor
 from snnkern import _backends, environments
 from snnkern.actors import Actor
 from snnkern.calibration import chosen_alpha
-from snnkern.errors import InputError, check_whole, require
+from snnkern.errors import InputError, check_whole
+from snnkern.intervals import Interval, bootstrap
 from snnkern.limits import MOST_TIMESTEPS, check_episodes
 from snnkern.neurons import Dynamics, Neuron, parse_neuron
 from snnkern.nn import SpikingActor
@@ -33,17 +33,6 @@ if TYPE_CHECKING:
     from snnkern.sb3 import SB3Policy
 
 RANDOM = "random"  # stands for the dense actor's fingerprint in a random policy's task
-_RESAMPLES = 10_000
-_MOST_DRAWN = 10_000_000  # episodes in memory at a time
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate and the ends of its 95 % bootstrap confidence interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -79,7 +68,7 @@ class Evaluation:
 
     def interval(self) -> Interval:
         """Mean return with its 95 % interval."""
-        return _bootstrap(_mean, self.returns)
+        return bootstrap(np.mean, self.returns)
 
     def ratio(self, dense: Evaluation, random: Evaluation | None = None) -> Interval:
         """Performance ratio: mean return over the dense actor's mean return, with its 95 % interval.
@@ -119,10 +108,10 @@ def average_performance_ratio(
     for spiking, dense, *rest in groups:
         zero = rest[0] if rest else None
         if not dense.ratio_formula(zero):
-            return Interval(math.nan, math.nan, math.nan)
+            return Interval()
         compared.append((spiking, dense) if dense.mean > 0 or zero is None else (spiking, dense, zero))
     statistic = functools.partial(_average_ratio, [len(group) for group in compared])
-    return _bootstrap(statistic, *(evaluation.returns for group in compared for evaluation in group))
+    return bootstrap(statistic, *(evaluation.returns for group in compared for evaluation in group))
 
 
 def evaluate(
@@ -291,10 +280,6 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def _mean(sample: Any, axis: int = -1) -> Any:
-    return np.mean(sample, axis=axis)
-
-
 def _average_ratio(sizes: Sequence[int], *samples: Any, axis: int = -1) -> Any:
     """The samples are the spiking actor's, the dense actor's and, in groups of three, the random policy's."""
     means = iter([np.mean(sample, axis=axis) for sample in samples])
@@ -303,22 +288,3 @@ def _average_ratio(sizes: Sequence[int], *samples: Any, axis: int = -1) -> Any:
         spiking, dense, *zero = itertools.islice(means, size)
         ratios.append((spiking - zero[0]) / (dense - zero[0]) if zero else spiking / dense)
     return np.mean(ratios, axis=0)
-
-
-def _bootstrap(statistic: Callable[..., Any], *samples: Sequence[float]) -> Interval:
-    """Percentile bootstrap with a fixed generator, so that the same episodes give the same interval."""
-    stats = require("scipy.stats", "rl", "a confidence interval")
-    arrays = tuple(np.asarray(sample) for sample in samples)
-    value = float(statistic(*arrays))
-    if any(len(array) < 2 for array in arrays):
-        return Interval(value, math.nan, math.nan)
-    interval = stats.bootstrap(
-        arrays,
-        statistic,
-        n_resamples=_RESAMPLES,
-        batch=min(_RESAMPLES, max(1, _MOST_DRAWN // max(map(len, arrays)))),
-        vectorized=True,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return Interval(value, float(interval.low), float(interval.high))

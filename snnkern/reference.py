@@ -215,17 +215,24 @@ def residual_carry(
     dynamics: Dynamics,
     row_alpha: Tensor | None = None,
 ) -> Tensor:
-    """CRPI: r = max(u_T − u_0, −Q_T), then c ← clamp(μ·c + α·r, −κ·θ, κ·θ). Rows may have an α each.
+    """CRPI: r = max(u_T − u_0, −Q_T), then `next_carry`. The maximum is spelled out as the clamp is."""
+    residual = torch.where(gained < -transmitted, -transmitted, gained)
+    return next_carry(residual, carry, threshold, dynamics, row_alpha)[1]
 
-    Max and clamp are spelled out so that the sign of a zero is defined and a NaN stays visible in the carry.
+
+def next_carry(
+    residual: Tensor, carry: Tensor, threshold: Tensor, dynamics: Dynamics, row_alpha: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """c ← clamp(μ·c + α·r, −κ·θ, κ·θ), before and after the clamp. Rows may have an α each.
+
+    The clamp is spelled out so that the sign of a zero is defined and a NaN stays visible in the carry.
 
     Source: Xu et al., ICML 2026; μ is ours.
     """
-    residual = torch.where(gained < -transmitted, -transmitted, gained)
-    carry = dynamics.memory * carry + (dynamics.alpha if row_alpha is None else row_alpha[:, None]) * residual
+    unclamped = dynamics.memory * carry + (dynamics.alpha if row_alpha is None else row_alpha[:, None]) * residual
     bound = dynamics.clip * threshold
-    carry = torch.where(carry > bound, bound, carry)
-    return torch.where(carry < -bound, -bound, carry)
+    clamped = torch.where(unclamped > bound, bound, unclamped)
+    return unclamped, torch.where(clamped < -bound, -bound, clamped)
 
 
 def linear(spikes: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

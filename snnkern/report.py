@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from snnkern.benchmark import ACT, DENSE, LOOP, TENSOR, Benchmark
-from snnkern.evaluation import Evaluation, Interval
+from snnkern.evaluation import Evaluation
 from snnkern.figures import (
     DARK,
     DENSE_BAR,
@@ -22,6 +22,7 @@ from snnkern.figures import (
     tidy,
     write_figure,
 )
+from snnkern.intervals import Interval
 from snnkern.study import Sweep
 from snnkern.timing import busy, quartiles
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from snnkern.evaluation import Interval
 from snnkern.figures import DARK, NEURON_STYLES, tidy
+from snnkern.intervals import Interval
 from snnkern.results import Collection, Point, TrainedActor, frontier
 from snnkern.settings import Setting, describe_setting, differing, plain
 from snnkern.text import count

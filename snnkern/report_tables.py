@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from snnkern.evaluation import Interval
+from snnkern.intervals import Interval
 from snnkern.markup import Markup, element, join
 from snnkern.report import duration
 from snnkern.results import Collection, cheapest

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from snnkern.errors import InputError
-from snnkern.evaluation import RANDOM, Evaluation, Interval, average_performance_ratio
+from snnkern.evaluation import RANDOM, Evaluation, average_performance_ratio
 from snnkern.files import from_json, read_bytes
+from snnkern.intervals import Interval
 from snnkern.neurons import NeuronDescription
 from snnkern.settings import Setting
 from snnkern.store import Episodes, Record, read_records

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnkern.errors import require
+from snnkern.intervals import Interval, bootstrap, bootstrap_many
 
 _RESAMPLES = 1000
 _FEW_RESAMPLES = 100  # where each sorts all states anew
@@ -21,18 +22,7 @@ _STATES_PER_EPISODE = 100
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number and its 95 % bootstrap interval.
-
-    The value is None where there is none (a share of nothing), low and high also where there is only one episode.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -48,15 +38,14 @@ class Curve:
     high: list[float | None]
 
 
-def mean_over_episodes(values: Array) -> Estimate:
+def mean_over_episodes(values: Array) -> Interval:
     """The mean of one value per episode, `[rows]`."""
-    samples = _drawn(len(values))
-    return _estimate(*_ends(np.asarray(values, dtype=np.float64)[samples].mean(axis=1)[:, None]))
+    return bootstrap(np.mean, values, resamples=_RESAMPLES)
 
 
-def median_over_episodes(values: Array) -> Estimate:
+def median_over_episodes(values: Array) -> Interval:
     """The median of one value per episode, `[rows]`; NaN is an episode without one."""
-    return _estimate(*_median(np.asarray(values, dtype=np.float64)[:, None]))
+    return bootstrap(_median, values, resamples=_RESAMPLES)
 
 
 def curve_over_steps(values: Array, running: Mask) -> Curve:
@@ -66,15 +55,15 @@ def curve_over_steps(values: Array, running: Mask) -> Curve:
     """
     steps = np.arange(len(values))
     steps = steps[(steps < 100) | (steps % 10 == 0)]
-    return _curve(steps, *_median(np.where(running[steps], values[steps], np.nan).T))
+    return _curve(steps, np.where(running[steps], values[steps], np.nan))
 
 
-def root_mean_square(errors: Array, running: Mask) -> Estimate:
+def root_mean_square(errors: Array, running: Mask) -> Interval:
     """Of errors `[steps, rows, dimensions]` over steps and dimensions; the median over episodes."""
     return median_over_episodes(np.sqrt(np.array([(row**2).mean() for row in _episodes(errors, running)])))
 
 
-def offset_share(errors: Array, running: Mask) -> Estimate:
+def offset_share(errors: Array, running: Mask) -> Interval:
     """The share of an error's power that is its mean over the episode: 0 for errors that cancel, 1 for a constant."""
     shares = [_share((row.mean(axis=0) ** 2).sum(), (row**2).sum(axis=1).mean()) for row in _episodes(errors, running)]
     return median_over_episodes(np.array(shares))
@@ -91,14 +80,14 @@ def autocorrelation(errors: Array, running: Mask, lags: int = 50) -> Curve:
         lags: the largest lag; episodes with no more steps than a lag do not count for it.
     """
     lags = min(lags, len(errors) - 1)
-    correlations = np.full((running.shape[1], lags + 1), np.nan)
-    for correlation, row in zip(correlations, _episodes(errors, running), strict=True):
+    correlations = np.full((lags + 1, running.shape[1]), np.nan)
+    for correlation, row in zip(correlations.T, _episodes(errors, running), strict=True):
         steps = len(row)
         transformed = np.fft.rfft(row, n=2 * steps, axis=0)
         products = np.fft.irfft((transformed * transformed.conj()).sum(axis=1), n=2 * steps)[: min(lags + 1, steps)]
         if products[0] > 0:
             correlation[: len(products)] = products / (steps - np.arange(len(products))) / (products[0] / steps)
-    return _curve(np.arange(lags + 1), *_median(correlations))
+    return _curve(np.arange(lags + 1), correlations)
 
 
 def spectrum(errors: Array, running: Mask, bands: int = 50) -> Curve:
@@ -106,16 +95,16 @@ def spectrum(errors: Array, running: Mask, bands: int = 50) -> Curve:
 
     Frequencies are in cycles per decision, 0 … 0.5, as the middles of `bands` bands. The mean is not taken out.
     """
-    found = np.full((running.shape[1], bands), np.nan)
-    for relative, row in zip(found, _episodes(errors, running), strict=True):
+    found = np.full((bands, running.shape[1]), np.nan)
+    for relative, row in zip(found.T, _episodes(errors, running), strict=True):
         frequency, power = _periodogram(row)
         band = np.minimum((frequency * 2 * bands).astype(int), bands - 1)
         if len(row) >= 2 * bands and power.sum() > 0:  # a shorter one has bands without a frequency
             relative[:] = np.bincount(band, power, minlength=bands) * bands / power.sum()
-    return _curve((np.arange(bands) + 0.5) * 0.5 / bands, *_median(found))
+    return _curve((np.arange(bands) + 0.5) * 0.5 / bands, found)
 
 
-def low_frequency_share(errors: Array, running: Mask, below: float = 0.05) -> Estimate:
+def low_frequency_share(errors: Array, running: Mask, below: float = 0.05) -> Interval:
     """The share of an error's power at frequencies below `below` cycles per decision; white noise has 2 · `below`."""
     shares = []
     for row in _episodes(errors, running):
@@ -171,7 +160,7 @@ class Shift:
     mean_difference: list[float]
     deviation_ratio: list[float]
     wasserstein: list[float]
-    average: Estimate
+    average: Interval
 
 
 def state_shift(states: Array, running: Mask, base: Array, base_running: Mask, scale: Array) -> Shift:
@@ -190,21 +179,14 @@ def state_shift(states: Array, running: Mask, base: Array, base_running: Mask, s
     moving = scale > 0
     one = _by_episode(states[..., moving] / scale[moving], running)
     two = _by_episode(base[..., moving] / scale[moving], base_running)
-    every = [list(range(len(one))), list(range(len(two)))]
-    wasserstein = _wasserstein(one, two, *every)
-    estimates = []
-    generator = np.random.default_rng(0)
-    if min(len(one), len(two)) > 1:
-        for _ in range(_FEW_RESAMPLES):
-            chosen = [generator.integers(len(rows), size=len(rows)).tolist() for rows in every]
-            estimates.append(_wasserstein(one, two, *chosen).mean())
-    low, high = np.quantile(estimates, [0.025, 0.975]) if estimates else (None, None)
+    every = np.arange(len(one)), np.arange(len(two))
+    average = bootstrap(lambda *rows: _wasserstein(one, two, *rows).mean(), *every, resamples=_FEW_RESAMPLES)
     first, second = np.concatenate(one), np.concatenate(two)
     return Shift(
         mean_difference=(first.mean(axis=0) - second.mean(axis=0)).tolist(),
         deviation_ratio=first.std(axis=0).tolist(),
-        wasserstein=wasserstein.tolist(),
-        average=Estimate(float(wasserstein.mean()), _plain(low), _plain(high)),
+        wasserstein=_wasserstein(one, two, *every).tolist(),
+        average=average,
     )
 
 
@@ -212,47 +194,23 @@ def _by_episode(states: Array, running: Mask) -> list[Array]:
     return [row[:: max(1, len(row) // _STATES_PER_EPISODE)] for row in _episodes(states, running)]
 
 
-def _wasserstein(one: list[Array], two: list[Array], first: list[int], second: list[int]) -> Array:
+def _wasserstein(one: list[Array], two: list[Array], first: Rows, second: Rows) -> Array:
     distance = require("scipy.stats", "rl", "a Wasserstein distance").wasserstein_distance
     left, right = np.concatenate([one[row] for row in first]), np.concatenate([two[row] for row in second])
     return np.array([distance(left[:, index], right[:, index]) for index in range(left.shape[1])])
 
 
-def _drawn(rows: int) -> NDArray[np.int64]:
-    """Which rows each sample has, `[samples, rows]`: all of them in the first, then resamples by a fixed generator."""
-    resamples = np.random.default_rng(0).integers(rows, size=(_RESAMPLES if rows > 1 else 0, rows))
-    return np.concatenate([np.arange(rows)[None], resamples])
+def _median(values: Array, axis: int = -1) -> Array:
+    """The median over the last axis of the values that are numbers."""
+    ordered = np.sort(values, axis=axis)  # NaN last
+    numbers = (~np.isnan(ordered)).sum(axis=axis, keepdims=True)
+    middles = [np.take_along_axis(ordered, np.maximum(at, 0), axis) for at in ((numbers - 1) // 2, numbers // 2)]
+    medians: Array = np.where(numbers > 0, (middles[0] + middles[1]) / 2, np.nan).squeeze(axis)
+    return medians
 
 
-def _median(values: Array) -> tuple[Array, Array, Array]:
-    """The median over rows of values `[rows, places]` and the ends of its interval; NaN does not count."""
-    samples = np.sort(values[_drawn(len(values))], axis=1)  # NaN last
-    numbers = (~np.isnan(samples)).sum(axis=1)
-    middles = [np.take_along_axis(samples, np.maximum(at, 0)[:, None], axis=1)[:, 0] for at in _middles(numbers)]
-    return _ends(np.where(numbers > 0, sum(middles) / 2, np.nan))
-
-
-def _middles(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    return (numbers - 1) // 2, numbers // 2
-
-
-def _ends(samples: Array) -> tuple[Array, Array, Array]:
-    """The value in the first line, and the 95 % interval of the lines below."""
-    if len(samples) == 1:
-        nothing = np.full(samples.shape[1], np.nan)
-        return samples[0], nothing, nothing
-    missing = np.isnan(samples[1:]).any(axis=0)  # a resample without a single value
-    low, high = np.quantile(np.where(missing, 0.0, samples[1:]), [0.025, 0.975], axis=0)
-    return samples[0], np.where(missing, np.nan, low), np.where(missing, np.nan, high)
-
-
-def _estimate(value: Array, low: Array, high: Array) -> Estimate:
-    return Estimate(_plain(value[0]), _plain(low[0]), _plain(high[0]))
-
-
-def _curve(at: NDArray[np.integer] | Array, value: Array, low: Array, high: Array) -> Curve:
-    return Curve([float(place) for place in at], *([_plain(number) for number in ends] for ends in (value, low, high)))
-
-
-def _plain(number: float | None) -> float | None:
-    return None if number is None or np.isnan(number) else float(number)
+def _curve(at: NDArray[np.integer] | Array, values: Array) -> Curve:
+    """The median over episodes of values `[places, rows]`."""
+    ends = bootstrap_many(_median, values, resamples=_RESAMPLES)
+    plain = ([None if np.isnan(number) else float(number) for number in end] for end in ends)
+    return Curve([float(place) for place in at], *plain)

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from snnkern.benchmark import ACT, DENSE, LOOP, TENSOR
-from snnkern.evaluation import Interval
+from snnkern.intervals import Interval
 from snnkern.report import shorten
 from snnkern.results import Collection
 from snnkern.settings import plain

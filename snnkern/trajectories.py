@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snnkern import environments, ops
+from snnkern import environments, ops, reference
 from snnkern.actors import Policy
 from snnkern.errors import Error, InputError
 from snnkern.limits import MOST_REPLAYED, MOST_SIDE_BY_SIDE, check_episodes
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import gymnasium
 
 _CHECK_EVERY = 50  # steps between two looks at whether the copy of an environment pays what the environment pays
-_UNBOUNDED = 1e9  # κ that leaves every residual as it is
+_UNBOUNDED = 1e9  # κ with which kernels hand out residuals as they are
 
 
 @dataclass(frozen=True)
@@ -222,9 +222,7 @@ def replay(snn: SpikingActor, observations: NDArray[np.floating]) -> Iterator[li
             spikes, residual, _ = ops.neuron_spikes(
                 current, layer.threshold, carries[index], whole, bias=bias, backend=backend
             )
-            unclamped = dynamics.memory * carries[index] + dynamics.alpha * residual
-            bound = dynamics.clip * layer.threshold
-            carries[index] = torch.minimum(torch.maximum(unclamped, -bound), bound)
+            unclamped, carries[index] = reference.next_carry(residual, carries[index], layer.threshold, dynamics)
             mean = (spikes / steps.reshape(-1, 1, 1)).sum(dim=0)  # a DC spike at step t changes the mean by s / t
             decisions.append(LayerDecision(spikes, mean, residual, unclamped, carries[index]))
             signal = spikes
