@@ -11,7 +11,7 @@ from contenders import PEERS, TIMESTEPS
 
 from snnkern.figures import DARK, DENSE_BAR, NEURON_STYLES, OTHER_BAR, neuron_bar, tidy, write_figure
 from snnkern.neurons import NEURON_NAMES
-from snnkern.report import shorten
+from snnkern.text import shorten
 
 BATCH = 1024
 

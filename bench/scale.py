@@ -35,9 +35,9 @@ from snnkern.executors import Executor, LocalExecutor
 from snnkern.files import write_atomically
 from snnkern.grids import read_study
 from snnkern.ray_executor import RayExecutor
-from snnkern.report import duration, shorten
 from snnkern.store import Record, Store, complete
 from snnkern.study import Shared, Study, Task, found_in, run_task
+from snnkern.text import duration, shorten
 from snnkern.timing import machine
 
 GRID = ROOT / "bench" / "grids" / "scale.toml"

@@ -15,9 +15,11 @@ import torch
 from builders import make_actor, make_observations
 
 import snnkern
-from snnkern import baselines, benchmark, figures, report, timing
+from snnkern import baselines, benchmark, figures, timing
 from snnkern.benchmark import ACT, DENSE, LOOP, NUMPY, ONNX, PYTORCH, TENSOR, Benchmark, Case
+from snnkern.benchmark_summary import summarize_benchmark
 from snnkern.conversion import dense_actor
+from snnkern.latency_figures import latency_figure
 
 OBSERVATIONS = make_observations(200, 5)
 SETTINGS = snnkern.grid(["if", "dc"], [2, 3], [0.2])
@@ -72,7 +74,7 @@ def test_ratios_are_of_the_same_round() -> None:
 
 
 def test_the_summary_is_json_and_says_what_is_not_beaten(measured) -> None:
-    summary = report.summarize_benchmark(measured)
+    summary = summarize_benchmark(measured)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert len(summary["results"]) == len(measured.turns)
     for entry in summary["results"]:
@@ -116,7 +118,7 @@ def test_an_interruption_keeps_what_is_measured() -> None:
     found = run(progress=stop_after(len(benchmark._cases(SETTINGS, (1, 3), (1, 2))) + 5))
     assert found.interrupted
     assert sum(len(seconds) for seconds in found.turns.values()) == 5
-    assert json.dumps(report.summarize_benchmark(found), allow_nan=False)
+    assert json.dumps(summarize_benchmark(found), allow_nan=False)
     with pytest.raises(KeyboardInterrupt):  # nothing is measured yet
         run(progress=stop_after(3))
 
@@ -232,7 +234,7 @@ def test_all_or_what_there_is_can_be_drawn_and_printed(measured, tmp_path, capsy
     }
     for name, kept in keep.items():
         found = replace(measured, turns={case: turns for case, turns in measured.turns.items() if kept(case)})
-        figures.write_figure(report.latency_figure(report.summarize_benchmark(found), name), tmp_path / f"{name}.png")
+        figures.write_figure(latency_figure(summarize_benchmark(found), name), tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        tables.print_benchmark({"actor": name, **report.summarize_benchmark(found)})
+        tables.print_benchmark({"actor": name, **summarize_benchmark(found)})
         assert f"{name} (5-17-8-3)" in capsys.readouterr().out

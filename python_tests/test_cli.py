@@ -554,7 +554,7 @@ def test_importing_the_package_needs_torch_numpy_and_safetensors_alone() -> None
 import sys
 for name in {hidden!r}:
     sys.modules[name] = None
-import snnkern, snnkern.evaluation, snnkern.report, snnkern.__main__
+import snnkern, snnkern.evaluation, snnkern.columns, snnkern.__main__
 actor = snnkern.load_actor("td3-hopper")
 try:
     snnkern.collect(actor, "Hopper-v5", 10)

@@ -15,13 +15,14 @@ import peers_page
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from snnkern import figures, report, report_figures
+from snnkern import figures, performance_figures, report_figures
 from snnkern.analysis_figures import energy_figure
 from snnkern.benchmark import ACT, LOOP, NUMPY
 from snnkern.evaluation import Evaluation, Interval, grid
 from snnkern.figures import NEURON_STYLES
+from snnkern.latency_figures import latency_figure
 from snnkern.neurons import NEURON_NAMES, parse_neuron
-from snnkern.report import latency_figure, performance_figure
+from snnkern.performance_figures import performance_figure
 from snnkern.results import Point
 from snnkern.settings import Setting
 from snnkern.study import Sweep
@@ -33,7 +34,7 @@ SETTINGS = grid(NEURON_NAMES, [2, 4], [0.2])
 def drawn(monkeypatch) -> list[Figure]:
     """The figures that are made to be written, instead of files."""
     found: list[Figure] = []
-    for module in (report, peers_page):
+    for module in (performance_figures, peers_page):
         monkeypatch.setattr(module, "write_figure", lambda figure, path: found.append(figure))
     return found
 

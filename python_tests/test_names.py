@@ -24,8 +24,11 @@ from rich.table import Table
 import snnkern
 from snnkern import analysis_tables, figures, tables, terminal
 from snnkern.analysis_figures import energy_figure
+from snnkern.columns import SweepRow
 from snnkern.energy import Energies, dense_cost, spiking_cost
+from snnkern.evaluation import Evaluation
 from snnkern.files import to_json
+from snnkern.intervals import Interval
 from snnkern.markup import element
 from snnkern.report_page import write_report
 from snnkern.results import collect_results
@@ -155,7 +158,7 @@ def test_tables_and_pages_show_names_as_they_are(capsys, energy, name) -> None:
     summary = renamed(energy, name)
     analysis_tables.print_energy(summary)
     tables.print_evaluation({"policy": name, "environment": name, **EVALUATION})
-    tables.print_sweep({"actor": name, "environment": name, "dense": EVALUATION, "ratio": None, "results": []})
+    tables.print_sweep(f"{name} in {name}", [SweepRow("dense", Evaluation((1.0,), (1,), ()), Interval())], None)
     out = capsys.readouterr().out
     assert not set(out) & set("\x1b\x00\x07\x7f\x9b\x85\u202e\u2066\u2028\r\udce9")
     if name.strip() and name.isascii() and name.isprintable() and len(name) < 60:
@@ -247,11 +250,11 @@ def test_a_narrow_terminal_cuts_no_number(monkeypatch, columns) -> None:
     for variable, value in {"COLUMNS": columns, "FORCE_COLOR": "1", "TERM": "xterm"}.items():
         monkeypatch.setitem(os.environ, variable, value)
     monkeypatch.setattr("sys.stdout", stream)
-    entry = {**EVALUATION, "neuron": {"name": "if"}, "timesteps": 1024, "alpha": 0.25, "memory": 0.0}
-    entry |= {"return_mean": -12345678.0, "performance_ratio": 1.0, "performance_ratio_interval": [0.5, 2.0]}
+    low = Evaluation((-12345678.0,), (1,), (3.0,))
+    row = SweepRow("IF", low, Interval(1.0, 0.5, 2.0), snnkern.Dynamics(snnkern.IF(), 1024, 0.25))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tables.print_sweep({"actor": "a", "environment": "b", "dense": EVALUATION, "ratio": None, "results": [entry]})
+        tables.print_sweep("a in b", [SweepRow("dense", low, Interval()), row], None)
     out = stream.getvalue()
     for number in ("-12,345,678 ± 0", "1024", "0.25", "100.0 [50.0 … 200.0]"):
         assert number in out

@@ -13,9 +13,10 @@ pytest.importorskip("scipy", reason="SciPy is not installed")
 from matplotlib import image
 
 import snnkern
-from snnkern import report
+from snnkern import performance_figures
+from snnkern.columns import summarize_sweep
 from snnkern.evaluation import Evaluation, grid
-from snnkern.report import performance_figure, summarize_sweep
+from snnkern.performance_figures import performance_figure
 from snnkern.study import Sweep
 
 
@@ -70,7 +71,9 @@ def test_where_a_ratio_means_nothing_returns_are_drawn(measured, tmp_path) -> No
 
 def test_a_line_for_every_alpha_and_memory(measured, monkeypatch, tmp_path) -> None:
     drawn = []
-    monkeypatch.setattr(report, "_draw_line", lambda panel, points, label, style: drawn.append((label, len(points))))
+    monkeypatch.setattr(
+        performance_figures, "_draw_line", lambda panel, points, label, style: drawn.append((label, len(points)))
+    )
     settings = grid(["if"], [1, 2, 4], [0.0, 0.2], [0.0, 1.0])
     performance_figure(
         Sweep(measured.dense, tuple((setting, measured.dense) for setting in settings)), tmp_path / "figure.png", "test"

@@ -17,9 +17,9 @@ import gymnasium
 
 import snnkern
 from snnkern import benchmark, report_page
+from snnkern.benchmark_summary import summarize_benchmark
 from snnkern.energy import Energies, dense_cost, spiking_cost
 from snnkern.files import to_json
-from snnkern.report import summarize_benchmark
 from snnkern.report_page import write_report
 from snnkern.summaries import read_summaries
 

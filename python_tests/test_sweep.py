@@ -17,8 +17,8 @@ from test_rollout import random_actor
 
 import snnkern
 from snnkern import evaluation
+from snnkern.columns import summarize_sweep
 from snnkern.evaluation import Evaluation, grid
-from snnkern.report import summarize_sweep
 from snnkern.results import collect_results
 from snnkern.study import sweep
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from snnkern.analysis import DENSE
-from snnkern.terminal import say, show
+from snnkern.terminal import make_table, say, show
 from snnkern.text import count
 
 
@@ -20,10 +17,10 @@ def print_analysis(summary: dict[str, Any]) -> None:
         f"T = {setting['timesteps']}, α = {setting['alpha']:g}, μ = {setting['memory']:g}, "
         f"{count(summary['episodes'], 'episode')}; [95 % intervals]"
     )
-    returns = _table("Returns", "whose states", "whose actions", "return", left=2)
+    returns = make_table("Returns", "whose states", "whose actions", "return", words=2)
     for entry in summary["returns"]:
         returns.add_row(entry["states"], entry["actions"], _estimate(entry["mean"], "{:,.0f}"))
-    errors = _table("Action errors", "whose states", "spiking", "RMS", "lag 1", "lag 10", "below f, %", left=2)
+    errors = make_table("Action errors", "whose states", "spiking", "RMS", "lag 1", "lag 10", "below f, %", words=2)
     errors.caption = (
         "RMS: of half the action range; lag: autocorrelation; "
         f"below f: power under {summary['low_frequency']:g} cycles per decision (white noise: "
@@ -39,7 +36,7 @@ def print_analysis(summary: dict[str, Any]) -> None:
             *lags,
             _estimate(entry["low_frequency_share"], "{:.0f}", 100),
         )
-    states = _table("States", "whose states", "at 10", "at 100", "shift")
+    states = make_table("States", "whose states", "at 10", "at 100", "shift")
     states.caption = (
         "at: distance from the dense run of the same seed after so many decisions; shift: Wasserstein-1 distance\n"
         "both in standard deviations of the dense actor's states, averaged over dimensions"
@@ -48,7 +45,7 @@ def print_analysis(summary: dict[str, Any]) -> None:
         at = dict(zip(entry["distance"]["at"], entry["distance"]["value"], strict=True))
         found = [_number(at.get(step), "{:.3f}") for step in (10, 100)]
         states.add_row(entry["states"], *found, _estimate(entry["shift"]["average"], "{:.3f}"))
-    inside = _table("Residuals r / θ", "spiking", "layer", "not zero", "-θ", "beyond ±θ", "clamped", "carry")
+    inside = make_table("Residuals r / θ", "spiking", "layer", "not zero", "-θ", "beyond ±θ", "clamped", "carry")
     inside.caption = (
         "in %; -θ (one spike too many), beyond ±θ and clamped: of the residuals that are not zero\n"
         "carry: root mean square of c / θ"
@@ -68,7 +65,7 @@ def print_energy(summary: dict[str, Any]) -> None:
     headings = ["neuron", "T", "α", *(["μ"] if remembers else [])]
     numbers = ["spikes", "synaptic", "+", "×", "× 2^-j", "nJ", "dense", "synapses", "neurons"]
     title = f"{summary['actor']}: per decision, along {summary['along']}"
-    table = _table(title, *headings, *numbers)
+    table = make_table(title, *headings, *numbers)
     energies = summary["picojoules"]
     table.caption = (
         "synaptic: weights met by spikes; + and ×: additions and multiplications; × 2^-j: scalings by a power of two\n"
@@ -104,7 +101,7 @@ def print_energy(summary: dict[str, Any]) -> None:
 
 def print_energy_of_layers(summary: dict[str, Any]) -> None:
     """The same, layer by layer, for the dense actor and every setting."""
-    table = _table("\nBy layer", "", "T", "layer", "spikes", "synaptic", "+", "×", "× 2^-j", "reads", "nJ", left=3)
+    table = make_table("\nBy layer", "", "T", "layer", "spikes", "synaptic", "+", "×", "× 2^-j", "reads", "nJ", words=3)
     kinds = [("dense", summary["dense"]), ("dense, no zeros", summary["dense_without_zeros"])]
     kinds += [(entry["neuron"]["name"].upper(), entry) for entry in summary["results"]]
     keys = ("spikes", "synaptic_operations", "additions", "multiplications", "scalings", "reads")
@@ -114,14 +111,6 @@ def print_energy_of_layers(summary: dict[str, Any]) -> None:
             table.add_row(name, str(entry.get("timesteps", "")), layer["name"], *counts, f"{layer['nanojoules']:.1f}")
         table.add_section()
     show(table)
-
-
-def _table(title: str, *headings: str, left: int = 1) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.caption_justify = "left"
-    for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index < left else "right", no_wrap=index > 0)
-    return table
 
 
 def _number(value: float | None, form: str) -> str:

@@ -14,13 +14,13 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
 from rich.text import Text
 
 import snnkern
 from snnkern import benchmark, conversion, zoo
 from snnkern._backends import choices, rule
 from snnkern.actors import Actor
+from snnkern.benchmark_summary import summarize_benchmark
 from snnkern.calibration import parse_calibration
 from snnkern.checkpoints import load_actor
 from snnkern.cli_analysis import analyze_command, energy_command
@@ -55,24 +55,20 @@ from snnkern.cli_options import (
     _Workers,
 )
 from snnkern.cli_sweep import report_command, sweep_command
+from snnkern.columns import summarize_evaluation, summarize_sweep, sweep_rows
 from snnkern.demo import run_demo
 from snnkern.errors import Error, InputError, InputWarning, check_number
 from snnkern.evaluation import evaluate, grid
 from snnkern.figures import check_drawing, write_figure
 from snnkern.files import to_json, write_atomically
+from snnkern.latency_figures import latency_figure
 from snnkern.limits import LEAST_SECONDS, MOST_BATCH, MOST_SECONDS, MOST_THREADS
 from snnkern.neurons import NEURON_NAMES
 from snnkern.nn import SpikingActor
-from snnkern.report import (
-    latency_figure,
-    performance_figure,
-    summarize_benchmark,
-    summarize_evaluation,
-    summarize_sweep,
-)
+from snnkern.performance_figures import performance_figure
 from snnkern.study import sweep
 from snnkern.tables import print_benchmark, print_evaluation, print_sweep
-from snnkern.terminal import accept_all_text, console, say, show, silence
+from snnkern.terminal import accept_all_text, console, make_table, say, show, silence
 from snnkern.text import count, printable
 from snnkern.timing import busy, machine
 
@@ -175,15 +171,14 @@ def demo(
     """Do the main job on an actor that ships with the package.
 
     Measures the dense actor in MuJoCo, converts it to IF, SNM, MT and DC neurons at T = 2 … 16, without and with the
-    residual carry (CRPI), runs them all, and writes demo-results.json and demo.png. Interrupted, it goes on where it
-    was.
+    residual carry (CRPI), runs them all, and writes demo-results.json and demo.png. Interrupted, it resumes.
     """
     with _progress() as report:
         result = run_demo(actor, output, episodes=episodes, workers=workers or _cores(), progress=report)
     if as_json:
         _print_json(result.summary)
         return
-    print_sweep(result.summary)
+    print_sweep(f"{actor} in {result.summary['environment']}", result.rows, result.summary["ratio"])
     say(f"\nWrote {result.results} and {result.figure}.")
 
 
@@ -347,8 +342,10 @@ def evaluate_command(
             backend=backend,
             progress=lambda done, total: report(f"{count(episodes, 'episode')} per setting", done, total),
         )
-    summary = {"actor": policy, "environment": name, "calibration": str(rule), **summarize_sweep(measured)}
-    _print_json(summary) if as_json else print_sweep(summary)
+    if as_json:
+        _print_json({"actor": policy, "environment": name, "calibration": str(rule), **summarize_sweep(measured)})
+    else:
+        print_sweep(f"{policy} in {name}", sweep_rows(measured), measured.dense.ratio_formula(measured.random))
     if figure:
         performance_figure(measured, figure, f"{policy} in {name}: {count(episodes, 'episode')} per point")
 
@@ -459,17 +456,19 @@ def info(as_json: _Json = False) -> None:
         _print_json(facts)
         return
     say(f"snnkern {facts['snnkern']}, Python {facts['python']}, torch {facts['torch']}\n")
-    backends = Table("backend", "available", "", title="What computes, in order of preference", title_justify="left")
+    backends = make_table("What computes, in order of preference", "backend", "available", "", words=3, framed=True)
     for status in statuses:
         backends.add_row(status.name, "yes" if status.available else Text("no", style="red"), status.detail)
     show(backends)
-    taken = Table("what", "computed by", "passed over", title='\nWhat backend="auto" takes here', title_justify="left")
+    title = '\nWhat backend="auto" takes here'
+    taken = make_table(title, "what", "computed by", "passed over", words=3, framed=True)
     for choice in choices():
         passed_over = "; ".join(f"{name}: {why}" for name, why in choice.passed_over.items())
         taken.add_row(choice.what, choice.backend, passed_over)
     show(taken)
     say(rule(), wrapped=True)
-    actors = Table("actor", "algorithm", "environment", "return", title="\nActors in the zoo", title_justify="left")
+    title = "\nActors in the zoo"
+    actors = make_table(title, "actor", "algorithm", "environment", "return", words=4, framed=True)
     for name in zoo.names():
         metadata = load_actor(name).metadata
         spread = f"{float(metadata['return_mean']):,.0f} ± {float(metadata['return_std']):,.0f}"

@@ -27,6 +27,7 @@ from snnkern.cli_options import (
     _refuse,
     _Workers,
 )
+from snnkern.columns import POINT_COLUMNS, to_entry
 from snnkern.errors import Error, InputError, require
 from snnkern.estimates import RemainingTime
 from snnkern.executors import Executor, LocalExecutor
@@ -34,15 +35,14 @@ from snnkern.figures import check_drawing
 from snnkern.grids import read_study
 from snnkern.limits import MOST_EPISODES, MOST_SEED, MOST_STEPS
 from snnkern.ray_executor import RayExecutor
-from snnkern.report import duration, ends
 from snnkern.report_page import write_report
-from snnkern.results import Collection, Point, collect_results, read_collection
+from snnkern.results import Collection, collect_results, read_collection
 from snnkern.store import Record, Store, write_records
 from snnkern.study import Study, Task, found_in, run_study
 from snnkern.summaries import read_summaries
 from snnkern.tables import print_collection
 from snnkern.terminal import console, say
-from snnkern.text import count, printable
+from snnkern.text import count, duration, printable
 
 _GRIDS = (".toml", ".json")
 _EXECUTORS = ("local", "ray")
@@ -182,7 +182,7 @@ def sweep_command(
         write_records(list(records.values()), output)
     collection = collect_results(store.name, list(records.values())) if records else None
     if as_json:
-        results = [] if collection is None else [_entry(point) for point in collection.points]
+        results = [] if collection is None else [to_entry(POINT_COLUMNS, point) for point in collection.points]
         summary |= {"ran": len(left) - len(failed), "failed": len(failed), "seconds": time.monotonic() - started}
         _print_json({**summary, "results": results})
     elif collection:
@@ -293,22 +293,6 @@ def _run(
             show_time()
 
         return run_study(study, store, executor, collected=collected, finished=finished)
-
-
-def _entry(point: Point) -> dict[str, Any]:
-    """A setting's results as JSON."""
-    setting, average = point.setting, point.average
-    return {
-        "neuron": setting.label,
-        "timesteps": setting.timesteps,
-        "alpha": setting.alpha,
-        "memory": setting.memory,
-        "calibration": setting.calibration,
-        "actors": len(point.evaluations),
-        "average_performance_ratio": average and average.value,
-        "average_performance_ratio_interval": average and ends(average.low, average.high),
-        "spikes_per_decision": point.spikes,
-    }
 
 
 def _some(option: str, text: str | None, convert: Callable[[str], Any]) -> list[Any] | None:

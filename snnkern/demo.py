@@ -11,13 +11,14 @@ from typing import Any
 from snnkern import environments
 from snnkern.calibration import collect
 from snnkern.checkpoints import load_actor
+from snnkern.columns import SweepRow, summarize_sweep, sweep_rows
 from snnkern.conversion import convert
 from snnkern.errors import InputError
 from snnkern.evaluation import grid
 from snnkern.figures import check_drawing
 from snnkern.files import check_writable, to_json, write_atomically
 from snnkern.neurons import NEURON_NAMES
-from snnkern.report import performance_figure, summarize_sweep
+from snnkern.performance_figures import performance_figure
 from snnkern.rollout import Acts, decision_seconds
 from snnkern.study import Sweep, sweep
 from snnkern.text import count
@@ -36,12 +37,14 @@ class Demo:
 
     Attributes:
         sweep: returns of the dense actor and its spiking versions.
+        rows: the same with times of decisions, for a table.
         summary: the content of `results`.
         results: the JSON file.
         figure: the PNG file.
     """
 
     sweep: Sweep
+    rows: list[SweepRow]
     summary: dict[str, Any]
     results: Path
     figure: Path
@@ -57,8 +60,8 @@ def run_demo(
 ) -> Demo:
     """Measures a dense actor, converts it to every neuron at a few T, without and with CRPI, and runs them all.
 
-    Writes `demo-results.json` and `demo.png`. An interrupted demo goes on where it was, from
-    `demo-results.partial`, which is removed at the end.
+    Writes `demo-results.json` and `demo.png`. An interrupted demo resumes from `demo-results.partial`,
+    which is removed at the end.
 
     Args:
         name: an actor whose metadata names its environment.
@@ -118,4 +121,4 @@ def run_demo(
     performance_figure(measured, figure, title)
     write_atomically(results, to_json(summary, indent=1))
     shutil.rmtree(store, ignore_errors=True)  # another demo may have begun on it
-    return Demo(measured, summary, results, figure)
+    return Demo(measured, sweep_rows(measured, seconds), summary, results, figure)

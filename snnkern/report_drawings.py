@@ -8,7 +8,7 @@ from typing import Any
 
 from snnkern.analysis import DENSE
 from snnkern.analysis_figures import FIGURES, energy_figure
-from snnkern.report import latency_figure
+from snnkern.latency_figures import latency_figure
 from snnkern.report_figures import Drawing
 
 

@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from snnkern.intervals import Interval
+from snnkern.columns import POINT_COLUMNS, mean_return, percent, tabulate
+from snnkern.evaluation import Evaluation
 from snnkern.markup import Markup, element, join
-from snnkern.report import duration
 from snnkern.results import Collection, cheapest
 from snnkern.settings import Setting, describe_neuron, describe_setting, plain
+from snnkern.text import duration
 
 _SHARES = (0.9, 0.95, 0.99)
 
@@ -51,7 +52,9 @@ def findings(collection: Collection) -> Markup:
             rows.append([kept, "none of these settings", "", ""])
         else:
             assert best.average
-            rows.append([kept, describe_setting(best.setting, every), interval(best.average), f"{best.spikes:,.0f}"])
+            rows.append(
+                [kept, describe_setting(best.setting, every), percent(best.average, " %"), f"{best.spikes:,.0f}"]
+            )
     head = ["at least", "setting", "average ratio [95 %]", "spikes per decision"]
     notes = element("ul", *(element("li", note) for note in collection.notes)) if collection.notes else Markup()
     return join(table("The fewest spikes that keep so much of the dense return", head, rows, words=2), notes)
@@ -59,28 +62,16 @@ def findings(collection: Collection) -> Markup:
 
 def averages_table(collection: Collection) -> Markup:
     """Average performance ratio and spikes of every setting."""
-    rows = [
-        [
-            point.setting.label,
-            str(point.setting.timesteps),
-            plain(point.setting.alpha),
-            plain(point.setting.memory),
-            point.setting.calibration,
-            "–" if point.average is None else interval(point.average),
-            f"{point.spikes:,.0f}",
-        ]
-        for point in collection.points
-    ]
-    head = ["neuron", "T", "α", "μ", "thresholds", "average ratio [95 %]", "spikes"]
-    return table("Average performance ratio and spikes per decision", head, rows)
+    cells = tabulate(POINT_COLUMNS, collection.points)
+    return table("Average performance ratio and spikes per decision", cells.headings, cells.rows)
 
 
 def returns_table(collection: Collection) -> Markup:
     """Mean return and its spread of every setting and the dense actor, by actor."""
     actors = sorted(collection.dense)
 
-    def mean(evaluation: Any) -> str:
-        return "–" if evaluation is None else f"{evaluation.mean:,.0f} ± {evaluation.std:,.0f}"
+    def mean(evaluation: Evaluation | None) -> str:
+        return "–" if evaluation is None else mean_return(evaluation)
 
     every = [point.setting for point in collection.points]
     rows = [["dense", *(mean(collection.dense[actor]) for actor in actors)]]
@@ -167,12 +158,6 @@ def machine_table(what: str, summary: dict[str, Any]) -> Markup:
     }
     rows = [[name, str(fact)] for name, fact in facts.items() if fact not in (None, "")]
     return table(what, [], rows, words=2)
-
-
-def interval(estimate: Interval) -> str:
-    """A ratio in percent with its interval."""
-    between = "" if math.isnan(estimate.low) else f" [{100 * estimate.low:.1f} … {100 * estimate.high:.1f}]"
-    return f"{100 * estimate.value:.1f} %{between}"
 
 
 def _all(values: Iterable[Any]) -> str:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from snnkern.benchmark import ACT, DENSE, LOOP, TENSOR
-from snnkern.intervals import Interval
-from snnkern.report import shorten
+from snnkern.columns import POINT_COLUMNS, SWEEP_COLUMNS, Cells, SweepRow, tabulate
 from snnkern.results import Collection
-from snnkern.settings import plain
-from snnkern.terminal import say, show
-from snnkern.text import count
+from snnkern.terminal import make_table, say, show
+from snnkern.text import count, shorten
 
 _FEW = 10  # turns
 _MANY = 80  # lines of a table
@@ -34,91 +30,40 @@ def print_evaluation(summary: dict[str, Any]) -> None:
         say(f"spikes per decision: {layers}")
 
 
-def print_sweep(summary: dict[str, Any]) -> None:
-    """The dense actor and every setting; a summary as `snnkern demo --json` prints it."""
-    timed = "microseconds_per_decision" in summary["dense"]
-    formula = summary["ratio"]
-    remembers = any(entry["memory"] for entry in summary["results"])
-    table = Table(
-        "neuron", title=f"{summary['actor']} in {summary['environment']}", title_justify="left", caption_justify="left"
-    )
-    headings = ["T", "α", *(["μ"] if remembers else []), "return", "ratio, %", "spikes", *(["µs"] if timed else [])]
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+def print_sweep(title: str, rows: Sequence[SweepRow], formula: str | None) -> None:
+    """The dense actor and every setting.
 
-    def row(entry: dict[str, Any], *first: str) -> None:
-        ends = entry.get("performance_ratio_interval")
-        between = f" [{100 * ends[0]:.1f} … {100 * ends[1]:.1f}]" if ends else ""
-        ratio = entry.get("performance_ratio")
-        spikes = entry.get("spikes_per_decision")
-        cells = [
-            *first,
-            f"{entry['return_mean']:,.0f} ± {entry['return_std']:,.0f}",
-            "" if ratio is None else f"{100 * ratio:.1f}{between}",
-            "" if spikes is None else f"{spikes:.0f}",
-        ]
-        if timed:
-            cells.append(f"{entry['microseconds_per_decision']:.1f}")
-        table.add_row(*cells)
-
-    without = [""] * (3 if remembers else 2)
-    row(summary["dense"] | {"performance_ratio": 1.0 if formula else None}, "dense", *without)
-    if "random" in summary:
-        row(summary["random"] | {"performance_ratio": 0.0 if formula else None}, "random", *without)
-    previous = None
-    for entry in summary["results"]:
-        if entry["neuron"] != previous:
-            table.add_section()
-        previous = entry["neuron"]
-        carry = [f"{entry['alpha']:g}", *([f"{entry['memory']:g}"] if remembers else [])]
-        row(entry, entry["neuron"]["name"].upper(), str(entry["timesteps"]), *carry)
-    notes = [
-        "return: mean ± standard deviation over episodes",
-        f"ratio: {formula}, [95 % interval]" if formula else "no ratio: the dense return is not positive",
-        "spikes: per decision, all hidden layers",
-    ]
-    if timed:
-        notes.append("µs: one decision at batch 1, from Python, one thread")
-    table.caption = "\n".join(notes)
-    show(table)
+    Args:
+        title: which actor in which environment.
+        rows: what was measured.
+        formula: how ratios are computed; None or empty where they mean nothing.
+    """
+    ratio = f"{formula}, [95 % interval]" if formula else "none, the dense return is not positive"
+    cells = tabulate(SWEEP_COLUMNS, rows)
+    notes = [note.format(ratio=ratio) for note in cells.notes]
+    _show_groups(title, cells, [row.setting and row.setting.neuron for row in rows], notes)
 
 
 def print_collection(collection: Collection) -> None:
     """Average performance ratio and spikes of every setting of a sweep."""
-    settings = [point.setting for point in collection.points]
-    if len(settings) > _MANY:
-        say(f"{len(settings):,} settings: too many for a table here, see the report.")
+    points = collection.points
+    if len(points) > _MANY:
+        say(f"{len(points):,} settings: too many for a table here, see the report.")
         return
-    table = Table("neuron", title="Averages over actors", title_justify="left", caption_justify="left")
-    for heading in ("T", "α", "μ", "thresholds", "ratio, %", "spikes"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    previous = None
-    for point in collection.points:
-        setting = point.setting
-        if setting.family != previous and previous is not None:
+    cells = tabulate(POINT_COLUMNS, points)
+    families = [point.setting.family for point in points]
+    _show_groups("Averages over actors", cells, families, [*cells.notes, *collection.notes])
+
+
+def _show_groups(title: str, cells: Cells, groups: Sequence[Any], notes: Sequence[str]) -> None:
+    """Shows a table with a line wherever the group changes from one row to the next."""
+    table = make_table(title, *cells.headings, framed=True)
+    for index, row in enumerate(cells.rows):
+        if index and groups[index] != groups[index - 1]:
             table.add_section()
-        previous = setting.family
-        ratio = "–" if point.average is None else _ratio(point.average)
-        table.add_row(
-            setting.label,
-            str(setting.timesteps),
-            plain(setting.alpha),
-            plain(setting.memory),
-            setting.calibration,
-            ratio,
-            f"{point.spikes:,.0f}",
-        )
-    notes = [
-        "ratio: return / dense return (or as said below), mean over actors, [95 % interval]",
-        "spikes: per decision, all layers",
-    ]
-    table.caption = "\n".join([*notes, *collection.notes])
+        table.add_row(*row)
+    table.caption = "\n".join(notes)
     show(table)
-
-
-def _ratio(interval: Interval) -> str:
-    between = "" if math.isnan(interval.low) else f" [{100 * interval.low:.0f} … {100 * interval.high:.0f}]"
-    return f"{100 * interval.value:.1f}{between}"
 
 
 def print_benchmark(summary: dict[str, Any]) -> None:
@@ -150,7 +95,7 @@ def _table_of_one(entries: list[dict[str, Any]]) -> Table:
     """One observation at a time: both ways of calling, and how many times as fast as every dense runtime."""
     runtimes = [entry["name"] for entry in entries if entry["name"] in DENSE]
     short = [f"×{runtime.split()[0]}" for runtime in runtimes]
-    table = _table("One observation", "", "T", "snn.act", "tensor", *short, "spikes")
+    table = make_table("One observation", "", "T", "snn.act", "tensor", *short, "spikes")
     table.caption = (
         "snn.act: median and quartiles; tensor: snn(tensor); spikes: per decision\n"
         "×: how many times as fast as the dense actor in that runtime\n"
@@ -180,7 +125,9 @@ def _table_of_many(summary: dict[str, Any], batches: Sequence[int], threads: int
     """Larger batches: `snn.act`, and how many times as fast as the fastest dense runtime."""
     fastest = {entry["batch"]: entry["runtime"] for entry in summary["fastest_dense"] if entry["threads"] == threads}
     headings = [heading for batch in batches for heading in (f"batch {batch:,}", "×")]
-    table = _table(f"Batches, {'one thread' if threads == 1 else f'{threads} threads'}: snn.act", "", "T", *headings)
+    table = make_table(
+        f"Batches, {'one thread' if threads == 1 else f'{threads} threads'}: snn.act", "", "T", *headings
+    )
     table.caption = "×: how many times as fast as the fastest dense runtime"
     cells: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
     for batch in batches:
@@ -200,7 +147,7 @@ def _table_of_many(summary: dict[str, Any], batches: Sequence[int], threads: int
 
 def _table_of_losses(summary: dict[str, Any], shapes: Sequence[tuple[int, int]]) -> Table:
     """What spiking does not beat, where and with which settings; larger batches as `snn.act` alone."""
-    table = _table("What it does not beat", "", "on", "with (settings)", "×", left=3)
+    table = make_table("What it does not beat", "", "on", "with (settings)", "×", words=3)
     table.caption = "×: times as fast; not beaten: no faster in a quarter of the rounds or more"
     for batch, threads in shapes:
         for name in _ways(batch):
@@ -282,15 +229,6 @@ def _conditions(summary: dict[str, Any]) -> list[str]:
     if found["busy"]:
         lines.append(f"Warning: {found['busy']}.")
     return lines
-
-
-def _table(title: str, *headings: str, left: int = 1) -> Table:
-    """A table narrower than the usual one, since there are many numbers; its first columns are words."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.caption_justify = "left"
-    for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index < left else "right", no_wrap=index > 0)
-    return table
 
 
 def _what(entry: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Any
 
+from rich.box import HEAVY_HEAD, SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
@@ -34,6 +35,22 @@ def console(*, stderr: bool = False) -> Console:
     plainly: Any = {"stderr": stderr, "markup": False, "emoji": False, "highlight": False}
     terminal = _Console(**plainly)
     return terminal if terminal.is_terminal else _Console(**plainly, width=_PIPE)
+
+
+def make_table(title: str, *headings: str, words: int = 1, framed: bool = False) -> Table:
+    """An empty table.
+
+    Args:
+        title: above it.
+        headings: of the columns.
+        words: how many columns, from the left, hold words, which may be wrapped; the others hold numbers.
+        framed: whether it has lines all around, as one does that has few numbers.
+    """
+    look: Any = {"box": HEAVY_HEAD} if framed else {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
+    table = Table(title=title, title_justify="left", caption_justify="left", **look)
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if index < words else "right", no_wrap=index >= words)
+    return table
 
 
 def show(table: Table) -> None:

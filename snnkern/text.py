@@ -1,4 +1,4 @@
-"""Text from elsewhere (names in files, names of files, messages), made fit for figures, pages and terminals."""
+"""Text for figures, pages and terminals: names and messages from elsewhere, made fit to be shown; numbers."""
 
 from __future__ import annotations
 
@@ -36,6 +36,20 @@ def _shortened(line: str, longest: int) -> str:
 def count(number: int, what: str) -> str:
     """A number of things: "1 episode", "2,000 episodes"."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def shorten(value: float) -> str:
+    """A positive number with about three digits that count, or all those before the point."""
+    if value < 0.095:
+        return f"{value:.1g}"
+    return f"{value:,.0f}" if value >= 99.5 else f"{value:.1f}" if value >= 9.95 else f"{value:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 # What stands for our own symbols where an encoding lacks them: one character each, so that columns stay columns.

@@ -1,0 +1,94 @@
+"""The figure of one actor's sweep: performance ratio against T."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from snnkern.figures import DARK, GREY, NEURON_STYLES, check_drawing, tidy, write_figure
+from snnkern.intervals import Interval
+from snnkern.study import Sweep
+
+
+def performance_figure(sweep: Sweep, path: str | os.PathLike[str], title: str) -> None:
+    """Draws performance ratio against T, a panel per neuron and a line per α and μ, and writes it to a file.
+
+    Bands are 95 % bootstrap intervals. Where no ratio means anything (`Evaluation.ratio`), returns are drawn instead.
+
+    Args:
+        sweep: what was measured.
+        path: the file (.png, .pdf or .svg); written whole or not at all.
+        title: what was measured where, in a few words.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+        InputError: the file cannot be written.
+    """
+    check_drawing(path)
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    relative = sweep.dense.ratio_formula(sweep.random)
+    neurons = list(dict.fromkeys(setting.neuron for setting, _ in sweep.results))
+    timesteps = sorted({setting.timesteps for setting, _ in sweep.results})
+    carries = sorted({(setting.alpha, setting.memory) for setting, _ in sweep.results})
+    figure = Figure(figsize=(1.2 + 2.6 * max(len(neurons), 2), 3.5), layout="constrained")
+    panels = figure.subplots(1, len(neurons), sharey=True, squeeze=False)[0]
+    for panel, neuron in zip(panels, neurons, strict=True):
+        dense = 1.0 if relative else sweep.dense.mean
+        panel.axhline(dense, color=DARK, linewidth=0.8, linestyle=":", label="dense actor")
+        for alpha, memory in carries:
+            points = [
+                (setting.timesteps, evaluation.ratio(sweep.dense, sweep.random) if relative else evaluation.interval())
+                for setting, evaluation in sweep.results
+                if (setting.neuron, setting.alpha, setting.memory) == (neuron, alpha, memory)
+            ]
+            if not points:  # where α is as recommended it differs from neuron to neuron
+                continue
+            label = f"CRPI, α = {alpha:g}" if alpha else "without CRPI"
+            several = len({memory for _, memory in carries}) > 1
+            alike = [carry for carry in carries if bool(carry[0]) == bool(alpha)]
+            dash, marker = _dash_and_marker(bool(alpha), alike.index((alpha, memory)))
+            style = {"color": NEURON_STYLES[neuron.name].color if alpha else GREY, "linestyle": dash, "marker": marker}
+            _draw_line(panel, points, f"{label}, μ = {memory:g}" if several else label, style)
+        panel.set_title(neuron.label, fontweight="bold")
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(timesteps, [str(steps) for steps in timesteps])
+        panel.minorticks_off()
+        panel.set_xlabel("simulation steps T")
+        panel.grid(axis="y", color="0.9")
+    tidy(panels)
+    panels[0].set_ylabel(relative or "return")
+    if relative:
+        panels[0].yaxis.set_major_formatter(PercentFormatter(1.0))
+        panels[0].set_ylim(bottom=min(0.0, panels[0].get_ylim()[0]))
+    named: dict[str, Any] = {}  # a panel need not have every line
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            if label not in named:
+                named[label] = copy.copy(handle)
+                if handle.get_color() not in (GREY, DARK):  # a colour is its panel's neuron
+                    named[label].set_color(DARK)
+    figure.legend(
+        list(named.values()), list(named), loc="outside lower center", ncols=min(len(named), 4), frameon=False
+    )
+    figure.suptitle(f"{title}; bands: 95 % intervals", fontsize="medium")
+    write_figure(figure, path)
+
+
+def _dash_and_marker(carries: bool, index: int) -> tuple[Any, str]:
+    """Of a line with CRPI or of one without, the first such line, the second, …"""
+    if not carries:
+        return "--", "sDPX"[index % 4]
+    looks: list[tuple[Any, str]] = [("-", "o"), ("-.", "^"), (":", "v"), ((0, (6, 1, 1, 1, 1, 1)), "d"), ("-", "x")]
+    return looks[index % len(looks)]
+
+
+def _draw_line(panel: Any, points: Sequence[tuple[int, Interval]], label: str, style: Mapping[str, Any]) -> None:
+    ordered = sorted(points, key=lambda point: point[0])
+    steps = [timesteps for timesteps, _ in ordered]
+    panel.plot(steps, [estimate.value for _, estimate in ordered], **style, markersize=4.5, label=label)
+    low, high = [estimate.low for _, estimate in ordered], [estimate.high for _, estimate in ordered]
+    panel.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
