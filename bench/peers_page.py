@@ -9,7 +9,18 @@ from typing import Any
 from comparison import T
 from contenders import PEERS, TIMESTEPS
 
-from snnkern.figures import DARK, DENSE_BAR, NEURON_STYLES, OTHER_BAR, neuron_bar, tidy, write_figure
+from snnkern.figures import (
+    DENSE_BAR,
+    DENSE_LINE,
+    GRID,
+    NEURON_STYLES,
+    OTHER_BAR,
+    legend_of_bars,
+    neuron_bar,
+    scale_timesteps,
+    tidy,
+    write_figure,
+)
 from snnkern.neurons import NEURON_NAMES
 from snnkern.text import shorten
 
@@ -163,7 +174,6 @@ def _conditions(results: dict[str, Any]) -> str:
 def draw(results: dict[str, Any], path: Path) -> None:
     """Bars of batch-1 latency on a logarithmic scale, and latency against T."""
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
 
     one = results["one"]
     others = {"spiking": OTHER_BAR, "dense": DENSE_BAR}
@@ -190,25 +200,22 @@ def draw(results: dict[str, Any], path: Path) -> None:
     panel.set_xticks([1, 10, 100, 1000], ["1", "10", "100", "1,000"])
     panel.set_xlabel(f"µs per decision, batch 1, T = {T}, called from Python")
     panel.tick_params(axis="y", length=0, labelsize=8.5)
-    panel.grid(axis="x", color="0.9")
-    meanings = {"spiking, snnkern": neuron_bar("if"), "spiking, others": OTHER_BAR, "dense": DENSE_BAR}
-    handles = [Patch(**look, label=meaning) for meaning, look in meanings.items()]
-    panel.legend(handles=handles, loc="upper right", frameon=False)
+    panel.grid(axis="x", color=GRID)
+    ours = [neuron_bar(name) for name in NEURON_NAMES]
+    legend_of_bars(panel, {"spiking, snnkern": ours, "spiking, others": [OTHER_BAR], "dense": [DENSE_BAR]})
     for name, (color, dash, marker) in NEURON_STYLES.items():
         medians = [1e6 * one[f"act {name} {timesteps}"][1] for timesteps in TIMESTEPS]
         lines.plot(TIMESTEPS, medians, color=color, linestyle=dash, marker=marker, markersize=4, label=name.upper())
     if "dense ONNX Runtime" in one:
         dense = 1e6 * one["dense ONNX Runtime"][1]
-        lines.axhline(dense, color=DARK, linewidth=0.8, linestyle=":", label="dense, ONNX Runtime")
-    lines.set_xscale("log", base=2)
+        lines.axhline(dense, **DENSE_LINE, label="dense, ONNX Runtime")
+    scale_timesteps(lines, TIMESTEPS)
     lines.set_yscale("log", base=2)
-    lines.set_xticks(TIMESTEPS, [str(timesteps) for timesteps in TIMESTEPS])
     ticks = [1, 2, 4, 8, 16, 32]
     lines.set_yticks(ticks, [str(tick) for tick in ticks])
     lines.minorticks_off()
-    lines.set_xlabel("simulation steps T")
     lines.set_ylabel("µs per decision, snn.act")
-    lines.grid(color="0.9")
+    lines.grid(color=GRID)
     lines.legend(frameon=False, fontsize=8)
     tidy([panel, lines])
     figure.suptitle(f"17-256-256-6 actor, one thread, {results['machine']['cpu']}", fontsize="medium")

@@ -11,19 +11,25 @@ from typing import Any
 import numpy as np
 
 from snnkern.analysis import CORRELATED, CRPI, DENSE, OTHER, PLAIN, RANDOM, WHITE
-from snnkern.figures import NEURON_STYLES, check_drawing, tidy, write_figure
+from snnkern.figures import (
+    BOUND_LINE,
+    DARK,
+    GREY,
+    GRID,
+    LIGHT,
+    NEURON_STYLES,
+    PINK,
+    SKY,
+    TAKEN_BACK,
+    ZERO_LINE,
+    check_drawing,
+    draw_band,
+    scale_timesteps,
+    tidy,
+    write_figure,
+)
 from snnkern.text import count
 
-# Okabe and Ito's colours, darker and lighter in turn, with a dash, a marker and a hatching each.
-_STYLES: dict[str, tuple[str, Any, str, str]] = {
-    DENSE: ("0.25", "-", "o", ""),
-    PLAIN: ("#D55E00", "--", "s", "////"),
-    CRPI: ("#0072B2", "-", "o", "...."),
-    WHITE: ("#E69F00", ":", "^", "||||"),
-    CORRELATED: ("#CC79A7", "-.", "v", "----"),
-    RANDOM: ("0.6", (0, (1, 3)), "x", "xxxx"),
-    OTHER: ("0.6", (0, (5, 1, 1, 1)), "d", ""),
-}
 _FILLS = ("full", "none", "left", "bottom", "right", "top")
 
 
@@ -48,7 +54,7 @@ def draw_analysis(summary: dict[str, Any], folder: str | os.PathLike[str]) -> li
 
 def returns_figure(summary: dict[str, Any]) -> Any:
     """Returns by whose states are visited and whose actions are taken in them."""
-    names = list(dict.fromkeys(entry["states"] for entry in summary["returns"]))
+    names, styles = list(dict.fromkeys(entry["states"] for entry in summary["returns"])), _styles(summary)
     bars: list[tuple[float, dict[str, Any]]] = []
     ticks, at = [], 0.0
     for states in names:
@@ -61,7 +67,7 @@ def returns_figure(summary: dict[str, Any]) -> Any:
     figure, (panel,) = _panels(summary, 1, (7.5, 0.9 + 0.3 * at), "Whose states, whose actions")
     for place, entry in bars:
         actions = DENSE if entry["states"] == OTHER else entry["actions"]
-        color, _, _, hatch = _STYLES[actions]
+        color, _, _, hatch = styles[actions]
         mean = entry["mean"]
         if mean["value"] is None:  # a reward was not finite
             panel.annotate(
@@ -93,7 +99,7 @@ def returns_figure(summary: dict[str, Any]) -> Any:
     panel.axvline(0, color="black", linewidth=0.8)
     panel.set_xlabel("return that the named policy's actions earn in these states, with 95 % intervals")
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    panel.grid(axis="x", color="0.9")
+    panel.grid(axis="x", color=GRID)
     return figure
 
 
@@ -102,27 +108,28 @@ def errors_figure(summary: dict[str, Any]) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 6), layout="constrained")
-    panels = figure.subplots(2, 3, sharex="col")
+    panels, styles = figure.subplots(2, 3, sharex="col"), _styles(summary)
     for row, (loop, is_open) in enumerate((("open loop: dense states", True), ("closed loop: own states", False))):
         trace, correlation, spectrum = panels[row]
         for entry in summary["errors"]:
             if (entry["states"] == DENSE) != is_open:
                 continue
             name = entry["actions"]
-            color, dash, _, _ = _STYLES[name]
+            color, dash, _, _ = styles[name]
             errors = [step[0] for step in entry["trace"][:100]]
             trace.plot(errors, linestyle=dash, color=color, linewidth=1)
             label = f"{name}, RMS {entry['size']['value']:.2g}"
-            _curve(correlation, entry["autocorrelation"], label, name, places=slice(1, None))
-            _curve(spectrum, entry["spectrum"], f"{name}, {_percent(entry['low_frequency_share'])} in grey", name)
+            _curve(correlation, entry["autocorrelation"], label, styles[name], first=1)
+            share = _percent(entry["low_frequency_share"])
+            _curve(spectrum, entry["spectrum"], f"{name}, {share} in grey", styles[name])
         trace.set_ylabel(f"{loop}\n\nerror / half range")
-        trace.axhline(0, color="0.5", linewidth=0.6)
+        trace.axhline(0, **ZERO_LINE)
         correlation.set_ylim(-0.35, 1)
         correlation.legend(fontsize=7.5, loc="upper right")
-        correlation.axhline(0, color="0.5", linewidth=0.6)
+        correlation.axhline(0, **ZERO_LINE)
         correlation.set_ylabel("autocorrelation")
-        spectrum.axvspan(0, summary["low_frequency"], color="0.9", zorder=0)
-        spectrum.axhline(1, color="0.5", linewidth=0.8, linestyle=":")
+        spectrum.axvspan(0, summary["low_frequency"], color=GRID, zorder=0)
+        spectrum.axhline(1, **BOUND_LINE)
         _log_ticks(spectrum)
         spectrum.set_ylabel("power, white noise = 1")
         spectrum.legend(fontsize=7.5, loc="best")
@@ -140,9 +147,10 @@ def errors_figure(summary: dict[str, Any]) -> Any:
 def states_figure(summary: dict[str, Any]) -> Any:
     """How runs started alike part, and how far the distributions of states shift."""
     figure, (growth, shift) = _panels(summary, 2, (10, 4), "States against the dense actor's")
+    styles = _styles(summary)
     for index, entry in enumerate(summary["divergences"]):
-        _curve(growth, entry["distance"], entry["states"])
-        color, _, marker, _ = _STYLES[entry["states"]]
+        look = color, _, marker, _ = styles[entry["states"]]
+        _curve(growth, entry["distance"], entry["states"], look)
         average = entry["shift"]["average"]
         ends = [average["low"], average["high"]]
         if ends[0] is not None:
@@ -153,12 +161,12 @@ def states_figure(summary: dict[str, Any]) -> Any:
     growth.set_xlim(left=0)
     growth.set_xlabel("decision")
     growth.set_ylabel("distance from the dense run\n(standard deviations per dimension)")
-    growth.axhline(math.sqrt(2), color="0.5", linewidth=0.8, linestyle=":")
+    growth.axhline(math.sqrt(2), **BOUND_LINE)
     growth.legend(fontsize=8, loc="lower right")
     shift.set_yticks(range(len(summary["divergences"])), [entry["states"] for entry in summary["divergences"]])
     shift.invert_yaxis()
     shift.set_xlim(left=0)
-    shift.grid(axis="x", color="0.9")
+    shift.grid(axis="x", color=GRID)
     shift.set_xlabel("Wasserstein-1 distance of the states' distribution\n(standard deviations, mean over dimensions)")
     return figure
 
@@ -167,9 +175,9 @@ def residuals_figure(summary: dict[str, Any]) -> Any:
     """Distribution of the residuals of every hidden layer, and how often the clamp cuts the carry."""
     number = len(next(iter(summary["residuals"].values())))
     figure, panels = _panels(summary, number, (1 + 4.5 * number, 3.8), "Residuals at the end of decisions")
-    clip = summary["dynamics"]["clip"]
+    clip, styles = summary["dynamics"]["clip"], _styles(summary)
     for name, layers in summary["residuals"].items():
-        color, dash, _, _ = _STYLES[name]
+        color, dash, _, _ = styles[name]
         for index, (panel, layer) in enumerate(zip(panels, layers, strict=True)):
             cut = f", clamp cuts {_short_percent(layer['clamped'])}" if name == CRPI else ""
             label = (
@@ -187,7 +195,7 @@ def residuals_figure(summary: dict[str, Any]) -> Any:
         if alpha and not summary["dynamics"]["memory"]:
             for side in (-clip / alpha, clip / alpha):
                 if abs(side) <= 2:
-                    panel.axvline(side, color="0.5", linewidth=0.8, linestyle=":")
+                    panel.axvline(side, **BOUND_LINE)
     panels[0].set_ylabel("share of residuals per bin")
     return figure
 
@@ -208,16 +216,16 @@ def raster_figure(summary: dict[str, Any]) -> Any:
             spikes = np.array([step[row] for step in layer["spikes"]])
             carries = [decision[row] for decision in layer["carries"]]
             # Half a unit of height is one θ: potentials beyond it run into the neighbour, and are cut.
-            panel.plot(np.arange(total) + 0.5, row + 0.4 * np.clip(potentials, -1, 1), color="0.6", linewidth=0.8)
-            panel.axhline(row, color="0.9", linewidth=0.6, zorder=0)
+            panel.plot(np.arange(total) + 0.5, row + 0.4 * np.clip(potentials, -1, 1), color=LIGHT, linewidth=0.8)
+            panel.axhline(row, color=GRID, linewidth=0.6, zorder=0)
             for at in np.flatnonzero(spikes):
-                color = "black" if spikes[at] > 0 else "#D55E00"
+                color = "black" if spikes[at] > 0 else TAKEN_BACK
                 panel.vlines(at + 0.5, row, row + 0.4 * float(np.clip(spikes[at], -1, 1)), color=color, linewidth=2)
             for decision, carry in enumerate(carries):
                 height = 0.4 * float(np.clip(carry / bound, -1, 1))
-                panel.vlines(decision * steps, row, row + height, color="#0072B2", linewidth=4, alpha=0.8)
+                panel.vlines(decision * steps, row, row + height, color=SKY, linewidth=4, alpha=0.8)
         for decision in range(raster["decisions"] + 1):
-            panel.axvline(decision * steps, color="0.75", linewidth=0.8, zorder=0)
+            panel.axvline(decision * steps, color=LIGHT, linewidth=0.8, zorder=0)
         panel.set_yticks(range(len(layer["neurons"])), layer["neurons"])
         panel.set_ylim(-0.6, rows[number - 1] - 0.4)
         panel.set_ylabel(f"layer {number}: neuron")
@@ -258,23 +266,34 @@ def energy_figure(summary: dict[str, Any]) -> Any:
                 timesteps, [entry[key] for entry in entries], **style, markersize=5, label=f"{name.upper()}{carry}"
             )
     for key, label, dash in (("dense", "dense", "-"), ("dense_without_zeros", "dense, zeros skipped", "--")):
-        panels[1].axhline(summary[key]["nanojoules"], color="0.35", linewidth=1, linestyle=dash, label=label)
+        panels[1].axhline(summary[key]["nanojoules"], color=DARK, linewidth=1, linestyle=dash, label=label)
     ticks = sorted({entry["timesteps"] for entry in summary["results"]})
     for panel, label in zip(panels, ("spikes per decision", "nJ per decision"), strict=True):
-        panel.set_xscale("log", base=2)
-        panel.set_xticks(ticks, [str(steps) for steps in ticks])
+        scale_timesteps(panel, ticks)
         _log_ticks(panel)
         low, high = panel.get_ylim()
         wider = max(5 * low / high, 1.0) ** 0.5  # so that there are ticks
         panel.set_ylim(low / wider, high * wider)
         panel.minorticks_off()
-        panel.set_xlabel("simulation steps T")
         panel.set_ylabel(label)
         panel.legend(fontsize=8)
-        panel.grid(color="0.92")
+        panel.grid(color=GRID)
     tidy(panels)
     figure.suptitle(f"{summary['actor']}, along {summary['along']}", fontsize="medium")
     return figure
+
+
+def _styles(summary: dict[str, Any]) -> dict[str, tuple[str, Any, str, str]]:
+    """Colour, dash, marker and hatching of every policy; the spiking one with CRPI looks as its neuron does."""
+    return {
+        DENSE: (DARK, "-", "o", ""),
+        PLAIN: (GREY, "--", "P", "////"),
+        CRPI: (*NEURON_STYLES[summary["dynamics"]["neuron"]["name"]], "...."),
+        WHITE: (SKY, ":", "<", "||||"),
+        CORRELATED: (PINK, "-.", ">", "----"),
+        RANDOM: (LIGHT, (0, (1, 3)), "x", "xxxx"),
+        OTHER: (LIGHT, (0, (5, 1, 1, 1)), "d", ""),
+    }
 
 
 def _log_ticks(panel: Any) -> None:
@@ -313,14 +332,13 @@ def _title(summary: dict[str, Any]) -> str:
     )
 
 
-def _curve(panel: Any, curve: dict[str, Any], label: str, name: str = "", places: slice = slice(None)) -> None:
-    """A line with its interval as a band; gaps where there is no value."""
-    color, dash, _, _ = _STYLES[name or label]
-    at, value, low, high = (
-        np.array(curve[part], dtype=np.float64)[places] for part in ("at", "value", "low", "high")
+def _curve(panel: Any, curve: dict[str, Any], label: str, look: tuple[Any, ...], first: int = 0) -> None:
+    """A line with its interval, from one of its places on; gaps where there is no value."""
+    color, dash, *_ = look
+    at, *ends = (
+        np.array(curve[part], dtype=np.float64)[first:] for part in ("at", "value", "low", "high")
     )  # None becomes NaN
-    panel.plot(at, value, linestyle=dash, color=color, linewidth=1.4, label=label)
-    panel.fill_between(at, low, high, color=color, alpha=0.15, linewidth=0)
+    draw_band(panel, at, ends, color=color, linestyle=dash, linewidth=1.4, label=label)
 
 
 def _percent(estimate: dict[str, Any]) -> str:

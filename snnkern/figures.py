@@ -1,4 +1,4 @@
-"""What all figures share: a look for every neuron, and the one way in which a figure becomes a file.
+"""What all figures share: colours, lines and bars; and the one way in which a figure becomes a file.
 
 Lines and bars that belong together differ in dashes, markers or hatching as well as in colour, so that they can be told
 apart in black and white.
@@ -11,11 +11,15 @@ import os
 import textwrap
 import unicodedata
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from numpy.typing import ArrayLike
+
 from snnkern.errors import InputError, require
 from snnkern.files import write_atomically
+from snnkern.neurons import NEURON_NAMES
 from snnkern.text import printable
 
 
@@ -23,18 +27,27 @@ class NeuronStyle(NamedTuple):
     """How a neuron is drawn in every figure, by the names that matplotlib has for it."""
 
     color: str
-    linestyle: str
+    linestyle: Any
     marker: str
 
 
-# Okabe and Ito: colours that people with colour-blindness can tell apart.
-NEURON_STYLES = {
-    "if": NeuronStyle("#D55E00", "--", "s"),
-    "snm": NeuronStyle("#E69F00", ":", "^"),
-    "mt": NeuronStyle("#009E73", "-.", "v"),
-    "dc": NeuronStyle("#0072B2", "-", "o"),
-}
-GREY, DARK = "#767676", "0.25"  # what no neuron's colour stands for: the plain conversion; the dense actor
+# Okabe and Ito's colours, which people with colour-blindness can tell apart, and one more: a new neuron takes the next.
+_STYLES = (
+    NeuronStyle("#D55E00", "--", "s"),
+    NeuronStyle("#E69F00", ":", "^"),
+    NeuronStyle("#009E73", "-.", "v"),
+    NeuronStyle("#0072B2", "-", "o"),
+    NeuronStyle("#8C564B", (0, (5, 1, 1, 1)), "D"),
+)
+NEURON_STYLES = dict(zip(NEURON_NAMES, _STYLES, strict=False))
+# What no neuron's colour stands for: the plain conversion, the dense actor, random actions; noise of two kinds.
+GREY, DARK, LIGHT = "#767676", "0.25", "0.6"
+SKY, PINK = "#56B4E9", "#CC79A7"
+TAKEN_BACK = "#A50026"  # a spike that is sent to undo another
+GRID, RULE = "0.9", "0.5"  # lines of a grid; zero, a bound, a frontier
+DENSE_LINE: dict[str, Any] = {"color": DARK, "linewidth": 0.8, "linestyle": ":"}  # what the dense actor reaches
+ZERO_LINE: dict[str, Any] = {"color": RULE, "linewidth": 0.6}
+BOUND_LINE: dict[str, Any] = {"color": RULE, "linewidth": 0.8, "linestyle": ":"}
 # Bars of what is no neuron of ours: another spiking implementation, the dense actor.
 OTHER_BAR: dict[str, Any] = {"facecolor": GREY, "hatch": "////", "edgecolor": "white"}
 DENSE_BAR: dict[str, Any] = {"facecolor": "0.8", "hatch": "....", "edgecolor": "white"}
@@ -142,6 +155,53 @@ def _wrapped(text: str, room: int) -> str:
 def neuron_bar(name: str) -> dict[str, Any]:
     """How a bar of a neuron is drawn."""
     return {"facecolor": NEURON_STYLES[name].color, "edgecolor": "white"}
+
+
+def draw_band(panel: Any, where: ArrayLike, values: Sequence[ArrayLike], **style: Any) -> None:
+    """Draws a line with its interval as a band.
+
+    Args:
+        panel: where to.
+        where: places along the horizontal axis.
+        values: the values, the lower ends and the upper ends there; gaps where they are NaN.
+        style: of the line, by matplotlib's names.
+    """
+    value, low, high = values
+    panel.plot(where, value, **style)
+    panel.fill_between(where, low, high, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def scale_timesteps(panel: Any, timesteps: Sequence[int]) -> None:
+    """Makes the horizontal axis that of T, with a tick for every T that was measured."""
+    panel.set_xscale("log", base=2)
+    panel.set_xticks(timesteps, [str(steps) for steps in timesteps])
+    panel.minorticks_off()
+    panel.set_xlabel("simulation steps T")
+
+
+def legend_of_bars(panel: Any, meanings: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """A legend for bars: a text, and the looks of the bars it stands for, side by side."""
+    from matplotlib.legend_handler import HandlerTuple
+    from matplotlib.patches import Patch
+
+    handles = [tuple(Patch(**look) for look in looks) for looks in meanings.values()]
+    together = {tuple: HandlerTuple(ndivide=None, pad=0)}
+    panel.legend(handles, list(meanings), handler_map=together, loc="upper right", frameon=False, fontsize=8)
+
+
+def handles_of(panels: Any) -> dict[str, Any]:
+    """What a legend of several panels names, by label: a panel need not have every line."""
+    named: dict[str, Any] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            named.setdefault(label, handle)
+    return named
+
+
+def legend_below(figure: Any, handles: Mapping[str, Any]) -> None:
+    """A legend under all panels."""
+    columns = min(len(handles), 4)
+    figure.legend([*handles.values()], [*handles], loc="outside lower center", ncols=columns, frameon=False)
 
 
 def tidy(panels: Any) -> None:

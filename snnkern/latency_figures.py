@@ -8,7 +8,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from snnkern.benchmark import ACT, LOOP, TENSOR
-from snnkern.figures import DARK, DENSE_BAR, NEURON_STYLES, OTHER_BAR, check_drawing, neuron_bar, tidy
+from snnkern.figures import (
+    DARK,
+    DENSE_BAR,
+    DENSE_LINE,
+    GRID,
+    NEURON_STYLES,
+    OTHER_BAR,
+    check_drawing,
+    draw_band,
+    legend_of_bars,
+    neuron_bar,
+    tidy,
+)
 from snnkern.text import shorten
 
 
@@ -48,11 +60,9 @@ def latency_figure(summary: Mapping[str, Any], title: str) -> Any:
 
 
 def _draw_bars(panel: Any, bars: Sequence[Mapping[str, Any]]) -> None:
-    from matplotlib.patches import Patch
-
     for index, entry in enumerate(bars):
         low, median, high = entry["microseconds"]
-        whisker = {"xerr": [[median - low], [high - median]], "ecolor": "0.25", "capsize": 1.5}
+        whisker = {"xerr": [[median - low], [high - median]], "ecolor": DARK, "capsize": 1.5}
         panel.barh(index, median, **_bar_style(entry), **whisker)
         panel.annotate(shorten(median), (high, index), (4, 0), textcoords="offset points", va="center", fontsize=8)
     panel.set_yticks(range(len(bars)), [_label(entry) for entry in bars], fontsize=8.5)
@@ -62,13 +72,13 @@ def _draw_bars(panel: Any, bars: Sequence[Mapping[str, Any]]) -> None:
     if bars:
         smallest, largest = (pick(entry["microseconds"][end] for entry in bars) for pick, end in ((min, 0), (max, 2)))
         panel.set_xlim(10 ** math.floor(math.log10(0.8 * smallest)), 3 * largest)
-    panel.grid(axis="x", color="0.9")
-    first: dict[str, Mapping[str, Any]] = {}
+    panel.grid(axis="x", color=GRID)
+    looks: dict[str, list[dict[str, Any]]] = {}
     for entry in reversed(bars):
         meaning = {ACT: "snn.act, by neuron", LOOP: "published loop, IF"}.get(entry["name"], "dense")
-        first.setdefault(meaning, entry)
-    handles = [Patch(**_bar_style(entry), label=meaning) for meaning, entry in first.items()]
-    panel.legend(handles=handles, loc="upper right", frameon=False, fontsize=8)
+        if (look := _bar_style(entry)) not in looks.setdefault(meaning, []):
+            looks[meaning].append(look)
+    legend_of_bars(panel, looks)
 
 
 def _bar_style(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,16 +104,15 @@ def _draw_batches(panel: Any, entries: Sequence[Mapping[str, Any]], fastest: Map
         color, _, marker = NEURON_STYLES[line[0]["neuron"]["name"]]
         style = {"color": color, "linestyle": dashes[timesteps.index(steps) % len(dashes)], "marker": marker}
         where, low, median, high = zip(*points, strict=True)
-        panel.plot(where, median, **style, markersize=4, label=_label(line[0]))
-        panel.fill_between(where, low, high, color=color, alpha=0.15, linewidth=0)
-    panel.axhline(1.0, color=DARK, linewidth=0.8, linestyle=":", label="dense, fastest runtime")
+        draw_band(panel, where, (median, low, high), **style, markersize=4, label=_label(line[0]))
+    panel.axhline(1.0, **DENSE_LINE, label="dense, fastest runtime")
     panel.set_xscale("log", base=2)
     panel.set_yscale("log", base=2)
     panel.yaxis.set_major_formatter(lambda value, _: f"{value:g} ×" if value >= 1 else f"1/{1 / value:g} ×")
     panel.minorticks_off()
     panel.set_xlabel("batch")
     panel.set_ylabel("times as fast as the fastest dense runtime")
-    panel.grid(color="0.9")
+    panel.grid(color=GRID)
     panel.legend(frameon=False, fontsize=8)
 
 

@@ -7,7 +7,20 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from snnkern.figures import DARK, GREY, NEURON_STYLES, check_drawing, tidy, write_figure
+from snnkern.figures import (
+    DARK,
+    DENSE_LINE,
+    GREY,
+    GRID,
+    NEURON_STYLES,
+    check_drawing,
+    draw_band,
+    handles_of,
+    legend_below,
+    scale_timesteps,
+    tidy,
+    write_figure,
+)
 from snnkern.intervals import Interval
 from snnkern.study import Sweep
 
@@ -38,7 +51,7 @@ def performance_figure(sweep: Sweep, path: str | os.PathLike[str], title: str) -
     panels = figure.subplots(1, len(neurons), sharey=True, squeeze=False)[0]
     for panel, neuron in zip(panels, neurons, strict=True):
         dense = 1.0 if relative else sweep.dense.mean
-        panel.axhline(dense, color=DARK, linewidth=0.8, linestyle=":", label="dense actor")
+        panel.axhline(dense, **DENSE_LINE, label="dense actor")
         for alpha, memory in carries:
             points = [
                 (setting.timesteps, evaluation.ratio(sweep.dense, sweep.random) if relative else evaluation.interval())
@@ -54,26 +67,18 @@ def performance_figure(sweep: Sweep, path: str | os.PathLike[str], title: str) -
             style = {"color": NEURON_STYLES[neuron.name].color if alpha else GREY, "linestyle": dash, "marker": marker}
             _draw_line(panel, points, f"{label}, μ = {memory:g}" if several else label, style)
         panel.set_title(neuron.label, fontweight="bold")
-        panel.set_xscale("log", base=2)
-        panel.set_xticks(timesteps, [str(steps) for steps in timesteps])
-        panel.minorticks_off()
-        panel.set_xlabel("simulation steps T")
-        panel.grid(axis="y", color="0.9")
+        scale_timesteps(panel, timesteps)
+        panel.grid(axis="y", color=GRID)
     tidy(panels)
     panels[0].set_ylabel(relative or "return")
     if relative:
         panels[0].yaxis.set_major_formatter(PercentFormatter(1.0))
         panels[0].set_ylim(bottom=min(0.0, panels[0].get_ylim()[0]))
-    named: dict[str, Any] = {}  # a panel need not have every line
-    for panel in panels:
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
-            if label not in named:
-                named[label] = copy.copy(handle)
-                if handle.get_color() not in (GREY, DARK):  # a colour is its panel's neuron
-                    named[label].set_color(DARK)
-    figure.legend(
-        list(named.values()), list(named), loc="outside lower center", ncols=min(len(named), 4), frameon=False
-    )
+    handles = {label: copy.copy(handle) for label, handle in handles_of(panels).items()}
+    for handle in handles.values():
+        if handle.get_color() not in (GREY, DARK):  # a colour is its panel's neuron
+            handle.set_color(DARK)
+    legend_below(figure, handles)
     figure.suptitle(f"{title}; bands: 95 % intervals", fontsize="medium")
     write_figure(figure, path)
 
@@ -88,7 +93,5 @@ def _dash_and_marker(carries: bool, index: int) -> tuple[Any, str]:
 
 def _draw_line(panel: Any, points: Sequence[tuple[int, Interval]], label: str, style: Mapping[str, Any]) -> None:
     ordered = sorted(points, key=lambda point: point[0])
-    steps = [timesteps for timesteps, _ in ordered]
-    panel.plot(steps, [estimate.value for _, estimate in ordered], **style, markersize=4.5, label=label)
-    low, high = [estimate.low for _, estimate in ordered], [estimate.high for _, estimate in ordered]
-    panel.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    ends = zip(*((estimate.value, estimate.low, estimate.high) for _, estimate in ordered), strict=True)
+    draw_band(panel, [steps for steps, _ in ordered], list(ends), **style, markersize=4.5, label=label)

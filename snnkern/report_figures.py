@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from snnkern.figures import DARK, NEURON_STYLES, tidy
+from snnkern.figures import DENSE_LINE, GRID, NEURON_STYLES, RULE, handles_of, legend_below, tidy
 from snnkern.intervals import Interval
 from snnkern.results import Collection, Point, TrainedActor, frontier
 from snnkern.settings import Setting, describe_setting, differing, plain
@@ -205,12 +205,12 @@ def _draw_panels(panels: Sequence[_Panel], label: str, narrow: bool, *, doubling
     neurons = {line.label: line.neuron for panel in panels for line in panel.lines}
     ticks = _ticks([where for panel in panels for line in panel.lines for where, _ in line.points])
     for axis, panel in zip(axes, panels, strict=False):
-        axis.axhline(1.0, color=DARK, linewidth=0.8, linestyle=":")
+        axis.axhline(1.0, **DENSE_LINE)
         for line in panel.lines:
             _draw_line(axis, line, neurons, ticks, doubling)
         axis.set_title(panel.title, fontsize="medium")
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))
-        axis.grid(axis="y", color="0.9")
+        axis.grid(axis="y", color=GRID)
     axes[0].set_ylim(bottom=min(0.0, axes[0].get_ylim()[0]))
     tidy(axes)
     for index, axis in enumerate(axes):
@@ -229,13 +229,7 @@ def _draw_panels(panels: Sequence[_Panel], label: str, narrow: bool, *, doubling
         else {where: at for where, at in ticks.items() if isinstance(where, str) or not round(10 * at) % 2}
     )
     axes[0].set_xticks(list(shown.values()), [plain(where) for where in shown])
-    named: dict[str, Any] = {}  # a panel need not have every neuron
-    for axis in axes:
-        handles, labels = axis.get_legend_handles_labels()
-        named |= {label: handle for label, handle in zip(labels, handles, strict=True) if label not in named}
-    figure.legend(
-        list(named.values()), list(named), loc="outside lower center", ncols=min(len(named), 4), frameon=False
-    )
+    legend_below(figure, handles_of(axes))
     return figure
 
 
@@ -268,13 +262,13 @@ def _draw_frontier(points: Sequence[Point], best: Sequence[Point], narrow: bool)
     figure = Figure(figsize=(4, 4.2) if narrow else (9, 4.8), layout="constrained")
     axis = figure.subplots()
     neurons = {point.setting.label: point.setting.neuron.name for point in points}
-    axis.axhline(1.0, color=DARK, linewidth=0.8, linestyle=":")
+    axis.axhline(1.0, **DENSE_LINE)
     spikes = [point.spikes for point in best]
     axis.step(
         [*spikes, 1.2 * max(point.spikes for point in points)],
         [*(_value(point) for point in best), _value(best[-1])],
         where="post",
-        color="0.5",
+        color=RULE,
         linewidth=1,
         zorder=1,
     )
@@ -300,7 +294,7 @@ def _draw_frontier(points: Sequence[Point], best: Sequence[Point], narrow: bool)
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     axis.set_xlabel("spikes per decision")
     axis.set_ylabel("return / dense return")
-    axis.grid(color="0.92")
+    axis.grid(color=GRID)
     axis.legend(loc="lower right", frameon=False)
     tidy([axis])
     return figure
