@@ -29,8 +29,7 @@ from snnkern.energy import Energies, dense_cost, spiking_cost
 from snnkern.evaluation import Evaluation
 from snnkern.files import to_json
 from snnkern.intervals import Interval
-from snnkern.markup import element
-from snnkern.report_page import write_report
+from snnkern.report_page import page_environment, write_report
 from snnkern.results import collect_results
 from snnkern.text import SUBSTITUTE, printable
 
@@ -163,7 +162,7 @@ def test_tables_and_pages_show_names_as_they_are(capsys, energy, name) -> None:
     assert not set(out) & set("\x1b\x00\x07\x7f\x9b\x85\u202e\u2066\u2028\r\udce9")
     if name.strip() and name.isascii() and name.isprintable() and len(name) < 60:
         assert out.count(name) == 6
-    page = element("p", name, title=name)
+    page = page_environment().from_string('<p title="{{ name }}">{{ name }}</p>').render(name=name)
     page.encode()
     assert "<script" not in page
     assert page.count("<") == 2

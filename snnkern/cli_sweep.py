@@ -227,6 +227,7 @@ def report_command(
     """
     check_drawing()
     require("scipy", "rl", "a confidence interval")
+    require("jinja2", "report", "the report's page")
     summaries = {
         "analyses": read_summaries(analysis or [], "analyze"),
         "energies": read_summaries(energy or [], "energy"),

@@ -1,14 +1,13 @@
-"""Tables and lists of the report, as HTML."""
+"""Tables of the report's page."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from snnkern.columns import POINT_COLUMNS, mean_return, percent, tabulate
 from snnkern.evaluation import Evaluation
-from snnkern.markup import Markup, element, join
 from snnkern.results import Collection, cheapest
 from snnkern.settings import Setting, describe_neuron, describe_setting, plain
 from snnkern.text import duration
@@ -16,31 +15,23 @@ from snnkern.text import duration
 _SHARES = (0.9, 0.95, 0.99)
 
 
-def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> Markup:
-    """A table that scrolls sideways where it is too wide.
+class Table(NamedTuple):
+    """A table of the page.
 
-    Args:
+    Attributes:
         caption: what it shows.
-        head: of every column; none where rows name themselves.
-        rows: cells.
-        words: how many columns, from the left, hold words; the others hold numbers. The first cell names its row.
+        headings: of the columns; none where rows name themselves.
+        rows: cells; the first one names its row.
+        words: how many columns, from the left, hold words; the others hold numbers.
     """
 
-    def cell(index: int, content: str) -> Markup:
-        kind = {} if index < words else {"class_": "number"}
-        return element("th", content, scope="row") if index == 0 else element("td", content, **kind)
-
-    heads = [
-        element("th", text, scope="col", **({} if index < words else {"class_": "number"}))
-        for index, text in enumerate(head)
-    ]
-    body = [element("tr", *(cell(index, content) for index, content in enumerate(row))) for row in rows]
-    top = element("thead", element("tr", *heads)) if head else Markup()
-    whole = element("table", element("caption", caption), top, element("tbody", *body))
-    return element("div", whole, class_="scroll", role="region", tabindex="0", aria_label=caption)
+    caption: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: int = 1
 
 
-def findings(collection: Collection) -> Markup:
+def findings_table(collection: Collection) -> Table:
     """The settings with the fewest spikes that keep so much of the dense return."""
     points = [point for point in collection.points if point.average]
     every = [point.setting for point in points]
@@ -56,17 +47,16 @@ def findings(collection: Collection) -> Markup:
                 [kept, describe_setting(best.setting, every), percent(best.average, " %"), f"{best.spikes:,.0f}"]
             )
     head = ["at least", "setting", "average ratio [95 %]", "spikes per decision"]
-    notes = element("ul", *(element("li", note) for note in collection.notes)) if collection.notes else Markup()
-    return join(table("The fewest spikes that keep so much of the dense return", head, rows, words=2), notes)
+    return Table("The fewest spikes that keep so much of the dense return", head, rows, words=2)
 
 
-def averages_table(collection: Collection) -> Markup:
+def averages_table(collection: Collection) -> Table:
     """Average performance ratio and spikes of every setting."""
     cells = tabulate(POINT_COLUMNS, collection.points)
-    return table("Average performance ratio and spikes per decision", cells.headings, cells.rows)
+    return Table("Average performance ratio and spikes per decision", cells.headings, cells.rows)
 
 
-def returns_table(collection: Collection) -> Markup:
+def returns_table(collection: Collection) -> Table:
     """Mean return and its spread of every setting and the dense actor, by actor."""
     actors = sorted(collection.dense)
 
@@ -79,10 +69,10 @@ def returns_table(collection: Collection) -> Markup:
         [describe_setting(point.setting, every), *(mean(point.evaluations.get(actor)) for actor in actors)]
         for point in collection.points
     ]
-    return table("Return, mean ± standard deviation over episodes", ["", *(actor.label for actor in actors)], rows)
+    return Table("Return, mean ± standard deviation over episodes", ["", *(actor.label for actor in actors)], rows)
 
 
-def actors_table(collection: Collection) -> Markup:
+def actors_table(collection: Collection) -> Table:
     """The dense actors, what they are compared by, and a hash that tells them apart."""
     rows = []
     for actor in sorted(collection.dense):
@@ -92,10 +82,10 @@ def actors_table(collection: Collection) -> Markup:
         row = [actor.name, actor.environment, f"{dense.mean:,.0f}{between}", f"{dense.std:,.0f}"]
         rows.append([*row, str(len(dense.returns)), actor.fingerprint[:12]])
     head = ["actor", "environment", "dense return [95 %]", "standard deviation", "episodes", "fingerprint"]
-    return table("Dense actors", head, rows, words=2)
+    return Table("Dense actors", head, rows, words=2)
 
 
-def settings_table(collection: Collection) -> Markup:
+def settings_table(collection: Collection) -> Table:
     """How the results were made: what all tasks have, or all that they differ in."""
     tasks = [record["task"] for record in collection.records]
     spiking = [task for task in tasks if task["setting"] is not None]
@@ -120,11 +110,11 @@ def settings_table(collection: Collection) -> Markup:
         "processor time": duration(seconds),
     }
     rows = [[name, fact] for name, fact in facts.items() if fact]
-    return table(f"How the results of {collection.name} were made", [], rows, words=2)
+    return Table(f"How the results of {collection.name} were made", [], rows, words=2)
 
 
-def chosen_table(collection: Collection) -> Markup:
-    """What rules chose for α, by actor; empty where there were no rules."""
+def chosen_table(collection: Collection) -> Table:
+    """What rules chose for α, by actor; without rows where there were no rules."""
     rows: dict[tuple[str, ...], None] = {}
     for record in collection.records:
         task, dynamics = record["task"], record["result"].get("dynamics")
@@ -132,12 +122,10 @@ def chosen_table(collection: Collection) -> Markup:
             setting, thresholds = Setting.from_dict(task["setting"], ""), _calibration(task["calibration"])
             neuron, timesteps = describe_neuron(setting.neuron), str(setting.timesteps)
             rows[record["actor"], neuron, timesteps, thresholds, plain(dynamics["alpha"])] = None
-    if not rows:
-        return Markup()
-    return table("What the rules chose", ["actor", "neuron", "T", "thresholds", "α"], sorted(rows), words=1)
+    return Table("What the rules chose", ["actor", "neuron", "T", "thresholds", "α"], sorted(rows), words=1)
 
 
-def machine_table(what: str, summary: dict[str, Any]) -> Markup:
+def machine_table(what: str, summary: dict[str, Any]) -> Table:
     """How an analysis, an energy account or a benchmark was made."""
     machine = summary.get("machine", {})
     setting = Setting.from_dict(summary["dynamics"], "") if "dynamics" in summary else None
@@ -157,7 +145,7 @@ def machine_table(what: str, summary: dict[str, Any]) -> Markup:
         "warning": machine.get("busy"),
     }
     rows = [[name, str(fact)] for name, fact in facts.items() if fact not in (None, "")]
-    return table(what, [], rows, words=2)
+    return Table(what, [], rows, words=2)
 
 
 def _all(values: Iterable[Any]) -> str:
