@@ -15,7 +15,7 @@ import pytest
 import torch
 from cases import DEFAULT_NEURONS, needs_cpu
 from contenders import TIMESTEPS
-from suite import Suite, take_turns
+from suite import Call, Suite, time_in_rounds
 
 import snnkern
 from snnkern import timing
@@ -63,7 +63,7 @@ def test_decisions(benchmark, report, case_seconds, threads, task, call, batch, 
 
     benchmark.group = f"decisions, batch {batch}"
     # What is timed is the next decision, and nothing of Python but that call.
-    timed = take_turns(benchmark, map(decide, itertools.cycle(given)).__next__, case_seconds)
+    timed = time_in_rounds(benchmark, Call(next, map(decide, itertools.cycle(given))), case_seconds)
     if timed is None:
         return
     seconds = float(np.median(timed.call))

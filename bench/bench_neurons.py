@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import functools
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 from cases import DEFAULT_NEURONS, SIZES, Layer, Size, assert_same_bits, needs_cpu, random_layer, run_layer
-from suite import Suite, take_turns
+from suite import Call, Suite, time_in_rounds
 
 from snnkern import Dynamics, ops
 
@@ -29,7 +29,7 @@ BENCHED = {name: SIZES[name] for name in ("B1-N1", f"B1-N{WIDTH}")} | {
 
 TABLE = Suite(
     title=f"Neuron operators, float32, T = {T}. µs: median time of a call. G/s: 10⁹ updates of a neuron per second. "
-    "% of copy: bandwidth,\nin parts of that of a copy that reads and writes as many bytes, taken in turns with it.",
+    "% of copy: bandwidth,\nin parts of that of a copy that reads and writes as many bytes, timed in the same rounds.",
     setting=("size", "current", "operator"),
     figures={
         "µs": lambda info: f"{info['seconds'] * 1e6:,.1f}",
@@ -59,10 +59,10 @@ def layer_of(neuron: str, size: str) -> Layer:
 def test_neurons(benchmark, report, case_seconds, size, neuron, current, operator):
     layer = layer_of(neuron, size)
     layer = layer.constant() if current == "constant" else layer
-    call = functools.partial(
-        OPERATORS[operator], layer.current, layer.threshold, layer.carry, layer.dynamics, bias=layer.bias
+    run = functools.partial(
+        OPERATORS[operator], threshold=layer.threshold, carry=layer.carry, dynamics=layer.dynamics, bias=layer.bias
     )
-    output, carry, counts = call()
+    output, carry, counts = run(layer.current)
     first = run_layer(layer.rows(slice(3)), "reference")  # a row's result depends on that row alone
     assert_same_bits(output[..., :3, :], first.mean if operator == "neuron_mean" else first.spikes)
     assert_same_bits(carry[:3], first.carry)
@@ -75,7 +75,8 @@ def test_neurons(benchmark, report, case_seconds, size, neuron, current, operato
     )
     source, target = torch.ones(moved // 8), torch.ones(moved // 8)
     benchmark.group = f"neurons {size}"
-    timed = take_turns(benchmark, call, case_seconds, rival=functools.partial(target.copy_, source))
+    call = Call(run, layer.current)
+    timed = time_in_rounds(benchmark, call, case_seconds, rival=Call(target.copy_, source))
     if timed is None:
         return
     seconds, elements = float(np.median(timed.call)), T * carry.numel()
@@ -99,9 +100,9 @@ def test_neurons(benchmark, report, case_seconds, size, neuron, current, operato
     )
 
 
-def page_faults(call: Callable[[], object], calls: int = 4) -> float:
+def page_faults(call: Call, calls: int = 4) -> float:
     """Pages that the system hands out in a call: what PyTorch gave back for outputs, the allocator may have too."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(calls):
-        call()
+        call.function(call.given)
     return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / calls

@@ -1,4 +1,4 @@
-"""Latency of one decision beside what else there is: one process, taking turns, same weights, same observations.
+"""Latency of one decision beside what else there is: one process, in rounds, same weights, same observations.
 
     python bench/peers.py
 
@@ -13,8 +13,6 @@ import os
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy reads it when it is imported
 
-import contextlib
-import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -37,13 +35,13 @@ from snnkern import ops, timing
 from snnkern._backends import Problem, cpu
 from snnkern.baselines import Missing
 from snnkern.files import write_atomically
-from snnkern.timing import MOST, TURN_SECONDS, Contender, machine, quartiles
+from snnkern.timing import MOST, Contender, machine, quartiles
 
 ROUNDS = 100
 CHECKED_ROWS, CHECKED_DECISIONS = 24, 4
 LOUD = 32  # neurons whose rows of weights stay in the first-level cache
 
-Turns = dict[str, NDArray[np.float64]]
+Rounds = dict[str, NDArray[np.float64]]  # seconds per decision
 
 
 def measure(rounds: int) -> dict[str, Any]:
@@ -58,9 +56,9 @@ def measure(rounds: int) -> dict[str, Any]:
         singles = make(contenders.at_batch_one(task), task, few, True, missing, checks)
         many = timing.rows(task.observations, BATCH, CHECKED_DECISIONS)
         batched = make(contenders.at_batch_many(task), task, many, False, missing, {})
-        one = take_turns(singles, task.observations[:MOST], rounds)
-        batch = take_turns(batched, many, max(rounds // 2, 3))
-        kernel = take_turns(kernel_and_copy(task), many, rounds)
+        one = timing.measure(singles, task.observations[:MOST], rounds)
+        batch = timing.measure(batched, many, max(rounds // 2, 3))
+        kernel = timing.measure(kernel_and_copy(task), many, rounds)
         floor = measure_floor(task, rounds)
     found = {"one": one, "batch": batch, "kernel": kernel}
     return {
@@ -70,7 +68,7 @@ def measure(rounds: int) -> dict[str, Any]:
         "missing": missing,
         "not_equivalent": contenders.NOT_EQUIVALENT,
         "checks": checks,
-        **{name: {key: quartiles(turns) for key, turns in turns_of.items()} for name, turns_of in found.items()},
+        **{name: {key: quartiles(seconds) for key, seconds in times.items()} for name, times in found.items()},
         "targets": targets(found, memory),
         "floor": floor,
     }
@@ -94,17 +92,6 @@ def make(
             continue
         checks[name] = comparison.check(task, name, made[name], observations, by_row)
     return made
-
-
-def take_turns(
-    parties: Mapping[str, Contender], observations: NDArray[np.float32], rounds: int, turn_seconds: float = TURN_SECONDS
-) -> Turns:
-    """Seconds per decision of every turn, `[rounds]` each; everyone has one turn per round, in changing order."""
-    taken: dict[str, list[float]] = {name: [] for name in parties}
-    with contextlib.closing(timing.turns([(parties, observations)], turn_seconds)) as turns:
-        for name, seconds in itertools.islice(turns, rounds * len(parties)):
-            taken[name].append(seconds)
-    return {name: np.array(seconds) for name, seconds in taken.items()}
 
 
 # ---- what has no rival: memory, the kernel against a copy, the floor
@@ -184,9 +171,9 @@ def measure_floor(task: Task, rounds: int) -> dict[str, Any]:
             "silent": Contender(silent.convert("if", T).act),
             "loud": Contender(loud.convert("if", T).act),
         }
-        turns = take_turns(parties, observations, rounds)
-        call = take_turns({"call": Contender(smallest.act)}, np.zeros((4, 1), np.float32), rounds)["call"]
-        for name, seconds in {**turns, "call": call / batch}.items():
+        times = timing.measure(parties, observations, rounds)
+        call = timing.measure({"call": Contender(smallest.act)}, np.zeros((4, 1), np.float32), rounds)["call"]
+        for name, seconds in {**times, "call": call / batch}.items():
             parts.setdefault(name, []).append(quartiles(seconds)[1] / (1 if name == "call" else batch))
     return {
         "spikes": [float(value) for value in sent],
@@ -200,7 +187,7 @@ def measure_floor(task: Task, rounds: int) -> dict[str, Any]:
 # ---- targets
 
 
-def targets(found: Mapping[str, Turns], memory: int | None) -> list[dict[str, Any]]:
+def targets(found: Mapping[str, Rounds], memory: int | None) -> list[dict[str, Any]]:
     """What was aimed at and what was measured: ratios within a round, their quartiles over rounds.
 
     `more` says whether a target is a least value (times faster) or a most one.
@@ -229,9 +216,9 @@ def targets(found: Mapping[str, Turns], memory: int | None) -> list[dict[str, An
         ("its operator, which allocates the results, likewise", kernel, "operator", "copy", False, 1.3, 1),
     ]
     rows = []
-    for what, turns, above, below, more, least, reach in aims:
-        if above in turns and below in turns:
-            measured = quartiles(turns[above] / turns[below])
+    for what, times, above, below, more, least, reach in aims:
+        if above in times and below in times:
+            measured = quartiles(times[above] / times[below])
             rows.append({"what": what, "unit": "×", "more": more, "least": least, "reach": reach, "measured": measured})
     if memory is not None:
         mebibytes = [memory / 2**20] * 3
@@ -241,7 +228,7 @@ def targets(found: Mapping[str, Turns], memory: int | None) -> list[dict[str, An
 
 
 def main(
-    rounds: Annotated[int, typer.Option(help="Turns of every contender.", min=3)] = ROUNDS,
+    rounds: Annotated[int, typer.Option(help="How often every contender is timed.", min=3)] = ROUNDS,
     output: Annotated[Path, typer.Option(help="The JSON file.")] = ROOT / "bench" / "results" / "peers.json",
     redraw: Annotated[bool, typer.Option("--redraw", help="Only draw the tables and the figure again.")] = False,
 ) -> None:

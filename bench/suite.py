@@ -1,8 +1,7 @@
-"""What the microbenchmarks share: calls timed in turns, and a table per suite with the neurons side by side."""
+"""What the microbenchmarks share: calls timed in rounds, and a table per suite with the neurons side by side."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,25 +10,31 @@ import numpy as np
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
-TURN_SECONDS = 2e-3  # a turn lasts about as long, and at least one call
-FEWEST_TURNS = 10
+from snnkern.timing import ROUND_SECONDS, seconds_per_call
+
+FEWEST_ROUNDS = 10
 
 Info = dict[str, Any]
 
 
+class Call(NamedTuple):
+    """What is timed: a function of one argument, and that."""
+
+    function: Callable[[Any], object]
+    given: Any
+
+
 class Timed(NamedTuple):
-    """Seconds per call of every turn, `[turns]`; turn i of the rival followed turn i of the call."""
+    """Seconds per call in every round, `[rounds]`; in a round the rival follows the call."""
 
     call: NDArray[np.float64]
     rival: NDArray[np.float64]
 
 
-def take_turns(
-    benchmark: BenchmarkFixture, call: Callable[[], object], seconds: float, rival: Callable[[], object] | None = None
-) -> Timed | None:
-    """Times a call, and after each of its turns another call, so that both meet the same noise.
+def time_in_rounds(benchmark: BenchmarkFixture, call: Call, seconds: float, rival: Call | None = None) -> Timed | None:
+    """Times a call, and in each round another call after it, so that both meet the same noise.
 
-    Each turn begins with one call that is not timed: whoever had the turn before has left its own data in the caches.
+    Each begins with one call that is not timed: the other one has left its own data in the caches.
 
     Args:
         benchmark: takes the times of `call`; with `--benchmark-disable` there is one call and nothing is timed.
@@ -42,36 +47,29 @@ def take_turns(
     """
     rivals: list[float] = []
     if benchmark.disabled:
-        benchmark.pedantic(call)
+        benchmark.pedantic(call.function, [call.given])
         return None
-    calls, turns = _calls_and_turns(call, seconds)
-    rival_calls = _calls_and_turns(rival, seconds)[0] if rival else 0
+    calls, rounds = _calls_and_rounds(call, seconds)
+    rival_calls = _calls_and_rounds(rival, seconds)[0] if rival else 0
 
-    def between_turns() -> None:
+    def between_rounds(given: object) -> None:
         if rival:
-            rival()
-            rivals.append(_seconds(rival, rival_calls))
-            call()
+            rival.function(rival.given)
+            rivals.append(seconds_per_call(rival.function, [rival.given] * rival_calls))
+            call.function(given)
 
-    call()
-    benchmark.pedantic(call, iterations=calls, rounds=turns, teardown=between_turns)
+    call.function(call.given)
+    benchmark.pedantic(call.function, [call.given], iterations=calls, rounds=rounds, teardown=between_rounds)
     times = np.array(benchmark.stats.stats.data)
     return Timed(times, np.array(rivals[: len(times)]))  # pytest-benchmark calls once more at the end, for the result
 
 
-def _calls_and_turns(call: Callable[[], object], seconds: float) -> tuple[int, int]:
-    """Calls in a turn, and turns."""
-    call()
-    once = min(_seconds(call, 1) for _ in range(5))
-    calls = max(1, round(TURN_SECONDS / once))
-    return calls, max(FEWEST_TURNS, round(seconds / (calls * once)))
-
-
-def _seconds(call: Callable[[], object], calls: int) -> float:
-    start = time.perf_counter()
-    for _ in range(calls):
-        call()
-    return (time.perf_counter() - start) / calls
+def _calls_and_rounds(call: Call, seconds: float) -> tuple[int, int]:
+    """Calls in a round, and rounds."""
+    call.function(call.given)
+    once = min(seconds_per_call(call.function, [call.given]) for _ in range(5))
+    calls = max(1, round(ROUND_SECONDS / once))
+    return calls, max(FEWEST_ROUNDS, round(seconds / (calls * once)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,12 +49,12 @@ def measured() -> Benchmark:
 
 
 def test_everyone_takes_part_and_decides_as_the_reference(measured) -> None:
-    one = {(case.name, case.dynamics) for case in measured.turns if (case.batch, case.threads) == (1, 1)}
+    one = {(case.name, case.dynamics) for case in measured.rounds if (case.batch, case.threads) == (1, 1)}
     spiking = {(name, setting) for setting in SETTINGS for name in (ACT, TENSOR)}
     loops = {(LOOP, setting) for setting in SETTINGS if setting.neuron == snnkern.IF()}
     assert one == spiking | loops | {(name, None) for name in DENSE if name not in measured.missing}
-    assert {(case.batch, case.threads) for case in measured.turns} == {(1, 1), (3, 1), (3, 2)}
-    assert Case(NUMPY, None, 3, 2) not in measured.turns
+    assert {(case.batch, case.threads) for case in measured.rounds} == {(1, 1), (3, 1), (3, 2)}
+    assert Case(NUMPY, None, 3, 2) not in measured.rounds
     assert {found.wrong for found in measured.agreements.values()} == {0}
     assert min(found.agreeing for found in measured.agreements.values()) == 1.0
     assert measured.unreached == ()
@@ -64,8 +64,8 @@ def test_everyone_takes_part_and_decides_as_the_reference(measured) -> None:
 
 def test_ratios_are_of_the_same_round() -> None:
     fast, slow = Case(ACT, SETTINGS[0], 1, 1), Case(NUMPY, None, 1, 1)
-    turns = {fast: np.array([1.0, 2.0, 4.0, 8.0]), slow: np.array([3.0, 6.0, 12.0])}
-    found = Benchmark(turns, (), {}, {}, {}, (), {}, 1.0, False)
+    rounds = {fast: np.array([1.0, 2.0, 4.0, 8.0]), slow: np.array([3.0, 6.0, 12.0])}
+    found = Benchmark(rounds, (), {}, {}, {}, (), {}, 1.0, False)
     assert found.ratio(fast, slow) == [3.0, 3.0, 3.0]
     assert found.ratio(fast, fast._replace(name=TENSOR)) is None
     assert found.ratios(fast) == {NUMPY: [3.0, 3.0, 3.0]}
@@ -76,7 +76,7 @@ def test_ratios_are_of_the_same_round() -> None:
 def test_the_summary_is_json_and_says_what_is_not_beaten(measured) -> None:
     summary = summarize_benchmark(measured)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
-    assert len(summary["results"]) == len(measured.turns)
+    assert len(summary["results"]) == len(measured.rounds)
     for entry in summary["results"]:
         low, median, high = entry["microseconds"]
         assert 0 < low <= median <= high
@@ -97,7 +97,7 @@ def test_what_is_not_installed_is_reported(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     found = run(settings=SETTINGS[:1], progress=stop_after(40))
     assert "onnxruntime" in found.missing[ONNX]
-    assert {case.name for case in found.turns if case.dynamics is None} == {PYTORCH, NUMPY}
+    assert {case.name for case in found.rounds if case.dynamics is None} == {PYTORCH, NUMPY}
     assert found.unreached == ()
 
 
@@ -108,8 +108,8 @@ def test_the_time_is_respected(monkeypatch) -> None:
     heard: list[float] = []
     found = run(batches=(1, 4096), seconds=10, progress=heard.append)
     assert heard == [float(second) for second in range(1, 12)]  # the last turn ends the time
-    assert len(found.turns) == 5
-    assert {case.batch for case in found.turns} == {1}
+    assert len(found.rounds) == 5
+    assert {case.batch for case in found.rounds} == {1}
     assert 4096 in {case.batch for case in found.unreached}
     assert not found.interrupted
 
@@ -117,7 +117,7 @@ def test_the_time_is_respected(monkeypatch) -> None:
 def test_an_interruption_keeps_what_is_measured() -> None:
     found = run(progress=stop_after(len(benchmark._cases(SETTINGS, (1, 3), (1, 2))) + 5))
     assert found.interrupted
-    assert sum(len(seconds) for seconds in found.turns.values()) == 5
+    assert sum(len(seconds) for seconds in found.rounds.values()) == 5
     assert json.dumps(summarize_benchmark(found), allow_nan=False)
     with pytest.raises(KeyboardInterrupt):  # nothing is measured yet
         run(progress=stop_after(3))
@@ -128,8 +128,8 @@ def test_a_spiking_actor_is_measured_as_it_is() -> None:
     snn = snnkern.convert(actor, OBSERVATIONS, neuron=snnkern.MT(levels=3), timesteps=5, alpha=0.4, memory=0.5)
     assert dense_actor(snn).fingerprint() == actor.fingerprint()
     found = run(snn, (), batches=(1,), progress=stop_after(40))
-    assert {case.dynamics for case in found.turns if case.name in (ACT, TENSOR)} == {snn.dynamics}
-    assert {case.dynamics for case in found.turns if case.name == LOOP} == {snnkern.Dynamics(snnkern.IF(), 5, 0.4)}
+    assert {case.dynamics for case in found.rounds if case.name in (ACT, TENSOR)} == {snn.dynamics}
+    assert {case.dynamics for case in found.rounds if case.name == LOOP} == {snnkern.Dynamics(snnkern.IF(), 5, 0.4)}
     assert {found.wrong for found in found.agreements.values()} == {0}
     # The conversion has corrected its weights, and those are what decides.
     (sent,) = found.spikes.values()
@@ -193,20 +193,30 @@ def test_a_contender_with_other_dynamics_is_found_out() -> None:
     assert benchmark.agreement(loop, observations, wanted, by_row=False).wrong > 0
 
 
-def test_in_a_round_everyone_has_one_turn() -> None:
+def test_in_a_round_everyone_is_timed_once() -> None:
     heard: list[str] = []
     parties = {name: timing.Contender(lambda _, name=name: heard.append(name), threads=2) for name in "abc"}
     threads = torch.get_num_threads()
-    turns = timing.turns([(parties, OBSERVATIONS), ({"d": timing.Contender(id)}, OBSERVATIONS)], turn_seconds=1e-5)
-    rounds = [[next(turns)[0] for _ in range(4)] for _ in range(8)]
+    stream = timing.rounds([(parties, OBSERVATIONS), ({"d": timing.Contender(id)}, OBSERVATIONS)], seconds=1e-5)
+    rounds = [[next(stream)[0] for _ in range(4)] for _ in range(8)]
     assert not gc.isenabled()
-    turns.close()
+    stream.close()
     assert gc.isenabled()
     assert torch.get_num_threads() == threads
     assert {tuple(sorted(names)) for names in rounds} == {tuple("abcd")}
     assert {names[-1] for names in rounds} == {"d"}
     assert len({tuple(names) for names in rounds}) > 1
     assert set(heard) == set("abc")
+
+
+def test_decision_times_are_positive_and_named() -> None:
+    policies = make_actor(5, 8, 3), snnkern.convert(make_actor(5, 8, 3), make_observations(20, 5))
+    heard: list[tuple[int, int]] = []
+    contenders = {str(index): timing.Contender(policy.act) for index, policy in enumerate(policies)}
+    seconds = timing.measure(contenders, make_observations(4, 5), 2, 1e-5, lambda *counts: heard.append(counts))
+    assert set(seconds) == {"0", "1"}
+    assert all(len(rounds) == 2 and (rounds > 0).all() and (rounds < 1).all() for rounds in seconds.values())
+    assert heard == [(1, 2), (2, 2)]
 
 
 def test_rows_are_consecutive_and_far_apart() -> None:
@@ -233,7 +243,7 @@ def test_all_or_what_there_is_can_be_drawn_and_printed(measured, tmp_path, capsy
         "tensors alone": lambda case: case.name == TENSOR,
     }
     for name, kept in keep.items():
-        found = replace(measured, turns={case: turns for case, turns in measured.turns.items() if kept(case)})
+        found = replace(measured, rounds={case: seconds for case, seconds in measured.rounds.items() if kept(case)})
         figures.write_figure(latency_figure(summarize_benchmark(found), name), tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         tables.print_benchmark({"actor": name, **summarize_benchmark(found)})

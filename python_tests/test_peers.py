@@ -64,9 +64,9 @@ def test_the_check_refuses_a_contender_with_other_dynamics(task):
 def test_turns_are_measured_and_give_ratios(task):
     names = [f"act if {T}", f"tensor if {T}", "act if 32", "published loop"]
     parties = {name: make(task, name) for name in names}
-    turns = peers.take_turns(parties, task.observations[:20], rounds=3, turn_seconds=1e-4)
-    assert all((turns[name] > 0).all() for name in names)
-    found = peers.targets({"one": turns, "batch": {}, "kernel": {}}, memory=None)
+    times = timing.measure(parties, task.observations[:20], 3, seconds=1e-4)
+    assert all((times[name] > 0).all() for name in names)
+    found = peers.targets({"one": times, "batch": {}, "kernel": {}}, memory=None)
     assert [row["what"].split(",")[0] for row in found] == [
         "`snn.act`",
         "`snn(tensor)` against `snn.act`",

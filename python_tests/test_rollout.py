@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import snnkern
 from snnkern.environments import make_vector
-from snnkern.rollout import decision_seconds, rollout
+from snnkern.rollout import rollout
 
 MODES = [pytest.param(mode, id=mode.value) for mode in AutoresetMode]
 
@@ -140,11 +140,3 @@ def test_progress_hears_of_every_finished_episode() -> None:
     rollout(random_actor(), envs, episodes=3, progress=heard.append)
     assert heard == sorted(heard)
     assert heard[-1] == 6
-
-
-def test_decision_times_are_positive_and_named() -> None:
-    seconds = decision_seconds(
-        {"dense": random_actor(), "spiking": spiking_actor()}, np.ones((4, OBSERVATION_DIM)), rounds=2, decisions=5
-    )
-    assert set(seconds) == {"dense", "spiking"}
-    assert all(0 < value < 1 for value in seconds.values())

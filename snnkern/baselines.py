@@ -210,7 +210,7 @@ def from_network(network: Callable[[Tensor], Tensor], threads: int = 1) -> Conte
 
 
 def numpy(actor: Actor) -> Contender:
-    """The dense actor in NumPy; on one thread, since those of its BLAS would spin on into others' turns."""
+    """The dense actor in NumPy; on one thread, since those of its BLAS would spin on while others are timed."""
     layers = [(layer.weight.numpy(), layer.bias.numpy()) for layer in [*actor.hidden, actor.output]]
     hidden, (output, output_bias) = layers[:-1], layers[-1]
     interface = actor.interface
@@ -256,7 +256,7 @@ def onnx_runtime(actor: Actor, threads: int = 1) -> Contender:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    if threads > 1:  # which would otherwise go on spinning, on the cores of whoever has the next turn
+    if threads > 1:  # which would otherwise go on spinning, on the cores of whoever is timed next
         options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(_onnx_model(actor), options, providers=["CPUExecutionProvider"])
 

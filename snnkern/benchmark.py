@@ -1,6 +1,6 @@
 """Latency: what a decision of a spiking actor costs beside the dense actor and the published loop.
 
-All take turns in one process, on the same observations; ratios are taken within a round.
+All are timed in one process, in rounds, on the same observations; ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from snnkern.errors import InputError, check_number, check_whole
 from snnkern.limits import LEAST_SECONDS, MOST_BATCH, MOST_SECONDS, MOST_THREADS
 from snnkern.neurons import IF, Dynamics, Kind
 from snnkern.nn import SpikingActor
-from snnkern.timing import MOST, Contender, load_average, machine, quartiles, rows, turns, using_threads
+from snnkern.timing import MOST, Contender, load_average, machine, quartiles, rounds, rows, using_threads
 
 BATCHES = (1, 16, 256, 1024)
 ACT, TENSOR, LOOP = "snn.act", "snn(tensor)", "published loop"
@@ -37,7 +37,7 @@ _MARGIN = 1e-5
 _TOLERANCE = 1e-4  # of an action, as a fraction of it where it is above 1
 _CHECKED = 8, 4  # rows and decisions: few, since the reference takes its time
 _COUNTED = 24, 20
-_SMALL, _MORE = 16, 3  # turns on small batches are short: they have so many more of them in a round
+_SMALL, _MORE = 16, 3  # small batches take less time: they are timed so many times more in a round
 
 
 class Case(NamedTuple):
@@ -75,8 +75,8 @@ class Benchmark:
     """What `run` measured.
 
     Attributes:
-        turns: seconds per decision of the whole batch, one value per round; only cases that had a turn.
-        unreached: cases that had no turn in the time.
+        rounds: seconds per decision of the whole batch, one value per round; only cases that were timed.
+        unreached: cases that the time did not reach.
         missing: dense runtimes that are not installed, and why they do not run.
         spikes: spikes per decision and row in each hidden layer, for each setting.
         agreements: how each case's actions compare with the reference's.
@@ -86,7 +86,7 @@ class Benchmark:
         interrupted: whether an interruption (Ctrl-C) ended it.
     """
 
-    turns: Mapping[Case, NDArray[np.float64]]
+    rounds: Mapping[Case, NDArray[np.float64]]
     unreached: tuple[Case, ...]
     missing: Mapping[str, str]
     spikes: Mapping[Dynamics, tuple[float, ...]]
@@ -98,11 +98,11 @@ class Benchmark:
 
     def ratio(self, case: Case, other: Case) -> list[float] | None:
         """How many times the time of `case` the other one takes: quartiles over rounds; None where one is missing."""
-        if case not in self.turns or other not in self.turns:
+        if case not in self.rounds or other not in self.rounds:
             return None
-        ours, theirs = self.turns[case], self.turns[other]
-        rounds = min(len(ours), len(theirs))  # the last round may have ended between the two
-        return quartiles(theirs[:rounds] / ours[:rounds])
+        ours, theirs = self.rounds[case], self.rounds[other]
+        both = min(len(ours), len(theirs))  # the last round may have ended between the two
+        return quartiles(theirs[:both] / ours[:both])
 
     def ratios(self, case: Case) -> dict[str, list[float]]:
         """`ratio` to every dense runtime, and to the published loop of the same T and α, by name."""
@@ -112,11 +112,11 @@ class Benchmark:
         return {other.name: ratio for other in others if (ratio := self.ratio(case, other)) is not None}
 
     def fastest_dense(self, batch: int, threads: int) -> Case | None:
-        """The dense actor's runtime with the lowest median; None where none had a turn."""
+        """The dense actor's runtime with the lowest median; None where none was timed."""
         dense = [Case(name, None, batch, threads) for name in DENSE]
         return min(
-            (case for case in dense if case in self.turns),
-            key=lambda case: float(np.median(self.turns[case])),
+            (case for case in dense if case in self.rounds),
+            key=lambda case: float(np.median(self.rounds[case])),
             default=None,
         )
 
@@ -145,9 +145,9 @@ def run(
         calibration: thresholds of a dense actor's conversion; see `snnkern.convert`.
         batches: numbers of rows that a decision is for.
         threads: numbers of threads.
-        seconds: how long it may take in all, give or take a turn, from small batches to large ones. An interruption
+        seconds: how long it may take in all, give or take one case, from small batches to large ones. An interruption
             (Ctrl-C) ends it before, with what has been measured.
-        progress: called between turns with the seconds that have passed; what it does is not timed.
+        progress: called between cases with the seconds that have passed; what it does is not timed.
 
     Raises:
         InputError: observations do not fit the actor, a number is out of range, a dense actor has no settings, or
@@ -187,10 +187,10 @@ def run(
                     groups[shape][0][case] = contender
                 passed = time.monotonic() - start
                 progress(passed)
-                if groups and passed > seconds / 2:  # so that those who are ready have their turns
+                if groups and passed > seconds / 2:  # so that those who are ready are timed
                     break
             small = [group for (batch, _), group in groups.items() if batch <= _SMALL]
-            with contextlib.closing(turns([*groups.values(), *small * _MORE], fewest=1)) as stream:
+            with contextlib.closing(rounds([*groups.values(), *small * _MORE], fewest=1)) as stream:
                 for case, duration in stream:
                     taken.setdefault(case, []).append(duration)
                     passed = time.monotonic() - start
@@ -202,7 +202,7 @@ def run(
                 raise
             interrupted = True
     return Benchmark(
-        turns={case: np.array(taken[case]) for case in cases if case in taken},
+        rounds={case: np.array(taken[case]) for case in cases if case in taken},
         unreached=tuple(case for case in cases if case not in taken and case.name not in line_up.missing),
         missing=line_up.missing,
         spikes=line_up.spikes,

@@ -15,7 +15,7 @@ def summarize_benchmark(benchmark: Benchmark) -> dict[str, Any]:
     round. A spiking actor does not beat a dense runtime where the lower quartile is not above 1.
     """
     results, not_beaten = [], []
-    for case, seconds in benchmark.turns.items():
+    for case, seconds in benchmark.rounds.items():
         entry: dict[str, Any] = {
             "name": case.name,
             **({} if case.dynamics is None else case.dynamics.to_dict()),
@@ -37,7 +37,7 @@ def summarize_benchmark(benchmark: Benchmark) -> dict[str, Any]:
                 if runtime in DENSE and ratio[0] <= 1
             ]
         results.append(entry)
-    shapes = dict.fromkeys((case.batch, case.threads) for case in benchmark.turns)
+    shapes = dict.fromkeys((case.batch, case.threads) for case in benchmark.rounds)
     fastest = {shape: benchmark.fastest_dense(*shape) for shape in shapes}
     return {
         "layers": list(benchmark.widths),

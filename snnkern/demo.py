@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from snnkern import environments
 from snnkern.calibration import collect
 from snnkern.checkpoints import load_actor
@@ -19,14 +21,15 @@ from snnkern.figures import check_drawing
 from snnkern.files import check_writable, to_json, write_atomically
 from snnkern.neurons import NEURON_NAMES
 from snnkern.performance_figures import performance_figure
-from snnkern.rollout import Acts, decision_seconds
 from snnkern.study import Sweep, sweep
 from snnkern.text import count
+from snnkern.timing import MOST, Contender, measure
 
 TIMESTEPS = (2, 4, 8, 16)
 ALPHAS = (0.0, 0.2)
 _CALIBRATION_STEPS = 10_000  # a third of what `collect` gives: 32 settings are fitted
 _TIMED_ON = 1_000
+_ROUNDS = 10
 
 Progress = Callable[[str, int, int], None]
 
@@ -101,15 +104,19 @@ def run_demo(
         progress=lambda done, total: report(f"{count(episodes, 'episode')} per setting", done, total),
     )
 
-    policies: dict[tuple[str, int] | None, Acts] = {None: actor}
+    policies: dict[tuple[str, int] | None, Contender] = {None: Contender(actor.act)}
     timed = {(setting.neuron.name, setting.timesteps): setting for setting in settings}
     for done, (key, setting) in enumerate(timed.items()):
         report("conversions to time", done, len(timed))
         # A time does not depend on what the fit is worth: fewer observations do.
         few = observations[:_TIMED_ON]
-        policies[key] = convert(actor, few, neuron=setting.neuron, timesteps=setting.timesteps, alpha=setting.alpha)
+        snn = convert(actor, few, neuron=setting.neuron, timesteps=setting.timesteps, alpha=setting.alpha)
+        policies[key] = Contender(snn.act)
     report("conversions to time", len(timed), len(timed))
-    seconds = decision_seconds(policies, observations, progress=lambda d, t: report("time per decision", d, t))
+    times = measure(
+        policies, observations[:MOST], _ROUNDS, progress=lambda *counts: report("time per decision", *counts)
+    )
+    seconds = {key: float(np.median(durations)) for key, durations in times.items()}
 
     summary = {
         "actor": name,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 
 from snnkern import environments
 from snnkern.calibration import calibrate
@@ -16,8 +16,9 @@ from snnkern.nn import SpikingActor
 from snnkern.rollout import Acts
 from snnkern.store import Record
 from snnkern.study import Study, Task
+from snnkern.timing import Contender, measure
 
-_TRIAL_STEPS, _TRIAL_DECISIONS, _TRIAL_ROWS = 40, 5, 10
+_TRIAL_STEPS, _TRIAL_ROWS = 40, 10
 _UNLIMITED = 1000  # steps that an episode is taken to last where its environment sets no limit
 
 
@@ -100,20 +101,10 @@ class RemainingTime:
             policy: Acts = subject.actor
             if kind is not None:
                 policy = SpikingActor(subject.actor, thresholds, Dynamics(*kind), backend=self._study.backend)
-            self._step[place, kind] = (step + _decision_seconds(policy, seen)) / rows
+            contender = Contender(policy.act, threads=torch.get_num_threads())
+            self._step[place, kind] = (step + float(measure({kind: contender}, np.stack(seen), 1)[kind][0])) / rows
 
 
 def _kind(task: Task) -> tuple[Neuron, int] | None:
     """What the time of a decision depends on."""
     return None if task.setting is None else (task.setting.neuron, task.setting.timesteps)
-
-
-def _decision_seconds(policy: Acts, observations: list[NDArray[np.float32]]) -> float:
-    """The median over a few decisions, after a first one that prepares the rest."""
-    policy.act(observations[0])
-    seconds = []
-    for observation in observations[:_TRIAL_DECISIONS]:
-        started = time.perf_counter()
-        policy.act(observation)
-        seconds.append(time.perf_counter() - started)
-    return float(np.median(seconds))

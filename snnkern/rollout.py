@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +18,6 @@ from snnkern.nn import SpikingActor
 
 if TYPE_CHECKING:
     import gymnasium
-
-Name = TypeVar("Name", bound=Hashable)
 
 
 class Acts(Protocol):
@@ -146,39 +143,3 @@ def rollout(
             progress(int(finished.sum()))
     mean_spikes = None if spikes is None else spikes / lengths.sum()
     return Episodes(returns, lengths, mean_spikes)
-
-
-def decision_seconds(
-    policies: Mapping[Name, Acts],
-    observations: NDArray[np.floating],
-    rounds: int = 5,
-    decisions: int = 100,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[Name, float]:
-    """Seconds per decision at batch 1, the policies taking turns in one run so that they meet the same noise.
-
-    Args:
-        policies: what to time, by name.
-        observations: what they decide on, `[N, observation_dim]`, taken from a real rollout.
-        rounds: turns of each policy; the median over them is reported.
-        decisions: decisions per turn.
-        progress: called after every round with the number of rounds done and of all.
-
-    Returns:
-        the median over rounds of the mean seconds per decision, by name.
-    """
-    rows = [observations[index % len(observations)] for index in range(decisions)]
-    turns: dict[Name, list[float]] = {name: [] for name in policies}
-    for policy in policies.values():
-        if isinstance(policy, SpikingActor):
-            policy.reset()
-        policy.act(rows[0])
-    for turn in range(rounds):
-        for name, policy in policies.items():
-            start = time.perf_counter()
-            for row in rows:
-                policy.act(row)
-            turns[name].append((time.perf_counter() - start) / decisions)
-        if progress:
-            progress(turn + 1, rounds)
-    return {name: float(np.median(seconds)) for name, seconds in turns.items()}

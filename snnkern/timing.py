@@ -1,4 +1,4 @@
-"""Timing in one process: contenders take turns, on the same observations; and what there is to say of the machine."""
+"""The timer of decisions: contenders in one process, in rounds, on the same observations; and the machine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import functools
 import gc
+import itertools
 import os
 import platform
 import time
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from snnkern import _backends
 from snnkern.neurons import Dynamics
 
-TURN_SECONDS = 2e-3  # a turn lasts about as long, but no fewer decisions than `fewest` and no more than MOST
+ROUND_SECONDS = 2e-3  # of one contender in a round: no fewer decisions than `fewest`, no more than MOST
 MOST = 500
 
 Name = TypeVar("Name", bound=Hashable)
@@ -47,21 +48,21 @@ class Contender:
     threads: int = 1
 
 
-def turns(
+def rounds(
     groups: Sequence[tuple[Mapping[Name, Contender], NDArray[Any]]],
-    turn_seconds: float = TURN_SECONDS,
+    seconds: float = ROUND_SECONDS,
     fewest: int = 5,
 ) -> Generator[tuple[Name, float], None, None]:
-    """Lets contenders take turns, round after round without end: the name of whose turn it was, seconds per decision.
+    """Times contenders one after the other, round after round without end: a name, and its seconds per decision.
 
-    In a round everyone has one turn, group by group, within a group in random order. Garbage collection is off
-    meanwhile.
+    In a round everyone is timed once, group by group, within a group in random order, so that all meet the same noise.
+    Garbage collection is off meanwhile.
 
     Args:
         groups: contenders by name, with the observations that they decide on, `[N, …]`. Names are unique. A group that
-            is given several times has as many turns in a round.
-        turn_seconds: how long a turn lasts, about.
-        fewest: decisions that a turn has at least.
+            is given several times is timed as many times in a round.
+        seconds: how long each is timed in a round, about.
+        fewest: decisions that each makes in a round, at least.
     """
     inputs: dict[Name, list[Any]] = {}
     decisions: dict[Name, int] = {}
@@ -78,26 +79,55 @@ def turns(
                     contender = contenders[name]
                     if name not in decisions:
                         inputs[name] = [contender.prepare(observation) for observation in observations]
-                        duration = _turn(contender, inputs[name], 1)
-                        if duration < turn_seconds:
-                            duration = _turn(contender, inputs[name], 3)
-                        decisions[name] = int(np.clip(turn_seconds / duration, fewest, MOST))
-                    yield name, _turn(contender, inputs[name], decisions[name])
+                        duration = _seconds_per_decision(contender, inputs[name], 1)
+                        if duration < seconds:
+                            duration = _seconds_per_decision(contender, inputs[name], 3)
+                        decisions[name] = int(np.clip(seconds / duration, fewest, MOST))
+                    yield name, _seconds_per_decision(contender, inputs[name], decisions[name])
     finally:
         if collecting:
             gc.enable()
 
 
-def _turn(contender: Contender, inputs: Sequence[Any], decisions: int) -> float:
-    """Seconds per decision, after one decision that brings weights and code back into the caches."""
-    act = contender.act
+def measure(
+    contenders: Mapping[Name, Contender],
+    observations: NDArray[Any],
+    number: int,
+    seconds: float = ROUND_SECONDS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[Name, NDArray[np.float64]]:
+    """Seconds per decision in every one of a number of rounds, `[number]` each; see `rounds`.
+
+    Args:
+        contenders: what to time, by name.
+        observations: what they decide on, `[N, …]`.
+        number: of rounds.
+        seconds: how long each is timed in a round, about.
+        progress: called after every round with the number of rounds done and of all.
+    """
+    taken: dict[Name, list[float]] = {name: [] for name in contenders}
+    with contextlib.closing(rounds([(contenders, observations)], seconds)) as stream:
+        for done in range(1, number + 1):
+            for name, duration in itertools.islice(stream, len(contenders)):
+                taken[name].append(duration)
+            progress(done, number)
+    return {name: np.array(durations) for name, durations in taken.items()}
+
+
+def _seconds_per_decision(contender: Contender, inputs: Sequence[Any], decisions: int) -> float:
+    """After one decision that brings weights and code back into the caches."""
     chosen = [inputs[index % len(inputs)] for index in range(decisions)]
     with using_threads(contender.threads):
-        act(inputs[-1])
-        start = time.perf_counter()
-        for given in chosen:
-            act(given)
-        return (time.perf_counter() - start) / decisions
+        contender.act(inputs[-1])
+        return seconds_per_call(contender.act, chosen)
+
+
+def seconds_per_call(function: Callable[[Any], object], inputs: Sequence[Any]) -> float:
+    """The mean over one call for each of the inputs."""
+    start = time.perf_counter()
+    for given in inputs:
+        function(given)
+    return (time.perf_counter() - start) / len(inputs)
 
 
 def quartiles(values: NDArray[np.float64]) -> list[float]:
