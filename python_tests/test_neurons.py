@@ -239,9 +239,9 @@ MALFORMED = {
     "levels-out-of-range": (changed({"levels": 99}), "levels"),
     "timesteps-as-text": (changed(timesteps="4"), "timesteps"),
     "alpha-is-true": (changed(alpha=True), "alpha"),
-    "none": (None, "got `null`"),
-    "a-list": ([1, 2], "got `array`"),
-    "text": ("mt", "got `str`"),
+    "none": (None, "must be a dictionary, got None"),
+    "a-list": ([1, 2], r"must be a dictionary, got \[1, 2\]"),
+    "text": ("mt", "must be a dictionary, got 'mt'"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import platform
 import sys
@@ -95,7 +96,6 @@ def run(arguments: list[str] | None = None) -> int:
         its exit code: 0; 2 for a user's mistake, or where output cannot be written; 130 after an interruption; 1 where
         nobody reads the output any more, as behind `| head`.
     """
-    torch.set_num_threads(1)  # products are small here, and threads of several processes get in each other's way
     with warnings.catch_warnings():
         warnings.simplefilter("always", InputWarning)
         warnings.showwarning = _shown(warnings.showwarning)
@@ -160,8 +160,7 @@ def options(
     """Turn a trained continuous-control policy into a spiking network, without training, and run it."""
 
 
-@app.command()
-def demo(
+def demo_command(
     actor: Annotated[str, _ACTOR] = "td3-halfcheetah",
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for demo-results.json and demo.png.")] = Path(),
     episodes: Annotated[int, _EPISODES] = 10,
@@ -182,8 +181,7 @@ def demo(
     say(f"\nWrote {result.results} and {result.figure}.")
 
 
-@app.command()
-def convert(
+def convert_command(
     actor: Annotated[str, _ACTOR],
     output: Annotated[Path, typer.Argument(help="Where the spiking actor goes (.safetensors).")],
     neuron: Annotated[str, typer.Option("--neuron", help="if, snm, mt or dc.")] = "mt",
@@ -235,7 +233,6 @@ def convert(
     )
 
 
-@app.command(name="evaluate")
 def evaluate_command(
     policy: Annotated[str, typer.Argument(help="A zoo actor, a checkpoint, or what snnkern convert wrote.")],
     neuron: Annotated[
@@ -350,8 +347,7 @@ def evaluate_command(
         performance_figure(measured, figure, f"{policy} in {name}: {count(episodes, 'episode')} per point")
 
 
-@app.command()
-def bench(
+def bench_command(
     policy: Annotated[str, typer.Argument(help="A zoo actor, a checkpoint, or what snnkern convert wrote.")],
     neuron: Annotated[str | None, typer.Option("--neuron", help="One or several (default if,snm,mt,dc).")] = None,
     timesteps: Annotated[str | None, typer.Option("--timesteps", "-T", help="T, one or several (default 4,8).")] = None,
@@ -364,9 +360,10 @@ def bench(
     seed: _Seed = None,
     observations: _Observations = None,
     action_scale: _Scale = None,
-    batch: Annotated[str, typer.Option("--batch", help="Rows that a decision is for, one or several.")] = ",".join(
-        map(str, benchmark.BATCHES)
-    ),
+    batch: Annotated[
+        str | None,
+        typer.Option("--batch", help="Rows that a decision is for, one or several (default 1,16,256,1024)."),
+    ] = None,
     threads: Annotated[
         str | None, typer.Option("--threads", help="For batches above 1: one or several (default 1 and all cores).")
     ] = None,
@@ -389,7 +386,7 @@ def bench(
     * snnkern bench td3-hopper
     * snnkern bench snn.safetensors --observations observations.npy --batch 1,64 --seconds 20
     """
-    batches = _counts("--batch", batch, MOST_BATCH)
+    batches = benchmark.BATCHES if batch is None else _counts("--batch", batch, MOST_BATCH)
     counts = [*dict.fromkeys([1, _cores()])] if threads is None else _counts("--threads", threads, MOST_THREADS)
     check_number("--seconds", seconds, LEAST_SECONDS, MOST_SECONDS)
     rule = parse_calibration("max" if calibration is None else calibration)
@@ -433,14 +430,7 @@ def bench(
         raise KeyboardInterrupt
 
 
-app.command(name="sweep")(sweep_command)
-app.command(name="analyze")(analyze_command)
-app.command(name="energy")(energy_command)
-app.command(name="report")(report_command)
-
-
-@app.command()
-def info(as_json: _Json = False) -> None:
+def info_command(as_json: _Json = False) -> None:
     """Show versions, backends and why one is missing, and the actors that ship with the package."""
     statuses = snnkern.backends()
     facts = {
@@ -491,3 +481,28 @@ def _seconds_left(seconds: float) -> Iterator[Callable[[float], None]]:
                 progress.update(bar, completed=min(passed, seconds), refresh=True)
 
         yield report
+
+
+def _in_one_thread(verb: Callable[..., None]) -> Callable[..., None]:
+    """A verb whose products are computed in one thread: they are small, and threads of several processes collide."""
+
+    @functools.wraps(verb)
+    def run(*arguments: Any, **options: Any) -> None:
+        torch.set_num_threads(1)
+        verb(*arguments, **options)
+
+    return run
+
+
+for _name, _verb in {
+    "demo": demo_command,
+    "convert": convert_command,
+    "evaluate": evaluate_command,
+    "bench": bench_command,
+    "sweep": sweep_command,
+    "analyze": analyze_command,
+    "energy": energy_command,
+    "report": report_command,
+    "info": info_command,
+}.items():
+    app.command(name=_name)(_in_one_thread(_verb))

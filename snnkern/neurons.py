@@ -6,13 +6,11 @@ Everything here is a frozen dataclass: hashable, comparable, checked when it is 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from numbers import Integral, Real
-from typing import Annotated, Any, ClassVar, TypedDict
-
-import msgspec
+from typing import Any, ClassVar, TypedDict
 
 from snnkern.errors import InputError, brief
 
@@ -157,14 +155,14 @@ class NeuronDescription(TypedDict):
     name: str
     initial_fraction: float
     negative_fraction: float
-    levels: Annotated[int, msgspec.Meta(ge=1, le=MAX_LEVELS)]
+    levels: int
 
 
 class DynamicsDescription(TypedDict):
     """What `Dynamics.to_dict` returns."""
 
     neuron: NeuronDescription
-    timesteps: Annotated[int, msgspec.Meta(ge=1, le=_MAX_COUNT)]
+    timesteps: int
     alpha: float
     memory: float
     clip: float
@@ -225,16 +223,21 @@ class Dynamics:
         Raises:
             InputError: something is missing, of another type or out of range.
         """
-        try:
-            found = msgspec.convert(description, DynamicsDescription)
-        except msgspec.ValidationError as error:
-            raise InputError(f"not a description of neuron dynamics: {error}") from error
-        if unknown := {*description, *description["neuron"]} - {*found, *found["neuron"]}:
-            raise InputError(
-                f"not a description of neuron dynamics: it has {', '.join(sorted(map(str, unknown)))} too many"
-            )
-        neuron = neuron_from(parse_neuron(found["neuron"]["name"]).kind, found["neuron"])
+        found = _entries("it", description, DynamicsDescription.__annotations__)
+        parameters = _entries("neuron", found["neuron"], NeuronDescription.__annotations__)
+        neuron = neuron_from(parse_neuron(parameters["name"]).kind, parameters)
         return cls(neuron, found["timesteps"], found["alpha"], found["memory"], found["clip"])
+
+
+def _entries(name: str, value: object, wanted: Iterable[str]) -> Mapping[str, Any]:
+    """A part of a description, refused where its keys are not the wanted ones; constructors look at the values."""
+    if not isinstance(value, Mapping):
+        raise InputError(f"not a description of neuron dynamics: {name} must be a dictionary, got {brief(value)}")
+    for keys, problem in ((set(wanted) - set(value), "too few"), (set(value) - set(wanted), "too many")):
+        if keys:
+            names = ", ".join(sorted(map(str, keys)))
+            raise InputError(f"not a description of neuron dynamics: {name} has {names} {problem}")
+    return value
 
 
 def _is_integer(value: object) -> bool:
