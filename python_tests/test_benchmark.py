@@ -234,7 +234,7 @@ def test_a_busy_machine_is_noticed() -> None:
 
 def test_all_or_what_there_is_can_be_drawn_and_printed(measured, tmp_path, capsys) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    tables = pytest.importorskip("snnkern.tables", reason="Rich is not installed")
+    latency_tables = pytest.importorskip("snnkern.latency_tables", reason="Rich is not installed")
     keep = {
         "all": lambda case: True,
         "one batch": lambda case: case.batch == 3,
@@ -246,5 +246,5 @@ def test_all_or_what_there_is_can_be_drawn_and_printed(measured, tmp_path, capsy
         found = replace(measured, rounds={case: seconds for case, seconds in measured.rounds.items() if kept(case)})
         figures.write_figure(latency_figure(summarize_benchmark(found), name), tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        tables.print_benchmark({"actor": name, **summarize_benchmark(found)})
+        latency_tables.print_benchmark({"actor": name, **summarize_benchmark(found)})
         assert f"{name} (5-17-8-3)" in capsys.readouterr().out

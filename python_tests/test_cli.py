@@ -21,7 +21,10 @@ pytest.importorskip("typer", reason="Typer is not installed")
 pytest.importorskip("mujoco", reason="MuJoCo is not installed")
 
 import snnkern
-from snnkern import cli, demo, tables
+from snnkern import cli, demo, latency_tables, tables
+from snnkern.columns import SweepRow
+from snnkern.evaluation import Evaluation
+from snnkern.intervals import Interval
 
 
 def run(capsys, *arguments: object) -> tuple[int, str, str]:
@@ -351,19 +354,13 @@ def test_a_mistake_is_one_clear_line_and_exit_code_2(capsys, tmp_path, monkeypat
 
 
 def test_the_tables_fit_a_terminal_of_80_columns(capsys) -> None:
-    evaluation = {"return_mean": 12345.6, "return_std": 1234.5, "microseconds_per_decision": 123.4}
-    entry = evaluation | {
-        "neuron": {"name": "snm"},
-        "timesteps": 16,
-        "alpha": 0.2,
-        "memory": 0.0,
-        "performance_ratio": 1.004,
-        "performance_ratio_interval": [0.951, 1.042],
-        "spikes_per_decision": 1689.0,
-    }
-    tables.print_sweep(
-        {"actor": "a", "environment": "E", "ratio": "return / dense return", "dense": evaluation, "results": [entry]}
-    )
+    evaluation, ratio = Evaluation((11111.1, 13580.1), (1, 1), (1000.0, 689.0)), Interval(1.004, 0.951, 1.042)
+    setting = snnkern.Dynamics(snnkern.SNM(), 16, 0.2)
+    rows = [
+        SweepRow("dense", evaluation, Interval(1.0), None, 123.4e-6),
+        SweepRow("SNM", evaluation, ratio, setting, 123.4e-6),
+    ]
+    tables.print_sweep("a in E", rows, "return / dense return")
     lines = capsys.readouterr().out.splitlines()
     assert any("100.4 [95.1 … 104.2]" in line for line in lines)
     assert max(len(line.rstrip()) for line in lines) <= 80
@@ -412,7 +409,7 @@ def test_the_tables_of_bench_fit_80_columns(capsys, processor) -> None:
         "not_beaten": [{**lost, **setting}],
         "results": results,
     }
-    tables.print_benchmark(summary)
+    latency_tables.print_benchmark(summary)
     out = capsys.readouterr().out
     assert max(len(line.rstrip()) for line in out.splitlines()) <= 80
     assert processor.strip() in " ".join(out.split()) or processor.strip() in "".join(out.split())

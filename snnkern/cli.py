@@ -63,12 +63,13 @@ from snnkern.evaluation import evaluate, grid
 from snnkern.figures import check_drawing, write_figure
 from snnkern.files import to_json, write_atomically
 from snnkern.latency_figures import latency_figure
+from snnkern.latency_tables import print_benchmark
 from snnkern.limits import LEAST_SECONDS, MOST_BATCH, MOST_SECONDS, MOST_THREADS
 from snnkern.neurons import NEURON_NAMES
 from snnkern.nn import SpikingActor
 from snnkern.performance_figures import performance_figure
 from snnkern.study import sweep
-from snnkern.tables import print_benchmark, print_evaluation, print_sweep
+from snnkern.tables import print_evaluation, print_sweep
 from snnkern.terminal import accept_all_text, console, make_table, say, show, silence
 from snnkern.text import count, printable
 from snnkern.timing import busy, machine
@@ -305,10 +306,13 @@ def evaluate_command(
                 seed=episode_seed,
                 progress=lambda done: report(f"episodes in {name}", done, episodes),
             )
+        if not as_json:
+            print_evaluation(policy, name, result)
+            return
         summary = {"policy": policy, "environment": name, **summarize_evaluation(result)}
         if isinstance(loaded, SpikingActor):
             summary |= {**loaded.dynamics.to_dict(), "spikes_per_decision_per_layer": list(result.spikes)}
-        _print_json(summary) if as_json else print_evaluation(summary)
+        _print_json(summary)
         return
 
     if not isinstance(loaded, Actor):
