@@ -71,8 +71,8 @@ def measure(folder: Path, sample: int) -> dict[str, Any]:
     estimate, trying = _cost(lambda: RemainingTime(study, left, {}))
     observations, collecting = {}, []
     numbers = (study.calibration_steps, study.calibration_seed)
-    for place, subject in enumerate(study.subjects):
-        observations[place], seconds = _cost(partial(collect, subject.actor, subject.environment, *numbers))
+    for index, subject in enumerate(study.subjects):
+        observations[index], seconds = _cost(partial(collect, subject.actor, subject.environment, *numbers))
         collecting.append(seconds)
     shared = Shared(study.subjects, observations, study.backends)
     tasks = random.Random(0).sample(study.tasks, sample)

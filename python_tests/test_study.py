@@ -344,9 +344,9 @@ class TestRuns:
         grid = study(folder, alphas=[0, 0.2])  # three tasks: the dense actor's, and two
         assert RemainingTime(grid, grid.tasks, {}).remaining(1) > 0
 
-        def trial(estimate, place, kinds):
-            estimate._limit[place] = 100
-            estimate._step |= {(place, kind): 1.0 if kind is None else 2.0 for kind in kinds}
+        def trial(estimate, index, kinds):
+            estimate._limit[index] = 100
+            estimate._step |= {(index, kind): 1.0 if kind is None else 2.0 for kind in kinds}
 
         monkeypatch.setattr(RemainingTime, "_try", trial)
         estimate = RemainingTime(grid, grid.tasks, {})

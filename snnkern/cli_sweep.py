@@ -190,7 +190,7 @@ def sweep_command(
         say(f"\nThe report: snnkern report {output or store}")
     if failed:
         task, error = next(iter(failed.items()))
-        name = study.subjects[task.place].name
+        name = study.subjects[task.subject].name
         setting = "dense" if task.setting is None else f"{task.setting.neuron.label}, T = {task.setting.timesteps}"
         raise Error(
             f"{len(failed)} of {len(study.tasks)} tasks failed, the first of them {name}, {setting}, seed {task.seed}: "

@@ -38,26 +38,26 @@ class RemainingTime:
         self._study = study
         wanted: dict[int, set[tuple[Neuron, int] | None]] = {}
         for task in left:
-            wanted.setdefault(task.place, set()).add(_kind(task))
+            wanted.setdefault(task.subject, set()).add(_kind(task))
         self._step: dict[tuple[int, tuple[Neuron, int] | None], float] = {}
         self._limit: dict[int, int] = {}
-        for place, kinds in wanted.items():
+        for index, kinds in wanted.items():
             with contextlib.suppress(Exception):  # the tasks meet it again, and each says so; there is no estimate
-                self._try(place, kinds | {_kind(task) for task in records if task.place == place})
+                self._try(index, kinds | {_kind(task) for task in records if task.subject == index})
         self._predicted = [0.0] * len(study.subjects)
         self._taken = [0.0] * len(study.subjects)
         self._left = [0.0] * len(study.subjects)
         self._waiting = 0
         for task in left:
-            self._left[task.place] += self._trial_seconds(task)
+            self._left[task.subject] += self._trial_seconds(task)
             self._waiting += 1
         for task, record in records.items():
-            if task.place in wanted:
+            if task.subject in wanted:
                 self._learn(task, record)
 
     def finished(self, task: Task, record: Record) -> None:
         """Takes note of a task that has finished."""
-        self._left[task.place] -= self._trial_seconds(task)
+        self._left[task.subject] -= self._trial_seconds(task)
         self._waiting -= 1
         self._learn(task, record)
 
@@ -72,19 +72,19 @@ class RemainingTime:
         return sum(corrected) / min(workers, self._waiting)
 
     def _learn(self, task: Task, record: Record) -> None:
-        self._predicted[task.place] += self._trial_seconds(task)
-        self._taken[task.place] += record["run"].get("seconds", 0.0)
+        self._predicted[task.subject] += self._trial_seconds(task)
+        self._taken[task.subject] += record["run"].get("seconds", 0.0)
 
     def _trial_seconds(self, task: Task) -> float:
-        return task.episodes * self._limit.get(task.place, 0) * self._step.get((task.place, _kind(task)), 0.0)
+        return task.episodes * self._limit.get(task.subject, 0) * self._step.get((task.subject, _kind(task)), 0.0)
 
-    def _try(self, place: int, kinds: Iterable[tuple[Neuron, int] | None]) -> None:
+    def _try(self, index: int, kinds: Iterable[tuple[Neuron, int] | None]) -> None:
         """Times a step of the environment and every policy's decision, both per episode."""
-        subject = self._study.subjects[place]
+        subject = self._study.subjects[index]
         rows = min(_TRIAL_ROWS, self._study.episodes)
         envs = environments.make_vector(subject.environment, rows)
         spec = envs.envs[0].spec
-        self._limit[place] = (spec and spec.max_episode_steps) or _UNLIMITED
+        self._limit[index] = (spec and spec.max_episode_steps) or _UNLIMITED
         observation, _ = envs.reset(seed=0)
         seen, step = [], 0.0
         for _ in range(_TRIAL_STEPS):
@@ -102,7 +102,7 @@ class RemainingTime:
             if kind is not None:
                 policy = SpikingActor(subject.actor, thresholds, Dynamics(*kind), backend=self._study.backend)
             contender = Contender(policy.act, threads=torch.get_num_threads())
-            self._step[place, kind] = (step + float(measure({kind: contender}, np.stack(seen), 1)[kind][0])) / rows
+            self._step[index, kind] = (step + float(measure({kind: contender}, np.stack(seen), 1)[kind][0])) / rows
 
 
 def _kind(task: Task) -> tuple[Neuron, int] | None:

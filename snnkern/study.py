@@ -62,12 +62,12 @@ class Subject:
 
 @dataclass(frozen=True)
 class Task:
-    """One subject of a study, by its place there, with one setting (None: the dense actor) and one seed.
+    """One subject of a study, by its number there, with one setting (None: the dense actor) and one seed.
 
     With `random` it is a random policy in the subject's environment, for the ratios of all subjects there.
     """
 
-    place: int
+    subject: int
     setting: Setting | None
     episodes: int
     seed: int
@@ -102,8 +102,8 @@ class Study:
     def tasks(self) -> list[Task]:
         """All tasks: an actor's together, its dense ones first, a setting's seeds next to each other."""
         return [
-            Task(place, setting, self.dense_episodes if setting is None else self.episodes, seed)
-            for place in range(len(self.subjects))
+            Task(index, setting, self.dense_episodes if setting is None else self.episodes, seed)
+            for index in range(len(self.subjects))
             for setting in (None, *self.settings)
             for seed in self.seeds
         ]
@@ -114,14 +114,14 @@ class Study:
         calibration: dict[str, Any] | None = None
         if task.setting is not None:
             setting = task.setting.to_dict()
-            calibration = {"rule": task.setting.calibration, **self._calibrated_on[task.place]}
+            calibration = {"rule": task.setting.calibration, **self._calibrated_on[task.subject]}
             if meant := task.setting.recommended():
                 calibration["recommended"] = meant
         numbers: Any = {"episodes": task.episodes, "seed": task.seed}
-        environment = self.subjects[task.place].environment
-        backend = self.backends[task.place]
+        environment = self.subjects[task.subject].environment
+        backend = self.backends[task.subject]
         return describe_task(
-            RANDOM if task.random else self._fingerprints[task.place],
+            RANDOM if task.random else self._fingerprints[task.subject],
             environment,
             setting,
             calibration,
@@ -184,11 +184,11 @@ def run_study(
             if finished:
                 finished(task, record)
 
-        spiking = sorted({task.place for task in left if task.setting is not None})
+        spiking = sorted({task.subject for task in left if task.setting is not None})
         report = collected or (lambda count, total: None)
         observations, without = _observations(study, spiking, store, executor, report)
         shared = Shared(study.subjects, observations, study.backends)
-        failed = {task: without[task.place] for task in left if task.setting is not None and task.place in without}
+        failed = {task: without[task.subject] for task in left if task.setting is not None and task.subject in without}
         ready = [task for task in left if task not in failed]
         run = partial(complete, function=run_task, shared=shared, describe=study.describe, store=store)
         failed |= run(ready, executor=executor, finished=done)
@@ -201,15 +201,15 @@ def run_study(
 def _random_tasks(study: Study, records: Mapping[Task, Record]) -> list[Task]:
     """A random policy's tasks in the environments where a dense actor's mean return is not positive."""
     tasks: dict[str, list[Task]] = {}
-    for place, subject in enumerate(study.subjects):
-        dense = [task for task in records if task.place == place and task.setting is None]
+    for index, subject in enumerate(study.subjects):
+        dense = [task for task in records if task.subject == index and task.setting is None]
         returns = [value for task in dense for value in records[task]["result"]["returns"]]
         if returns and np.mean(returns) <= 0 and subject.environment not in tasks:
             try:
                 RandomPolicy(subject.environment, 0)
             except InputError:  # its actions have no bounds: there is no ratio then
                 continue
-            tasks[subject.environment] = [Task(place, None, task.episodes, task.seed, random=True) for task in dense]
+            tasks[subject.environment] = [Task(index, None, task.episodes, task.seed, random=True) for task in dense]
     return [task for found in tasks.values() for task in found]
 
 
@@ -334,12 +334,12 @@ class Shared:
 
 def run_task(shared: Shared, task: Task) -> Record:
     """One task, as an executor runs it; a record but for its "task"."""
-    subject = shared.subjects[task.place]
+    subject = shared.subjects[task.subject]
     policy: Actor | SpikingActor | RandomPolicy = subject.actor
     if task.random:
         policy = RandomPolicy(subject.environment, task.seed)
     if task.setting is not None:
-        policy = _converted(shared, task.place, task.setting)
+        policy = _converted(shared, task.subject, task.setting)
     name = RANDOM if task.random else subject.name
     record = evaluation_record(policy, name, subject.environment, task.episodes, task.seed)
     if isinstance(policy, SpikingActor):
@@ -350,22 +350,22 @@ def run_task(shared: Shared, task: Task) -> Record:
 _last: list[tuple[Shared, int, Setting, SpikingActor]] = []
 
 
-def _converted(shared: Shared, place: int, setting: Setting) -> SpikingActor:
+def _converted(shared: Shared, index: int, setting: Setting) -> SpikingActor:
     """The spiking actor; the last one is kept, since seeds and α follow each other and calibration takes seconds."""
     if _last:
         of, where, what, snn = _last[0]
-        if of is shared and (where, replace(what, alpha=setting.alpha)) == (place, setting):
+        if of is shared and (where, replace(what, alpha=setting.alpha)) == (index, setting):
             snn.alpha = chosen_alpha(setting.alpha, setting.neuron)
             return snn
-    subject = shared.subjects[place]
-    backend = shared.backends[place]
-    snn = convert(subject.actor, shared.observations[place], **setting.arguments(), backend=backend)
-    _last[:] = [(shared, place, setting, snn)]
+    subject = shared.subjects[index]
+    backend = shared.backends[index]
+    snn = convert(subject.actor, shared.observations[index], **setting.arguments(), backend=backend)
+    _last[:] = [(shared, index, setting, snn)]
     return snn
 
 
 def _observations(
-    study: Study, places: list[int], store: Store | None, executor: Executor, report: Progress
+    study: Study, indices: list[int], store: Store | None, executor: Executor, report: Progress
 ) -> tuple[dict[int, NDArray[np.floating]], dict[int, Exception]]:
     """What actors are calibrated on: given, or from the store where it has them, else collected as tasks are run.
 
@@ -373,23 +373,23 @@ def _observations(
     """
     numbers = (study.calibration_steps, study.calibration_seed)
     found, files = {}, {}
-    for place in places:
-        given = study.subjects[place].observations
+    for index in indices:
+        given = study.subjects[index].observations
         if given is not None:
-            found[place] = given
+            found[index] = given
             continue
         assert store is not None
-        dense = study.describe(Task(place, None, *numbers))  # all that its run depends on
+        dense = study.describe(Task(index, None, *numbers))  # all that its run depends on
         file = store.folder / f"{task_name(dense)}.npy"
         if not file.exists():
-            files[place] = file
+            files[index] = file
             continue
         try:
-            found[place] = read_array(file)
-            check_observations(study.subjects[place].actor, found[place])
+            found[index] = read_array(file)
+            check_observations(study.subjects[index].actor, found[index])
         except InputError as error:
             raise InputError(f"{file} holds no observations ({error}): delete it to collect them again") from error
-    report(len(found), len(places))
+    report(len(found), len(indices))
     failed: dict[int, Exception] = {}
     missing = list(files)
     with closing(executor.run(_collected, (study.subjects, *numbers), missing)) as outcomes:
@@ -401,13 +401,13 @@ def _observations(
             np.save(content, outcome)
             write_atomically(files[missing[index]], content.getvalue())
             found[missing[index]] = outcome
-            report(len(found), len(places))
+            report(len(found), len(indices))
     return found, failed
 
 
-def _collected(shared: tuple[tuple[Subject, ...], int, int], place: int) -> NDArray[np.floating]:
+def _collected(shared: tuple[tuple[Subject, ...], int, int], index: int) -> NDArray[np.floating]:
     subjects, steps, seed = shared
-    return collect(subjects[place].actor, subjects[place].environment, steps, seed)
+    return collect(subjects[index].actor, subjects[index].environment, steps, seed)
 
 
 def _digest(observations: NDArray[np.floating]) -> str:
