@@ -6,7 +6,7 @@ import functools
 import hashlib
 import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,8 @@ from snnkern.limits import MOST_TIMESTEPS, check_episodes
 from snnkern.neurons import Dynamics, Neuron, parse_neuron
 from snnkern.nn import SpikingActor
 from snnkern.rollout import Acts, acting, rollout
-from snnkern.store import Record
+from snnkern.settings import SettingDescription
+from snnkern.store import CalibrationDescription, Outcome, Record, TaskDescription
 from snnkern.vec_normalize import warn_of_normalized
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Evaluation:
     def from_record(cls, record: Record) -> Evaluation:
         """Reads what a store keeps."""
         result = record["result"]
-        returns, spikes = (tuple(map(float, result[name])) for name in ("returns", "spikes"))  # 1 may stand for 1.0
+        returns, spikes = (tuple(map(float, each)) for each in (result["returns"], result["spikes"]))  # 1 may be 1.0
         return cls(returns, tuple(result["lengths"]), spikes)
 
     @property
@@ -186,19 +187,19 @@ def grid(
 def describe_task(
     fingerprint: str,
     env: str,
-    setting: Mapping[str, Any] | None,
-    calibration: Mapping[str, Any] | None,
+    setting: SettingDescription | None,
+    calibration: CalibrationDescription | None,
     *,
     episodes: int,
     seed: int,
     backend: str,
-) -> dict[str, Any]:
+) -> TaskDescription:
     """All that the result of an evaluation depends on, ready for JSON.
 
     Args:
         fingerprint: the dense actor's, or `RANDOM`.
         env: a registered name.
-        setting: what it is converted to, as `Dynamics.to_dict` has it; None for the dense actor itself.
+        setting: what it is converted to, as `Setting.to_dict` has it; None for the dense actor itself.
         calibration: where the thresholds come from; None for the dense actor itself.
         episodes: how many.
         seed: seed of the first.
@@ -247,7 +248,7 @@ class RandomPolicy:
         return actions.astype(np.float32)
 
 
-def evaluation_record(policy: Acts, name: str, env: str, episodes: int, seed: int) -> Record:
+def evaluation_record(policy: Acts, name: str, env: str, episodes: int, seed: int) -> Outcome:
     """What a store keeps of an evaluation, but for its task; runs it.
 
     Args:
@@ -258,7 +259,7 @@ def evaluation_record(policy: Acts, name: str, env: str, episodes: int, seed: in
         seed: seed of the first.
     """
     started = time.perf_counter()
-    result = asdict(evaluate(policy, env, episodes=episodes, seed=seed))
+    result: Any = asdict(evaluate(policy, env, episodes=episodes, seed=seed))
     if isinstance(policy, SpikingActor):
         result |= {"dynamics": policy.dynamics.to_dict(), "thresholds": thresholds_digest(policy.thresholds)}
     return {"actor": name, "result": result, "run": {"seconds": time.perf_counter() - started}}

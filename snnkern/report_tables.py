@@ -10,6 +10,7 @@ from snnkern.columns import POINT_COLUMNS, mean_return, percent, tabulate
 from snnkern.evaluation import Evaluation
 from snnkern.results import Collection, cheapest
 from snnkern.settings import Setting, describe_neuron, describe_setting, plain
+from snnkern.store import CalibrationDescription
 from snnkern.text import duration
 
 _SHARES = (0.9, 0.95, 0.99)
@@ -103,7 +104,7 @@ def settings_table(collection: Collection) -> Table:
         "α": _all(setting.alpha for setting in settings),
         "μ": _all(setting.memory for setting in settings),
         "κ": _all(setting.clip for setting in settings),
-        "thresholds": _all(_calibration(task["calibration"]) for task in spiking),
+        "thresholds": _all(_calibration(found) for task in tasks if (found := task["calibration"])),
         "computed by": _all(task["backend"] for task in spiking if task["backend"]),
         "versions": _all(_versions(task["versions"]) for task in tasks if task["versions"]),
         "run": f"{ended[0]} to {ended[-1]} UTC" if ended else "",
@@ -118,7 +119,7 @@ def chosen_table(collection: Collection) -> Table:
     rows: dict[tuple[str, ...], None] = {}
     for record in collection.records:
         task, dynamics = record["task"], record["result"].get("dynamics")
-        if task["setting"] and dynamics and isinstance(task["setting"]["alpha"], str):
+        if task["setting"] and task["calibration"] and dynamics and isinstance(task["setting"]["alpha"], str):
             setting, thresholds = Setting.from_dict(task["setting"], ""), _calibration(task["calibration"])
             neuron, timesteps = describe_neuron(setting.neuron), str(setting.timesteps)
             rows[record["actor"], neuron, timesteps, thresholds, plain(dynamics["alpha"])] = None
@@ -154,7 +155,7 @@ def _all(values: Iterable[Any]) -> str:
     return ", ".join(plain(value) for value in found)
 
 
-def _calibration(calibration: dict[str, Any]) -> str:
+def _calibration(calibration: CalibrationDescription) -> str:
     if "steps" in calibration:
         return f"{calibration['rule']} ({calibration['steps']:,} steps, seed {calibration['seed']})"
     return calibration.get("rule") or f"given ({calibration['thresholds'][:12]})"

@@ -15,9 +15,9 @@ from snnkern.errors import InputError
 from snnkern.evaluation import RANDOM, Evaluation, average_performance_ratio
 from snnkern.files import from_json, read_bytes
 from snnkern.intervals import Interval
-from snnkern.neurons import NeuronDescription
-from snnkern.settings import Setting
-from snnkern.store import Episodes, Record, read_records
+from snnkern.neurons import DynamicsDescription
+from snnkern.settings import Setting, SettingDescription
+from snnkern.store import CalibrationDescription, Episodes, Record, check_episodes, read_records
 
 
 class TrainedActor(NamedTuple):
@@ -187,7 +187,7 @@ def _value(point: Point) -> float:
 
 def _setting(record: Record) -> Setting | None:
     setting, calibration = record["task"]["setting"], record["task"]["calibration"]
-    if setting is None:
+    if setting is None or calibration is None:
         return None
     return Setting.from_dict(setting, calibration.get("rule") or f"given ({calibration.get('thresholds', '')[:6]})")
 
@@ -221,14 +221,9 @@ def _pool(records: Sequence[Record]) -> Evaluation:
     )
 
 
-class _Spiking(Episodes):
+class _Spiking(Episodes, DynamicsDescription):
     """A spiking policy in what `snnkern evaluate --neuron … --json` prints."""
 
-    neuron: NeuronDescription
-    timesteps: int
-    alpha: float
-    memory: float
-    clip: float
     spikes_per_decision_per_layer: list[float]
 
 
@@ -241,6 +236,10 @@ class _Summary(msgspec.Struct):
     dense: Episodes
     results: list[_Spiking]
     random: Episodes | None = None
+
+    def __post_init__(self) -> None:
+        for entry in (self.dense, *self.results, *([self.random] if self.random else [])):
+            check_episodes(entry)
 
 
 class _Kind(msgspec.Struct):
@@ -262,24 +261,41 @@ def _from_summary(path: Path) -> list[Record]:
         ) from error
     if summary is None:
         raise InputError(f"{path} is what snnkern {kind} wrote, not a sweep's results: give it by its own option")
-    records = [_record(summary, summary.dense, None), *(_record(summary, entry, entry) for entry in summary.results)]
+    records = [_record(summary, summary.actor, summary.dense)]
+    records += [_record(summary, summary.actor, entry, entry) for entry in summary.results]
     if summary.random is not None:
-        records.append(_record(msgspec.structs.replace(summary, actor=RANDOM), summary.random, None))
+        records.append(_record(summary, RANDOM, summary.random))
     return records
 
 
-def _record(summary: _Summary, entry: Episodes, spiking: _Spiking | None) -> Record:
-    keys = ("neuron", "timesteps", "alpha", "memory", "clip")
-    task = {
-        "actor": summary.actor,
-        "environment": summary.environment,
-        "setting": spiking and {key: getattr(spiking, key) for key in keys},
-        "calibration": spiking and {"rule": summary.calibration},
-        "episodes": len(entry.returns),
-        "seed": 0,
-        "backend": None,
-        "versions": {},
+def _record(summary: _Summary, actor: str, entry: Episodes, spiking: _Spiking | None = None) -> Record:
+    setting: SettingDescription | None = None
+    calibration: CalibrationDescription | None = None
+    if spiking is not None:
+        setting = {
+            "neuron": spiking["neuron"],
+            "timesteps": spiking["timesteps"],
+            "alpha": spiking["alpha"],
+            "memory": spiking["memory"],
+            "clip": spiking["clip"],
+        }
+        calibration = {"rule": summary.calibration}
+    return {
+        "task": {
+            "actor": actor,
+            "environment": summary.environment,
+            "setting": setting,
+            "calibration": calibration,
+            "episodes": len(entry["returns"]),
+            "seed": 0,
+            "backend": None,
+            "versions": {},
+        },
+        "actor": actor,
+        "result": {
+            "returns": entry["returns"],
+            "lengths": entry["lengths"],
+            "spikes": spiking["spikes_per_decision_per_layer"] if spiking else [],
+        },
+        "run": {},
     }
-    spikes = spiking.spikes_per_decision_per_layer if spiking else []
-    result = {"returns": entry.returns, "lengths": entry.lengths, "spikes": spikes}
-    return {"task": task, "actor": summary.actor, "result": result, "run": {}}

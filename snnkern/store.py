@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypedDict, TypeVar
 
 import filelock
 import msgspec
@@ -22,73 +22,74 @@ from snnkern.neurons import DynamicsDescription
 from snnkern.settings import SettingDescription
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
-Record = dict[str, Any]
 _Whole = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 
 
-class _Calibration(msgspec.Struct):
+class CalibrationDescription(TypedDict, total=False):
     """Where thresholds come from: a rule and what it is calibrated on, or a hash of thresholds that were given."""
 
-    rule: str = ""
-    recommended: dict[str, float | str] = {}
-    steps: _Whole = 0
-    seed: _Whole = 0
-    observations: str = ""
-    thresholds: str = ""
+    rule: str
+    recommended: dict[str, float | str]
+    steps: _Whole
+    seed: _Whole
+    observations: str
+    thresholds: str
 
 
-class _Task(msgspec.Struct):
-    """See `snnkern.evaluation.describe_task`."""
+class TaskDescription(TypedDict):
+    """All that a task's result depends on; see `snnkern.evaluation.describe_task`."""
 
     actor: str
     environment: str
     setting: SettingDescription | None
-    calibration: _Calibration | None
+    calibration: CalibrationDescription | None
     episodes: _Count
     seed: _Whole
     backend: str | None
     versions: dict[str, str]
 
-    def __post_init__(self) -> None:
-        if (self.setting is None) != (self.calibration is None):
-            raise ValueError("setting and calibration go together")
 
-
-class Episodes(msgspec.Struct):
+class Episodes(TypedDict):
     """Return and length of each; at least one."""
 
-    returns: Annotated[list[float], msgspec.Meta(min_length=1)]
-    lengths: list[_Count]
-
-    def __post_init__(self) -> None:
-        if len(self.returns) != len(self.lengths):
-            raise ValueError(f"{len(self.returns)} returns have {len(self.lengths)} lengths")
+    returns: Annotated[Sequence[float], msgspec.Meta(min_length=1)]
+    lengths: Sequence[_Count]
 
 
-class _Result(Episodes):
+class _Evaluated(Episodes):
+    """Episodes, and spikes per decision of each hidden layer."""
+
+    spikes: Sequence[float]
+
+
+class Result(_Evaluated, total=False):
     """What came of a task; of a spiking actor's also what the rules chose."""
 
-    spikes: list[float]
-    dynamics: DynamicsDescription | None = None
-    thresholds: str = ""
-    calibration: str = ""
+    dynamics: DynamicsDescription | None
+    thresholds: str
+    calibration: str
 
 
-class _Run(msgspec.Struct):
+class Run(TypedDict, total=False):
     """When a task ended, in UTC, and how many seconds it took."""
 
-    finished: str = ""
-    seconds: float = 0.0
+    finished: str
+    seconds: float
 
 
-class _Record(msgspec.Struct):
-    """What a record must have."""
+class Outcome(TypedDict):
+    """A record but for its task: the actor's name for people, what came of the task, and when."""
 
-    task: _Task
     actor: str
-    result: _Result
-    run: _Run
+    result: Result
+    run: Run
+
+
+class Record(Outcome):
+    """What a store keeps of a task."""
+
+    task: TaskDescription
 
 
 class Store:
@@ -215,13 +216,28 @@ def _parse(content: bytes, where: str) -> Record:
 
 def _checked(content: bytes) -> Record:
     """Reads a record and checks its types. What it has besides stays in it: a task's name depends on all of it."""
-    record: Record = from_json(content, dict[str, Any], "it")
+    found: Any = from_json(content, dict[str, Any], "it")
     try:
-        msgspec.convert(record, _Record)
-        task_name(record["task"])
+        msgspec.convert(found, Record)
+        task_name(found["task"])
     except (msgspec.ValidationError, RecursionError) as error:
         raise InputError(str(error)) from error
+    record: Record = found
+    if (record["task"]["setting"] is None) != (record["task"]["calibration"] is None):
+        raise InputError("setting and calibration go together")
+    check_episodes(record["result"])
     return record
+
+
+def check_episodes(episodes: Episodes) -> None:
+    """Refuses episodes of which some have no length, or no return.
+
+    Raises:
+        InputError: says how many there are of each.
+    """
+    returns, lengths = len(episodes["returns"]), len(episodes["lengths"])
+    if returns != lengths:
+        raise InputError(f"{returns} returns have {lengths} lengths")
 
 
 Task = TypeVar("Task", bound=Hashable)
@@ -229,10 +245,10 @@ Task = TypeVar("Task", bound=Hashable)
 
 def complete(
     tasks: Sequence[Task],
-    function: Callable[[Any, Task], Record],
+    function: Callable[[Any, Task], Outcome],
     shared: Any,
     *,
-    describe: Callable[[Task], dict[str, Any]],
+    describe: Callable[[Task], TaskDescription],
     store: Store | None,
     executor: Executor,
     finished: Callable[[Task, Record], None],
@@ -260,7 +276,8 @@ def complete(
                 continue
             try:
                 outcome["run"]["finished"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
-                record = {"task": describe(task), **outcome}
+                actor, result, run = outcome["actor"], outcome["result"], outcome["run"]
+                record: Record = {"task": describe(task), "actor": actor, "result": result, "run": run}
                 content = encode(record) if store else b""
             except Exception as error:  # what came back is no record
                 failed[task] = error

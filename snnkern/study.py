@@ -38,7 +38,7 @@ from snnkern.limits import MOST_EPISODES, check_seed
 from snnkern.neurons import Dynamics
 from snnkern.nn import SpikingActor
 from snnkern.settings import Setting, SettingDescription
-from snnkern.store import Record, Store, complete, task_name
+from snnkern.store import CalibrationDescription, Outcome, Record, Store, TaskDescription, complete, task_name
 
 Progress = Callable[[int, int], None]
 
@@ -108,10 +108,10 @@ class Study:
             for seed in self.seeds
         ]
 
-    def describe(self, task: Task) -> dict[str, Any]:
+    def describe(self, task: Task) -> TaskDescription:
         """All that the task's result depends on, ready for JSON."""
         setting: SettingDescription | None = None
-        calibration: dict[str, Any] | None = None
+        calibration: CalibrationDescription | None = None
         if task.setting is not None:
             setting = task.setting.to_dict()
             calibration = {"rule": task.setting.calibration, **self._calibrated_on[task.subject]}
@@ -139,9 +139,9 @@ class Study:
         return [subject.actor.fingerprint() for subject in self.subjects]
 
     @cached_property
-    def _calibrated_on(self) -> list[dict[str, Any]]:
+    def _calibrated_on(self) -> list[CalibrationDescription]:
         """Each subject's observations: a hash of those that are given, else how they are collected."""
-        collected = {"steps": self.calibration_steps, "seed": self.calibration_seed}
+        collected: CalibrationDescription = {"steps": self.calibration_steps, "seed": self.calibration_seed}
         return [
             collected if subject.observations is None else {"observations": _digest(subject.observations)}
             for subject in self.subjects
@@ -332,7 +332,7 @@ class Shared:
     backends: list[str]
 
 
-def run_task(shared: Shared, task: Task) -> Record:
+def run_task(shared: Shared, task: Task) -> Outcome:
     """One task, as an executor runs it; a record but for its "task"."""
     subject = shared.subjects[task.subject]
     policy: Actor | SpikingActor | RandomPolicy = subject.actor
