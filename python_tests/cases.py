@@ -5,6 +5,9 @@ Dictionaries map a readable id to a case; `each` turns one into a parametrisatio
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -37,6 +40,15 @@ NEURONS_ON_GRID = {name: NEURONS[name] for name in ("if", "snm", "snm-original",
 DEFAULT_NEURONS: dict[str, Neuron] = {"if": IF(), "snm": SNM(), "mt": MT(), "dc": DC()}
 
 CARRYING = {"alpha": 0.7, "memory": 0.6}
+# Of the carry, at the ends of their ranges.
+PARAMETERS: dict[str, dict[str, float]] = {
+    "plain": {},
+    "alpha-1": {"alpha": 1.0},
+    "memory-1": {"memory": 1.0},
+    "no-clip": {"alpha": 1.0, "memory": 1.0, "clip": 0.0},
+    "odd-fractions": {"alpha": 1 / 3, "memory": 0.1, "clip": 0.7},
+    "huge-clip": {"alpha": 1.0, "memory": 1.0, "clip": 1e30},
+}
 TIMESTEPS = {f"T{t}": t for t in (1, 2, 5, 16)}
 NATIVE_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 ALL_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, **NATIVE_DTYPES}
@@ -58,6 +70,17 @@ SIZES = {
 _STATUS = {status.name: status for status in snnkern.backends()}
 needs_cpu = pytest.mark.skipif(not _STATUS["cpu"].available, reason=_STATUS["cpu"].detail)
 LAYER_BACKENDS = [pytest.param("reference", id="reference"), pytest.param("cpu", id="cpu", marks=needs_cpu)]
+
+
+def _why_nothing_can_be_compiled() -> str:
+    if sys.platform == "win32":
+        return "torch.compile needs MSVC set up on Windows"
+    if shutil.which(os.environ.get("CXX", "g++")) is None and shutil.which("clang++") is None:
+        return "torch.compile needs a C++ compiler, and none was found"
+    return ""
+
+
+needs_compiler = pytest.mark.skipif(bool(_why_nothing_can_be_compiled()), reason=_why_nothing_can_be_compiled())
 
 
 def each(name: str, cases: Mapping[str, object]) -> pytest.MarkDecorator:
@@ -176,6 +199,12 @@ def random_layer(
     carry = (0.3 * normal(*size)).clamp(-0.5, 0.5) * threshold
     bias = (0.2 * normal(size.neurons) * threshold).to(dtype) if dynamics.neuron.kind is Kind.DC else None
     return Layer(current.to(dtype), threshold.to(dtype), carry.to(dtype), dynamics, bias)
+
+
+def neighbours(values: Tensor) -> Tensor:
+    """Each value, and the floating-point numbers next to it."""
+    up, down = torch.full_like(values, torch.inf), torch.full_like(values, -torch.inf)
+    return torch.cat([values, torch.nextafter(values, up), torch.nextafter(values, down)])
 
 
 def _plant(tensor: Tensor, values: list[float], every: int = 4) -> Tensor:

@@ -1,4 +1,4 @@
-"""Small environments whose every observation, reward and episode length is known beforehand."""
+"""Small environments whose every observation, reward and episode length is known beforehand, and actors for them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+import snnkern
 
 OBSERVATION_DIM, ACTION_DIM = 3, 2
 
@@ -50,3 +53,11 @@ def observation(identity: int, episode: int, step: int) -> NDArray[np.float64]:
     """What is seen at a step of an episode."""
     generator = np.random.default_rng([identity, episode, step])
     return generator.normal(size=OBSERVATION_DIM)
+
+
+def random_actor(seed: int = 0) -> snnkern.Actor:
+    """An actor that is as wide as `Scripted`."""
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(16, OBSERVATION_DIM, generator=generator), torch.randn(16, generator=generator)
+    output = torch.randn(ACTION_DIM, 16, generator=generator), torch.zeros(ACTION_DIM)
+    return snnkern.Actor([hidden], output)

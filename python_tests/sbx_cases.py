@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 from builders import load_example, make_observations
-from test_sb3 import Space, saved
+from sb3_models import Space, saved
 
 import snnkern
 

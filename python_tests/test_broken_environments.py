@@ -12,8 +12,8 @@ pytest.importorskip("gymnasium", reason="Gymnasium is not installed")
 pytest.importorskip("scipy", reason="SciPy is not installed")
 
 import gymnasium
+from command_line import run
 from environments_for_tests import ACTION_DIM, OBSERVATION_DIM, Scripted
-from test_cli import run
 
 import snnkern
 from snnkern.executors import LocalExecutor

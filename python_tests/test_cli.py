@@ -20,20 +20,10 @@ from builders import make_actor, make_layers, make_observations, td3_state
 pytest.importorskip("typer", reason="Typer is not installed")
 pytest.importorskip("mujoco", reason="MuJoCo is not installed")
 
+from command_line import run, run_json
+
 import snnkern
 from snnkern import cli, demo, tables
-
-
-def run(capsys, *arguments: object) -> tuple[int, str, str]:
-    code = cli.run([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-def run_json(capsys, *arguments: object) -> dict:
-    code, out, _ = run(capsys, *arguments, "--json")
-    assert code == 0
-    return json.loads(out)
 
 
 @pytest.fixture

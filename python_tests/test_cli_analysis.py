@@ -13,8 +13,8 @@ pytest.importorskip("mujoco", reason="MuJoCo is not installed")
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
 import gymnasium
+from command_line import run, run_json
 from matplotlib import image
-from test_cli import run, run_json
 
 import snnkern
 from snnkern import analysis_figures, cli_analysis

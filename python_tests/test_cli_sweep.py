@@ -6,7 +6,7 @@ import json
 
 import pytest
 from builders import make_actor
-from test_cli import run, run_json
+from command_line import run, run_json
 
 pytest.importorskip("mujoco", reason="MuJoCo is not installed")
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from cases import DEFAULT_NEURONS, Size, assert_same_bits, each, needs_cpu, random_layer, random_observations, run_layer
-from test_cuda_actor import assert_twins, decide, twins
+from cuda_actors import assert_twins, decide, twins
 
 import snnkern
 from snnkern import Dynamics

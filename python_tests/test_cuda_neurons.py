@@ -28,6 +28,7 @@ from cases import (
     run_layer,
 )
 from cuda_on_host import ORDERS, divide, take_turns
+from layouts import CUDA_LAYOUTS, unaligned
 
 from snnkern import Dynamics, ops
 from snnkern._backends import cuda
@@ -112,28 +113,8 @@ def test_rows_may_have_an_alpha_each(cuda_device, neuron, dtype):
     assert_is_reference(layer, "cuda", cuda_device)
 
 
-def unaligned(tensor: torch.Tensor) -> torch.Tensor:
-    """The same values one number past a boundary of memory."""
-    return torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].reshape(tensor.shape)
-
-
-LAYOUTS = {
-    "every-other-T": lambda current: current.repeat_interleave(2, dim=0)[::2],
-    "every-third-B": lambda current: current.repeat_interleave(3, dim=1)[:, ::3],
-    "transposed-T-B": lambda current: current.transpose(0, 1).contiguous().transpose(0, 1),
-    "transposed-B-N": lambda current: current.transpose(1, 2).contiguous().transpose(1, 2),
-    "same-for-all-T": lambda current: current[:1].expand_as(current),
-    "same-for-all-B": lambda current: current[:, :1].expand_as(current),
-    "odd-distance-of-steps": lambda current: torch.nn.functional.pad(current.flatten(1), (0, 1))[:, :-1].unflatten(
-        1, current.shape[1:]
-    ),
-    "odd-distance-of-rows": lambda current: torch.nn.functional.pad(current, (0, 1))[..., :-1],
-    "unaligned": unaligned,
-}
-
-
 @each("dtype", NATIVE_DTYPES)
-@each("layout", LAYOUTS)
+@each("layout", CUDA_LAYOUTS)
 @each("neuron", DEFAULT_NEURONS)
 def test_currents_may_have_any_strides(cuda_device, neuron, layout, dtype):
     layer = random_layer(Dynamics(neuron, 5, **CARRYING), Size(3, 20), dtype)

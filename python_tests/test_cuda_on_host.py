@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from cases import DEFAULT_NEURONS, needs_cpu
+from cuda_actors import decide, twins
 from cuda_on_host import ORDERS, barriers, run_fault, take_turns
-from test_cuda_actor import decide, twins
 
 
 @pytest.fixture(params=ORDERS)

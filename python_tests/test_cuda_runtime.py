@@ -22,8 +22,8 @@ from cases import (
     random_layer,
     random_observations,
 )
+from cuda_actors import assert_twins, decide, on_cuda, twins
 from cuda_on_host import ORDERS, current_device, from_block, recorded, take_turns, use
-from test_cuda_actor import assert_twins, decide, on_cuda, twins
 from torch import Tensor
 
 import snnkern

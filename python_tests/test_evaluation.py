@@ -12,8 +12,7 @@ pytest.importorskip("mujoco", reason="MuJoCo is not installed")
 pytest.importorskip("scipy", reason="SciPy is not installed")
 
 import torch
-from environments_for_tests import Scripted
-from test_rollout import random_actor
+from environments_for_tests import Scripted, random_actor
 
 import snnkern
 from snnkern import evaluation

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from cases import DEFAULT_NEURONS, NATIVE_DTYPES
-from test_cuda_neurons import LAYOUTS
+from layouts import CUDA_LAYOUTS
 
 # What the machines with GPUs lack; the package needs none of it to import.
 ABSENT = (
@@ -55,7 +55,8 @@ def test_a_bare_machine_finds_all_gpu_tests_and_only_these() -> None:
     assert {line.partition("::")[0] for line in found} == {f"python_tests/{file}.py" for file in GPU_TESTS}
     assert not any("host-" in line for line in found)
     strides = [line for line in found if "neurons.py::test_currents_may_have_any_strides[" in line]
-    assert len(strides) == len(LAYOUTS) * len(DEFAULT_NEURONS) * len(NATIVE_DTYPES)  # all cases, not a part that covers
+    # All cases, not a part that covers.
+    assert len(strides) == len(CUDA_LAYOUTS) * len(DEFAULT_NEURONS) * len(NATIVE_DTYPES)
     assert f"python_tests/{LONG}" not in found
     assert f"python_tests/{LONG}" in long
     assert not set(found) & set(long)

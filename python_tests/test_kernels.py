@@ -11,6 +11,7 @@ from cases import (
     INPUTS,
     NATIVE_DTYPES,
     NEURONS,
+    PARAMETERS,
     SIZES,
     TIMESTEPS,
     Layer,
@@ -19,9 +20,11 @@ from cases import (
     assert_same_bits,
     each,
     needs_cpu,
+    neighbours,
     random_layer,
     run_layer,
 )
+from layouts import LAYOUTS, strided, transposed
 
 from snnkern import Dynamics, ops
 from snnkern._backends import cpu
@@ -62,12 +65,6 @@ def test_neurons_are_bit_identical_for_hard_inputs(neuron, change, dtype):
         assert_is_reference(change(layer), "cpu")
 
 
-def neighbours(values):
-    """Each value, and the floating-point numbers next to it."""
-    up, down = torch.full_like(values, torch.inf), torch.full_like(values, -torch.inf)
-    return torch.cat([values, torch.nextafter(values, up), torch.nextafter(values, down)])
-
-
 @each("dtype", NATIVE_DTYPES)
 @pytest.mark.parametrize(
     "neuron",
@@ -94,16 +91,6 @@ def test_levels_are_found_at_their_bounds_whatever_the_threshold(neuron, dtype):
                 current, threshold.expand(17), torch.zeros(len(potentials), 17, dtype=dtype), Dynamics(still, 2)
             )
             assert_is_reference(layer, "cpu")
-
-
-PARAMETERS = {
-    "plain": {},
-    "alpha-1": {"alpha": 1.0},
-    "memory-1": {"memory": 1.0},
-    "no-clip": {"alpha": 1.0, "memory": 1.0, "clip": 0.0},
-    "odd-fractions": {"alpha": 1 / 3, "memory": 0.1, "clip": 0.7},
-    "huge-clip": {"alpha": 1.0, "memory": 1.0, "clip": 1e30},
-}
 
 
 @each("dtype", NATIVE_DTYPES)
@@ -149,37 +136,6 @@ def test_empty_layers_give_empty_results(neuron, dtype, batch, neurons):
         assert result.spikes.shape == (5, batch, neurons)
         assert result.mean.shape == result.carry.shape == (batch, neurons)
         assert result.counts.tolist() == [0] * batch
-
-
-def strided(tensor, dim: int, step: int = 2):
-    """The same values in memory that has other values between them along a dimension."""
-    shape = list(tensor.shape)
-    shape[dim] *= step
-    wide = torch.full(shape, 7.0, dtype=tensor.dtype)
-    view = wide.movedim(dim, 0)[::step].movedim(0, dim)
-    view.copy_(tensor)
-    return view
-
-
-def transposed(tensor, first: int, second: int):
-    """The same values with two dimensions swapped in memory."""
-    return tensor.transpose(first, second).contiguous().transpose(first, second)
-
-
-LAYOUTS = {
-    "strided-T": lambda current: strided(current, 0),
-    "strided-B": lambda current: strided(current, 1),
-    "strided-N": lambda current: strided(current, 2),
-    "strided-T-and-B": lambda current: strided(strided(current, 0), 1, 3),
-    "transposed-T-B": lambda current: transposed(current, 0, 1),
-    "transposed-B-N": lambda current: transposed(current, 1, 2),
-    "transposed-T-N": lambda current: transposed(current, 0, 2),
-    "same-for-all-T": lambda current: current[:1].expand_as(current),
-    "same-for-all-B": lambda current: current[:, :1].expand_as(current),
-    "same-for-all-N": lambda current: current[:, :, :1].expand_as(current),
-    "one-number": lambda current: current[0, 0, 0].expand_as(current),
-    "not-at-the-start-of-memory": lambda current: torch.cat([torch.full_like(current[:1], 7.0), current])[1:],
-}
 
 
 @each("dtype", NATIVE_DTYPES)

@@ -1,13 +1,10 @@
 """The operators: registered properly, clear about what they refuse, over backends that are chosen in one place."""
 
-import os
-import shutil
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
-from cases import DEFAULT_NEURONS, LAYER_BACKENDS, Size, assert_same_bits, each, needs_cpu, random_layer
+from cases import DEFAULT_NEURONS, LAYER_BACKENDS, Size, assert_same_bits, each, needs_compiler, needs_cpu, random_layer
 
 import snnkern
 from snnkern import IF, MT, Dynamics, InputError, _backends, ops
@@ -72,17 +69,6 @@ def test_fake_tensors_tell_the_shapes_of_real_ones(neuron, operator):
     real, fake = call(operator, layer), call(operator, layer.map(lambda tensor: tensor.to("meta")))
     assert [(one.shape, one.dtype) for one in fake] == [(one.shape, one.dtype) for one in real]
     assert {one.device.type for one in fake} == {"meta"}
-
-
-def why_nothing_can_be_compiled() -> str:
-    if sys.platform == "win32":
-        return "torch.compile needs MSVC set up on Windows"
-    if shutil.which(os.environ.get("CXX", "g++")) is None and shutil.which("clang++") is None:
-        return "torch.compile needs a C++ compiler, and none was found"
-    return ""
-
-
-needs_compiler = pytest.mark.skipif(bool(why_nothing_can_be_compiled()), reason=why_nothing_can_be_compiled())
 
 
 @pytest.fixture

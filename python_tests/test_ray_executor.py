@@ -18,9 +18,9 @@ pytest.importorskip("mujoco", reason="MuJoCo is not installed")
 pytest.importorskip("scipy", reason="SciPy is not installed")
 
 import ray
+from command_line import run, run_json
 from ray.cluster_utils import Cluster
-from test_cli import run, run_json
-from test_study import sweeping, wait_for
+from sweep_processes import sweeping, wait_for
 
 import snnkern
 from snnkern import ray_executor

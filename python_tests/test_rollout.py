@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("gymnasium", reason="Gymnasium is not installed")
 
 import torch
-from environments_for_tests import ACTION_DIM, OBSERVATION_DIM, Scripted, length, observation
+from environments_for_tests import ACTION_DIM, OBSERVATION_DIM, Scripted, length, observation, random_actor
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import snnkern
@@ -16,13 +16,6 @@ from snnkern.environments import make_vector
 from snnkern.rollout import decision_seconds, rollout
 
 MODES = [pytest.param(mode, id=mode.value) for mode in AutoresetMode]
-
-
-def random_actor(seed: int = 0) -> snnkern.Actor:
-    generator = torch.Generator().manual_seed(seed)
-    hidden = torch.randn(16, OBSERVATION_DIM, generator=generator), torch.randn(16, generator=generator)
-    output = torch.randn(ACTION_DIM, 16, generator=generator), torch.zeros(ACTION_DIM)
-    return snnkern.Actor([hidden], output)
 
 
 def spiking_actor(neuron: str = "if") -> snnkern.SpikingActor:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from builders import make_actor, make_observations
+from sb3_models import HIGH, LOW, Space, saved
 
 import snnkern
 
@@ -28,39 +29,12 @@ from stable_baselines3.common.torch_layers import FlattenExtractor  # noqa: E402
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize  # noqa: E402
 
 ALGORITHMS = {"td3": sb3.TD3, "ddpg": sb3.DDPG, "sac": sb3.SAC}
-LOW, HIGH = np.array([-1.0, 0.1], np.float32), np.array([0.3, 4.0], np.float32)
-
-
-class Space(gym.Env):
-    """An environment that has spaces and otherwise does nothing; its episodes are as long as its seed says."""
-
-    observation_space = gym.spaces.Box(-10, 10, (5,), np.float32)
-    action_space = gym.spaces.Box(LOW, HIGH)
-
-    def __init__(self, length: int = 7) -> None:
-        self.length = length
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.step_number = 0
-        return self.observation_space.sample(), {}
-
-    def step(self, action):
-        assert self.action_space.contains(action)
-        self.step_number += 1
-        return self.observation_space.sample(), 1.0, False, self.step_number == self.length, {}
 
 
 def make(algorithm: str = "td3", policy: dict | None = None, **options):
     policy = {"net_arch": [17, 9], **(policy or {})}
     options |= {"policy_kwargs": policy, "buffer_size": 100, "device": "cpu", "seed": 0}
     return ALGORITHMS[algorithm]("MlpPolicy", Space(), **options)
-
-
-def saved(model, tmp_path):
-    path = tmp_path / "model.zip"
-    model.save(path)
-    return path
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -8,9 +8,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import filelock
@@ -22,6 +19,7 @@ pytest.importorskip("mujoco", reason="MuJoCo is not installed")
 pytest.importorskip("scipy", reason="SciPy is not installed")
 
 from builders import make_actor
+from sweep_processes import sweeping, wait_for
 
 import snnkern
 from snnkern import evaluation, grids
@@ -361,30 +359,10 @@ class TestRuns:
         assert Estimate(grid, [grid.tasks[2]], known).remaining(2) == 500.0
 
 
-@contextlib.contextmanager
-def sweeping(arguments: list[str], folder: Path):
-    """The command in a process of its own, which is gone afterwards."""
-    command = [sys.executable, "-m", "snnkern", "sweep", *arguments]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-
-
 def children(process: int) -> list[int]:
     """Its child processes that run Python's spawned workers."""
     found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
     return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
-
-
-def wait_for(condition, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.mark.early

@@ -13,7 +13,7 @@ pytest.importorskip("mujoco", reason="MuJoCo is not installed")
 pytest.importorskip("scipy", reason="SciPy is not installed")
 
 from builders import make_actor, make_observations
-from test_rollout import random_actor
+from environments_for_tests import random_actor
 
 import snnkern
 from snnkern import evaluation

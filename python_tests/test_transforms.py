@@ -8,8 +8,7 @@ import warnings
 import pytest
 import torch
 from builders import make_actor, make_observations
-from cases import DEFAULT_NEURONS
-from test_ops import needs_compiler
+from cases import DEFAULT_NEURONS, needs_compiler
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 

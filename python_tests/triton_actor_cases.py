@@ -18,7 +18,7 @@ from cases import (
     random_observations,
 )
 from engine_cases import assert_agrees, engine_actor
-from test_engine_fuzz import random_episode, random_spiking_actor
+from random_actors import random_episode, random_spiking_actor
 from torch import Tensor
 from triton_device import (  # noqa: F401
     DEVICE,

@@ -17,6 +17,7 @@ from cases import (
     DEFAULT_NEURONS,
     INPUTS,
     NEURONS,
+    PARAMETERS,
     SIZES,
     TIMESTEPS,
     Layer,
@@ -25,10 +26,11 @@ from cases import (
     assert_is_reference,
     assert_same_bits,
     each,
+    neighbours,
     random_layer,
     run_layer,
 )
-from test_kernels import LAYOUTS, PARAMETERS, neighbours, strided, transposed
+from layouts import LAYOUTS, strided, transposed
 from torch import Tensor
 from triton_device import (  # noqa: F401
     DEVICE,

@@ -17,7 +17,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cases import random_observations
-from test_cuda_actor import assert_twins, twins
+from cuda_actors import assert_twins, twins
 
 import cuda_on_host
 
