@@ -127,7 +127,7 @@ def _one_thread():
 @pytest.fixture(scope="session")
 def cuda_on_host(tmp_path_factory):
     """The module of the CUDA kernels, built to run on the host; once per session, or in a folder that is named."""
-    import cuda_on_host
+    from support import cuda_on_host
 
     if why := cuda_on_host.missing():
         pytest.skip(why)
@@ -163,7 +163,7 @@ def cuda_device(request, monkeypatch):
     """Where the backend "cuda" computes: a GPU, or the host, from the same source and on tensors of the CPU."""
     if request.param == "gpu":
         return request.getfixturevalue("gpu")
-    import cuda_on_host
+    from support import cuda_on_host
 
     cuda_on_host.use(request.getfixturevalue("cuda_on_host"), monkeypatch.setattr)
     return torch.device("cpu")
