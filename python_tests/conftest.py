@@ -16,6 +16,8 @@ import torch
 # Where tests marked gpu stand. A run for a GPU imports no others: the machine may lack what they need.
 GPU_FILES = re.compile(r"test_(cuda|triton)\w*\.py")
 
+pytest.register_assert_rewrite("support")  # what its comparisons find is shown as it is in tests
+
 
 def _selects(config: pytest.Config, *marks: str) -> bool:
     """Whether `-m` selects a test with these marks alone."""

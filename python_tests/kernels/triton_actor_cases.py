@@ -19,21 +19,15 @@ from support.cases import (
 )
 from support.engine_cases import assert_agrees, engine_actor
 from support.random_actors import random_episode, random_spiking_actor
-from support.triton_device import (  # noqa: F401
-    DEVICE,
-    LastProgram,
-    _interpreter_wastes_no_time,
-    _numpy_does_not_warn,
-    guarded,
-    interpreted,
-    untouched,
-)
+from support.triton_device import DEVICE, LastProgram, guarded, interpreted, untouched
 from torch import Tensor
 
 import snnkern
 from snnkern import Dynamics, SpikingActor
 from snnkern._backends import triton_engine
 from snnkern.neurons import Kind
+
+pytest_plugins = ["support.triton_device"]  # for its fixtures
 
 
 def decide(actor: SpikingActor, observation: Tensor) -> Tensor:

@@ -31,15 +31,7 @@ from support.cases import (
     run_layer,
 )
 from support.layouts import LAYOUTS, strided, transposed
-from support.triton_device import (  # noqa: F401
-    DEVICE,
-    LastProgram,
-    _interpreter_wastes_no_time,
-    _numpy_does_not_warn,
-    guarded,
-    interpreted,
-    untouched,
-)
+from support.triton_device import DEVICE, LastProgram, guarded, interpreted, untouched
 from torch import Tensor
 
 import snnkern
@@ -48,6 +40,7 @@ from snnkern._backends import Problem, triton
 from snnkern._backends.triton_neurons import LEAST, MOST_STEPS, TALLY
 from snnkern.neurons import Kind
 
+pytest_plugins = ["support.triton_device"]  # for its fixtures
 HALVES = {name: ALL_DTYPES[name] for name in ("bfloat16", "float16")}
 
 
