@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "../../csrc/cuda/divisor.h"
+#include "../../../csrc/cuda/divisor.h"
 
 namespace {
 

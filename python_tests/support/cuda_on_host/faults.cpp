@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <exception>
 
-#include "../../csrc/cuda/runtime.h"
+#include "../../../csrc/cuda/runtime.h"
 
 namespace {
 
