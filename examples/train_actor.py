@@ -4,9 +4,9 @@
     python examples/train_actor.py td3 --environment HalfCheetah-v5 --output td3-halfcheetah.safetensors
 
 SBX (Stable-Baselines3 in JAX) trains TD3 or SAC on the CPU. At every evaluation, the actor with the best mean return so
-far is written to `--output`, so Ctrl-C loses only the steps since then. It takes about 5 minutes per 50,000 steps on one
-core. Measured on HalfCheetah-v5, seed 0, one core of a busy machine: TD3 reached a return of 4,619 after 100,000 steps and
-10.5 minutes, SAC 1,606 after 40,000 steps and 4.3 minutes.
+far is written to `--output`, so Ctrl-C loses only the steps since then. It takes about 5 minutes per 50,000 steps on
+one core. Measured on HalfCheetah-v5, seed 0, one core of a busy machine: TD3 reached a return of 4,619 after 100,000
+steps and 10.5 minutes, SAC 1,606 after 40,000 steps and 4.3 minutes.
 """
 
 from __future__ import annotations
