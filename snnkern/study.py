@@ -282,20 +282,20 @@ def sweep(
 ) -> Sweep:
     """Evaluates the dense actor and one spiking version for every setting, all over the same episodes.
 
-    A finished setting is written to the store at once and is not run again: an interrupted sweep goes on where it was,
-    and a larger one reuses a smaller one's results. A result is reused only where actor, observations, calibration,
-    environment, setting, episodes, seed, backend and the versions of snnkern, torch, Gymnasium and MuJoCo are the same.
+    A finished setting is written to the store at once and is not run again: an interrupted sweep resumes, and a larger
+    sweep reuses the results of a smaller one. A result is reused only if actor, observations, calibration, environment,
+    setting, episodes, seed, backend and the versions of snnkern, torch, Gymnasium and MuJoCo are the same.
 
     Args:
         actor: the dense actor.
         env: a registered name.
-        settings: what to evaluate; see `grid`.
-        observations: what every setting is calibrated on, `[N, observation_dim]`; see `collect`.
+        settings: the settings to evaluate; see `grid`.
+        observations: those that every setting is calibrated on, `[N, observation_dim]`; see `collect`.
         calibration: as for `convert`.
         episodes: per setting.
-        dense_episodes: of the dense actor; as many unless given.
+        dense_episodes: of the dense actor; by default as many.
         seed: seed of the first episode.
-        store: folder for finished settings, made where it is missing; None keeps nothing.
+        store: folder for finished settings, made if it is missing; None keeps nothing.
         workers: processes that share the work. With more than one, a script needs `if __name__ == "__main__":`.
         backend: a name from `snnkern.backends()`, or "auto".
         progress: called with the number of finished evaluations and of all.
