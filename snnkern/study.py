@@ -114,7 +114,7 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """Every subject with every setting and every seed; see `grids.read_study`.
+    """Every subject with every setting and every seed; `grids.read_study` makes one from a grid.
 
     Attributes:
         subjects: actors in environments.
@@ -257,7 +257,7 @@ class Sweep:
     Attributes:
         dense: the dense actor's evaluation.
         results: the spiking versions', in the order of the settings.
-        random: a random policy's, where the dense actor's mean return is not positive (`Evaluation.ratio`).
+        random: a random policy's, if the dense actor's mean return is not positive (`Evaluation.ratio`).
     """
 
     dense: Evaluation
@@ -283,7 +283,7 @@ def sweep(
     """Evaluates the dense actor and one spiking version for every setting, all over the same episodes.
 
     A finished setting is written to the store at once and is not run again: an interrupted sweep resumes, and a larger
-    sweep reuses the results of a smaller one. A result is reused only if actor, observations, calibration, environment,
+    one reuses a smaller one's results. A result is reused only where actor, observations, calibration, environment,
     setting, episodes, seed, backend and the versions of snnkern, torch, Gymnasium and MuJoCo are the same.
 
     Args:
@@ -345,7 +345,7 @@ def sweep(
 
 
 def found_in(store: Store | None, study: Study) -> tuple[dict[Task, Record], list[Task]]:
-    """What a store has of a study, and the tasks that it does not have."""
+    """The records of a study that a store has, and the tasks that it does not have."""
     return _found(store, study, study.tasks)
 
 
@@ -362,7 +362,7 @@ def _found(store: Store | None, study: Study, tasks: Sequence[Task]) -> tuple[di
 
 @dataclass(frozen=True)
 class Shared:
-    """What workers need of a study."""
+    """The parts of a study that workers need."""
 
     subjects: tuple[Subject, ...]
     observations: dict[int, NDArray[np.floating]]
@@ -370,7 +370,7 @@ class Shared:
 
 
 def run_task(shared: Shared, task: Task) -> Record:
-    """One task, as an executor runs it; a record but for its "task"."""
+    """Runs one task, as an executor does; returns its record without its "task"."""
     subject = shared.subjects[task.place]
     policy: Actor | SpikingActor | RandomPolicy = subject.actor
     if task.random:
