@@ -93,9 +93,9 @@ class BackendStatus:
     """Whether a backend can be used on this machine.
 
     Attributes:
-        name: the name to pass as `backend=`.
+        name: what to pass as `backend=`.
         available: whether it can be used.
-        detail: the hardware or library that it runs on, or why it cannot be used.
+        detail: what it runs on, or why it cannot be used.
     """
 
     name: str
@@ -110,7 +110,7 @@ def _modules() -> tuple[ModuleType, ...]:
 
 
 def backends() -> tuple[BackendStatus, ...]:
-    """Lists the backends in order of preference: whether each can be used on this machine, and why not."""
+    """What can compute on this machine, in order of preference, and why the rest cannot."""
     return tuple(
         BackendStatus(module.NAME, not (why := module.unavailable()), why or module.detail()) for module in _modules()
     )
