@@ -13,9 +13,9 @@ import comparison
 import numpy as np
 import pytest
 import torch
-from cases import DEFAULT_NEURONS, needs_cpu
 from contenders import TIMESTEPS
 from suite import Call, Suite, time_in_rounds
+from support.cases import DEFAULT_NEURONS, needs_cpu
 
 import snnkern
 from snnkern import timing

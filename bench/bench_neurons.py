@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from cases import DEFAULT_NEURONS, SIZES, Layer, Size, assert_same_bits, needs_cpu, random_layer, run_layer
 from suite import Call, Suite, time_in_rounds
+from support.cases import DEFAULT_NEURONS, SIZES, Layer, Size, assert_same_bits, needs_cpu, random_layer, run_layer
 
 from snnkern import Dynamics, ops
 

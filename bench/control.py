@@ -3,8 +3,8 @@
     python bench/control.py FOLDER
 
 FOLDER holds published actors, `ALGORITHM_ENVIRONMENT_actor` (the CRPI paper's naming). Thresholds are each neuron's
-maximum over 10,000 steps of the dense actor. Finished settings are kept in `--store`, so an interrupted run goes on
-where it was. Writes JSON, and from it the tables in README.md and docs/control.md; `--redraw` only does the latter.
+maximum over 10,000 steps of the dense actor. Finished settings are kept in `--store`, so an interrupted run resumes.
+Writes JSON, and from it the tables in docs/control.md; `--redraw` only does the latter.
 """
 
 from __future__ import annotations
@@ -142,7 +142,6 @@ def main(
         output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(output, json.dumps(measure(files, episodes, store), indent=1).encode())
     results = json.loads(output.read_text())
-    fill(ROOT / "README.md", "averages", averages_table(results))
     fill(ROOT / "docs" / "control.md", "averages", averages_table(results))
     fill(ROOT / "docs" / "control.md", "environments", environments_table(results))
     print(averages_table(results))

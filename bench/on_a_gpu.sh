@@ -134,7 +134,7 @@ main)
     # Tests do not time anything, so they share the card; each worker compiles for itself, 16 cores.
     part precompile 120 bash "$SELF" precompile &
     P=$!
-    part triton-tests 150 env TRITON_INTERPRET=0 $PYTEST -n 8 --all-cases -m "not long" python_tests/triton_cases.py python_tests/triton_actor_cases.py &
+    part triton-tests 150 env TRITON_INTERPRET=0 $PYTEST -n 8 --all-cases -m "not long" python_tests/kernels/triton_cases.py python_tests/kernels/triton_actor_cases.py &
     T=$!
     part gpu-tests 100 $PYTEST -n 4 -m gpu -k "not two_to_the_32 and not large_batches and not kernels_on_a_gpu"
     wait $T $P
@@ -145,11 +145,11 @@ main)
     ;;
 extra) # on the machine that is still warm (30 s), else everything is built again first
     ls snnkern/_cuda.*.so >/dev/null 2>&1 || part build 100 bash "$SELF" build
-    part large 70 $PYTEST -m gpu -k "two_to_the_32 or large_batches" python_tests/test_cuda_neurons.py python_tests/test_triton_gpu.py
+    part large 70 $PYTEST -m gpu -k "two_to_the_32 or large_batches" python_tests/kernels/test_cuda_neurons.py python_tests/kernels/test_triton_gpu.py
     part racecheck 50 compute-sanitizer --tool racecheck --error-exitcode 9 python3 -m pytest -q -p no:cacheprovider \
-        -o filterwarnings=default -m gpu -k "bit_identical_to_the_cpu_engine and (deep or wide or long) and gpu" python_tests/test_cuda_actor.py
+        -o filterwarnings=default -m gpu -k "bit_identical_to_the_cpu_engine and (deep or wide or long) and gpu" python_tests/kernels/test_cuda_actor.py
     part memcheck 50 compute-sanitizer --tool memcheck --error-exitcode 9 python3 -m pytest -q -p no:cacheprovider \
-        -o filterwarnings=default -m gpu -k "nothing_is_written or unaligned or odd_distance" python_tests/test_cuda_actor.py python_tests/test_cuda_neurons.py
+        -o filterwarnings=default -m gpu -k "nothing_is_written or unaligned or odd_distance" python_tests/kernels/test_cuda_actor.py python_tests/kernels/test_cuda_neurons.py
     ;;
 esac
 say "finished"; ls -la "$OUT" | tail -12; cat "$SUMMARY"

@@ -4,7 +4,7 @@
 #   bench/results.sh [OUTPUT]
 #
 # `make results` runs it. Published actors are looked for in the folder ACTORS; without them only the zoo is swept.
-# Finished tasks are kept in OUTPUT/store: interrupted, or killed, the same command goes on where it was. Results are
+# Finished tasks are kept in OUTPUT/store: interrupted, or killed, the same command resumes. Results are
 # written to bench/results, the report to OUTPUT, and the figures that the docs show to docs/results.
 set -euo pipefail
 cd "$(dirname "$0")/.."

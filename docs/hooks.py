@@ -1,4 +1,4 @@
-"""What the site has besides the pages of this folder; MkDocs calls these functions while it builds."""
+"""Adds pages to the site and checks the result; MkDocs calls these functions while it builds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BORROWED = {
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Adds the pages written elsewhere in the repository, and one for each module that the navigation names."""
+    """Adds the pages that are written outside of docs/, and a page for each module that the navigation names."""
     for source, page in BORROWED.items():
         files.append(File.generated(config, page, content=relink((ROOT / source).read_text())))
     for program in sorted((ROOT / "examples").glob("*.py")):
@@ -36,14 +36,14 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Leads links to programs and to files of the root, which work in a repository read as files, to their pages."""
+    """Turns links to programs and to files of the root, which work in the repository, into links to their pages."""
     for source, page in BORROWED.items():
         markdown = markdown.replace(f"](../{source})", f"]({page})")
     return re.sub(r"\]\(\.\./examples/(\w+)\.py\)", r"](examples/\1.md)", markdown)
 
 
 def on_page_content(html: str, page: Any, **_: Any) -> str:
-    """Sets the indices of the mathematics, which Markdown has no signs for: x_1 and 2^{L-1}, outside of code."""
+    """Sets the indices on the page of the mathematics, such as x_1 and 2^{L-1}; Markdown has no signs for them."""
     return set_indices(html) if page.file.src_uri == "semantics.md" else html
 
 
@@ -55,14 +55,14 @@ def on_post_build(config: Any) -> None:
 
 
 def relink(markdown: str) -> str:
-    """Links of a file in the root as links of a page."""
+    """Turns the links of a file in the root into links of a page."""
     for source, page in BORROWED.items():
         markdown = markdown.replace(f"]({source}", f"]({page}")
     return markdown.replace("](docs/", "](").replace("](examples/", "](../examples/")
 
 
 def public_names(modules: Collection[str]) -> str:
-    """The page of all names that `import snnkern` gives; what no page of a module describes is described here."""
+    """The page of all public names of `snnkern`; it describes those that no page of a module describes."""
     package = griffe.load("snnkern", search_paths=[ROOT])
     rows, rest = [], []
     for name in map(str, package.exports):
@@ -71,11 +71,11 @@ def public_names(modules: Collection[str]) -> str:
         rows.append(f"| [`{name}`][{found.canonical_path}] | {summary} |")
         if found.module.name not in modules:
             rest.append(f"::: snnkern.{name}\n    options: {{heading_level: 2}}\n")
-    return "\n".join(["# API", "", "What `import snnkern` gives:", "", "| name | |", "|---|---|", *rows, "", *rest])
+    return "\n".join(["# API", "", "The public names of `snnkern`:", "", "| name | |", "|---|---|", *rows, "", *rest])
 
 
 def set_indices(html: str) -> str:
-    """Indices and exponents of single letters and of digits, outside of code, as HTML's."""
+    """Turns indices and exponents of single letters and of digits into HTML, outside of code."""
     parts = re.split(r"(<pre.*?</pre>|<code.*?</code>|<[^>]+>)", html, flags=re.DOTALL)
     for tag, sign in (("sub", "_"), ("sup", r"\^")):
         pattern = rf"(?<![A-Za-z])([A-Za-zα-ωΑ-Ω0-9]|</sub>){sign}(?:\{{([^}}]+)\}}|([A-Za-z0-9]))"
@@ -84,7 +84,7 @@ def set_indices(html: str) -> str:
 
 
 def external_loads(text: str) -> list[str]:
-    """What a page or a style sheet loads from elsewhere; links, which a reader follows, are none."""
+    """Lists what a page or a style sheet loads from other servers; links for the reader are not among it."""
     tags = (
         r"<(?:script|img|iframe|source|video|audio|embed|object)\b[^>]*?(?:src|data)=[\"']?((?:https?:)?//[^\"'\s>]+)"
     )

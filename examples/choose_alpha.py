@@ -1,7 +1,7 @@
-"""Chooses α of the residual carry (CRPI) without looking at the reward; then looks at what it does to the return.
+"""Chooses α of the residual carry (CRPI) without the reward, then measures what this α does to the return.
 
-The choice: in the states that the dense actor visits, the α with which the errors of the actions, averaged over a fifth
-of a second, are smallest. `snnkern.convert(…, alpha="auto")` needs no such trial.
+The program takes the α with the smallest action errors, averaged over a fifth of a second, in the states that the dense
+actor visits. `snnkern.convert(…, alpha="auto")` needs no such trial.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ def main(steps: int = 10_000, episodes: int = 10) -> None:
     actor = snnkern.load_actor("td3-hopper")
     observations = snnkern.collect(actor, ENVIRONMENT, steps)
     snn = snnkern.convert(actor, observations, neuron="if", timesteps=8, alpha=0.0)
-    snn.alpha = alphas = np.linspace(0, 1, 11)  # an α for each row: one batch tries them all
+    snn.alpha = alphas = np.linspace(0, 1, 11)  # one α for each row: one batch tries them all
 
     env = snnkern.environments.make(ENVIRONMENT)
     (observation, _), errors, ended = env.reset(seed=1), [], False

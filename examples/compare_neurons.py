@@ -1,4 +1,4 @@
-"""Converts one actor to every neuron at several T, and draws how much return each keeps for how many spikes."""
+"""Converts one actor to every neuron at several T, and draws the return of each against its spikes."""
 
 from pathlib import Path
 

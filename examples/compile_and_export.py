@@ -1,4 +1,4 @@
-"""A spiking actor under torch.compile, torch.export and torch.func.vmap: the same actions from each.
+"""Runs a spiking actor under torch.compile, torch.export and torch.func.vmap, and compares the actions.
 
 python examples/compile_and_export.py
 """
@@ -30,7 +30,7 @@ def main(backend: str = "inductor") -> dict[str, float]:
         program = torch.export.load(Path(folder) / "snn.pt2").module()
     errors["torch.export"] = program(observations, *start)[0] - action
 
-    _, weights = stack_module_state([decision, decision])  # two members of other weights, as a rule
+    _, weights = stack_module_state([decision, decision])  # usually, two members with different weights
     actions, *_ = vmap(lambda own: functional_call(decision, own, (observations, *start)))(weights)
     errors["torch.func.vmap"] = actions - action
     return {name: float(error.abs().max()) for name, error in errors.items()}

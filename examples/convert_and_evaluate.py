@@ -1,4 +1,4 @@
-"""Makes an actor that ships with the package spike, keeps it in a file, and evaluates it beside the dense one.
+"""Converts an actor that ships with the package, saves it in a file, and evaluates it and the dense actor.
 
 pip install 'snnkern[rl]'
 python examples/convert_and_evaluate.py
@@ -14,7 +14,7 @@ ENVIRONMENT = "HalfCheetah-v5"
 def main(steps: int = 10_000, episodes: int = 10, output: str = "halfcheetah-spiking.safetensors") -> None:
     """Convert, save, load, evaluate."""
     actor = snnkern.load_actor("td3-halfcheetah")
-    observations = snnkern.collect(actor, ENVIRONMENT, steps)  # what the dense actor sees in its own episodes
+    observations = snnkern.collect(actor, ENVIRONMENT, steps)  # from episodes of the dense actor
     snnkern.save(snnkern.convert(actor, observations, neuron="mt", timesteps=4), output)
 
     snn = snnkern.load(output)

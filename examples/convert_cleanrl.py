@@ -1,9 +1,9 @@
-"""Makes an actor that CleanRL trained spike, and evaluates both.
+"""Converts an actor that CleanRL trained, and evaluates both.
 
     python examples/convert_cleanrl.py runs/…/td3_continuous_action.cleanrl_model Hopper-v4
 
-The file is what `--save-model` writes: TD3's or DDPG's. CleanRL's SAC saves nothing: write `actor.state_dict()` by
-`torch.save` at the end of its script.
+The file is the one that `--save-model` writes for TD3 or DDPG. CleanRL's SAC saves nothing: write `actor.state_dict()`
+with `torch.save` at the end of its script.
 """
 
 import sys

@@ -1,9 +1,9 @@
-"""Trains SAC on Pendulum with Stable-Baselines3, makes the actor spike, and evaluates both with its own function.
+"""Trains SAC on Pendulum with Stable-Baselines3, converts the actor, and evaluates both with `evaluate_policy`.
 
     pip install 'snnkern[sb3]'
     python examples/convert_sb3.py
 
-A minute on one core. The steps to train for can be given, and fewer are quicker and worse.
+It takes a minute on one core. The number of training steps can be given; fewer are faster and worse.
 """
 
 import sys
@@ -29,7 +29,7 @@ def main(steps: int = 5_000) -> tuple[float, float]:
         print(f"{name:8} {mean:8.1f} ± {deviation:.1f}")
         returns.append(mean)
 
-    with tempfile.TemporaryDirectory() as folder:  # a model's file is read as well, without unpickling any of it
+    with tempfile.TemporaryDirectory() as folder:  # load_actor reads a model's file, without unpickling it
         model.save(Path(folder) / "sac.zip")
         print(snnkern.load_actor(Path(folder) / "sac.zip"))
     return returns[0], returns[1]

@@ -1,4 +1,4 @@
-"""Trains SAC on Pendulum with SBX (Stable-Baselines3 in JAX), makes the actor spike, and evaluates both.
+"""Trains SAC on Pendulum with SBX (Stable-Baselines3 in JAX), converts the actor, and evaluates both.
 
 pip install 'snnkern[train]'
 python examples/convert_sbx.py
@@ -18,7 +18,7 @@ def main(steps: int = 5_000) -> tuple[float, float]:
     model.learn(steps)
     policy = snnkern.from_sb3(model, neuron="mt", timesteps=8)
 
-    # What from_sb3 does, from Flax's parameters alone:
+    # The same actor, from Flax's parameters alone:
     parameters = model.policy.actor_state.params
     actor = snnkern.actor_from_state_dict(parameters, action_scale=2.0, metadata={"algorithm": "SAC"})
     assert actor.fingerprint() == snnkern.conversion.dense_actor(policy.actor).fingerprint()

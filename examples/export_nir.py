@@ -22,10 +22,10 @@ def main(path: str = "actor.nir", decisions: int = 5, rows: int = 100, T: int = 
     graph, sent = nir_exchange.import_from_nir(path, dt=1e-4, step_mode="m"), {}
     for name, layer in graph.named_children():
         if name.startswith("neuron"):
-            layer.module.v_reset = None  # reset by subtraction: NIR's IF knows reset to a value alone
+            layer.module.v_reset = None  # reset by subtraction: NIR's IF can only be reset to a value
             layer.register_forward_hook(lambda _, __, out, name=name: sent.update({name: out[0].sum(dim=0)}))
 
-    keeper = copy.deepcopy(snn)  # of the carry
+    keeper = copy.deepcopy(snn)  # keeps the carry of the exported network
     differences = []
     for observation in observations:
         state = {f"neuron_{i}": (potential,) for i, potential in enumerate(snnkern.nir.start(keeper, rows), 1)}

@@ -1,4 +1,4 @@
-"""Films a HalfCheetah that spikes beside the dense one, as a GIF; EGL or OSMesa draws, or what MUJOCO_GL names."""
+"""Films a spiking HalfCheetah beside the dense one, as a GIF. EGL, OSMesa or the renderer in MUJOCO_GL draws."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ def main(output: str = "cheetah.gif", steps: int = 200, neuron: str = "mt", time
     for renderer in os.environ.get("MUJOCO_GL", "egl osmesa").split():
         os.environ["MUJOCO_GL"] = renderer
         if not subprocess.run([sys.executable, "-c", TRIAL], capture_output=True).returncode:
-            break  # tried in a process of its own, for MuJoCo keeps to what the variable says when it is imported
+            break  # tried in another process, because MuJoCo reads the variable only once, at import
     else:
         sys.exit("MuJoCo cannot draw here: it needs EGL or OSMesa (on Debian: apt-get install libosmesa6)")
     env = snnkern.environments.make(ENVIRONMENT, render_mode="rgb_array", camera_name="track", width=320, height=240)

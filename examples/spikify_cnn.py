@@ -1,4 +1,4 @@
-"""Trains a small CNN to tell where a blob lies in a noisy image, makes it spike, and measures both.
+"""Trains a small CNN to find a blob in a noisy image, converts it, and measures the errors of both.
 
 python examples/spikify_cnn.py
 """
@@ -10,12 +10,12 @@ import snnkern
 
 
 def images(number: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Blobs in noise, `[number, 1, 16, 16]`, and their places from −0.8 to 0.8, `[number, 2]`."""
+    """Blobs in noise, `[number, 1, 16, 16]`, and their positions from −0.8 to 0.8, `[number, 2]`."""
     generator = torch.Generator().manual_seed(seed)
-    place = torch.rand(number, 2, generator=generator) * 1.6 - 0.8
+    position = torch.rand(number, 2, generator=generator) * 1.6 - 0.8
     grid = torch.stack(torch.meshgrid(*[torch.linspace(-1, 1, 16)] * 2, indexing="ij"))
-    blob = torch.exp(-20 * (grid - place[:, :, None, None]).square().sum(dim=1, keepdim=True))
-    return blob + 0.2 * torch.randn(blob.shape, generator=generator), place
+    blob = torch.exp(-20 * (grid - position[:, :, None, None]).square().sum(dim=1, keepdim=True))
+    return blob + 0.2 * torch.randn(blob.shape, generator=generator), position
 
 
 def main(steps: int = 150) -> dict[str, float]:

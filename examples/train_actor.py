@@ -1,12 +1,12 @@
-"""Trains an actor from scratch, as those of the zoo were trained, and writes it as a file for `snnkern.load_actor`.
+"""Trains an actor like those that ship with the package, and writes a file for `snnkern.load_actor`.
 
     pip install 'snnkern[train]'
     python examples/train_actor.py td3 --environment HalfCheetah-v5 --output td3-halfcheetah.safetensors
 
-TD3 or SAC by SBX (Stable-Baselines3 in JAX) on the CPU. At every evaluation the actor with the best mean return so far
-is written to `--output`: Ctrl-C loses only the steps since. It takes about 5 minutes per 50,000 steps on one core.
-Measured on HalfCheetah-v5, seed 0, one core of a busy machine: TD3 reached a return of 4,619 after 100,000 steps and
-10.5 minutes, SAC 1,606 after 40,000 steps and 4.3 minutes.
+SBX (Stable-Baselines3 in JAX) trains TD3 or SAC on the CPU. At every evaluation, the actor with the best mean return so
+far is written to `--output`, so Ctrl-C loses only the steps since then. It takes about 5 minutes per 50,000 steps on
+one core. Measured on HalfCheetah-v5, seed 0, one core of a busy machine: TD3 reached a return of 4,619 after 100,000
+steps and 10.5 minutes, SAC 1,606 after 40,000 steps and 4.3 minutes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def export(model: TD3 | SAC, metadata: dict[str, str]) -> snnkern.Actor:
     """The model's deterministic policy as an actor, checked against the model's own actions.
 
     Raises:
-        RuntimeError: the actor does not act as the model does.
+        RuntimeError: the actor and the model give different actions.
     """
     low, high = model.action_space.low, model.action_space.high
     actor = snnkern.actor_from_state_dict(

@@ -1,4 +1,4 @@
-"""Our neurons in a SpikingJelly network, and a SpikingJelly network of IF neurons by our kernels.
+"""Runs our neurons in a SpikingJelly network, and a SpikingJelly network of IF neurons with our kernels.
 
 pip install 'snnkern[spikingjelly]'
 python examples/use_spikingjelly.py
@@ -25,7 +25,7 @@ def main() -> tuple[bool, bool]:
     )
     functional.set_step_mode(mixed, "m")
     fresh = mixed(inputs)
-    mixed(inputs)  # goes on from what the first call left
+    mixed(inputs)  # resumes from the carry of the first call
     functional.reset_net(mixed)
     resets = torch.equal(mixed(inputs), fresh)
 
@@ -36,4 +36,4 @@ def main() -> tuple[bool, bool]:
 
 
 if __name__ == "__main__":
-    print("reset_net reaches our neurons: {}; the converted network sends the same spikes: {}".format(*main()))
+    print("reset_net resets our neurons: {}; the converted network sends the same spikes: {}".format(*main()))

@@ -16,6 +16,8 @@ import torch
 # Where tests marked gpu stand. A run for a GPU imports no others: the machine may lack what they need.
 GPU_FILES = re.compile(r"test_(cuda|triton)\w*\.py")
 
+pytest.register_assert_rewrite("support")  # what its comparisons find is shown as it is in tests
+
 
 def _selects(config: pytest.Config, *marks: str) -> bool:
     """Whether `-m` selects a test with these marks alone."""
@@ -127,7 +129,7 @@ def _one_thread():
 @pytest.fixture(scope="session")
 def cuda_on_host(tmp_path_factory):
     """The module of the CUDA kernels, built to run on the host; once per session, or in a folder that is named."""
-    import cuda_on_host
+    from support import cuda_on_host
 
     if why := cuda_on_host.missing():
         pytest.skip(why)
@@ -163,7 +165,7 @@ def cuda_device(request, monkeypatch):
     """Where the backend "cuda" computes: a GPU, or the host, from the same source and on tensors of the CPU."""
     if request.param == "gpu":
         return request.getfixturevalue("gpu")
-    import cuda_on_host
+    from support import cuda_on_host
 
     cuda_on_host.use(request.getfixturevalue("cuda_on_host"), monkeypatch.setattr)
     return torch.device("cpu")

@@ -81,4 +81,4 @@ done
 run -c "import snnkern._cpu as cpu; assert cpu.__file__.startswith('$tree'), cpu.__file__"
 # A report ends the process, and with it what pytest has captured: it must not capture what native code writes.
 run -m pytest -q --capture=sys -p no:cacheprovider --rootdir "$root" -c "$root/pyproject.toml" \
-    "${tests[@]/#test_/$root/python_tests/test_}"
+    "${tests[@]/#test_/$root/python_tests/kernels/test_}"

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import make_actor, make_layers, make_observations, sac_state, td3_state
+from support.builders import make_actor, make_layers, make_observations, sac_state, td3_state
 
 import snnkern
 from snnkern.files import read_array

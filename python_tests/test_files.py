@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders import make_actor, make_layers, td3_state
+from support.builders import make_actor, make_layers, td3_state
 
 import snnkern
 from snnkern import InputError, files

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from builders import make_actor, make_observations
+from support.builders import make_actor, make_observations
 
 pytest.importorskip("gymnasium", reason="Gymnasium is not installed")
 

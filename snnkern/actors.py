@@ -1,6 +1,6 @@
-"""What a trained actor is: hidden Linear + ReLU layers of any number and width, an output layer, an interface.
+"""Trained dense actors: `Actor` has hidden Linear + ReLU layers, an output layer, and an `Interface`.
 
-The interface lies between the network and its environment: observation normalisation, tanh, action scale and bias.
+The interface connects the network with its environment: normalisation of observations, tanh, action scale and bias.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from snnkern.tensors import CheckedState, check_memory, check_numbers, check_ten
 
 
 class Interface(CheckedState):
-    """What lies between a network and its environment; the same for a dense actor and for its spiking version.
+    """Connects a network with its environment; a dense actor and its spiking version have the same interface.
 
-        action = action_scale · tanh(z) + action_bias        (tanh only where `squash`)
-        network input = clamp((observation − mean) / std, ±clip)        (only where a normalisation is given)
+        action = action_scale · tanh(z) + action_bias        (tanh only if `squash`)
+        network input = clamp((observation − mean) / std, ±clip)        (only if a normalisation is given)
 
     Args:
         observation_dim: width of an observation.
@@ -34,7 +34,7 @@ class Interface(CheckedState):
         action_bias: a number or `[action_dim]`.
         squash: whether tanh is applied to the output layer.
         observation_mean: `[observation_dim]`, or None for no normalisation.
-        observation_std: `[observation_dim]`, positive; goes with `observation_mean`.
+        observation_std: `[observation_dim]`, positive; given if `observation_mean` is.
         observation_clip: bound on the normalised observation.
 
     Raises:
@@ -83,7 +83,7 @@ class Interface(CheckedState):
 
     @property
     def observation_dim(self) -> int:
-        """Width of an observation. An engine has packed it, as all of these numbers: they cannot be set."""
+        """Width of an observation. It cannot be set, like the three below, because an engine has packed it."""
         return self._widths[0]
 
     @property
@@ -102,10 +102,10 @@ class Interface(CheckedState):
         return self._clip
 
     def check(self, observation: Tensor, check_finite: bool) -> Tensor:
-        """The observation, where it is `[B, observation_dim]` in the actor's dtype and on its device.
+        """Checks an observation `[B, observation_dim]` in the actor's dtype and on its device, and returns it.
 
         Raises:
-            InputError: wrong width, dtype or device, or (where `check_finite`) a NaN or infinity.
+            InputError: wrong width, dtype or device, or (if `check_finite`) a NaN or infinity.
         """
         width, own = self.observation_dim, self.action_scale
         if not isinstance(observation, Tensor):
@@ -128,19 +128,19 @@ class Interface(CheckedState):
         return observation
 
     def normalize(self, observation: Tensor) -> Tensor:
-        """What the first layer receives for an observation `[B, observation_dim]`."""
+        """Normalises an observation `[B, observation_dim]` for the first layer."""
         if self.observation_mean is None or self.observation_std is None:
             return observation
         normalized = (observation - self.observation_mean) / self.observation_std
         return normalized.clamp(-self.observation_clip, self.observation_clip)
 
     def action(self, z: Tensor) -> Tensor:
-        """The action `[B, action_dim]` for the output layer's result z."""
+        """Turns the output layer's result z `[B, action_dim]` into an action `[B, action_dim]`."""
         squashed = torch.tanh(z) if self.squash else z
         return self.action_scale * squashed + self.action_bias
 
     def description(self) -> dict[str, object]:
-        """What a file needs beside the buffers to restore this interface."""
+        """What a file stores of this interface in addition to its buffers, ready for JSON."""
         return {
             "observation_dim": self.observation_dim,
             "action_dim": self.action_dim,
@@ -211,8 +211,7 @@ class Actor(Policy):
         metadata: where the actor comes from: "algorithm", "environment", …
 
     Attributes:
-        received: observations that it received last in training, `[N, observation_dim]`, where its file holds such; not
-            saved.
+        received: the last observations of its training, `[N, observation_dim]`, if its file holds them; not saved.
 
     Raises:
         InputError: layers do not fit each other, or a value is not finite.
@@ -257,7 +256,7 @@ class Actor(Policy):
         return self.interface.action(self.output(self.hidden_activations(observation)[-1]))
 
     def hidden_activations(self, observation: Tensor) -> list[Tensor]:
-        """ReLU activations of every hidden layer, `[B, N]` each, for an observation `[B, observation_dim]`."""
+        """The ReLU activations of every hidden layer, `[B, N]` each, for an observation `[B, observation_dim]`."""
         # An exported program knows no errors, whichever of torch's exporters makes it.
         exported = torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
         checked = observation if exported else self.interface.check(observation, self.check_finite)
@@ -269,7 +268,7 @@ class Actor(Policy):
         return activations
 
     def fingerprint(self) -> str:
-        """A hash of everything that determines the actions: equal for equal actors."""
+        """A hash of everything that determines the actions; equal actors have equal hashes."""
         digest = hashlib.sha256(repr(sorted(self.interface.description().items())).encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())

@@ -1,8 +1,8 @@
-"""Where a conversion's loss comes from: the CRPI paper's analysis of error amplification, for any actor and setting.
+"""Finds where a conversion loses return: the CRPI paper's analysis of error amplification, for any actor and setting.
 
 Four policies drive episodes from the same seeds: the dense actor, its spiking version without and with the residual
 carry, and the dense actor with noise as large as the spiking version's errors. In every state that one of the first
-three visits, others are asked what they would do, so that states and actions can be told apart.
+three visits, the other policies choose an action too, which separates the effect of states from the effect of actions.
 
 Source: Xu et al., "Error Amplification Limits ANN-to-SNN Conversion in Continuous Control", ICML 2026, section 4; the
 controls with noise and with random actions are ours.
@@ -120,7 +120,7 @@ class Divergence:
 
 @dataclass(frozen=True)
 class Analysis:
-    """All that `analyze` finds.
+    """The results of `analyze`.
 
     Attributes:
         dynamics: the setting with CRPI; the one without has α = μ = 0.
@@ -163,23 +163,23 @@ def analyze(
     backend: str = "auto",
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Analysis:
-    """Finds where the loss of a conversion comes from.
+    """Finds where a conversion loses return: in states or actions, and by which errors.
 
     Args:
         actor: the dense actor.
         env: a registered name, or a function that makes the environment.
-        dynamics: neuron, T, α, μ, κ. Where α and μ are 0 there is nothing to compare, and "with CRPI" is left out.
+        dynamics: neuron, T, α, μ, κ. If α and μ are 0, there is nothing to compare, and "with CRPI" is left out.
         thresholds: θ of every hidden layer, `[N]` each; see `calibrate`.
-        corrected: the actor that spikes, where its conversion has corrected weights or biases
-            (`snnkern.conversion.corrected_actor`); the dense one itself otherwise.
-        episodes: per policy, side by side.
-        seed: seed of the first.
+        corrected: the actor that spikes, if the conversion has corrected its weights or biases
+            (`snnkern.conversion.corrected_actor`); by default the dense actor.
+        episodes: number per policy, run side by side.
+        seed: seed of the first episode.
         backend: a name from `snnkern.backends()`, or "auto".
-        progress: called with what is being done, how much of it is done, and how much there is.
+        progress: called with the present task, the number of its steps that are done, and their total.
 
     Raises:
         InputError: the environment does not exist or does not fit the actor, or a parameter is out of range.
-        Error: the environment's rewards depend on more than a copy of its state holds.
+        Error: the environment's rewards depend on more than its state, which is copied.
     """
     episodes, seed = check_episodes(episodes, seed, most=MOST_SIDE_BY_SIDE)
     check_actor(actor)

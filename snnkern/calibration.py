@@ -1,7 +1,7 @@
-"""Thresholds from recorded activations of the dense actor.
+"""Sets thresholds from recorded activations of the dense actor.
 
-A threshold θ bounds the mean output of IF, SNM and MT neurons, and T divides it into levels: too small clips
-activations, too large wastes resolution.
+A threshold θ bounds the mean output of IF, SNM and MT neurons, and T divides it into levels. A threshold that is too
+small clips activations; one that is too large wastes resolution.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class _Histogram:
 
 @dataclass(frozen=True)
 class Max:
-    """θ is the largest activation that was recorded: nothing is clipped on the calibration data."""
+    """Sets θ to the largest recorded activation: nothing is clipped on the calibration data."""
 
     name: ClassVar[str] = "max"
 
@@ -170,7 +170,7 @@ class Max:
 
 @dataclass(frozen=True)
 class Percentile:
-    """θ is a percentile of the positive activations: robust to outliers, finer for the rest.
+    """Sets θ to a percentile of the positive activations: robust to outliers, finer for the rest.
 
     Source: Rueckauer et al., "Conversion of Continuous-Valued Deep Networks to Efficient Event-Driven Networks for
     Image Classification", Frontiers in Neuroscience 2017; there per layer and over all activations.
@@ -197,9 +197,9 @@ Correction = Literal["none", "bias", "linear"]
 
 @dataclass(frozen=True)
 class Fitted:
-    """Thresholds fitted layer by layer to the neuron and its T: the parameters of `snnkern.fitting.fit`.
+    """Fits thresholds layer by layer to the neuron and its T; it holds the parameters of `snnkern.fitting.fit`.
 
-    Its text is the rule, and what differs from the defaults: "mse:weighted:linear:ridge=0.05".
+    `str` gives the rule and every parameter that differs from its default: "mse:weighted:linear:ridge=0.05".
     """
 
     rule: Rule = "mse"
@@ -254,7 +254,7 @@ _NUMBERS = ("scale", "noise", "ridge")
 
 @dataclass(frozen=True)
 class Auto:
-    """What is recommended for the neuron, found on four TD3 actors and then frozen; see `recommended`."""
+    """Takes the recommended calibration of the neuron, found on four TD3 actors and then frozen; see `recommended`."""
 
     name: ClassVar[str] = "auto"
 
@@ -266,14 +266,15 @@ Calibration = Max | Percentile | Fitted | Auto
 
 
 def recommended(neuron: Neuron) -> tuple[Fitted, float]:
-    """The calibration and α for a neuron; no other ones were found to be better at some T.
+    """The recommended calibration and α of a neuron, for every T; they are what "auto" stands for.
 
-    Least squared error of the neuron's own response, and the next layer's weights corrected. Errors count by how much
-    they move the action; DC's are so small that it does better where all states count alike. α is 0.2 for IF and SNM;
-    MT and DC do better without. How it was found, and how it does: `docs/calibration.md`.
+    Thresholds have the least squared error of the neuron's own response, and the next layer's weights are corrected.
+    Errors count by how much they move the action; DC's errors are so small that DC does better if all states count
+    alike. α is 0.2 for IF and SNM, and 0 for MT and DC, which do better without a carry. The measurements are in
+    `docs/calibration.md`.
 
     Args:
-        neuron: which one; its parameters do not matter.
+        neuron: the neuron; its parameters do not matter.
 
     Returns:
         How thresholds are fitted, and α.
@@ -333,7 +334,7 @@ def calibrate(
     observations: NDArray[np.floating] | Tensor | Iterable[NDArray[np.floating] | Tensor],
     calibration: str | Calibration = "max",
 ) -> list[Tensor]:
-    """Thresholds for every hidden layer, `[N]` each.
+    """Computes the thresholds of every hidden layer, `[N]` each, from observations.
 
     Args:
         actor: the dense actor.
@@ -361,25 +362,25 @@ def collect(
     spiking: SpikingActor | None = None,
     turn: int = 20,
 ) -> NDArray[np.float32]:
-    """Observations that the dense actor visits in `steps` steps of one environment, `[steps, observation_dim]`.
+    """Runs the dense actor in an environment and returns the observations that it visits, `[steps, observation_dim]`.
 
-    With `spiking`, for calibration on states that it brings about itself: the two take turns, so that the dense actor
-    mends what the spiking one has done before it fails.
+    With `spiking`, the two actors control the environment alternately, for a calibration on states that the spiking
+    actor reaches: the dense actor recovers from the spiking actor's errors before an episode fails.
 
     Args:
         actor: the dense actor.
         env: a registered name, a function that makes the environment, or an environment, which is not closed.
         steps: how many observations.
-        seed: seed of the first reset; later episodes go on with the environment's generator.
-        progress: called with the number of observations gathered so far, now and then.
-        spiking: a spiking actor for the same environment, which is reset; it has the first turn of an episode.
-        turn: environment steps of a turn.
+        seed: seed of the first reset; later episodes use the environment's generator as it is then.
+        progress: called repeatedly with the number of observations collected so far.
+        spiking: a spiking actor for the same environment, which is reset; it controls the first steps of an episode.
+        turn: how many environment steps one actor controls before the other one does.
 
     Raises:
         InputError: the environment does not exist or does not fit the actors; `steps` or `turn` is below 1.
 
     Source: querying the expert on states that the learner visits: Ross, Gordon and Bagnell, "A Reduction of Imitation
-    Learning and Structured Prediction to No-Regret Online Learning", AISTATS 2011; the turns are ours.
+    Learning and Structured Prediction to No-Regret Online Learning", AISTATS 2011; the alternation is ours.
     """
     check_actor(actor)
     if not isinstance(spiking, SpikingActor | None):

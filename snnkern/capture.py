@@ -1,4 +1,4 @@
-"""A decision as a CUDA graph: what `SpikingActor.capture` returns."""
+"""`CapturedDecision`, a decision as a CUDA graph; `SpikingActor.capture` makes it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from snnkern.tensors import lasting
 class CapturedDecision:
     """One decision of a spiking actor with static buffers: write `observation`, call `replay()`, read `action`.
 
-    Nothing is checked on the way. A replay runs on torch's current stream; the carry stays in between.
+    Nothing is checked. A replay runs on torch's current stream; the carry is kept between replays.
 
     Attributes:
         observation: `[B, observation_dim]`; fill it in place.
@@ -46,7 +46,7 @@ class CapturedDecision:
         self.spikes.zero_()
 
     def replay(self) -> Tensor:
-        """Decides for what `observation` holds now, and returns `action`."""
+        """Decides for the present content of `observation`, and returns `action`."""
         self._graph.replay()
         return self.action
 

@@ -1,4 +1,4 @@
-"""Readers for the forms in which people have a trained actor, and our own file of one."""
+"""Reads trained actors from checkpoints of other libraries, and reads and writes our own files of actors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _Width = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 
 
 class PolicyDescription(msgspec.Struct, kw_only=True):
-    """What a file that `snnkern.save` wrote says beside its tensors.
+    """The metadata of a file that `snnkern.save` wrote, in addition to its tensors.
 
     Attributes:
         version: `FORMAT_VERSION` when it was written.
@@ -53,7 +53,7 @@ class PolicyDescription(msgspec.Struct, kw_only=True):
 
 
 class ActorDescription(PolicyDescription, tag_field="format", tag="actor"):
-    """The same of a dense actor."""
+    """The metadata of a dense actor's file."""
 
 
 class _Head(msgspec.Struct):
@@ -65,7 +65,7 @@ class _Head(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Saved:
-    """What a checkpoint file holds.
+    """The content of a checkpoint file.
 
     Attributes:
         name: of the file, for errors.
@@ -99,7 +99,7 @@ def load_actor(
     activation: str | None = None,
     vec_normalize: Any = None,
 ) -> Actor:
-    """Loads a trained actor by zoo name or from a checkpoint file.
+    """Loads a trained actor: one that ships with the package, or one from a checkpoint file.
 
     Reads files that `snnkern.save` wrote; models that Stable-Baselines3 saved; and state dicts, as safetensors or as
     `torch.save` wrote them, with the layer names of TD3 and DDPG (`l1`, `l2`, …), SAC (`fc1`, …, `fc_mu`), CleanRL
@@ -108,22 +108,22 @@ def load_actor(
     Args:
         source: a name in `snnkern.zoo.names()`, or a path.
         action_scale: max_action of the environment, a number or `[action_dim]`; published state dicts do not hold it.
-            1 where neither this nor the file says.
-        action_bias: the middle of the action range; 0 where neither this nor the file says.
-        activation: "relu": says that the network is one of ReLUs, which its tensors do not. Where neither this nor the
-            file says so, it is taken for one, and the actor's metadata note that ("activation").
+            By default the file's, or 1.
+        action_bias: the middle of the action range, a number or `[action_dim]`; by default the file's, or 0.
+        activation: "relu" states that the network has ReLUs, which tensors alone do not show. If neither this nor the
+            file states it, ReLU is assumed, and the actor's metadata say so ("activation").
         vec_normalize: Stable-Baselines3's `VecNormalize` that the actor was trained in, or the path of its file, of
-            which nothing is run: its normalisation of observations moves into the actor. Unless given, a file beside a
-            Stable-Baselines3 zip is taken where it is that model's (`docs/ecosystem.md` has the names); False takes
-            none. The actor's metadata say which it was ("vec_normalize").
+            which nothing is run: its normalisation of observations moves into the actor. By default, a file beside a
+            Stable-Baselines3 zip is used if it belongs to that model (`docs/ecosystem.md` has the names); False uses
+            none. The actor's metadata say which file it was ("vec_normalize").
 
     Raises:
         InputError: there is no such zoo actor or file, or its activation is not ReLU.
         CheckpointError: the file is truncated, not a checkpoint, holds code, or its tensors are not an actor's.
 
     Warns:
-        InputWarning: a Stable-Baselines3 model was trained in `VecNormalize`, and its file is not given; or the one
-            that is given is not the model's.
+        InputWarning: a Stable-Baselines3 model was trained in `VecNormalize`, and its file is not given; or the given
+            file belongs to another model.
     """
     return actor_of(
         read(source),
@@ -195,7 +195,7 @@ def actor_of(
 
 
 def save_actor(actor: Actor, path: StrPath) -> None:
-    """Writes an actor as safetensors; `load_actor` reads it back bit for bit."""
+    """Saves an actor as safetensors; `load_actor` reads it back, equal bit for bit."""
     description = {"format": "actor", **describe_policy(actor, len(actor.hidden))}
     write_tensors(path, actor.state_dict(), description)
 
@@ -207,7 +207,7 @@ def actor_from_module(
     action_bias: ArrayLike = 0.0,
     metadata: Mapping[str, str] | None = None,
 ) -> Actor:
-    """An actor from a plain `nn.Sequential` of Linear and ReLU, with or without a Tanh at its end.
+    """Makes an actor from a plain `nn.Sequential` of Linear and ReLU, with or without a Tanh at its end.
 
     Raises:
         InputError: names the module that does not fit the pattern Linear, ReLU, …, Linear[, Tanh].
@@ -334,15 +334,15 @@ def actor_from_state_dict(
     activation: str | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Actor:
-    """An actor from named tensors, in one of the layouts that `load_actor` lists.
+    """Makes an actor from named tensors, in one of the layouts that `load_actor` lists.
 
-    A SAC actor in Flax naming ends with two heads on the last hidden layer; the second, the log standard deviation,
-    is not used by the deterministic action.
+    A SAC actor with Flax's names ends with two heads on the last hidden layer. The second one, the log standard
+    deviation, is ignored: the deterministic action does not use it.
 
     Args:
-        tensors: tensors or arrays (NumPy's, JAX's) by name, or dictionaries of such, as Flax nests its parameters.
-        action_scale: a number or `[action_dim]`; where it is None, what the tensors say, or else 1.
-        action_bias: likewise, or else 0.
+        tensors: tensors or arrays (NumPy's, JAX's) by name, or nested dictionaries of them, like Flax's parameters.
+        action_scale: a number or `[action_dim]`; by default the one among the tensors, or 1.
+        action_bias: likewise; by default the one among the tensors, or 0.
         activation: "relu", as for `load_actor`.
         metadata: where the actor comes from; an "activation" among them counts as stated.
 

@@ -380,10 +380,10 @@ def bench_command(
 ) -> None:
     """Time decisions of an actor's spiking versions beside the dense actor.
 
-    All take turns in one process, on observations that the dense actor collects in its environment (--env) or that you
-    give (--observations): snn.act and snn(tensor), the dense actor in PyTorch, NumPy and ONNX Runtime (where it is
-    installed), and the published Python loop. A spiking actor's file is measured as it is. Interrupted, it shows what
-    it has measured.
+    All are timed in rounds, in one process, on observations that the dense actor collects in its environment (--env) or
+    that you give (--observations): snn.act and snn(tensor), the dense actor in PyTorch, NumPy and ONNX Runtime (if it
+    is installed), and the published Python loop. A spiking actor's file is measured as it is. Interrupted, it shows
+    what it has measured.
 
     Examples:
 

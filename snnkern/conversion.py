@@ -1,4 +1,4 @@
-"""Actor + thresholds + neuron → `SpikingActor`, and its file."""
+"""Converts dense actors to spiking ones, and saves and loads spiking actors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from snnkern.vec_normalize import warn_of_other_observations
 
 
 class SpikingDescription(checkpoints.PolicyDescription, tag_field="format", tag="spiking-actor"):
-    """What a spiking actor's file says beside its tensors.
+    """The metadata of a spiking actor's file, in addition to its tensors.
 
     Attributes:
         dynamics: neuron, T, α, μ and κ, as `Dynamics.to_dict` has them.
@@ -54,21 +54,21 @@ def convert(
     backend: str = "auto",
     check_finite: bool = True,
 ) -> SpikingActor:
-    """Turns a trained actor into a spiking one, without training.
+    """Converts a trained actor into a spiking one, without training.
 
     Args:
         actor: from `load_actor`, or a plain `nn.Sequential` of Linear and ReLU with or without a Tanh at its end.
-        observations: what the thresholds are calibrated on, `[N, observation_dim]` or an iterable of such batches; see
-            `snnkern.collect`.
+        observations: those that the thresholds are calibrated on, `[N, observation_dim]` or an iterable of such
+            batches; see `snnkern.collect`.
         neuron: "if", "snm", "mt", "dc", or a neuron with parameters of your own, such as `snnkern.MT(levels=6)`.
         timesteps: T, simulation steps per decision.
         alpha: α, the part of the residual that is carried into the next decision (CRPI); 0 is plain conversion. "auto"
-            is what is recommended for the neuron and T (`snnkern.calibration.recommended`).
-        memory: μ, how much of the old carry stays in the new one; 0 is the published CRPI.
+            is the recommended α of the neuron (`snnkern.calibration.recommended`).
+        memory: μ, the part of the old carry that stays in the new one; 0 is the published CRPI.
         clip: κ, bound on the carry as a fraction of the threshold.
-        calibration: "auto", what is recommended for the neuron and T; "max", as in the papers; "percentile",
-            "percentile:P", "mse", "gaussian"; or one with parameters of your own: `Percentile(p)`, `Fitted(…)`. Where
-            it corrects weights or biases, `SpikingActor.original` keeps the dense ones.
+        calibration: "auto", the recommended one of the neuron; "max", as in the papers; "percentile", "percentile:P",
+            "mse", "gaussian"; or one with parameters of your own: `Percentile(p)`, `Fitted(…)`. If it corrects
+            weights or biases, `SpikingActor.original` keeps the dense ones.
         thresholds: θ of every hidden layer, `[N]` each, instead of observations.
         backend: a name from `snnkern.backends()`, or "auto".
         check_finite: whether the spiking actor refuses observations with a NaN or an infinity.
@@ -114,7 +114,7 @@ def convert(
 
 
 def dense_actor(policy: Actor | SpikingActor) -> Actor:
-    """The dense actor that a spiking one was converted from, whose weights and interface it has; a dense one as it is.
+    """The dense actor that a spiking actor was converted from, as it was trained; a dense actor is returned as it is.
 
     Raises:
         InputError: the policy is neither.
@@ -127,7 +127,7 @@ def dense_actor(policy: Actor | SpikingActor) -> Actor:
 
 
 def corrected_actor(snn: SpikingActor) -> Actor:
-    """The dense actor with the weights and biases that the spiking one runs on, corrected or not."""
+    """A dense actor with the weights and biases that the spiking actor runs on, corrected or not."""
     return _actor_of((*snn.hidden, snn.output), snn)
 
 
@@ -138,12 +138,12 @@ def _actor_of(layers: Sequence[SpikingLayer | Readout], policy: SpikingActor) ->
 
 
 def save(policy: Actor | SpikingActor, path: StrPath, *, include_carry: bool = False) -> None:
-    """Writes an actor or a spiking actor as safetensors; what was at `path` stays until the new file is whole.
+    """Saves an actor or a spiking actor as safetensors; a file at `path` is replaced only when the new one is whole.
 
     Args:
-        policy: what to write.
+        policy: the actor or spiking actor.
         path: the file.
-        include_carry: whether a spiking actor's carry goes with it, to resume in the middle of an episode.
+        include_carry: whether a spiking actor's carry is saved too, to resume in the middle of an episode.
 
     Raises:
         InputError: the file cannot be written.
@@ -173,7 +173,7 @@ def save(policy: Actor | SpikingActor, path: StrPath, *, include_carry: bool = F
 
 
 def load(path: StrPath, *, backend: str = "auto") -> SpikingActor:
-    """Reads a spiking actor that `save` wrote, bit for bit.
+    """Loads a spiking actor that `save` wrote, equal bit for bit.
 
     Args:
         path: the file.
@@ -188,7 +188,7 @@ def load(path: StrPath, *, backend: str = "auto") -> SpikingActor:
 
 
 def load_policy(source: StrPath, *, backend: str = "auto", **reading: Any) -> Actor | SpikingActor:
-    """Reads whatever policy a zoo name or a file holds: a spiking actor that `save` wrote, or a dense actor.
+    """Loads the policy of a zoo name or a file: a spiking actor that `save` wrote, or a dense actor.
 
     Args:
         source: a name in `snnkern.zoo.names()`, or a path.

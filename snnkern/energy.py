@@ -1,4 +1,4 @@
-"""What a decision costs: spikes, operations and energy of a spiking actor, counted on recorded observations.
+"""Counts the spikes, operations and energy of a spiking actor's decisions, on recorded observations.
 
 Every floating-point addition and multiplication of `docs/semantics.md` is counted, with thresholds folded into weights
 and the weights of one level summed before they are scaled. Comparisons, tanh and the observation's normalisation are
@@ -25,13 +25,13 @@ from snnkern.trajectories import LayerDecision, replay
 
 @dataclass(frozen=True)
 class Energies:
-    """Picojoules per operation.
+    """The energy of each kind of operation, in picojoules.
 
     Attributes:
         multiplication: of two 32-bit floating-point numbers.
         addition: of two 32-bit floating-point numbers. With the multiplication: 4.6 pJ per multiply-accumulate.
-        scaling: multiplication by a power of two, which spikes of MT and DC below the largest level need. As dear as
-            any multiplication unless the hardware shifts exponents.
+        scaling: multiplication by a power of two, which spikes of MT and DC below the largest level need. It costs
+            as much as any multiplication unless the hardware shifts exponents.
         read: of one parameter. The usual figures leave memory out.
 
     Source: Horowitz, "Computing's energy problem (and what we can do about it)", ISSCC 2014, for 45 nm.
@@ -60,7 +60,7 @@ class Operations:
         return Operations(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
     def nanojoules(self, energies: Energies) -> float:
-        """Energy per decision."""
+        """Energy per decision, in nJ."""
         return 1e-3 * (
             self.additions * energies.addition
             + self.multiplications * energies.multiplication
@@ -71,12 +71,12 @@ class Operations:
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What one layer costs per decision.
+    """The cost of one layer per decision.
 
     Attributes:
         name: "hidden 1", …, "output".
         spikes: sent by this layer.
-        synaptic_operations: weights met by a spike from the layer before.
+        synaptic_operations: weights that a spike from the layer before reaches.
         synapses: operations on weights.
         neurons: operations of the neurons: potentials, DC's decoding, the carry.
     """
@@ -89,13 +89,13 @@ class LayerCost:
 
     @property
     def operations(self) -> Operations:
-        """Of synapses and neurons together."""
+        """The operations of synapses and neurons together."""
         return self.synapses + self.neurons
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a decision costs, layer by layer."""
+    """The cost of a decision, layer by layer."""
 
     layers: tuple[LayerCost, ...]
 
@@ -142,7 +142,7 @@ class Cost:
 
 @torch.no_grad()
 def dense_cost(actor: Actor, observations: NDArray[np.floating] | None = None) -> Cost:
-    """What the dense actor costs: a multiply-accumulate and a read for every weight, and a read for every bias.
+    """Counts the cost of the dense actor: a multiply-accumulate and a read for each weight, and a read for each bias.
 
     Args:
         actor: the dense actor.
@@ -170,7 +170,7 @@ def dense_cost(actor: Actor, observations: NDArray[np.floating] | None = None) -
 def spiking_cost(
     snn: SpikingActor, observations: NDArray[np.floating], running: NDArray[np.bool_] | None = None
 ) -> Cost:
-    """What a spiking actor costs, as a mean over decisions along recorded observations.
+    """Counts the cost of a spiking actor: the mean over its decisions along recorded observations.
 
     Args:
         snn: the spiking actor; its carry stays as it is.

@@ -1,4 +1,4 @@
-"""Gymnasium environments for policies: made by name, made quiet, and checked against the policy's interface."""
+"""Makes Gymnasium environments, silences their warnings, and checks that a policy fits them."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 def make(env: str | Callable[..., gymnasium.Env[Any, Any]], **options: Any) -> gymnasium.Env[Any, Any]:
-    """Makes one environment.
+    """Makes one environment, like `gymnasium.make`, without the warnings about old model files.
 
-    For a name "module:name" Gymnasium would import that module, and names come out of files that someone else wrote
-    (an actor's, a grid's, a record's), which must not choose what is imported. So the module has to be imported
-    already, or the name to be `trusted`.
+    For a name "module:name" Gymnasium would import that module. Names come from files that somebody else wrote (an
+    actor's, a grid's, a record's), and no file may choose what is imported. So the module must be imported already, or
+    the name must be `trusted`.
 
     Args:
         env: a registered name such as "HalfCheetah-v5", or a function that returns an environment.
-        options: what `gymnasium.make`, or the function, takes besides: `render_mode` for instance.
+        options: further options of `gymnasium.make`, or of the function: `render_mode` for instance.
 
     Raises:
         MissingDependencyError: Gymnasium or MuJoCo is not installed.
@@ -72,7 +72,7 @@ class _Trusted(str):
 
 
 def trusted(env: str) -> str:
-    """An environment's name whose module may be imported, since it is no file that names it."""
+    """Marks an environment's name as given by the user and not by a file: its module may be imported."""
     return _Trusted(env)
 
 
@@ -87,7 +87,7 @@ def _advice(value: object) -> str:
 
 
 def named_by(policy: Policy) -> str:
-    """The environment that a policy's metadata name; empty where they name none."""
+    """The environment that a policy's metadata name; empty if they name none."""
     return policy.metadata.get("environment", "")
 
 
@@ -180,7 +180,7 @@ def _vector(makers: list[Callable[[], gymnasium.Env[Any, Any]]]) -> gymnasium.ve
 def check_spaces(
     interface: Interface, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]
 ) -> None:
-    """Refuses an environment that the policy does not fit.
+    """Checks that a policy fits an environment.
 
     Raises:
         InputError: the spaces are not boxes of the policy's widths, or the policy's actions leave the action space.

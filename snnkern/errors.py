@@ -1,4 +1,4 @@
-"""The errors that `snnkern` raises on purpose: each message names what was given and what was wanted."""
+"""The errors that `snnkern` raises on purpose; each message names what was given and what was wanted."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ class Error(Exception):
 
 
 class InputError(Error, ValueError):
-    """An argument, a tensor, a file or an environment does not fit what was asked for."""
+    """An argument, a tensor, a file or an environment is not what the call needs."""
 
 
 class CheckpointError(InputError):
-    """A file is not a checkpoint that can be read: truncated, of another kind, or holding code."""
+    """A file is not a readable checkpoint: it is truncated, of another kind, or holds code."""
 
 
 class InputWarning(UserWarning):
-    """What was given is taken, and may not be what was meant: the message says why, and what to do."""
+    """The input is accepted, but may be a mistake; the message says why, and what to do."""
 
 
 class MissingDependencyError(Error, ImportError):
-    """An optional package is needed for this call and is not installed."""
+    """The call needs an optional package that is not installed."""
 
 
 class InUseError(Error, RuntimeError):
-    """Two threads use one spiking actor at once."""
+    """Two threads use one spiking actor at the same time."""
 
 
 class SlowBackendWarning(RuntimeWarning):
-    """Decisions run on the reference, since the native kernels are missing."""
+    """Decisions run on the slow reference backend, because the native kernels are missing."""
 
 
 def _printable(character: str) -> str:
@@ -50,7 +50,7 @@ def _printable(character: str) -> str:
 
 
 def check_whole(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """Refuses what is not a whole number of at least `least` and at most `most`.
+    """Checks that a value is a whole number from `least` to `most`, and returns it.
 
     Returns:
         the number as Python's own, whatever kind it came in (NumPy's).
@@ -67,7 +67,7 @@ def check_whole(name: str, value: Any, least: int, most: int | None = None) -> i
 
 
 def check_number(name: str, value: Any, least: float, most: float) -> float:
-    """Refuses what is not a number from `least` to `most`; NaN is none.
+    """Checks that a value is a number from `least` to `most`, which NaN is not, and returns it.
 
     Raises:
         InputError: names the value.

@@ -1,4 +1,4 @@
-"""Control performance: returns, performance ratios with confidence intervals; settings, and what is kept of each."""
+"""Measures control performance: returns, and performance ratios with confidence intervals."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ RANDOM = "random"  # stands for the dense actor's fingerprint in a random policy
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a policy achieved over episodes with the seeds `seed`, `seed + 1`, ….
+    """The returns, lengths and spikes of a policy's episodes, which have the seeds `seed`, `seed + 1`, ….
 
     Attributes:
         returns: undiscounted return of every episode, in the order of their seeds.
@@ -52,7 +52,7 @@ class Evaluation:
 
     @classmethod
     def from_record(cls, record: Record) -> Evaluation:
-        """Reads what a store keeps."""
+        """Makes an evaluation from a record of a store."""
         result = record["result"]
         returns, spikes = (tuple(map(float, each)) for each in (result["returns"], result["spikes"]))  # 1 may be 1.0
         return cls(returns, tuple(result["lengths"]), spikes)
@@ -74,14 +74,14 @@ class Evaluation:
     def ratio(self, dense: Evaluation, random: Evaluation | None = None) -> Interval:
         """Performance ratio: mean return over the dense actor's mean return, with its 95 % interval.
 
-        That means nothing where the dense actor's mean return is not positive. There a random policy's return is zero,
-        and the ratio is (return − random) / (dense − random), as in normalised scores; NaN without a random policy's
-        episodes, and where the dense actor is no better. All sets of episodes are resampled.
+        If the dense actor's mean return is not positive, this ratio has no meaning. Then a random policy's return is
+        taken as zero, and the ratio is (return − random) / (dense − random), as in normalised scores; NaN without a
+        random policy's episodes, or if the dense actor is no better. All sets of episodes are resampled.
         """
         return average_performance_ratio([(self, dense, random)])
 
     def ratio_formula(self, random: Evaluation | None = None) -> str:
-        """How a ratio to this dense actor is computed, as tables say it; empty where it means nothing."""
+        """The formula of a ratio to this dense actor, as tables show it; empty if it has no meaning."""
         if self.mean > 0:
             return "return / dense return"
         return "(return − random) / (dense − random)" if random and self.mean > random.mean else ""
@@ -129,18 +129,18 @@ def evaluate(
 ) -> Evaluation:
     """Runs a policy for a fixed number of episodes with fixed seeds.
 
-    On the CPU backend a spiking actor's episodes do not depend on how they share rows, to the last bit; a dense actor's
-    products round differently from one batch size to the next, which chaotic dynamics amplify.
+    On the CPU backend, a spiking actor's episodes are the same for every number of rows, to the last bit. A dense
+    actor's products round differently at different batch sizes, and chaotic dynamics amplify that.
 
     Args:
         policy: an `Actor`, a `SpikingActor`, an `SB3Policy`, or anything with `act`.
-        env: a registered name; a function that makes the environment; an environment, in which episodes follow each
-            other; or a vector of environments, as it is (`snnkern.rollout.rollout` says what its autoreset mode does to
-            seeds). What is given is reset and stepped, and not closed.
-        episodes: how many; their seeds are seed, seed + 1, ….
-        seed: seed of the first.
-        rows: how many run side by side; must divide `episodes`. Unless given, the largest divisor up to 32, or as many
-            as the environment has.
+        env: a registered name; a function that makes the environment; an environment, which runs one episode after the
+            other; or a vector of environments (`snnkern.rollout.rollout` says what its autoreset mode does to seeds).
+            A given environment is reset and stepped, and not closed.
+        episodes: number of episodes; their seeds are seed, seed + 1, ….
+        seed: seed of the first episode.
+        rows: number of episodes that run side by side; must divide `episodes`. By default the largest divisor up to
+            32, or as many as the environment has.
         progress: called after every step with the number of episodes finished so far.
 
     Raises:
@@ -169,9 +169,9 @@ def grid(
     memories: Iterable[float] = (0.0,),
     levels: int | None = None,
 ) -> list[Dynamics]:
-    """Every combination of neuron, T, α and μ, once each, as settings for `sweep`.
+    """Makes the settings of `sweep`: every combination of neuron, T, α and μ, once each.
 
-    An α of "auto" is the one that is recommended for the neuron (`snnkern.calibration.recommended`).
+    "auto" as α is the recommended one of the neuron (`snnkern.calibration.recommended`).
 
     Raises:
         InputError: a parameter is out of range.

@@ -1,4 +1,4 @@
-"""Where the tasks of a sweep run: in this process, or in several on this machine; elsewhere, see `ray_executor`."""
+"""Runs the tasks of a sweep in this process, or in several on this machine; `ray_executor` uses other machines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Failure:
-    """What became of a task that has no result: the function raised, or the task's workers died."""
+    """The result of a task that failed: the function raised, or the task's workers died."""
 
     error: Exception
 
@@ -43,15 +43,15 @@ class Executor(Protocol):
     def run(
         self, function: Callable[[Any, Any], Any], shared: Any, tasks: Sequence[Any]
     ) -> Generator[tuple[int, Any | Failure], None, None]:
-        """Calls `function(shared, task)` for every task, and gives each task's number and result as it comes.
+        """Calls `function(shared, task)` for every task, and yields each task's number and result when it is finished.
 
-        The caller keeps results; an executor keeps nothing. It is closed like any generator, and then what is under way
-        is dropped. A task whose worker dies is run again on another one; one that raises an exception is not.
+        The caller keeps results; an executor keeps nothing. Closing the generator drops the running tasks. A task whose
+        worker dies is run again on another worker; a task that raises an exception is not.
 
         Args:
-            function: at the top level of a module, which is where a worker finds it.
-            shared: what all tasks need; sent once to every worker.
-            tasks: small, and like `shared` and the results such that pickle can write them.
+            function: a function at the top level of a module, where a worker finds it.
+            shared: data that all tasks need; sent once to every worker.
+            tasks: small objects. pickle must be able to write them, `shared` and the results.
 
         Raises:
             Error: no worker starts.
@@ -60,10 +60,10 @@ class Executor(Protocol):
 
 
 class LocalExecutor:
-    """This process alone, or several on this machine. Workers end when this process does, even by `kill -9`.
+    """Runs tasks in this process, or in several on this machine. Workers end when this process does, even by `kill -9`.
 
     Args:
-        workers: processes. With more than one, a script needs `if __name__ == "__main__":`.
+        workers: number of processes. With more than one, a script needs `if __name__ == "__main__":`.
     """
 
     def __init__(self, workers: int = 1) -> None:

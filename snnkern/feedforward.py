@@ -1,8 +1,8 @@
-"""Any feed-forward PyTorch module → a spiking one: every ReLU that its graph holds becomes a `SpikingActivation`.
+"""Converts any feed-forward PyTorch module: every ReLU in its graph becomes a `SpikingActivation`.
 
-The graph is the module's own (torch.fx). Up to the last ReLUs it runs time-first, the T steps beside each other in the
-batch, so that every layer stays as it is; what comes before the first ReLU is computed once, and what comes after the
-last ones is computed from the mean over the T steps.
+The graph is traced with torch.fx. Up to the last ReLUs it runs time-first, with the T steps side by side in the batch,
+so that every layer stays as it is. The part before the first ReLU is computed once, and the part after the last ReLUs
+is computed from the mean over the T steps.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ _CONVERTED = (
 
 
 class SpikingNetwork(nn.Module):
-    """The spiking version of a feed-forward module. Made by `snnkern.spikify`; one call is one decision step.
+    """The spiking version of a feed-forward module, made by `snnkern.spikify`; one call is one decision step.
 
-    The carry of each row stays in the activations until `reset`; with α = 0 there is none, and calls may differ in B.
+    The activations keep the carry of each row until `reset`. With α = 0 there is no carry, and calls may differ in B.
 
     Attributes:
-        body: what runs, a `torch.fx.GraphModule`.
+        body: the network that runs, a `torch.fx.GraphModule`.
         dynamics: neuron, T, α, μ, κ; the same for all activations.
     """
 
@@ -73,7 +73,7 @@ class SpikingNetwork(nn.Module):
 
     @property
     def activations(self) -> dict[str, SpikingActivation]:
-        """What took the place of each ReLU, by its name in the graph."""
+        """The activation that replaces each ReLU, by its name in the graph."""
         return {name: child for name, child in self.body.named_children() if isinstance(child, SpikingActivation)}
 
     @property
@@ -82,7 +82,7 @@ class SpikingNetwork(nn.Module):
         return torch.stack([activation.spikes for activation in self.activations.values()])
 
     def forward(self, input: Tensor) -> Any:
-        """What the module makes of an input `[B, …]`, by T steps of spikes.
+        """Returns the module's output for an input `[B, …]`, computed with T steps of spikes.
 
         Raises:
             InputError: the carry belongs to another number of rows; the input requires grad while grad is on.
@@ -112,16 +112,16 @@ def spikify(
     calibration: str | Calibration = "max",
     backend: str = "auto",
 ) -> SpikingNetwork:
-    """Turns a feed-forward module into a spiking one, without training. The module itself stays as it is.
+    """Converts a feed-forward module into a spiking one, without training. The module itself does not change.
 
-    Its ReLUs, modules or functions, become `SpikingActivation`s with a threshold for every channel of a convolution and
-    every neuron of a Linear. Between the input and the last ReLUs it may have Linear, convolutions, BatchNorm (folded
-    into the layer before it), pooling by average, flatten, additions and, as it is not training, dropout. Behind the
-    last ReLUs anything may stand: it works on means.
+    Its ReLUs, modules or functions, become `SpikingActivation`s, with a threshold for every channel of a convolution
+    and every neuron of a Linear. Between the input and the last ReLUs it may have Linear, convolutions, BatchNorm
+    (folded into the layer before it), average pooling, flatten, additions and dropout, which does nothing here. After
+    the last ReLUs it may have anything, which works on means.
 
     Args:
         module: takes one tensor `[B, …]`.
-        sample_batches: what the thresholds are calibrated on, `[B, …]` or an iterable of such batches.
+        sample_batches: inputs that the thresholds are calibrated on, `[B, …]` or an iterable of such batches.
         neuron: as for `convert`.
         timesteps: T.
         alpha: α. For inputs that do not follow each other in time, leave it 0.

@@ -1,7 +1,8 @@
-"""Thresholds fitted to a neuron and a T, layer by layer, and what errors are left, corrected in the layer above.
+"""Fits thresholds to a neuron and a T, layer by layer, and corrects the remaining errors in the layer above.
 
-`snnkern.calibration` reads thresholds off the activations alone; here the neurons themselves run. A layer is fitted on
-the spikes that the layers below it, fitted already, really send. Only observations are used: no reward, no gradient.
+`snnkern.calibration` computes thresholds from the activations alone; here the neurons themselves run. A layer is fitted
+on the spikes that the layers below it really send, which are fitted already. Only observations are used: no reward, no
+gradient.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ _NEAR, _FAR = 0.5, 0.01
 
 @dataclass(frozen=True)
 class Fit:
-    """What fitting found.
+    """The result of `fit`.
 
     Attributes:
-        actor: the dense actor, its weights and biases corrected where that was asked for.
+        actor: the dense actor, with corrected weights and biases if a correction was asked for.
         thresholds: θ of every hidden layer, `[N]` each.
         error: mean squared error of every hidden layer's mean output against the dense actor's activation, before the
             layer above is corrected, as a fraction of that activation's mean square.
@@ -75,17 +76,17 @@ def fit(
         timesteps: T.
         rule: "mse" (`least_error_threshold`) or "gaussian" (`gaussian_threshold`).
         scale: every threshold is multiplied by it.
-        noise: where above 0, every observation is used a second time with normal noise, its deviation this fraction of
-            each entry's. What the dense actor answers there is known as well, and a spiking actor soon sees states that
+        noise: if above 0, every observation is used a second time with normal noise, whose deviation is this fraction
+            of each entry's. The dense actor's answer there is known as well, and a spiking actor visits states that
             the dense one never does.
         weighted: whether an error counts by how much it moves the action (`snnkern.sensitivity`), in the mse rule and
             in the linear correction.
-        correction: "none"; "bias", the mean error of every layer's output is taken out of the next layer's bias; or
-            "linear", the next layer's weights and bias are those that answer best to the spikes (`least_squares`).
-        ridge: for "linear", how strongly weights are held where they are.
+        correction: "none"; "bias", which subtracts the mean error of every layer's output from the next layer's bias;
+            or "linear", which fits the next layer's weights and bias to the spikes (`least_squares`).
+        ridge: for "linear", how strongly weights are kept at their trained values.
 
     Raises:
-        InputError: a parameter is out of range, or observations do not fit, are none, or hold a NaN or an infinity.
+        InputError: a parameter is out of range, or observations do not fit, are empty, or hold a NaN or an infinity.
 
     Source: fitting on the converted layers' own output, and folding its mean error into the next bias: Li et al., "A
     Free Lunch From ANN: Towards Efficient, Accurate Spiking Neural Networks Calibration", ICML 2021, section 4.
@@ -236,7 +237,7 @@ def gaussian_threshold(drive: Tensor, levels: int, timesteps: int) -> Tensor:
 def least_squares(
     output: Tensor, wanted: Tensor, weight: Tensor, bias: Tensor, ridge: float, importance: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The weight and bias that come closest to `wanted`, given what the layer below really sends.
+    """The weight and bias whose output is closest to `wanted`, given what the layer below really sends.
 
     For each receiver, min over w', b' of E p·(w'·output + b' − wanted)² + λ·|w' − w|², λ = `ridge` · mean variance of
     the outputs, p = `importance`, of mean 1, by which variances are taken as well.

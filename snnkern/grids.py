@@ -1,4 +1,4 @@
-"""Grids: what a study varies, from a file that can be committed or from the command line."""
+"""Reads grids, which say what a study varies, from a file that can be committed or from the command line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _Seed = Annotated[int, msgspec.Meta(ge=0, le=MOST_SEED)]
 
 
 class Part(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Settings: every combination of these. Numbers and names are judged where settings are made of them."""
+    """Values of settings, which are combined in every way. They are checked when settings are made of them."""
 
     neurons: _Some[str] = ("if", "snm", "mt", "dc")
     timesteps: _Some[int] = (2, 4, 8)
@@ -56,7 +56,7 @@ class GridActor(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Grid(Part, kw_only=True, forbid_unknown_fields=True):
-    """What a grid file may say, and what holds where it does not; see `read_study`."""
+    """The keys of a grid file and their defaults; see `read_study`."""
 
     actors: _Some[str | GridActor]
     environments: tuple[str, ...] = ()
@@ -78,9 +78,10 @@ def read_study(
 
     A grid file is TOML (Python 3.11) or JSON with the keys `actors`, `environments`, `neurons`, `timesteps`, `alphas`,
     `memories`, `calibrations`, `levels`, `seeds`, `episodes`, `dense_episodes`, `calibration_steps` and
-    `calibration_seed`. An actor is a zoo name, a file's name, or a table with `name` and `environment`; one without
-    runs in all `environments`, or where there are none, in the one that its file names. A list of tables `grids` gives
-    several grids of settings, each with what differs from the rest of the file; together they are all settings.
+    `calibration_seed`. An actor is a zoo name, a file's name, or a table with `name` and `environment`. An actor
+    without an environment runs in all `environments`; if there are none, in the one that its file names. A list of
+    tables `grids` gives several grids of settings: each states what differs from the rest of the file, and the study
+    has the settings of all.
 
     Args:
         file: the grid file; without one, what is given and defaults.

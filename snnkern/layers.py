@@ -16,10 +16,10 @@ from snnkern.tensors import CheckedState, check_numbers, check_tensor, stands_fo
 
 
 class Carry(nn.Module):
-    """What each row of a batch carries into the next decision step. It is state, and not part of `state_dict`.
+    """Holds what each row of a batch carries into the next decision step. It is not part of `state_dict`.
 
     Attributes:
-        value: c, `[B, N]`, or None where every row starts afresh.
+        value: c, `[B, N]`, or None if every row starts an episode.
     """
 
     value: Tensor | None
@@ -100,7 +100,7 @@ class SpikingLayer(CheckedState):
 
 
 class Readout(CheckedState):
-    """A layer of a `SpikingActor` that does not spike, as the output layer: weight `[in, out]` and bias."""
+    """A layer of a `SpikingActor` that does not spike, such as the output layer: weight `[in, out]` and bias."""
 
     weight: Tensor
     bias: Tensor
@@ -121,7 +121,7 @@ def decide_by_layers(
     row_alpha: Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """One decision of a spiking actor, one operator per layer, before tanh and scaling.
+    """Computes one decision of a spiking actor with one operator per layer, before tanh and scaling.
 
     Args:
         signal: what the first layer receives, `[B, in]`.
@@ -155,7 +155,7 @@ def decide_by_layers(
 
 
 class StatelessActor(nn.Module):
-    """A spiking actor's decision as a pure function: what torch.export and torch.func take.
+    """A spiking actor's decision as a pure function, for torch.export and torch.func.
 
     Made by `SpikingActor.stateless`, whose tensors it has.
 

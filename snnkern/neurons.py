@@ -1,6 +1,6 @@
-"""The neuron kinds and their parameters, and the dynamics of one decision step.
+"""The kinds of neurons with their parameters, and `Dynamics`, the settings of one decision step.
 
-Everything here is a frozen dataclass: hashable, comparable, checked when it is made.
+All are frozen dataclasses: hashable, comparable, and checked when they are made.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Neuron:
-    """What every neuron kind has; use one of `IF`, `SNM`, `MT`, `DC`.
+    """The base of all neurons; use one of `IF`, `SNM`, `MT`, `DC`.
 
     Attributes:
         initial_fraction: β, the potential at the start of a decision step as a fraction of the threshold, 0 … 1.
@@ -70,7 +70,7 @@ class Neuron:
 
 @dataclass(frozen=True, kw_only=True)
 class IF(Neuron):
-    """Integrate-and-fire with reset by subtraction: sends θ whenever the potential exceeds θ.
+    """Integrate-and-fire neuron with reset by subtraction: it sends θ when its potential exceeds θ.
 
     Source: Xu et al., "Error Amplification Limits ANN-to-SNN Conversion in Continuous Control", ICML 2026.
     """
@@ -80,7 +80,7 @@ class IF(Neuron):
 
 @dataclass(frozen=True, kw_only=True)
 class SNM(Neuron):
-    """Signed neuron with memory: IF that may also take back what it has sent.
+    """Signed neuron with memory: an IF neuron that can also send −θ, to take back a spike that it has sent.
 
     Source: Wang et al., "Signed Neuron with Memory", IJCAI 2022; the parametrisation of that paper is `SNM.original()`.
     """
@@ -96,7 +96,7 @@ class SNM(Neuron):
 
 @dataclass(frozen=True, kw_only=True)
 class MT(Neuron):
-    """Multi-threshold neuron: sends ±θ / 2^j, the largest of L levels that the potential reaches.
+    """Multi-threshold neuron: it sends ±θ / 2^j, the largest of its L levels that the potential reaches.
 
     Source: Huang et al., "Towards High-performance Spiking Transformers from ANN to SNN Conversion", ACM MM 2024.
     """
@@ -108,7 +108,7 @@ class MT(Neuron):
 
 @dataclass(frozen=True, kw_only=True)
 class DC(Neuron):
-    """Differential coding on MT thresholds: spikes carry changes of a rate that the receiver integrates.
+    """Differential coding with MT thresholds: a spike is a change of a rate, and the receiver sums the changes.
 
     Source: Huang et al., "Differential Coding for Training-Free ANN-to-SNN Conversion", ICML 2025.
     """
@@ -170,13 +170,13 @@ class DynamicsDescription(TypedDict):
 
 @dataclass(frozen=True)
 class Dynamics:
-    """How a spiking layer runs through one decision step: neuron, number of steps, residual carry.
+    """The settings of a spiking layer for one decision step: neuron, number of steps, residual carry.
 
     Attributes:
         neuron: the neuron kind and its parameters.
         timesteps: T, simulation steps per decision step, ≥ 1.
         alpha: α, the part of the residual that is carried into the next decision (CRPI), 0 … 1; 0 is plain conversion.
-        memory: μ, how much of the old carry stays in the new one, 0 … 1; 0 is the published CRPI.
+        memory: μ, the part of the old carry that stays in the new one, 0 … 1; 0 is the published CRPI.
         clip: κ, bound on the carry as a fraction of the threshold, ≥ 0.
 
     Source: Xu et al., ICML 2026; μ is ours (`docs/semantics.md`, "Residual carry").

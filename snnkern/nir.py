@@ -1,8 +1,8 @@
-"""NIR, the Neuromorphic Intermediate Representation: a spiking actor of IF neurons as a graph for other simulators.
+"""Exports spiking actors of IF neurons as graphs of NIR, the Neuromorphic Intermediate Representation.
 
-NIR describes layers and neurons. What it has no words for stays with the caller: the number of steps T, the potential
-that a decision starts with, reset by subtraction (NIR's IF is reset to a value), the carry, and what lies between the
-network and its environment. SNM, MT and DC neurons cannot be said in it at all.
+NIR describes layers and neurons. The caller adds what NIR cannot describe: the number of steps T, the potential that a
+decision starts with, reset by subtraction (NIR's IF is reset to a value), the carry, and the interface to the
+environment. NIR cannot describe SNM, MT and DC neurons at all.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _WHY = {
 
 
 def to_nir(snn: SpikingActor, *, dt: float = 1e-4) -> Any:
-    """A spiking actor of IF neurons as a graph: input, then Affine and IF in turn, and Affine, output.
+    """Exports a spiking actor of IF neurons as a NIR graph: input; Affine and IF for each hidden layer; Affine, output.
 
-    Currents are divided by each neuron's threshold, so that every threshold is 1 and a spike is 1: readers that want
-    one threshold for all neurons take the graph. The input is a normalised observation, the same at each of the T
-    steps; the mean of the output over them is what `snn.interface.action` takes.
+    Currents are divided by each neuron's threshold, so that every threshold and every spike is 1: simulators that want
+    one threshold for all neurons can read the graph. The input is a normalised observation, the same at each of the T
+    steps; give the mean of the output over the steps to `snn.interface.action`.
 
     Run it with reset by subtraction, from the potentials that `start` returns.
 
@@ -68,7 +68,7 @@ def to_nir(snn: SpikingActor, *, dt: float = 1e-4) -> Any:
 
 
 def start(snn: SpikingActor, batch: int) -> list[Tensor]:
-    """The potentials that a decision starts with in the graph, β + c / θ, `[batch, N]` for every hidden layer.
+    """The potentials that a decision in the graph starts with, β + c / θ, `[batch, N]` for every hidden layer.
 
     c is `snn.carry`, which `carry_on` keeps; an episode starts with none.
 
@@ -85,7 +85,7 @@ def start(snn: SpikingActor, batch: int) -> list[Tensor]:
 
 
 def carry_on(snn: SpikingActor, potentials: Sequence[Tensor], spikes: Sequence[Tensor]) -> None:
-    """Sets `snn.carry` to what a decision of the graph leaves for the next one, by `docs/semantics.md`.
+    """Computes the carry after a decision of the graph, and sets `snn.carry` to it (`docs/semantics.md`).
 
     Args:
         snn: whose carry the decision started with.

@@ -1,6 +1,6 @@
-"""Spiking modules: `SpikingActivation` in place of `nn.ReLU`, and `SpikingActor`, the spiking version of an actor.
+"""Spiking modules: `SpikingActivation` replaces `nn.ReLU`, and `SpikingActor` is the spiking version of an actor.
 
-A module holds thresholds and the carry and calls one operator of `snnkern.ops` per layer.
+A module holds thresholds and the carry, and calls one operator of `snnkern.ops` per layer.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from snnkern.tensors import CheckedState, check_tensor, counted_together, lastin
 
 
 class SpikingActivation(CheckedState):
-    """Takes the place of `nn.ReLU` in a module that runs time-first: current `[T, B, …]` in, spikes `[T, B, …]` out.
+    """Replaces `nn.ReLU` in a module that runs time-first: current `[T, B, …]` in, spikes `[T, B, …]` out.
 
     The mean of the spikes over T approximates the ReLU of the mean current. One call is one decision step; the carry of
     each row stays in the module until `reset`.
@@ -43,8 +43,8 @@ class SpikingActivation(CheckedState):
         neuron: a neuron, or its name.
         threshold: θ ≥ 0: a scalar, one per channel `[C]` (the third dimension of the input), or of the shape `[…]`.
         timesteps: T.
-        alpha: α, the part of the residual that is carried on; 0 is plain conversion.
-        memory: μ, how much of the old carry stays.
+        alpha: α, the part of the residual that is carried into the next decision; 0 is plain conversion.
+        memory: μ, the part of the old carry that stays in the new one.
         clip: κ, bound on the carry as a fraction of the threshold.
         bias: for DC, the bias of the layer in front, shaped like `threshold`. Differential coding adds a bias once per
             decision, so that layer must not add it itself.
@@ -156,26 +156,26 @@ class _Bound(NamedTuple):
 
 
 class SpikingActor(Policy):
-    """The spiking version of an actor. Made by `snnkern.convert`; one call is one decision.
+    """The spiking version of an actor, made by `snnkern.convert`; one call is one decision.
 
-    The carry lives in the module and belongs to a row: call `reset()` when all rows start an episode, `reset(mask)`
-    when some do. Threads need an actor each (`copy.deepcopy`): two that use one at once may be refused (`InUseError`),
-    and which of them decides first is left to chance.
+    The module keeps the carry, and each row has its own: call `reset()` when all rows start an episode, `reset(mask)`
+    when some do. Give each thread its own actor (`copy.deepcopy`): if two threads use one at once, one of them may be
+    refused (`InUseError`), and the order of their decisions is left to chance.
 
     Weights, biases, thresholds, the interface's numbers and the carry may be changed and replaced between decisions:
-    the next one notices, and refuses what does not fit. It cannot notice what is written past torch's version counters:
-    through `tensor.data`, through a NumPy array of the same memory, or under `torch.inference_mode()` into a tensor
-    that was made there. Nor what moves a carry's memory elsewhere, as `tensor.share_memory_()`. `load_state_dict` is
-    always noticed.
+    the next decision notices it, and refuses what does not fit. It cannot notice writes that torch's version counters
+    do not count: through `tensor.data`, through a NumPy array of the same memory, or under `torch.inference_mode()`
+    into a tensor that was made there. Nor can it notice that a carry's memory moves, as by `tensor.share_memory_()`.
+    `load_state_dict` is always noticed.
 
     Args:
         actor: the dense actor.
         thresholds: θ of every hidden layer, `[N]` each.
         dynamics: neuron, T, α, μ, κ; the same for all layers.
-        original: the dense actor as it was, where the conversion has corrected weights or biases of `actor`.
+        original: the dense actor as it was trained, if the conversion has corrected weights or biases of `actor`.
         backend: a name from `snnkern.backends()`, or "auto".
-        check_finite: whether an observation with a NaN or an infinity is refused. Where it is not, a NaN silences the
-            neurons that it reaches and stays in their carry until `reset`.
+        check_finite: whether an observation with a NaN or an infinity is refused. If not, a NaN silences the neurons
+            that it reaches and stays in their carry until `reset`.
 
     Raises:
         InputError: thresholds do not fit the actor's layers, or a parameter is out of range.
@@ -338,7 +338,7 @@ class SpikingActor(Policy):
         return action
 
     def act(self, observation: NDArray[np.floating]) -> NDArray[np.floating]:
-        """As `Policy.act`, with as little as can be between the array and the engine."""
+        """The action for a NumPy observation, as `Policy.act`, in one call into the engine."""
         bound = self._bound
         if bound is not None and type(observation) is np.ndarray and bound.unchanged():
             threads = 1 if observation.ndim == 1 else torch.get_num_threads()
@@ -349,11 +349,11 @@ class SpikingActor(Policy):
         return super().act(observation)
 
     def warmup(self, batch: int = 1) -> None:
-        """Does now what would delay the first decision for so many rows; carry and spikes stay as they are.
+        """Prepares decisions of `batch` rows, so that the first one is not slower; carry and spikes do not change.
 
-        On Triton it compiles the kernel and times it with a few sizes of tiles (`docs/gpu.md`). The fastest is kept,
-        for as long as the process lives, for actors of the same form, batch and device. Nothing else ever times:
-        without it, the tile follows from the batch.
+        On Triton it compiles the kernel and times it with a few sizes of tiles (`docs/gpu.md`). Actors of the same
+        form, batch and device then use the fastest tile, until the process ends. Without it, nothing is timed, and the
+        tile follows from the batch.
 
         Args:
             batch: B, rows of a decision.
@@ -369,7 +369,7 @@ class SpikingActor(Policy):
             prepare()
 
     def stateless(self) -> StatelessActor:
-        """The decision as a pure function, carries in and carries out, which shares this actor's weights.
+        """The decision as a pure function: carries in, carries out. It shares this actor's weights.
 
         Raises:
             InputError: α is set for every row.
@@ -381,10 +381,10 @@ class SpikingActor(Policy):
         )
 
     def capture(self, batch: int = 1) -> CapturedDecision:
-        """One decision as a CUDA graph, which takes next to no work of the CPU to replay.
+        """Captures one decision as a CUDA graph; replaying it takes almost no work of the CPU.
 
-        It goes on from the carry that the actor has now, in memory of its own: afterwards neither knows of the other,
-        new weights and `reset` included. Observations are not checked.
+        The graph starts with a copy of the actor's carry. Afterwards graph and actor are independent, also of each
+        other's new weights and `reset`. Observations are not checked.
 
         Args:
             batch: B, rows of the captured decision.

@@ -1,7 +1,7 @@
-"""The kernels as `torch.library` operators, each with its fake kernel, over the backends.
+"""The kernels as `torch.library` operators, each with its fake kernel; a backend computes them.
 
-`neuron_spikes`, `neuron_mean` and `linear` are pure: carry in, carry out. They are for inference: a tensor that
-requires grad is refused unless grad is off.
+`neuron_spikes`, `neuron_mean` and `linear` are pure functions: carry in, carry out. They are for inference: a tensor
+that requires grad is refused unless grad is off.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def neuron_spikes(
     row_alpha: Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """All T steps of one layer of neurons: the spikes of every step, the next carry and the spike counts.
+    """Runs all T steps of one layer of neurons, and returns the spikes of every step, the next carry, and spike counts.
 
     Args:
         current: x_t in activation units, `[T, B, N]`, or `[B, N]` where it is constant over the decision step.
@@ -71,7 +71,7 @@ def neuron_mean(
     row_alpha: Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `neuron_spikes`, but nothing of size T is written: what was transmitted, as a mean over the T steps.
+    """Runs all T steps of one layer like `neuron_spikes`, but returns the mean over the T steps in place of the spikes.
 
     Returns:
         mean output Q_T / T (e_T for DC) `[B, N]`, carry `[B, N]`, counts int64 `[B]`.
@@ -82,7 +82,7 @@ def neuron_mean(
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str = "auto") -> Tensor:
-    """x·W + b for rows of spikes or observations. On the CPU backend a row's result depends on that row alone.
+    """Computes x·W + b for rows of spikes or observations. On the CPU backend a row's result depends on that row alone.
 
     Args:
         input: `[…, in]`.

@@ -1,4 +1,4 @@
-"""The tasks of a sweep on a Ray cluster: many machines, or this one."""
+"""Runs the tasks of a sweep on a Ray cluster: on many machines, or on this one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running a policy in a Gymnasium vector environment, each row's carry reset exactly when its episode ends."""
+"""Runs a policy in a Gymnasium vector environment; each row's carry is reset exactly when its episode ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stable-Baselines3: its models converted, and spiking actors behind its `predict`."""
+"""Converts Stable-Baselines3 models, and gives spiking actors Stable-Baselines3's `predict`."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _CALIBRATION = 10_000  # observations taken from a replay buffer, the newest one
 
 
 class SB3Policy:
-    """A spiking actor with Stable-Baselines3's `predict`, whose state is the carry.
+    """Gives a spiking actor Stable-Baselines3's method `predict`, whose state is the carry.
 
-    `evaluate_policy` and a `VecEnv` take it where they take a model, and `snnkern.evaluate` where it takes an actor.
+    `evaluate_policy` and a `VecEnv` run it like a model, and `snnkern.evaluate` like an actor.
 
     Args:
         actor: from `snnkern.convert` or `snnkern.load`.
@@ -53,13 +53,14 @@ class SB3Policy:
         episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = True,
     ) -> tuple[NDArray[np.floating], State]:
-        """The actions for observations, and the state to give with the next ones.
+        """Returns the actions for observations, and the state to pass with the next observations.
 
         Args:
             observation: `[observation_dim]`, or `[B, observation_dim]` from a vector of environments.
-            state: what an earlier call returned, the last one as a rule; None where all episodes start.
-            episode_start: `[B]`, whether the observation is an episode's first: its row of the state is not used.
-            deterministic: SAC's actions are not sampled, so False is refused for it; TD3 and DDPG do not sample.
+            state: the state that an earlier call returned, usually the last one; None if all episodes start.
+            episode_start: `[B]`, whether the observation is the first of an episode; then its row of the state is not
+                used.
+            deterministic: False is refused for SAC, whose actions are not sampled; TD3 and DDPG never sample.
 
         Returns:
             actions `[action_dim]` or `[B, action_dim]`, and the carry of every hidden layer, `[B, N]` each.
@@ -136,16 +137,16 @@ def from_sb3(
 ) -> SB3Policy:
     """Converts a TD3, SAC or DDPG model of Stable-Baselines3, without training.
 
-    Where a normalisation of observations (`VecNormalize`) moves into the actor, the result takes the environment's own
-    observations and must run without that wrapper. Otherwise it takes what the model takes.
+    If a normalisation of observations (`VecNormalize`) moves into the actor, the result takes the environment's own
+    observations and must run without that wrapper. Otherwise it takes the same observations as the model.
 
     Args:
-        model: the model, SBX's (in memory) as well; or the path of its zip, of which nothing is run.
-        observations: what the thresholds are calibrated on, as the result will see them, `[N, observation_dim]`. None
-            takes the newest of the model's replay buffer, which a zip does not hold.
+        model: the model, also SBX's (in memory); or the path of its zip, of which nothing is run.
+        observations: those that the thresholds are calibrated on, as the result will receive them,
+            `[N, observation_dim]`. None takes the newest of the model's replay buffer, which a zip does not hold.
         vec_normalize: the `VecNormalize` that the model was trained in, to move it into the actor; or the path of its
-            file, of which nothing is run; True for the wrapper that the model has; False for none. Unless given, the
-            result of a model in memory takes what the wrapper makes, and a zip's as `load_actor` has it.
+            file, of which nothing is run; True for the wrapper that the model has; False for none. By default, a model
+            in memory keeps its wrapper outside, and a zip is read as by `load_actor`.
         conversion: neuron, timesteps, alpha, …, as for `snnkern.convert`.
 
     Raises:

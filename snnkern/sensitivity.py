@@ -1,7 +1,7 @@
-"""How much an error inside an actor moves its action, state by state.
+"""Measures how much an error inside an actor moves its action, state by state.
 
-Where tanh is saturated or a neuron's receivers are silent, an error costs nothing; elsewhere a small one may be the
-whole difference between two actions. Fitting counts errors by this.
+If tanh is saturated or a neuron's receivers are silent, an error costs nothing; elsewhere a small error may be the
+whole difference between two actions. `snnkern.fitting` weights errors by this.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""SpikingJelly: its networks of IF neurons run by our kernels.
+"""Runs SpikingJelly networks of IF neurons with our kernels.
 
-The other way needs nothing: a `SpikingActivation` runs inside a multi-step network of SpikingJelly, `[T, B, …]` in and
-out, and `functional.reset_net` reaches it.
+The reverse needs no conversion: a `SpikingActivation` runs inside a multi-step network of SpikingJelly, `[T, B, …]` in
+and out, and `functional.reset_net` resets it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _INITIAL = {"IFNode": 0.0, "SimpleIFNode": 0.0, "HalfThresholdIFNode": 0.5}
 
 
 class UnitSpikes(nn.Module):
-    """A layer of IF neurons as SpikingJelly has it: current `[T, B, …]` in, spikes of 0 and 1 out.
+    """A layer of IF neurons with SpikingJelly's spikes: current `[T, B, …]` in, spikes of 0 and 1 out.
 
     Every call starts from the potential of a reset.
 
@@ -45,10 +45,10 @@ class UnitSpikes(nn.Module):
 
 
 def from_spikingjelly(network: nn.Module, timesteps: int, *, backend: str = "auto") -> nn.Module:
-    """A copy of a SpikingJelly network whose IF neurons run by our kernels, with the same spikes.
+    """Copies a SpikingJelly network so that our kernels run its IF neurons, with the same spikes.
 
     Converts `IFNode` and `SimpleIFNode` with reset by subtraction (`v_reset=None`), and `HalfThresholdIFNode`, all
-    multi-step. Each call of the copy is a sequence that begins after a reset. Where a potential equals the threshold,
+    multi-step. Each call of the copy is a sequence that begins after a reset. If a potential equals the threshold,
     SpikingJelly fires and these neurons do not.
 
     Args:
@@ -57,7 +57,7 @@ def from_spikingjelly(network: nn.Module, timesteps: int, *, backend: str = "aut
         backend: a name from `snnkern.backends()`, or "auto".
 
     Raises:
-        InputError: the network has no such neurons, or others, each of which is named.
+        InputError: the network has no such neurons, or has other neurons, which are named.
         MissingDependencyError: SpikingJelly is not installed.
     """
     theirs = require(_NEURONS, "spikingjelly", "from_spikingjelly")

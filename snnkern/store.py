@@ -1,4 +1,4 @@
-"""Finished tasks of sweeps, kept as files: what is there is not run again."""
+"""Keeps finished tasks of sweeps as files, so that they are not run again."""
 
 from __future__ import annotations
 
@@ -93,13 +93,13 @@ class Record(Outcome):
 
 
 class Store:
-    """A folder with one JSON file for each finished task, named by a hash of all that its result depends on.
+    """A folder with one JSON file for each finished task, named by a hash of everything that its result depends on.
 
-    A record has a "task" (that description), a "result", and a "run" (when it ended and how many seconds it took);
-    whoever writes it may add to it.
+    A record has a "task" (that description), a "result", and a "run" (when it ended and how many seconds it took); the
+    writer may add more.
 
     Args:
-        folder: made where it is missing.
+        folder: the folder; made if it is missing.
 
     Raises:
         InputError: the folder cannot be made or written to.
@@ -115,11 +115,11 @@ class Store:
         self.folder = folder
 
     def path(self, task: Mapping[str, Any]) -> Path:
-        """The file of a task, by its description."""
+        """The file of a task, given its description."""
         return self.folder / f"{task_name(task)}.json"
 
     def read(self, task: Mapping[str, Any]) -> Record | None:
-        """The record of a task; None where it is not finished.
+        """Reads the record of a task; None if it is not finished.
 
         Raises:
             InputError: its file is damaged, or another task's.
@@ -128,15 +128,15 @@ class Store:
         return _read(path) if path.exists() else None
 
     def write(self, task: Mapping[str, Any], content: bytes) -> None:
-        """Keeps a task's record, as `encode` has made it; a reader sees all of it or nothing."""
+        """Writes a task's record, which `encode` has made; a reader sees all of it or nothing."""
         write_atomically(self.path(task), content)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Sees to it that no second sweep works on this store meanwhile, which would run the same tasks.
+        """Locks the store, so that no second sweep runs the same tasks meanwhile.
 
-        The system takes the lock away when this process ends, however it ends. Where a file system has no locks, nobody
-        is kept out.
+        The system releases the lock when this process ends, however it ends. On a file system without locks, a second
+        sweep is not refused.
 
         Raises:
             InputError: another sweep works on it.
@@ -160,7 +160,7 @@ class Store:
 
 
 def task_name(task: Mapping[str, Any]) -> str:
-    """What a task's file is called: a hash of its description."""
+    """The name of a task's file: a hash of its description."""
     text = json.dumps(task, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

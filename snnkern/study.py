@@ -76,7 +76,7 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """Every subject with every setting and every seed; see `grids.read_study`.
+    """Every subject with every setting and every seed; `grids.read_study` makes one from a grid.
 
     Attributes:
         subjects: actors in environments.
@@ -220,7 +220,7 @@ class Sweep:
     Attributes:
         dense: the dense actor's evaluation.
         results: the spiking versions', in the order of the settings.
-        random: a random policy's, where the dense actor's mean return is not positive (`Evaluation.ratio`).
+        random: a random policy's, if the dense actor's mean return is not positive (`Evaluation.ratio`).
     """
 
     dense: Evaluation
@@ -252,13 +252,13 @@ def sweep(
     Args:
         actor: the dense actor.
         env: a registered name.
-        settings: what to evaluate; see `grid`.
-        observations: what every setting is calibrated on, `[N, observation_dim]`; see `collect`.
+        settings: the settings to evaluate; see `grid`.
+        observations: those that every setting is calibrated on, `[N, observation_dim]`; see `collect`.
         calibration: as for `convert`.
         episodes: per setting.
-        dense_episodes: of the dense actor; as many unless given.
+        dense_episodes: of the dense actor; by default as many.
         seed: seed of the first episode.
-        store: folder for finished settings, made where it is missing; None keeps nothing.
+        store: folder for finished settings, made if it is missing; None keeps nothing.
         workers: processes that share the work. With more than one, a script needs `if __name__ == "__main__":`.
         backend: a name from `snnkern.backends()`, or "auto".
         progress: called with the number of finished evaluations and of all.
@@ -308,7 +308,7 @@ def sweep(
 
 
 def found_in(store: Store | None, study: Study) -> tuple[dict[Task, Record], list[Task]]:
-    """What a store has of a study, and the tasks that it does not have."""
+    """The records of a study that a store has, and the tasks that it does not have."""
     return _found(store, study, study.tasks)
 
 
@@ -325,7 +325,7 @@ def _found(store: Store | None, study: Study, tasks: Sequence[Task]) -> tuple[di
 
 @dataclass(frozen=True)
 class Shared:
-    """What workers need of a study."""
+    """The parts of a study that workers need."""
 
     subjects: tuple[Subject, ...]
     observations: dict[int, NDArray[np.floating]]
@@ -333,7 +333,7 @@ class Shared:
 
 
 def run_task(shared: Shared, task: Task) -> Outcome:
-    """One task, as an executor runs it; a record but for its "task"."""
+    """Runs one task, as an executor does; returns its record without its "task"."""
     subject = shared.subjects[task.subject]
     policy: Actor | SpikingActor | RandomPolicy = subject.actor
     if task.random:

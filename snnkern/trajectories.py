@@ -1,4 +1,4 @@
-"""Episodes step by step: what a policy saw and did, what others would have done there, and what its layers did."""
+"""Records episodes step by step: observations, actions, the actions of other policies there, and the layers' states."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _UNBOUNDED = 1e9  # κ with which kernels hand out residuals as they are
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Episodes side by side, one per row; past a row's end stand its last observation, and zeros.
+    """Episodes side by side, one per row; after a row's end it has the last observation, and zeros.
 
     Attributes:
-        observations: what the policies saw, `[steps, rows, observation_dim]`.
-        actions: what each policy chose in those states, `[steps, rows, action_dim]` by name.
-        rewards: what each policy's action earned in those states, or would have earned, `[steps, rows]` by name.
+        observations: the inputs of the policies, `[steps, rows, observation_dim]`.
+        actions: each policy's actions in these states, `[steps, rows, action_dim]` by name.
+        rewards: the rewards that each policy's actions earned or would have earned, `[steps, rows]` by name.
         lengths: steps of every episode, `[rows]`.
     """
 
@@ -45,7 +45,7 @@ class Trajectories:
 
     @property
     def running(self) -> NDArray[np.bool_]:
-        """Where an episode has not ended yet, `[steps, rows]`."""
+        """Whether an episode has not ended yet, `[steps, rows]`."""
         running: NDArray[np.bool_] = np.arange(len(self.observations))[:, None] < self.lengths
         return running
 
@@ -59,23 +59,23 @@ def follow(
     seed: int = 1000,
     progress: Callable[[int, int], None] | None = None,
 ) -> Trajectories:
-    """Runs one policy's episodes and asks the others what they would do in the states that it visits.
+    """Runs episodes of one policy, the driver, and records what other policies would do in the states that it visits.
 
-    The driver's actions move the environments. What another policy's action would have earned is measured by taking it
-    in a copy of the environment, whose next state is then forgotten. All policies see the same observations; a spiking
-    one keeps its carry along them.
+    The driver's actions move the environments. The reward of another policy's action is measured in a copy of the
+    environment, whose next state is then dropped. All policies receive the same observations; a spiking policy keeps
+    its carry from one to the next.
 
     Args:
         driver: the name of the policy that drives.
-        policies: all of them by name, the driver among them.
+        policies: all policies by name, the driver included.
         env: a registered name, or a function that makes the environment.
-        episodes: how many, side by side, with the seeds seed, seed + 1, ….
-        seed: seed of the first.
-        progress: called after every step with how much is done, and of how much.
+        episodes: number of episodes, run side by side, with the seeds seed, seed + 1, ….
+        seed: seed of the first episode.
+        progress: called after every step with the number of steps that are done, and their total.
 
     Raises:
         InputError: the environment does not exist or does not fit a policy; a number is out of range.
-        Error: the environment's rewards depend on more than a copy of its state holds.
+        Error: the environment's rewards depend on more than its state, which is copied.
     """
     episodes, seed = check_episodes(episodes, seed, most=MOST_SIDE_BY_SIDE)
     if driver not in policies:
@@ -163,10 +163,10 @@ class _Twin:
 
 
 class LayerDecision(NamedTuple):
-    """What one hidden layer did in one decision step, all rows at once.
+    """The state and output of one hidden layer in one decision step, for all rows.
 
     Attributes:
-        spikes: what was sent at every step, in activation units, `[T, B, N]`.
+        spikes: the spikes of every step, in activation units, `[T, B, N]`.
         mean: mean output over the decision step, `[B, N]`.
         residual: r, what it should have sent and has not, `[B, N]`.
         unclamped: μ·c + α·r, the next carry before its clamp, `[B, N]`.
@@ -182,9 +182,9 @@ class LayerDecision(NamedTuple):
 
 @torch.no_grad()
 def replay(snn: SpikingActor, observations: NDArray[np.floating]) -> Iterator[list[LayerDecision]]:
-    """What the hidden layers of a spiking actor do along recorded observations, decision by decision.
+    """Computes the hidden layers of a spiking actor along recorded observations, decision by decision.
 
-    Starts from an empty carry and leaves the actor's own as it is.
+    It starts from an empty carry and does not change the actor's own.
 
     Args:
         snn: the spiking actor.

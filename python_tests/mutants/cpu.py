@@ -3,12 +3,12 @@
 from mutants.mutant import Mutant
 
 # Some tests of the subject: all that find a mutant need not be run.
-SIZES = "python_tests/test_kernels.py -k 'every_size or other_fractions'"
-HARD = "python_tests/test_kernels.py -k 'hard_inputs or for_every_parameter'"
-BOUNDS = "python_tests/test_kernels.py -k 'whatever_the_threshold and baseline and not L24'"
-LINEAR = "python_tests/test_kernels.py -k linear"
-ENGINE = "python_tests/test_engine.py -k 'not environment'"
-ENGINE_BITS = "python_tests/test_cuda_actor.py -k 'host and bit_identical'"
+SIZES = "python_tests/kernels/test_kernels.py -k 'every_size or other_fractions'"
+HARD = "python_tests/kernels/test_kernels.py -k 'hard_inputs or for_every_parameter'"
+BOUNDS = "python_tests/kernels/test_kernels.py -k 'whatever_the_threshold and baseline and not L24'"
+LINEAR = "python_tests/kernels/test_kernels.py -k linear"
+ENGINE = "python_tests/kernels/test_engine.py -k 'not environment'"
+ENGINE_BITS = "python_tests/kernels/test_cuda_actor.py -k 'host and bit_identical'"
 
 MUTANTS = [
     Mutant(
@@ -177,7 +177,7 @@ MUTANTS = [
         file="csrc/cpu/neuron_kernel.cpp",
         text="const Real alpha = p.alpha ? p.alpha[b] : p.parameters.alpha;",
         replacement="const Real alpha = p.parameters.alpha;",
-        tests="python_tests/test_kernels.py -k alpha_for_every_row",
+        tests="python_tests/kernels/test_kernels.py -k alpha_for_every_row",
     ),
     Mutant(
         name="last-neurons-are-left-out",
@@ -198,7 +198,7 @@ MUTANTS = [
         file="csrc/cpu/neuron_kernel.cpp",
         text="const Real* current = p.current + b * p.current_stride_b + n;",
         replacement="const Real* current = p.current + b * p.neurons + n;",
-        tests="python_tests/test_kernels.py -k any_strides",
+        tests="python_tests/kernels/test_kernels.py -k any_strides",
     ),
     Mutant(
         name="dc-reads-a-constant-again",
@@ -247,14 +247,14 @@ MUTANTS = [
         file="csrc/cpu/engine_kernel.cpp",
         text="__builtin_memcpy(row.carry + n, &value, left * sizeof(float));",
         replacement="__builtin_memcpy(row.carry + n, &value, L * sizeof(float));",
-        tests="python_tests/test_engine.py -k 'environment or threads_and_splits'",
+        tests="python_tests/kernels/test_engine.py -k 'environment or threads_and_splits'",
     ),
     Mutant(
         name="engine-lists-have-no-place-to-spare",
         file="csrc/cpu/engine_kernel.cpp",
         text="spikes.stride = model.widest + kPadding;",
         replacement="spikes.stride = model.widest;",
-        tests="python_tests/test_engine.py -k 'full'",
+        tests="python_tests/kernels/test_engine.py -k 'full'",
     ),
     Mutant(
         name="engine-adds-bias-to-dc",
@@ -324,7 +324,7 @@ MUTANTS = [
         file="csrc/cpu/engine_binding.cpp",
         text="if (hidden) model_.tiny |= has_tiny(threshold, outputs, model_.parameters.levels);",
         replacement="",
-        tests="python_tests/test_engine.py -k tiny",
+        tests="python_tests/kernels/test_engine.py -k tiny",
     ),
     Mutant(
         name="engine-looks-at-the-last-number-alone",

@@ -2,13 +2,13 @@
 
 from mutants.mutant import Mutant
 
-RUNTIME = "python_tests/test_cuda_runtime.py"
-STRIDES = "python_tests/test_cuda_neurons.py -k 'host and any_strides'"
-MANY_STEPS = "python_tests/test_cuda_neurons.py -k 'host and quick_way or tiny_for'"
-DIVISION = "python_tests/test_cuda_neurons.py -k 'division'"
-NEURONS = "python_tests/test_cuda_neurons.py -k 'host and (hard_inputs or every_size)'"
-ACTOR = "python_tests/test_cuda_actor.py -k 'host'"
-BEYOND = "python_tests/test_cuda_runtime.py -k beyond"
+RUNTIME = "python_tests/kernels/test_cuda_runtime.py"
+STRIDES = "python_tests/kernels/test_cuda_neurons.py -k 'host and any_strides'"
+MANY_STEPS = "python_tests/kernels/test_cuda_neurons.py -k 'host and quick_way or tiny_for'"
+DIVISION = "python_tests/kernels/test_cuda_neurons.py -k 'division'"
+NEURONS = "python_tests/kernels/test_cuda_neurons.py -k 'host and (hard_inputs or every_size)'"
+ACTOR = "python_tests/kernels/test_cuda_actor.py -k 'host'"
+BEYOND = "python_tests/kernels/test_cuda_runtime.py -k beyond"
 
 MUTANTS = [
     Mutant(
@@ -37,7 +37,7 @@ MUTANTS = [
         file="csrc/cuda/neuron_kernel.cu",
         text="on_boundary(p.bias) && on_boundary(p.carry)",
         replacement="on_boundary(p.bias)",
-        tests="python_tests/test_cuda_neurons.py -k 'host and no_alignment'",
+        tests="python_tests/kernels/test_cuda_neurons.py -k 'host and no_alignment'",
     ),
     Mutant(
         name="cuda-memset-on-the-default-stream",
@@ -121,7 +121,7 @@ MUTANTS = [
         file="csrc/cuda/actor.h",
         text="constexpr int kListPlaces = kListLength + 8;",
         replacement="constexpr int kListPlaces = kListLength;",
-        tests="python_tests/test_cuda_runtime.py -k left_over",
+        tests="python_tests/kernels/test_cuda_runtime.py -k left_over",
     ),
     Mutant(
         name="cuda-one-left-over-is-lost",
@@ -191,7 +191,7 @@ MUTANTS = [
         file="CMakeLists.txt",
         text="-fmad=false",
         replacement="-fmad=true",
-        tests="python_tests/test_cuda_compiled.py -k fused",
+        tests="python_tests/kernels/test_cuda_compiled.py -k fused",
     ),
     Mutant(
         name="cuda-tally-overflows-at-its-border",
@@ -247,7 +247,7 @@ MUTANTS = [
         file="csrc/cuda/neuron_kernel.cu",
         text="if (kind == Kind::DC && kQuick && Divisor<Real>::is_small(smallest)) return kUnfinished;",
         replacement="(void)smallest;",
-        tests="python_tests/test_cuda_neurons.py -k 'host and small_quotients'",
+        tests="python_tests/kernels/test_cuda_neurons.py -k 'host and small_quotients'",
     ),
     Mutant(
         name="cuda-counts-are-not-summed-over-a-warp",
@@ -289,7 +289,7 @@ MUTANTS = [
         file="csrc/cuda/actor_kernel.cu",
         text="const float carry = n < layer.outputs ? p.rows.carry[l][b * layer.outputs + n] : 0.0f;",
         replacement="const float carry = p.rows.carry[l][b * layer.outputs + n];",
-        tests="python_tests/test_cuda_runtime.py -k nothing_is_read",
+        tests="python_tests/kernels/test_cuda_runtime.py -k nothing_is_read",
     ),
     Mutant(
         name="cuda-layers-share-their-masks",

@@ -138,7 +138,7 @@ class Tree:
         return self._run(["cmake", "--build", str(self._build), "--parallel", "1"])
 
     def _build_host(self, folder: Path) -> subprocess.CompletedProcess[str]:
-        program = "import sys, pathlib, cuda_on_host; cuda_on_host.build(pathlib.Path(sys.argv[1]))"
+        program = "import sys, pathlib; from support import cuda_on_host; cuda_on_host.build(pathlib.Path(sys.argv[1]))"
         return self._run([sys.executable, "-c", program, str(folder)])
 
     def _run(

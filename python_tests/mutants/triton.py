@@ -2,11 +2,11 @@
 
 from mutants.mutant import Mutant
 
-NEURON_TESTS = "'python_tests/test_triton.py::test_kernels_in_the_interpreter[neurons]'"
-ACTOR_TESTS = "'python_tests/test_triton.py::test_kernels_in_the_interpreter[actors]'"
-COMPILED_NEURONS = "python_tests/test_triton_compiled.py::test_default_neuron_kernels_fit_every_target"
-COMPILED_ACTORS = "python_tests/test_triton_compiled.py::test_default_actor_kernels_fit_their_targets"
-WARMUP_TESTS = "python_tests/test_triton.py::test_warmup_times_every_tile_on_the_actors_device"
+NEURON_TESTS = "'python_tests/kernels/test_triton.py::test_kernels_in_the_interpreter[neurons]'"
+ACTOR_TESTS = "'python_tests/kernels/test_triton.py::test_kernels_in_the_interpreter[actors]'"
+COMPILED_NEURONS = "python_tests/kernels/test_triton_compiled.py::test_default_neuron_kernels_fit_every_target"
+COMPILED_ACTORS = "python_tests/kernels/test_triton_compiled.py::test_default_actor_kernels_fit_their_targets"
+WARMUP_TESTS = "python_tests/kernels/test_triton.py::test_warmup_times_every_tile_on_the_actors_device"
 
 
 def _neurons(name: str, text: str, replacement: str, tests: str = NEURON_TESTS) -> Mutant:

@@ -1,0 +1,135 @@
+"""Rollouts: the carry is reset exactly when an episode ends, episodes are counted fairly, seeds are kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("gymnasium", reason="Gymnasium is not installed")
+
+import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from support.environments_for_tests import ACTION_DIM, Scripted, length, observation, random_actor
+
+import snnkern
+from snnkern.environments import make_vector
+from snnkern.rollout import rollout
+
+MODES = [pytest.param(mode, id=mode.value) for mode in AutoresetMode]
+
+
+def spiking_actor(neuron: str = "if") -> snnkern.SpikingActor:
+    return snnkern.convert(
+        random_actor(), thresholds=[torch.full((16,), 2.0)], neuron=neuron, timesteps=3, alpha=1.0, memory=0.5
+    )
+
+
+def expected_returns(rows: int, episodes: int) -> np.ndarray:
+    """Every episode by a policy that was made for it alone."""
+    returns = np.zeros((rows, episodes))
+    for row in range(rows):
+        for episode in range(episodes):
+            policy = spiking_actor()
+            for step in range(length(row, episode)):
+                action = policy.act(observation(row, episode, step))
+                returns[row, episode] += float(np.sum(action, dtype=np.float64))
+    return returns
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_carry_starts_afresh_with_every_episode_of_every_row(mode: AutoresetMode) -> None:
+    rows, episodes = 5, 4
+    envs = SyncVectorEnv([lambda row=row: Scripted(row) for row in range(rows)], autoreset_mode=mode)
+    result = rollout(spiking_actor(), envs, episodes=episodes)
+    np.testing.assert_array_equal(result.returns, expected_returns(rows, episodes))
+
+
+def test_a_rollout_starts_afresh_whatever_the_policy_did_before() -> None:
+    policy = spiking_actor()
+    for mode in AutoresetMode:
+        envs = SyncVectorEnv([lambda row=row: Scripted(row) for row in range(3)], autoreset_mode=mode)
+        np.testing.assert_array_equal(rollout(policy, envs, episodes=2).returns, expected_returns(3, 2))
+
+
+def test_the_carry_matters_to_these_returns() -> None:
+    """Guards the test above: without a reset between episodes the returns are different ones."""
+    carried = spiking_actor()
+    returns = [
+        sum(float(np.sum(carried.act(observation(0, episode, step)))) for step in range(length(0, episode)))
+        for episode in range(4)
+    ]
+    assert not np.allclose(returns, expected_returns(1, 4)[0])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_row_counts_the_same_number_of_episodes_whatever_their_lengths(mode: AutoresetMode) -> None:
+    rows, episodes = 6, 3
+    envs = SyncVectorEnv([lambda row=row: Scripted(row) for row in range(rows)], autoreset_mode=mode)
+    result = rollout(random_actor(), envs, episodes=episodes)
+    wanted = [[length(row, episode) for episode in range(episodes)] for row in range(rows)]
+    np.testing.assert_array_equal(result.lengths, wanted)
+
+
+def test_episode_seeds_do_not_depend_on_the_number_of_rows() -> None:
+    for rows, episodes in ((6, 1), (3, 2), (1, 6)):
+        envs = SyncVectorEnv(
+            [lambda row=row: Scripted(row) for row in range(rows)], autoreset_mode=AutoresetMode.DISABLED
+        )
+        rollout(random_actor(), envs, episodes=episodes, seed=40)
+        used = {seed for env in envs.envs for seed in env.seeds[:episodes]}
+        assert used == set(range(40, 46))
+
+
+def test_spikes_are_averaged_over_the_recorded_decisions_only() -> None:
+    rows, episodes = 3, 2
+    envs = SyncVectorEnv([lambda row=row: Scripted(row) for row in range(rows)], autoreset_mode=AutoresetMode.NEXT_STEP)
+    result = rollout(spiking_actor("mt"), envs, episodes=episodes)
+    sent = decisions = 0
+    for row in range(rows):
+        for episode in range(episodes):
+            policy = spiking_actor("mt")
+            for step in range(length(row, episode)):
+                policy.act(observation(row, episode, step))
+                sent += int(policy.spikes.sum())
+                decisions += 1
+    assert sent > 0
+    assert result.spikes is not None
+    np.testing.assert_allclose(result.spikes, [sent / decisions])
+
+
+def test_any_object_with_act_is_a_policy() -> None:
+    class Still:
+        def act(self, observation: np.ndarray) -> np.ndarray:
+            return np.zeros((len(observation), ACTION_DIM), dtype=np.float32)
+
+    envs = SyncVectorEnv([lambda: Scripted(0)])
+    result = rollout(Still(), envs, episodes=2)
+    assert result.returns.tolist() == [[0.0, 0.0]]
+    assert result.spikes is None
+
+
+def test_an_environment_that_does_not_fit_is_refused_before_it_runs() -> None:
+    envs = make_vector("CartPole-v1", 2)
+    with pytest.raises(snnkern.InputError, match=r"observation space is Box.*the actor's observations are \[3\]"):
+        rollout(random_actor(), envs)
+    with pytest.raises(snnkern.InputError, match="episodes must be a whole number of at least 1, got 0"):
+        rollout(random_actor(), SyncVectorEnv([lambda: Scripted(0)]), episodes=0)
+    with pytest.raises(snnkern.InputError, match="seed must be a whole number of at least 0, got -1"):
+        rollout(random_actor(), SyncVectorEnv([lambda: Scripted(0)]), seed=-1)
+
+
+def test_what_is_no_vector_environment_is_refused() -> None:
+    with pytest.raises(snnkern.InputError, match="vector environment, got Scripted"):
+        rollout(random_actor(), Scripted(0))
+    with pytest.raises(snnkern.InputError, match="a function that makes one, got Scripted: here several are made"):
+        make_vector(Scripted(0), 1)
+    with pytest.raises(snnkern.InputError, match="the function that makes the environment returned int"):
+        make_vector(lambda: 3, 1)
+
+
+def test_progress_hears_of_every_finished_episode() -> None:
+    heard: list[int] = []
+    envs = SyncVectorEnv([lambda row=row: Scripted(row) for row in range(2)])
+    rollout(random_actor(), envs, episodes=3, progress=heard.append)
+    assert heard == sorted(heard)
+    assert heard[-1] == 6

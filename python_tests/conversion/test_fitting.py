@@ -1,0 +1,136 @@
+"""Thresholds fitted to a neuron and a T, and corrections of the layer above."""
+
+import numpy as np
+import pytest
+import torch
+from support.builders import NEURONS, identity_actor, make_actor, make_observations
+
+import snnkern
+from snnkern import InputError
+from snnkern.fitting import CANDIDATES, fit, gaussian_threshold, least_squares
+from snnkern.neurons import Dynamics, parse_neuron
+from snnkern.sensitivity import _squared_slope, sensitivity
+
+
+@pytest.mark.parametrize("timesteps", [1, 2, 5])
+@pytest.mark.parametrize("neuron", NEURONS)
+def test_mse_is_the_best_candidate_of_a_loop_over_neurons(neuron, timesteps):
+    observations = make_observations(60, 3)
+    (threshold,) = fit(identity_actor(3), observations, neuron=neuron, timesteps=timesteps).thresholds
+    dynamics = Dynamics(parse_neuron(neuron), timesteps)
+    for column in range(3):
+        values = torch.from_numpy(observations[:, column : column + 1])
+        wanted = values.clamp(min=0.0)
+
+        def error(theta, values=values, wanted=wanted):
+            bias = torch.zeros(1) if neuron == "dc" else None
+            mean, _, _ = snnkern.ops.neuron_mean(
+                values, theta.reshape(1), torch.zeros(60, 1), dynamics, bias=bias, backend="reference"
+            )
+            return float((mean - wanted).square().mean())
+
+        best = min(error(wanted.max() * fraction) for fraction in CANDIDATES)
+        assert error(threshold[column]) == pytest.approx(best, rel=1e-4, abs=1e-9)
+
+
+def test_least_squares_finds_the_weights_that_explain_the_targets():
+    inputs = torch.from_numpy(make_observations(200, 4)).double()
+    weight, bias = torch.randn(2, 4, generator=torch.Generator().manual_seed(0)).double(), torch.ones(2).double()
+    found, offset = least_squares(inputs, inputs @ weight.T + bias, torch.zeros_like(weight), bias * 0, 1e-9)
+    torch.testing.assert_close(found, weight, atol=1e-6, rtol=0)
+    torch.testing.assert_close(offset, bias, atol=1e-6, rtol=0)
+
+
+def test_least_squares_counts_states_by_their_importance():
+    generator = torch.Generator().manual_seed(1)
+    inputs, wanted = (
+        torch.randn(300, 4, generator=generator).double(),
+        torch.randn(300, 3, generator=generator).double(),
+    )
+    weight, bias = torch.randn(3, 4, generator=generator).double(), torch.randn(3, generator=generator).double()
+    # Some states count the least, as most do where tanh is saturated.
+    importance = torch.rand(300, 3, generator=generator).double().square() * (torch.rand(300, 3) > 0.5) + 0.01
+    fitted, offset = least_squares(inputs, wanted, weight, bias, 0.2, importance)
+    for receiver in range(3):
+        p = importance[:, receiver] / importance[:, receiver].sum()
+        centred = inputs - p @ inputs
+        strength = 0.2 * (p[:, None] * centred.square()).sum() / 4
+        # The gradient of what is minimised, at the minimum.
+        error = inputs @ fitted[receiver] + offset[receiver] - wanted[:, receiver]
+        gradient = (p * error) @ inputs + strength * (fitted[receiver] - weight[receiver])
+        torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-10, rtol=0)
+        assert float((p * error).sum()) == pytest.approx(0.0, abs=1e-10)
+
+
+def test_least_squares_with_equal_importance_is_without():
+    inputs, wanted = torch.from_numpy(make_observations(50, 4)), torch.from_numpy(make_observations(50, 3, seed=1))
+    weight, bias = torch.ones(3, 4), torch.zeros(3)
+    one = least_squares(inputs, wanted, weight, bias, 0.1)
+    other = least_squares(inputs, wanted, weight, bias, 0.1, torch.full((50, 3), 2.0))
+    torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("squash", [True, False])
+def test_sensitivity_is_the_squared_jacobian_where_errors_are_small(squash):
+    actor = make_actor(4, 9, 7, 2, squash=squash)
+    rows = torch.from_numpy(make_observations(20, 4))
+    with torch.no_grad():
+        activations = actor.hidden_activations(rows)
+        found = sensitivity(actor, activations, torch.full((2,), 1e-3))
+
+    def action(first):
+        z = actor.output(torch.relu(actor.hidden[1](first)))
+        return torch.tanh(z) if squash else z
+
+    jacobian = torch.stack([torch.autograd.functional.jacobian(action, row) for row in activations[0]])
+    squares = jacobian.square().sum(dim=1)
+    mean = squares.mean(dim=0)
+    wanted = torch.where(mean > 0, squares / mean, 1.0) + 0.01
+    torch.testing.assert_close(found.hidden[0], wanted, atol=1e-3, rtol=1e-3)
+
+
+def test_sensitivity_takes_large_errors_for_what_they_do():
+    # Far in saturation a small error moves nothing; one as large as z does.
+    z = torch.tensor([[0.0], [4.0]])
+    small, large = (_squared_slope(z, torch.tensor([deviation])) for deviation in (0.1, 4.0))
+    assert small[1] / small[0] < 1e-4
+    assert large[1] / large[0] > 0.1
+    draws = 4.0 * torch.randn(400_000, generator=torch.Generator().manual_seed(0))
+    sampled = (torch.tanh(4.0 + draws) - torch.tanh(torch.tensor(4.0))).square().mean() / 16.0
+    assert float(large[1]) == pytest.approx(float(sampled), rel=0.25)  # nine nodes for a function this steep
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("rule", ["mse", "gaussian"])
+@pytest.mark.parametrize("correction", ["none", "bias", "linear"])
+@pytest.mark.parametrize("neuron", NEURONS)
+def test_one_observation_and_silent_neurons(neuron, correction, rule, weighted):
+    actor = make_actor(4, 9, 13, 2)
+    found = fit(
+        actor, make_observations(1, 4), neuron=neuron, timesteps=1, rule=rule, weighted=weighted, correction=correction
+    )
+    assert all(torch.isfinite(parameter).all() for parameter in found.actor.parameters())
+    activations = actor.hidden_activations(torch.from_numpy(make_observations(1, 4)))
+    for threshold, activation in zip(found.thresholds, activations, strict=True):
+        assert torch.isfinite(threshold).all()
+        assert torch.equal(threshold > 0, activation[0] > 0)
+
+
+def test_gaussian_threshold_beats_its_neighbours_on_normal_drives():
+    drive = torch.randn(200_000, 1, generator=torch.Generator().manual_seed(0)) * 2.0 + 1.0
+    theta = gaussian_threshold(drive, 1, 8)
+
+    def error(theta):
+        steps = (drive / theta * 8).round().clamp(0, 8)
+        return float((drive - theta * steps / 8).square().mean())
+
+    assert error(theta) < min(error(theta * 0.93), error(theta * 1.07))
+
+
+def test_bad_input_is_refused():
+    actor = make_actor(4, 9, 2)
+    for bad, message in ((np.full((2, 4), np.nan, np.float32), "NaN"), (np.zeros((0, 4), np.float32), "empty")):
+        with pytest.raises(InputError, match=message):
+            fit(actor, bad)
+    with pytest.raises(InputError, match="unknown rule 'median'"):
+        fit(actor, make_observations(2, 4), rule="median")

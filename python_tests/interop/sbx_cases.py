@@ -1,0 +1,82 @@
+"""SBX, which brings JAX: its models converted, its example, and the example that trains actors by it.
+
+`test_sbx.py` runs this file in a process of its own: once JAX is there, every fork is warned of, and other tests fork.
+"""
+
+import warnings
+
+import numpy as np
+import pytest
+from support.builders import load_example, make_observations
+from support.sb3_models import Space, saved
+
+import snnkern
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import sbx
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # JAX, Flax and TensorFlow Probability have remarks on each other
+
+
+def test_sbx_models_are_converted_from_memory():
+    dense, spiking = load_example("convert_sbx").main(steps=1_000)
+    assert spiking == pytest.approx(dense, rel=0.05)
+
+
+@pytest.mark.thorough
+def test_sbx_models_act_as_they_did(tmp_path):
+    observations = make_observations(20, 5)
+    for algorithm in (sbx.TD3, sbx.SAC):
+        model = algorithm("MlpPolicy", Space(), policy_kwargs={"net_arch": [17, 9]}, buffer_size=10)
+        actor = snnkern.conversion.dense_actor(snnkern.from_sb3(model, observations).actor)
+        np.testing.assert_allclose(
+            actor.act(observations), model.predict(observations, deterministic=True)[0], atol=1e-5
+        )
+    with pytest.raises(snnkern.CheckpointError, match="SBX saves parameters as a pickle"):
+        snnkern.from_sb3(saved(model, tmp_path), observations)
+    policy = {"activation_fn": __import__("flax").linen.tanh}
+    with pytest.raises(snnkern.InputError, match=r"its activations are .*tanh.*, not ReLU"):
+        snnkern.from_sb3(sbx.TD3("MlpPolicy", Space(), policy_kwargs=policy, buffer_size=10), observations)
+    with pytest.raises(snnkern.InputError, match=r"its actor is sbx.*Simba"):
+        snnkern.from_sb3(sbx.SAC("SimbaPolicy", Space(), buffer_size=10), observations)
+
+
+@pytest.fixture(scope="module")
+def example():
+    return load_example("train_actor")
+
+
+@pytest.mark.parametrize("algorithm", ["td3", pytest.param("sac", marks=pytest.mark.thorough)])
+def test_file_acts_like_the_trained_model(example, algorithm, tmp_path, monkeypatch):
+    observations = np.random.default_rng(0).normal(size=(100, 3)).astype(np.float32)
+    export, exported = example.export, []
+
+    def export_and_note(model, metadata):
+        actor = export(model, metadata)
+        exported[:] = model, model.predict(observations, deterministic=True)[0]
+        return actor
+
+    monkeypatch.setattr(example, "export", export_and_note)
+    output = tmp_path / "new folder" / "actor.safetensors"
+    example.train(
+        example.Algorithm(algorithm),
+        environment="Pendulum-v1",
+        steps=1500,
+        output=output,
+        eval_every=1500,
+        learning_starts=1000,
+    )
+
+    model, wanted = exported
+    actor = snnkern.load_actor(output)
+    np.testing.assert_allclose(actor.act(observations), wanted, rtol=0, atol=1e-5)
+    assert np.ptp(wanted) > 0.1  # the actions depend on the observation
+    found = {name: actor.metadata[name] for name in ("algorithm", "environment", "seed", "steps")}
+    assert found == {"algorithm": algorithm.upper(), "environment": "Pendulum-v1", "seed": "0", "steps": "1500"}
+    assert -2000 < float(actor.metadata["eval_return"]) < 0
+    assert "sbx-rl" in actor.metadata["trained_with"]
+
+    model.predict = lambda *_, **__: (wanted[:1] + 0.001, None)
+    with pytest.raises(RuntimeError, match="differ from SBX's"):
+        export(model, {})

@@ -1,0 +1,159 @@
+"""What only a GPU shows of the CUDA backend: graphs, streams, devices, errors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from support.cases import (
+    DEFAULT_NEURONS,
+    Size,
+    assert_same_bits,
+    each,
+    needs_cpu,
+    random_layer,
+    random_observations,
+    run_layer,
+)
+from support.cuda_actors import assert_twins, decide, twins
+
+import snnkern
+from snnkern import Dynamics
+from snnkern._backends import cuda
+
+pytestmark = needs_cpu
+needs_module = pytest.mark.skipif(cuda._cuda is None, reason=cuda._reason or "")
+WIDTHS = (17, 256, 256, 6)
+
+
+def assert_same_state(captured, wanted) -> None:
+    assert torch.equal(captured.spikes.cpu(), wanted.spikes)
+    for mine, layer in zip(captured.carries, wanted.hidden, strict=True):
+        assert torch.equal(mine.cpu(), layer.carry.value)
+
+
+@pytest.mark.gpu
+@each("neuron", DEFAULT_NEURONS)
+def test_a_captured_decision_replays(gpu, neuron) -> None:
+    ours, wanted = twins(WIDTHS, neuron, gpu, 8, alpha=0.7, memory=0.3)
+    captured = ours.capture(3)
+    for step, observation in enumerate(random_observations(6, 3, 17)):
+        if step == 4:
+            mask = torch.tensor([True, False, True])
+            captured.reset(mask.to(gpu))
+            wanted.reset(mask)
+        captured.observation.copy_(observation)
+        torch.testing.assert_close(captured.replay().cpu(), wanted(observation), rtol=1e-5, atol=1e-5)
+        assert_same_state(captured, wanted)
+    captured.reset()
+    assert not any(bool(carry.any()) for carry in captured.carries)
+
+
+@pytest.mark.gpu
+def test_a_captured_decision_goes_on_from_the_actor_and_leaves_it_alone(gpu) -> None:
+    ours, wanted = twins(WIDTHS, "mt", gpu, 8, alpha=1.0)
+    observations = random_observations(4, 1, 17)
+    decide(ours, observations[0])
+    wanted(observations[0])
+    captured = ours.capture()
+    before = [layer.carry.value.clone() for layer in ours.hidden]
+    for observation in observations[1:3]:
+        captured.observation.copy_(observation)
+        captured.replay()
+        wanted(observation)
+    assert_same_state(captured, wanted)
+    assert all(torch.equal(layer.carry.value, carry) for layer, carry in zip(ours.hidden, before, strict=True))
+    ours.reset()
+    captured.observation.copy_(observations[3])
+    torch.testing.assert_close(captured.replay().cpu(), wanted(observations[3]), rtol=1e-5, atol=1e-5)
+    decide(ours, observations[0])
+    with pytest.raises(snnkern.InputError, match="the carry belongs to a batch"):
+        ours.capture(2)
+
+
+@pytest.mark.gpu
+def test_the_current_stream_is_respected(gpu) -> None:
+    """The observation and the current are written late, in the same stream; another stream would read too early."""
+    ours, wanted = twins(WIDTHS, "if", gpu, 8)
+    ours.check_finite = False  # which would wait
+    x = random_observations(1, 4, 17)[0]
+    decide(ours, x)
+    ours.reset()
+    layer = random_layer(Dynamics(DEFAULT_NEURONS["if"], 5), Size(64, 256))
+    late, ready = torch.zeros(4, 17, device=gpu), x.to(gpu)
+    late_layer, ready_layer = (
+        layer.map(lambda one: torch.zeros_like(one, device=gpu)),
+        layer.map(lambda one: one.to(gpu)),
+    )
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(200_000_000)
+        late.copy_(ready)
+        late_layer.current.copy_(ready_layer.current)
+        late_layer.threshold.copy_(ready_layer.threshold)
+        late_layer.carry.copy_(ready_layer.carry)
+        action = ours(late)
+        results = run_layer_without_waiting(late_layer)
+    stream.synchronize()
+    torch.testing.assert_close(action.cpu(), wanted(x), rtol=1e-5, atol=1e-5)
+    for result, expected in zip(results, run_layer(layer, "reference"), strict=True):
+        assert_same_bits(result.cpu(), expected)
+
+
+def run_layer_without_waiting(layer):
+    arguments = (layer.current, layer.threshold, layer.carry, layer.dynamics)
+    spikes, carry, counts = snnkern.ops.neuron_spikes(*arguments, bias=layer.bias, backend="cuda")
+    mean, *_ = snnkern.ops.neuron_mean(*arguments, bias=layer.bias, backend="cuda")
+    return spikes, mean, carry, counts
+
+
+@pytest.mark.gpu
+def test_every_device_computes_and_the_current_one_stays(gpu) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("there is one GPU only")
+    for index in range(torch.cuda.device_count()):
+        device = torch.device("cuda", index)
+        assert_twins(*twins((11, 33, 17, 3), "mt", device, alpha=1.0), random_observations(2, 5, 11))
+        layer = random_layer(Dynamics(DEFAULT_NEURONS["dc"], 5), Size(3, 17))
+        for result, expected in zip(run_layer(layer, "cuda", device), run_layer(layer, "reference"), strict=True):
+            assert_same_bits(result, expected)
+        assert torch.cuda.current_device() == gpu.index
+
+
+@pytest.mark.gpu
+def test_auto_takes_cuda_for_tensors_on_a_gpu(gpu) -> None:
+    ours, wanted = twins((11, 33, 17, 3), "snm", gpu, alpha=1.0)
+    auto = snnkern.nn.SpikingActor(snnkern.load_actor("td3-hopper"), [torch.ones(256)] * 2, ours.dynamics).to(gpu)
+    auto(torch.zeros(1, 11, device=gpu))
+    assert isinstance(auto._engine, cuda.Engine)
+    assert_twins(ours, wanted, random_observations(1, 2, 11))
+
+
+def arguments(device: int) -> dict[str, int | float | bool]:
+    numbers = dict.fromkeys(("kind", "stream", "initial_fraction", "negative_fraction", "alpha", "memory", "clip"), 0)
+    addresses = dict.fromkeys(
+        ("current", "threshold", "bias", "carry", "row_alpha", "spikes", "mean", "next_carry", "counts"), 0
+    )
+    sizes = dict.fromkeys(("levels", "timesteps", "batch", "neurons"), 1)
+    strides = {"current_stride_t": 0, "current_stride_b": 1}
+    return {**numbers, **addresses, **sizes, **strides, "device": device, "constant": True}
+
+
+@needs_module
+def test_an_error_names_the_call_that_failed() -> None:
+    """There is no device 4096; where there is no driver, asking for the current device fails already."""
+    with pytest.raises(RuntimeError, match=r"^cuda(SetDevice\(4096\)|GetDevice) failed: .* \(cudaError\w+\)$"):
+        cuda._cuda.neuron_float32(**arguments(4096))
+
+
+@needs_module
+def test_importing_the_package_starts_no_driver() -> None:
+    """Nor does converting an actor, or asking what there is."""
+    program = "import snnkern._cuda, torch; snnkern.backends(); assert not torch.cuda.is_initialized(); print('fine')"
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "fine"

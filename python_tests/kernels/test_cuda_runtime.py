@@ -1,0 +1,267 @@
+"""What the CUDA module asks of the runtime: device, stream, shared memory; and addresses beyond 32 bits.
+
+On the host, whose runtime records it (`cuda_on_host`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import mmap
+
+import pytest
+import torch
+from support.cases import (
+    CARRYING,
+    DEFAULT_NEURONS,
+    Size,
+    assert_is_reference,
+    assert_same_bits,
+    each,
+    needs_cpu,
+    random_layer,
+    random_observations,
+)
+from support.cuda_actors import assert_twins, decide, on_cuda, twins
+from support.cuda_on_host import ORDERS, current_device, from_block, recorded, take_turns, use
+from torch import Tensor
+
+import snnkern
+from snnkern import Dynamics, ops, reference
+from snnkern._backends import cuda
+
+pytestmark = needs_cpu
+HOST = torch.device("cpu")
+USUAL_LIMIT = 48 * 1024  # of shared memory, for a kernel that asks for no more
+
+
+@pytest.fixture
+def module(cuda_on_host, monkeypatch):
+    """The backend "cuda" on the host."""
+    use(cuda_on_host, monkeypatch.setattr)
+    return cuda_on_host
+
+
+@pytest.fixture
+def second_device(module, monkeypatch):
+    """Tensors are on device 1, whose current stream is 1234, while device 0 is the current one."""
+    monkeypatch.setattr(cuda, "_place", lambda tensor: {"device": 1, "stream": 1234})
+    return module
+
+
+def assert_in_its_place(calls) -> None:
+    assert {call.device for call in calls} == {1}
+    assert {call.stream for call in calls if call.what in ("launch", "memset")} == {1234}
+
+
+@each("dtype", {"float32": torch.float32, "float64": torch.float64})
+def test_a_layer_runs_on_its_device_and_stream(second_device, dtype) -> None:
+    layer = random_layer(Dynamics(DEFAULT_NEURONS["if"], 3), Size(2, 300), dtype)
+    with recorded(second_device) as calls:
+        ops.neuron_spikes(layer.current, layer.threshold, layer.carry, layer.dynamics, backend="cuda")
+    assert [call.what for call in calls] == ["memset", "launch"]
+    assert calls[0].bytes == 2 * 8
+    assert_in_its_place(calls)
+    assert current_device(second_device) == 0
+
+
+def test_an_actor_is_packed_and_runs_on_its_device_and_stream(second_device) -> None:
+    with recorded(second_device) as calls:
+        actor, _ = twins((11, 33, 17, 3), "mt", HOST)
+        decide(actor, torch.zeros(2, 11))
+        decide(actor, torch.zeros(2, 11))
+    assert {call.what for call in calls} == {"attribute", "limit", "launch"}
+    assert_in_its_place(calls)
+    assert current_device(second_device) == 0
+
+
+def test_an_error_names_the_call_and_leaves_the_device(module, monkeypatch) -> None:
+    monkeypatch.setattr(cuda, "_place", lambda tensor: {"device": 2, "stream": 0})
+    layer = random_layer(Dynamics(DEFAULT_NEURONS["if"], 3), Size(2, 3))
+    with pytest.raises(RuntimeError, match=r"^cudaSetDevice\(2\) failed: .*\(cudaErrorInvalidDevice\)$"):
+        ops.neuron_spikes(layer.current, layer.threshold, layer.carry, layer.dynamics, backend="cuda")
+    assert current_device(module) == 0
+
+
+def test_the_device_of_the_actor_says_what_fits(second_device, monkeypatch) -> None:
+    """Device 0 has more shared memory than device 1."""
+    engines = []
+    for device in (0, 1):
+        monkeypatch.setattr(cuda, "_place", lambda tensor, device=device: {"device": device, "stream": 0})
+        actor, _ = twins((3, 500, 500, 2), "mt", HOST, 100)
+        actor(torch.zeros(1, 3))
+        engines.append(actor._engine)
+    assert isinstance(engines[0], cuda.Engine)
+    assert engines[1] is None
+
+
+def shared_bytes(module, actor, rows: int) -> int:
+    """What a launch asks for."""
+    with recorded(module) as calls:
+        actor(torch.zeros(rows, actor.interface.observation_dim))
+    return next(call.bytes for call in calls if call.what == "launch")
+
+
+LIVE = {  # two actors, each as timesteps and rows
+    "fewer-timesteps": ((30, 1), (8, 1)),
+    "more-rows": ((30, 1), (30, 4)),  # the host has 3 multiprocessors
+}
+
+
+@each("pair", LIVE)
+@each("neuron", DEFAULT_NEURONS)
+def test_actors_leave_each_other_their_shared_memory(module, neuron, pair) -> None:
+    """The first decides again after the second, which needs less, was packed and bound."""
+    (timesteps, rows), (other_timesteps, other_rows) = pair
+    first, wanted = twins((17, 512, 512, 6), neuron, HOST, timesteps)
+    second, _ = twins((17, 512, 512, 6), neuron, HOST, other_timesteps)
+    observations = random_observations(2, rows, 17)
+    assert_twins(first, wanted, observations[:1])
+    assert shared_bytes(module, second, other_rows) < shared_bytes(module, first, rows)
+    first.reset()
+    wanted.reset()
+    assert_twins(first, wanted, observations)
+
+
+@each("neuron", DEFAULT_NEURONS)
+def test_an_actor_may_take_more_shared_memory_than_kernels_usually_have(module, neuron) -> None:
+    ours, wanted = twins((17, 512, 512, 6), neuron, HOST, 40)
+    assert shared_bytes(module, ours, 1) > USUAL_LIMIT
+    ours.reset()
+    assert_twins(ours, wanted, random_observations(2, 1, 17))
+
+
+@each("order", {name: name for name in ORDERS})
+def test_a_list_that_begins_with_one_left_over_is_full(module, order) -> None:
+    """Every neuron but one of the first 256 fires: 255 of them, two at a time, leave one for the 256 that follow."""
+    timesteps = 3
+    interface = snnkern.Interface(3, 2)
+    generator = torch.Generator().manual_seed(0)
+    bias = torch.full((900,), 1.5)
+    bias[100] = -1.0
+    receiver = torch.randn(64, 900, generator=generator) / 30, torch.zeros(64)
+    output = torch.randn(2, 64, generator=generator), torch.zeros(2)
+    actor = snnkern.Actor([(torch.zeros(900, 3), bias), receiver], output, interface)
+    thresholds = [torch.ones(900), torch.full((64,), 0.3)]
+    wanted = snnkern.convert(actor, thresholds=thresholds, neuron="if", timesteps=timesteps, backend="cpu")
+    take_turns(module, order)
+    try:
+        assert_twins(on_cuda(wanted, HOST), wanted, torch.zeros(1, 2, 3))
+        assert wanted.spikes[0].tolist() == [899 * timesteps] * 2
+    finally:
+        take_turns(module, "forward")
+
+
+def sparse(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Zeros, of which only what is read or written takes memory."""
+    size = math.prod(shape) * dtype.itemsize
+    no_reserve = 0x4000  # MAP_NORESERVE of Linux, which mmap has from Python 3.13 on
+    try:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
+    except OSError as error:
+        pytest.skip(f"no {size >> 30} GiB of addresses to be had: {error}")
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
+
+
+@each("neurons", {"four-per-thread": 2**16, "one-per-thread": 2**16 + 1})
+@each("spikes", {"spikes-out": True, "mean-out": False})
+def test_a_layer_beyond_two_to_the_32_numbers(module, neurons, spikes) -> None:
+    """Its last rows, and of them the last neurons: the only block that is run."""
+    timesteps, batch, rows = 2, 2**17, 8
+    last = 128 if neurons % 4 == 0 else 1
+    dynamics = Dynamics(DEFAULT_NEURONS["if"], timesteps, **CARRYING)
+    small = random_layer(dynamics, Size(rows, last))
+    current, threshold = sparse(timesteps, batch, neurons), sparse(neurons)
+    carry, next_carry = sparse(batch, neurons), sparse(batch, neurons)
+    output = sparse(timesteps, batch, neurons) if spikes else sparse(batch, neurons)
+    counts = torch.zeros(batch, dtype=torch.int64)
+    assert batch * neurons > 2**32
+    current[:, -rows:, -last:], threshold[-last:], carry[-rows:, -last:] = small.current, small.threshold, small.carry
+    per_block = 32 * (4 if neurons % 4 == 0 else 1)
+    blocks = batch // rows * -(-neurons // per_block)
+    spec = dynamics.neuron
+    with from_block(module, blocks - 1):
+        module.neuron_float32(
+            **cuda._place(current),
+            kind=int(spec.kind),
+            levels=spec.levels,
+            initial_fraction=spec.initial_fraction,
+            negative_fraction=spec.negative_fraction,
+            alpha=dynamics.alpha,
+            memory=dynamics.memory,
+            clip=dynamics.clip,
+            timesteps=timesteps,
+            batch=batch,
+            neurons=neurons,
+            current=current.data_ptr(),
+            constant=False,
+            current_stride_t=batch * neurons,
+            current_stride_b=neurons,
+            threshold=threshold.data_ptr(),
+            bias=0,
+            carry=carry.data_ptr(),
+            row_alpha=0,
+            spikes=output.data_ptr() if spikes else 0,
+            mean=0 if spikes else output.data_ptr(),
+            next_carry=next_carry.data_ptr(),
+            counts=counts.data_ptr(),
+        )
+    wanted = reference.neuron(small.current, small.threshold, small.carry, dynamics)
+    assert_same_bits(output[..., -rows:, -last:], wanted.spikes if spikes else wanted.mean)
+    assert_same_bits(next_carry[-rows:, -last:], wanted.carry)
+    assert torch.equal(counts[-rows:], wanted.counts)
+
+
+def test_an_actor_of_rows_beyond_two_to_the_32_numbers(module) -> None:
+    """The last row: beyond 2^32 numbers in its observation, carries, counts and action."""
+    batch, width, hidden = 2**29 + 5, 9, 16
+    ours, wanted = twins((width,) * (hidden + 2), "mt", HOST, alpha=0.6)
+    observation, action = sparse(batch, width), sparse(batch, width)
+    carries = [sparse(batch, width) for _ in range(hidden)]
+    counts = sparse(hidden, batch, dtype=torch.int64)
+    alpha = sparse(batch)
+    alpha[-1] = 0.6
+    assert min(batch * width, hidden * batch) > 2**32
+    engine = ours._pack(1)
+    engine.bind(carries, counts, alpha)
+    for x in random_observations(2, 1, width):
+        observation[-1] = x
+        with from_block(module, batch - 1):
+            engine._native.decide(0, observation.data_ptr(), action.data_ptr())
+        torch.testing.assert_close(action[-1:], wanted(x), rtol=1e-5, atol=1e-5)
+        assert torch.equal(counts[:, -1:], wanted.spikes)
+        for mine, layer in zip(carries, wanted.hidden, strict=True):
+            assert torch.equal(mine[-1:], layer.carry.value)
+
+
+def before_a_guard(tensor: Tensor) -> Tensor:
+    """The same values, at the end of memory behind which nothing may be read."""
+    page = mmap.PAGESIZE
+    size = -(-tensor.nbytes // page) * page
+    memory = mmap.mmap(-1, size + page)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    no_access = 0  # PROT_NONE
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + size), ctypes.c_size_t(page), no_access) == 0
+    guarded = torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=size - tensor.nbytes)
+    return guarded.view(tensor.shape).copy_(tensor)
+
+
+@each("neurons", {"four-per-thread": 36, "one-per-thread": 35})
+@each("neuron", DEFAULT_NEURONS)
+def test_nothing_is_read_beyond_the_inputs_of_a_layer(module, neuron, neurons) -> None:
+    """What is would end the process."""
+    layer = random_layer(Dynamics(neuron, 3, **CARRYING), Size(3, neurons)).with_row_alpha()
+    assert_is_reference(layer.map(before_a_guard), "cuda")
+
+
+@each("neuron", DEFAULT_NEURONS)
+def test_nothing_is_read_beyond_the_inputs_of_an_actor(module, neuron) -> None:
+    ours, wanted = twins((11, 33, 17, 3), neuron, HOST, alpha=1.0)
+    engine = ours._pack(2)
+    carries = [before_a_guard(torch.zeros(2, width)) for width in (33, 17)]
+    engine.bind(carries, torch.zeros(2, 2, dtype=torch.int64), None)
+    x = random_observations(1, 2, 11)[0]
+    engine.decide(before_a_guard(x), False, 1)
+    wanted(x)
+    for mine, layer in zip(carries, wanted.hidden, strict=True):
+        assert torch.equal(mine, layer.carry.value)

@@ -1,0 +1,98 @@
+"""The Triton backend: its kernels in the interpreter and (with `-m gpu`) on a GPU, and how exact its weights are."""
+
+from __future__ import annotations
+
+import importlib.util
+from contextlib import contextmanager
+
+import pytest
+import torch
+from support.builders import run_cases
+from support.cases import actor_parts, each
+
+from snnkern import MT, Dynamics
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+
+FILES = {"neurons": "kernels/triton_cases.py", "actors": "kernels/triton_actor_cases.py"}
+
+
+def run_triton(file: str, marked: str, interpret: str) -> None:
+    run_cases(file, marked, {"TRITON_INTERPRET": interpret})
+
+
+@pytest.mark.early
+@each("file", FILES)
+def test_kernels_in_the_interpreter(file) -> None:
+    run_triton(file, "not long", "1")
+
+
+@pytest.mark.long
+@each("file", FILES)
+def test_more_kernels_in_the_interpreter(file) -> None:
+    run_triton(file, "long", "1")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("marked", ["not long", pytest.param("long", marks=pytest.mark.long)])
+@each("file", FILES)
+def test_kernels_on_a_gpu(triton_gpu, file, marked) -> None:
+    """The same cases."""
+    run_triton(file, marked, "0")
+
+
+@pytest.mark.parametrize("fastest", range(3))
+def test_warmup_times_every_tile_on_the_actors_device(fastest, monkeypatch) -> None:
+    """An event that is recorded on another device tells nothing of a launch on this one."""
+    from snnkern._backends import triton_engine
+    from snnkern._backends.triton_engine import TILES
+
+    engine = triton_engine.Engine(actor_parts((3, 7, 2), Dynamics(MT(), 8)), "float32")
+    engine.bind([torch.zeros(5, 7)], torch.zeros(1, 5, dtype=torch.int64), None)
+    device, calls = [], []
+
+    @contextmanager
+    def on_device(tensor):
+        device.append(tensor.device)
+        yield
+        device.pop()
+
+    class Event:
+        def __init__(self, enable_timing):
+            calls.append(("event", engine._tile, tuple(device)))
+
+        def record(self):
+            calls.append(("record", engine._tile, tuple(device)))
+
+        def synchronize(self):
+            pass
+
+        def elapsed_time(self, end):
+            return 1.0 if engine._tile == TILES[fastest] else 2.0
+
+    monkeypatch.setattr(triton_engine, "on_device", on_device)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(engine, "_launch", lambda *_: calls.append(("launch", engine._tile, tuple(device))))
+    monkeypatch.setattr(triton_engine, "_tuned", {})
+    assert engine.warmup() == engine._tile == TILES[fastest]
+    for tile in TILES:
+        assert {call[0] for call in calls if call[1] == tile} == {"event", "record", "launch"}
+    assert {place[-1:] for *_, place in calls} == {(torch.device("cpu"),)}
+
+
+@pytest.mark.parametrize(
+    ("precision", "least", "most"),
+    [("float32", 0.0, 2.0**-24), ("tf32", 2.0**-14, 2.0**-11), ("bf16", 2.0**-11, 2.0**-8)],
+)
+def test_three_passes_are_as_exact_as_float32_and_one_is_not(precision, least, most) -> None:
+    """Of a current's terms: three parts hold 24 bits, TF32 and bfloat16 round to 11 and 8."""
+    from precision import packed
+
+    parts = actor_parts((5, 200, 150, 3), Dynamics(MT(), 8))
+    (weight,) = packed(parts, precision)
+    (_, _, sender), (exact, *_) = parts.hidden
+    folded = (exact * sender[:, None]).double() / sender.double()[:, None]  # float32, as any kernel has them
+    error = ((weight - folded).abs() / exact.double().abs()).max().item()
+    assert least <= error <= most
+    assert precision != "float32" or torch.equal(weight, folded)

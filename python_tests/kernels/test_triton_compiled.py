@@ -1,0 +1,133 @@
+"""The Triton kernels compiled for GPUs that are not here: no local memory, tensor cores, shared memory, the page."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("triton is not installed", allow_module_level=True)
+
+import triton_compiled
+import triton_tables
+from h100 import PAGE
+from machine_code import KINDS, ROOT, TARGETS
+from support.builders import run_cases
+from triton_compiled import SHARED, WIDTHS, Case
+
+from snnkern._backends import triton
+from snnkern._backends.triton_engine import TILES
+
+MOST_REGISTERS = {"IF": 40, "SNM": 40, "MT": 64, "DC": 64}
+# Which instruction multiplies a tile of 64 rows; one of 16 rows is too small for the newer ones.
+PRODUCTS = {"sm_80": "mma.sync", "sm_90": "wgmma.mma_async", "sm_100": "tcgen05.mma"}
+
+# A few bytes; docs/gpu.md says so.
+SPILLS = Case("actor", "DC", "sm_100", "float32", "128", widths=(376, 400, 300, 17))
+
+pytestmark = pytest.mark.skipif(bool(triton_compiled.missing()), reason=triton_compiled.missing())
+
+
+def check(kernel: triton_compiled.Compiled) -> None:
+    case = kernel.case
+    assert set(kernel.fused) <= {"result = tl.fma(a, b, c)"}, kernel
+    assert kernel.local == 0 or case == SPILLS, kernel
+    of_all, of_one = SHARED[case.target]
+    assert kernel.shared <= of_one, kernel
+    if case.kernel == "neuron":
+        assert kernel.registers <= MOST_REGISTERS[case.kind], kernel
+        assert kernel.warps >= 32, kernel
+        return
+    # Behind each hidden layer, and where actions wait in memory for the next neurons of the last one.
+    barriers = [line for line in kernel.barriers.elements() if line.startswith("tl.debug_barrier()")]
+    assert len(barriers) == len(case.widths) - 2 + 1, kernel
+    tile = triton_compiled.tile_of(case)
+    assert kernel.threads == 32 * tile.warps
+    assert kernel.warps >= tile.resident * tile.warps, kernel
+    assert kernel.shared * tile.resident <= of_all, kernel
+    wanted = "mma.sync" if tile.rows == 16 else PRODUCTS[case.target]
+    assert [name for name, count in kernel.products.items() if count] == [wanted], kernel
+    if case.widths == WIDTHS:  # of narrow layers, weights may come to registers instead
+        assert kernel.strays == 0, kernel
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_default_neuron_kernels_fit_every_target(kind, target) -> None:
+    check(triton_compiled.compile_one(Case("neuron", kind, target, "float32", "a sequence in, spikes out")))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_takes_few_instructions(kind) -> None:
+    """So few, in bfloat16 too, that an H100 waits for memory: 4 numbers of 2 bytes in and out."""
+    case = Case("neuron", kind, "sm_90", "bfloat16", "a sequence in, spikes out")
+    kernel = triton_compiled.compile_one(case)
+    check(kernel)
+    assert kernel.instructions is not None
+    assert 0 < kernel.instructions / triton_tables.width(case) <= 34.5
+
+
+@pytest.mark.parametrize(("kind", "target"), [*((kind, "sm_90") for kind in KINDS), ("IF", "sm_80"), ("IF", "sm_100")])
+def test_default_actor_kernels_fit_their_targets(kind, target) -> None:
+    check(triton_compiled.compile_one(Case("actor", kind, target, "float32", str(TILES[0].rows))))
+
+
+def pinned(name: str) -> str:
+    """The release that a variable of the Makefile names."""
+    return re.search(rf"^{name} := \w+==(\S+)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+
+
+def test_kernels_compile_with_the_oldest_release_that_is_promised() -> None:
+    """`pyproject.toml` promises it, `make` installs it into a folder of its own."""
+    oldest = pinned("OLDEST_TRITON")
+    assert f"triton>={oldest.removesuffix('.0')};" in (ROOT / "pyproject.toml").read_text()
+    folder = Path(sys.prefix) / "triton-oldest"
+    if not folder.exists():
+        pytest.skip(f"no {folder}, where make installs Triton {oldest}")
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    run_cases("kernels/triton_release_cases.py", "not long", {"PYTHONPATH": path, "SNNKERN_TRITON_RELEASE": oldest})
+
+
+@pytest.mark.parametrize(
+    ("release", "new_enough"), [("3.5.1", False), ("3.6.0", True), ("3.10.0+git1b2c", True), ("4.0", True)]
+)
+def test_a_release_older_than_promised_is_named(release, new_enough, monkeypatch) -> None:
+    monkeypatch.setattr(triton, "release", lambda: release)
+    wanted = "" if new_enough else f"Triton {release} is too old: 3.6 or newer is needed"
+    assert triton.too_old() == wanted
+
+
+@pytest.mark.long
+def test_every_kernel_fits_every_target_and_the_page_shows_it() -> None:
+    kernels = triton_compiled.compile_all([*triton_compiled.actors(), *triton_compiled.neurons()])
+    for kernel in kernels:
+        check(kernel)
+    page = PAGE.read_text()
+    if f"Triton {triton.release()}." not in page:
+        pytest.skip(f"the page was drawn with another Triton than {triton.release()}")
+    assert triton_tables.compiled_table(kernels) in page
+    assert triton_tables.instructions_table(kernels) in page
+    assert triton_tables.parts_table(kernels) in page
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_actors_of_other_widths_fit_too(kind, target) -> None:
+    for widths in ((376, 400, 300, 17), (17, 64, 64, 6)):
+        for tile in TILES:
+            check(triton_compiled.compile_one(Case("actor", kind, target, "float32", str(tile.rows), widths=widths)))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("levels", [1, 7, 24])
+@pytest.mark.parametrize("kind", ["MT", "DC"])
+def test_other_numbers_of_levels_fit_too(kind, levels, target) -> None:
+    for tile in TILES:
+        check(triton_compiled.compile_one(Case("actor", kind, target, "float32", str(tile.rows), levels=levels)))
