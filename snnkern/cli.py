@@ -71,6 +71,7 @@ from snnkern.report import (
     summarize_sweep,
 )
 from snnkern.study import sweep
+from snnkern.summaries import BenchSummary
 from snnkern.tables import print_benchmark, print_evaluation, print_sweep
 from snnkern.terminal import accept_all_text, console, say, show, silence
 from snnkern.text import count, printable
@@ -426,7 +427,7 @@ def bench(
             seconds=seconds,
             progress=report,
         )
-    summary = {"actor": policy, "observations": len(data), **summarize_benchmark(result)}
+    summary: BenchSummary = {"actor": policy, "observations": len(data), **summarize_benchmark(result)}
     if output:
         write_atomically(output, to_json(summary, indent=1))
     if figure:

@@ -30,6 +30,7 @@ from snnkern.report_tables import (
     settings_table,
 )
 from snnkern.results import Collection
+from snnkern.summaries import AnalysisSummary, BenchSummary, EnergySummary
 from snnkern.text import count
 
 Progress = Callable[[int, int], None]
@@ -55,9 +56,9 @@ def write_report(
     collections: Sequence[Collection],
     folder: Path,
     *,
-    analyses: Sequence[dict[str, Any]] = (),
-    energies: Sequence[dict[str, Any]] = (),
-    benches: Sequence[dict[str, Any]] = (),
+    analyses: Sequence[AnalysisSummary] = (),
+    energies: Sequence[EnergySummary] = (),
+    benches: Sequence[BenchSummary] = (),
     progress: Progress | None = None,
 ) -> list[Path]:
     """Writes `report.html`, and every figure as PNG and PDF into `figures` beside it.
@@ -84,13 +85,13 @@ def write_report(
         for collection, name in zip(collections, names, strict=True)
     ]
     for number, analysis in enumerate(analyses, 1):
-        source = f"the analysis of {analysis['actor']}"
-        title = f"Where the return goes: {analysis['actor']}, {analysis['dynamics']['neuron']['name'].upper()}"
+        source = f"the analysis of {analysis.actor}"
+        title = f"Where the return goes: {analysis.actor}, {analysis.dynamics['neuron']['name'].upper()}"
         with _fitting(source):
             drawings = analysis_drawings(analysis, f"analysis-{number}")
         sections.append(_Section(title, _ANALYSIS, drawings, source=source))
     for number, energy in enumerate(energies, 1):
-        title, source = f"What a decision costs: {energy['actor']}", f"the costs of {energy['actor']}"
+        title, source = f"What a decision costs: {energy.actor}", f"the costs of {energy.actor}"
         sections.append(_Section(title, _ENERGY, [energy_drawing(energy, number)], source=source))
     for number, bench in enumerate(benches, 1):
         title, source = f"How long a decision takes: {bench['actor']}", f"the latency of {bench['actor']}"
@@ -206,16 +207,17 @@ def _missing(parts: Sequence[tuple[str, str, str]]) -> Markup:
 
 def _provenance(
     collections: Sequence[Collection],
-    analyses: Sequence[dict[str, Any]],
-    energies: Sequence[dict[str, Any]],
-    benches: Sequence[dict[str, Any]],
+    analyses: Sequence[AnalysisSummary],
+    energies: Sequence[EnergySummary],
+    benches: Sequence[BenchSummary],
 ) -> Markup:
     """Actors, exact settings and versions of everything on the page."""
     parts = []
     for collection in collections:
         parts += [settings_table(collection), actors_table(collection), chosen_table(collection)]
-    for what, summaries in (("analysis", analyses), ("costs", energies), ("latency", benches)):
-        parts += [machine_table(f"How the {what} of {summary['actor']} was made", summary) for summary in summaries]
+    made: list[tuple[str, dict[str, Any]]] = [("analysis", vars(summary)) for summary in analyses]
+    made += [*(("costs", vars(summary)) for summary in energies), *(("latency", {**summary}) for summary in benches)]
+    parts += [machine_table(f"How the {what} of {summary['actor']} was made", summary) for what, summary in made]
     return join(*parts)
 
 

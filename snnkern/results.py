@@ -104,18 +104,6 @@ def read_collection(path: Path) -> Collection:
     return collect_results(path.resolve().name.removesuffix(path.suffix), records)
 
 
-def read_summary(path: Path, verb: str, keys: Sequence[str]) -> dict[str, Any]:
-    """Reads the JSON that a verb of the command line wrote.
-
-    Raises:
-        InputError: the file cannot be read, or has not what that verb writes.
-    """
-    summary = from_json(read_bytes(path), dict[str, Any], str(path))
-    if any(key not in summary for key in keys):
-        raise InputError(f"{path} is not what snnkern {verb} writes: it lacks {', '.join(keys)}")
-    return summary
-
-
 def collect_results(name: str, records: Sequence[Record]) -> Collection:
     """Sorts records by actor and setting and takes seeds together.
 
