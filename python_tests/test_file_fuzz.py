@@ -33,8 +33,9 @@ from support.builders import make_actor, make_layers, make_observations, sac_sta
 import snnkern
 from snnkern.files import read_array
 from snnkern.grids import read_study
-from snnkern.results import collect_results, read_collection, read_summary
+from snnkern.results import collect_results, read_collection
 from snnkern.store import Store, read_records, task_name
+from snnkern.summaries import BenchSummary, read_summaries
 
 CASES = 200 if "SNNKERN_ALL_CASES" in os.environ else 40  # of every format, at least
 SECONDS = float(os.environ.get("SNNKERN_FUZZ_SECONDS", "0"))
@@ -193,7 +194,7 @@ def summary_case(path: Path, choose: random.Random) -> None:
     summary = {"actor": "a", "environment": "E", "calibration": "max", "dense": episodes, "results": [entry]}
     (path / "summary.json").write_bytes(json_case(summary, choose))
     attempt(lambda: read_collection(path / "summary.json"))
-    attempt(lambda: read_summary(path / "summary.json", "bench", ("dense", "results")))
+    attempt(lambda: read_summaries([path / "summary.json"], BenchSummary, "bench"))
 
 
 GRID = {

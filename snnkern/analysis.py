@@ -11,10 +11,11 @@ controls with noise and with random actions are ours.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,7 +24,7 @@ from snnkern.actors import Actor, check_actor
 from snnkern.files import from_json, to_json
 from snnkern.internals import Raster, Residuals, raster, residuals
 from snnkern.intervals import Interval
-from snnkern.limits import MOST_SIDE_BY_SIDE, check_episodes
+from snnkern.limits import MOST_SIDE_BY_SIDE, Amount, Count, Number, check_episodes
 from snnkern.neurons import Dynamics
 from snnkern.nn import SpikingActor
 from snnkern.rollout import Acts
@@ -67,7 +68,7 @@ class Returns:
 
     states: str
     actions: str
-    returns: list[float]
+    returns: list[Number | None]
     mean: Interval
 
 
@@ -97,7 +98,7 @@ class Errors:
     low_frequency_share: Interval
     autocorrelation: Curve
     spectrum: Curve
-    trace: list[list[float]]
+    trace: list[Annotated[list[Number], Meta(min_length=1)]]
 
 
 @dataclass(frozen=True)
@@ -115,39 +116,56 @@ class Divergence:
     states: str
     distance: Curve
     shift: Shift
-    lengths: list[int]
+    lengths: list[Count]
 
 
-@dataclass(frozen=True)
-class Analysis:
+class Noise(TypedDict):
+    """Standard deviation in each action dimension, in action units, and what part stays from step to step."""
+
+    deviation: list[Amount]
+    kept: Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
     """The results of `analyze`.
 
     Attributes:
-        dynamics: the setting with CRPI; the one without has α = μ = 0.
         episodes: how many, with the seeds seed, seed + 1, …; "other seeds" are the dense actor's next ones.
         seed: of the first.
         returns: for pairs of states and actions.
         errors: without and with CRPI, open and closed loop.
         divergences: of the spiking policies, the noisy ones, and the dense actor from other seeds.
-        noise: standard deviation of the noise in each action dimension, in action units, and what part of the
-            correlated noise stays from step to step.
+        noise: as large as the errors, and correlated like them.
         residuals: of each spiking version's hidden layers, in the states that it visits.
         raster: a few decisions of a few neurons.
     """
 
-    dynamics: Dynamics
-    episodes: int
+    episodes: Count
     seed: int
-    returns: list[Returns]
+    returns: Annotated[list[Returns], Meta(min_length=1, max_length=100)]
     errors: list[Errors]
     divergences: list[Divergence]
-    noise: dict[str, Any]
-    residuals: dict[str, list[Residuals]]
+    noise: Noise
+    residuals: Annotated[
+        dict[str, Annotated[list[Residuals], Meta(min_length=1, max_length=100)]], Meta(min_length=1, max_length=10)
+    ]
     raster: Raster
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis(Findings):
+    """The same with its setting.
+
+    Attributes:
+        dynamics: the setting with CRPI; the one without has α = μ = 0.
+    """
+
+    dynamics: Dynamics
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON, where None stands for what is not a number."""
-        described = {**asdict(self), "dynamics": self.dynamics.to_dict(), "low_frequency": LOW_FREQUENCY}
+        described = {**vars(self), "dynamics": self.dynamics.to_dict(), "low_frequency": LOW_FREQUENCY}
         return from_json(to_json(described), dict[str, Any], "an analysis")
 
 

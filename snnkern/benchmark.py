@@ -25,7 +25,7 @@ from snnkern.errors import InputError, check_number, check_whole
 from snnkern.limits import LEAST_SECONDS, MOST_BATCH, MOST_SECONDS, MOST_THREADS
 from snnkern.neurons import IF, Dynamics, Kind
 from snnkern.nn import SpikingActor
-from snnkern.timing import MOST, Contender, load_average, machine, quartiles, rounds, rows, using_threads
+from snnkern.timing import MOST, Contender, Machine, load_average, machine, quartiles, rounds, rows, using_threads
 
 BATCHES = (1, 16, 256, 1024)
 ACT, TENSOR, LOOP = "snn.act", "snn(tensor)", "published loop"
@@ -92,7 +92,7 @@ class Benchmark:
     spikes: Mapping[Dynamics, tuple[float, ...]]
     agreements: Mapping[Case, Agreement]
     widths: tuple[int, ...]
-    machine: Mapping[str, Any]
+    machine: Machine
     seconds: float
     interrupted: bool
 
@@ -208,7 +208,7 @@ def run(
         spikes=line_up.spikes,
         agreements=line_up.agreements,
         widths=(actor.interface.observation_dim, *(layer.out_features for layer in [*actor.hidden, actor.output])),
-        machine=found | {"load_after": load_average()},
+        machine={**found, "load_after": load_average()},
         seconds=time.monotonic() - start,
         interrupted=interrupted,
     )

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from snnkern.benchmark import ACT, DENSE, TENSOR, Benchmark
+from snnkern.summaries import Latencies, NotBeaten, Timed
 from snnkern.timing import busy, quartiles
 
 
-def summarize_benchmark(benchmark: Benchmark) -> dict[str, Any]:
+def summarize_benchmark(benchmark: Benchmark) -> Latencies:
     """Every case with its time and how many times as fast as the dense actor it is; ready for JSON.
 
     Times are the quartiles of microseconds per decision of the whole batch, ratios the quartiles of ratios within a
     round. A spiking actor does not beat a dense runtime where the lower quartile is not above 1.
     """
-    results, not_beaten = [], []
+    results: list[Timed] = []
+    not_beaten: list[NotBeaten] = []
     for case, seconds in benchmark.rounds.items():
-        entry: dict[str, Any] = {
+        entry: Timed = {
             "name": case.name,
-            **({} if case.dynamics is None else case.dynamics.to_dict()),
             "batch": case.batch,
             "threads": case.threads,
             "microseconds": quartiles(1e6 * seconds),
@@ -27,15 +26,25 @@ def summarize_benchmark(benchmark: Benchmark) -> dict[str, Any]:
             "agreeing_with_reference": benchmark.agreements[case].agreeing,
             "wrong": benchmark.agreements[case].wrong,
         }
-        if case.name in (ACT, TENSOR) and case.dynamics is not None:
-            spikes = benchmark.spikes[case.dynamics]
-            entry |= {"spikes_per_decision": sum(spikes), "spikes_per_decision_per_layer": list(spikes)}
-            beside = {key: entry[key] for key in ("name", "neuron", "timesteps", "batch", "threads")}
-            not_beaten += [
-                {**beside, "runtime": runtime, "times_as_fast": ratio}
-                for runtime, ratio in entry["times_as_fast_as"].items()
-                if runtime in DENSE and ratio[0] <= 1
-            ]
+        if (dynamics := case.dynamics) is not None:
+            entry = {**entry, **dynamics.to_dict()}
+            if case.name in (ACT, TENSOR):
+                spikes = benchmark.spikes[dynamics]
+                entry["spikes_per_decision"] = sum(spikes)
+                entry["spikes_per_decision_per_layer"] = list(spikes)
+                not_beaten += [
+                    {
+                        "name": case.name,
+                        "neuron": entry["neuron"],
+                        "timesteps": dynamics.timesteps,
+                        "batch": case.batch,
+                        "threads": case.threads,
+                        "runtime": runtime,
+                        "times_as_fast": ratio,
+                    }
+                    for runtime, ratio in entry["times_as_fast_as"].items()
+                    if runtime in DENSE and ratio[0] <= 1
+                ]
         results.append(entry)
     shapes = dict.fromkeys((case.batch, case.threads) for case in benchmark.rounds)
     fastest = {shape: benchmark.fastest_dense(*shape) for shape in shapes}

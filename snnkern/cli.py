@@ -69,6 +69,7 @@ from snnkern.neurons import NEURON_NAMES
 from snnkern.nn import SpikingActor
 from snnkern.performance_figures import performance_figure
 from snnkern.study import sweep
+from snnkern.summaries import BenchSummary
 from snnkern.tables import print_evaluation, print_sweep
 from snnkern.terminal import accept_all_text, console, make_table, say, show, silence
 from snnkern.text import count, printable
@@ -424,7 +425,7 @@ def bench_command(
             seconds=seconds,
             progress=report,
         )
-    summary = {"actor": policy, "observations": len(data), **summarize_benchmark(result)}
+    summary: BenchSummary = {"actor": policy, "observations": len(data), **summarize_benchmark(result)}
     if output:
         write_atomically(output, to_json(summary, indent=1))
     if figure:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from snnkern import conversion, environments
 from snnkern.actors import Actor
-from snnkern.analysis import DENSE, analyze
+from snnkern.analysis import DENSE, LOW_FREQUENCY, analyze
 from snnkern.analysis_figures import draw_analysis, energy_figure
 from snnkern.analysis_tables import print_analysis, print_energy, print_energy_of_layers
 from snnkern.calibration import CALIBRATION_STEPS, parse_calibration
@@ -47,6 +47,7 @@ from snnkern.files import to_json, write_atomically
 from snnkern.limits import MOST_SEED, MOST_SIDE_BY_SIDE
 from snnkern.neurons import NEURON_NAMES
 from snnkern.nn import SpikingActor
+from snnkern.summaries import AnalysisSummary, EnergySummary, SettingCost
 from snnkern.terminal import say
 from snnkern.text import count
 from snnkern.timing import machine
@@ -133,17 +134,17 @@ def analyze_command(
             backend=backend,
             progress=report,
         )
-    summary = {
-        "kind": "analysis",
-        "actor": Path(policy).name,
-        "environment": name,
-        "calibration": snn.metadata.get("calibration", ""),
-        "calibration_steps": None if isinstance(loaded, SpikingActor) else steps or CALIBRATION_STEPS,
-        "calibration_seed": None if isinstance(loaded, SpikingActor) else seed or 0,
-        "machine": machine(_PACKAGES),
-        **found.to_dict(),
-        "seconds": time.monotonic() - started,
-    }
+    summary = AnalysisSummary(
+        **{**vars(found), "dynamics": found.dynamics.to_dict()},
+        actor=Path(policy).name,
+        environment=name,
+        calibration=snn.metadata.get("calibration", ""),
+        calibration_steps=None if isinstance(loaded, SpikingActor) else steps or CALIBRATION_STEPS,
+        calibration_seed=None if isinstance(loaded, SpikingActor) else seed or 0,
+        low_frequency=LOW_FREQUENCY,
+        machine=machine(_PACKAGES),
+        seconds=time.monotonic() - started,
+    )
     write_atomically(output / "analysis.json", to_json(summary))
     files = draw_analysis(summary, output)
     if as_json:
@@ -256,19 +257,18 @@ def energy_command(
             costs.append((snn.dynamics, spiking_cost(snn, *visited(snn))))
         report("settings counted", len(spiking), len(spiking))
     own = f"{count(episodes or 1, 'own episode')} in {name}"
-    summary = {
-        "kind": "energy",
-        "actor": Path(policy).name,
-        "environment": name,
-        "along": own if observations is None else f"the {count(len(seen), 'observation')} of {observations.name}",
-        "seed": None if observations is not None else episode_seed or 1000,
-        "calibration": str(rule) if settings else "",
-        "machine": machine(_PACKAGES),
-        "picojoules": vars(energies),
-        "dense": dense_cost(dense).to_dict(energies),
-        "dense_without_zeros": dense_cost(dense, seen[running]).to_dict(energies),
-        "results": [{**setting.to_dict(), **cost.to_dict(energies)} for setting, cost in costs],
-    }
+    summary = EnergySummary(
+        actor=Path(policy).name,
+        environment=name,
+        along=own if observations is None else f"the {count(len(seen), 'observation')} of {observations.name}",
+        seed=None if observations is not None else episode_seed or 1000,
+        calibration=str(rule) if settings else "",
+        machine=machine(_PACKAGES),
+        picojoules=energies,
+        dense=dense_cost(dense).summary(energies),
+        dense_without_zeros=dense_cost(dense, seen[running]).summary(energies),
+        results=[SettingCost(**setting.to_dict(), **vars(cost.summary(energies))) for setting, cost in costs],
+    )
     if output:
         write_atomically(output, to_json(summary, indent=1))
     if figure:

@@ -203,5 +203,5 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
             progress.stop()
 
 
-def _print_json(content: dict[str, Any]) -> None:
+def _print_json(content: Any) -> None:
     print(to_json(content, indent=1).decode())

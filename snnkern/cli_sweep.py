@@ -39,7 +39,7 @@ from snnkern.report_page import write_report
 from snnkern.results import Collection, collect_results, read_collection
 from snnkern.store import Record, Store, write_records
 from snnkern.study import Study, Task, found_in, run_study
-from snnkern.summaries import read_summaries
+from snnkern.summaries import AnalysisSummary, BenchSummary, EnergySummary, read_summaries
 from snnkern.tables import print_collection
 from snnkern.terminal import console, say
 from snnkern.text import count, duration, printable
@@ -228,18 +228,23 @@ def report_command(
     check_drawing()
     require("scipy", "rl", "a confidence interval")
     require("jinja2", "report", "the report's page")
-    summaries = {
-        "analyses": read_summaries(analysis or [], "analyze"),
-        "energies": read_summaries(energy or [], "energy"),
-        "benches": read_summaries(bench or [], "bench"),
-    }
+    analyses = read_summaries(analysis or [], AnalysisSummary, "analyze")
+    energies = read_summaries(energy or [], EnergySummary, "energy")
+    benches = read_summaries(bench or [], BenchSummary, "bench")
     with _progress() as show:
         collections: list[Collection] = []
         for path in results:
             show("results", len(collections), len(results))
             collections.append(read_collection(path))
         show("results", len(results), len(results))
-        files = write_report(collections, output, **summaries, progress=partial(show, "figures"))
+        files = write_report(
+            collections,
+            output,
+            analyses=analyses,
+            energies=energies,
+            benches=benches,
+            progress=partial(show, "figures"),
+        )
     page, *figures = (str(file) for file in files)
     if as_json:
         _print_json({"page": page, "figures": figures})

@@ -8,7 +8,7 @@ left out for spiking and dense actors alike. `docs/energy.md` has the rules in w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from snnkern.actors import Actor
 from snnkern.errors import InputError, check_number
-from snnkern.limits import MOST_PICOJOULES
+from snnkern.limits import MOST_PICOJOULES, Amount
 from snnkern.neurons import Dynamics, Kind
 from snnkern.nn import SpikingActor
 from snnkern.trajectories import LayerDecision, replay
@@ -43,8 +43,8 @@ class Energies:
     read: float = 0.0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            check_number(f"the pJ of one {field.name}", getattr(self, field.name), least=0, most=MOST_PICOJOULES)
+        for each in fields(self):
+            check_number(f"the pJ of one {each.name}", getattr(self, each.name), least=0, most=MOST_PICOJOULES)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Operations:
     reads: float = 0.0
 
     def __add__(self, other: Operations) -> Operations:
-        return Operations(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
+        return Operations(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
     def nanojoules(self, energies: Energies) -> float:
         """Energy per decision, in nJ."""
@@ -118,26 +118,58 @@ class Cost:
         """Energy per decision; by the 45 nm figures unless others are given."""
         return self.operations.nanojoules(energies or Energies())
 
-    def to_dict(self, energies: Energies | None = None) -> dict[str, Any]:
-        """Totals and layers; ready for JSON."""
+    def summary(self, energies: Energies | None = None) -> CostSummary:
+        """Totals and layers as numbers."""
         energies = energies or Energies()
 
-        def entry(spikes: float, synaptic: float, operations: Operations) -> dict[str, Any]:
-            return {
-                "spikes": spikes,
-                "synaptic_operations": synaptic,
-                **asdict(operations),
-                "nanojoules": operations.nanojoules(energies),
-            }
+        def numbers(of: Cost | LayerCost) -> dict[str, float]:
+            spent = of.operations.nanojoules(energies)
+            counts = {"spikes": of.spikes, "synaptic_operations": of.synaptic_operations}
+            return {**counts, **vars(of.operations), "nanojoules": spent}
 
-        layers = []
-        for layer in self.layers:
-            shares = {"synapses": layer.synapses, "neurons": layer.neurons}
-            layers.append(
-                {"name": layer.name, **entry(layer.spikes, layer.synaptic_operations, layer.operations)}
-                | {f"nanojoules_{name}": share.nanojoules(energies) for name, share in shares.items()}
+        layers = [
+            LayerSummary(
+                name=layer.name,
+                **numbers(layer),
+                nanojoules_synapses=layer.synapses.nanojoules(energies),
+                nanojoules_neurons=layer.neurons.nanojoules(energies),
             )
-        return {**entry(self.spikes, self.synaptic_operations, self.operations), "layers": layers}
+            for layer in self.layers
+        ]
+        return CostSummary(**numbers(self), layers=layers)
+
+    def to_dict(self, energies: Energies | None = None) -> dict[str, Any]:
+        """Totals and layers; ready for JSON."""
+        return asdict(self.summary(energies))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Counts:
+    """Spikes, operations and nanojoules of a decision."""
+
+    spikes: Amount
+    synaptic_operations: Amount = 0.0
+    additions: Amount = 0.0
+    multiplications: Amount = 0.0
+    scalings: Amount = 0.0
+    reads: Amount = 0.0
+    nanojoules: Amount
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSummary(_Counts):
+    """What a layer costs, as numbers."""
+
+    name: str
+    nanojoules_synapses: Amount
+    nanojoules_neurons: Amount
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostSummary(_Counts):
+    """What a decision costs, as numbers."""
+
+    layers: list[LayerSummary] = field(default_factory=list)
 
 
 @torch.no_grad()
@@ -189,11 +221,11 @@ def spiking_cost(
             f"running must be a boolean {list(observations.shape[:2])} with a decision that counts, "
             f"got shape {list(counting.shape)} with {int(counting.sum())}"
         )
-    sent = np.zeros((len(snn.hidden), 3))  # spikes, smaller levels in use, neurons whose mean is not zero
+    counts = np.zeros((len(snn.hidden), 3))  # spikes, smaller levels in use, neurons whose mean is not zero
     for decisions, rows in zip(replay(snn, observations), counting, strict=True):
         for index, (decision, layer) in enumerate(zip(decisions, snn.hidden, strict=True)):
-            sent[index] += _sent(decision, layer.threshold, snn.dynamics.neuron.levels, torch.from_numpy(rows))
-    sent /= counting.sum()
+            counts[index] += _sent(decision, layer.threshold, snn.dynamics.neuron.levels, torch.from_numpy(rows))
+    sent: list[list[float]] = (counts / counting.sum()).tolist()
 
     dynamics = snn.dynamics
     layers = []
@@ -202,12 +234,12 @@ def spiking_cost(
         if index == 0:  # the observation is real: its current is computed once, and is the same at every step
             synaptic, synapses = 0.0, _products(inputs, width)
         else:
-            synaptic, scaled = sent[index - 1, 0] * width, sent[index - 1, 1] * width
+            synaptic, scaled = sent[index - 1][0] * width, sent[index - 1][1] * width
             synapses = Operations(additions=synaptic, scalings=scaled, reads=synaptic + width)
-        neurons = _neurons(dynamics, width, sent[index, 0], first=index == 0) + _carry(dynamics, width)
-        layers.append(LayerCost(name, float(sent[index, 0]), float(synaptic), synapses, neurons))
+        neurons = _neurons(dynamics, width, sent[index][0], first=index == 0) + _carry(dynamics, width)
+        layers.append(LayerCost(name, sent[index][0], synaptic, synapses, neurons))
     actions = snn.output.weight.shape[1]
-    layers.append(LayerCost("output", 0.0, 0.0, _products(float(sent[-1, 2]), actions), Operations()))
+    layers.append(LayerCost("output", 0.0, 0.0, _products(sent[-1][2], actions), Operations()))
     return Cost(tuple(layers))
 
 

@@ -7,6 +7,7 @@ its bytes are in memory first, another program that shortens it meanwhile makes 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import io
 import json
@@ -158,7 +159,7 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def to_json(content: Any, indent: int | None = None) -> bytes:
-    """Plain data as JSON that every reader takes.
+    """Plain data and dataclasses as JSON that every reader takes.
 
     A number that is not finite, for which JSON has no word, becomes null, and half a surrogate pair, of which names of
     files that are no UTF-8 are full, a question mark.
@@ -173,6 +174,8 @@ def _plain(content: Any) -> Any:
         return {_plain(key): _plain(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
         return [_plain(value) for value in content]
+    if dataclasses.is_dataclass(content):
+        return _plain(vars(content))
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 

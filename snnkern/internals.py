@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from snnkern import reference
+from snnkern.limits import MOST_TIMESTEPS, Amount, Number
 from snnkern.nn import SpikingActor
 from snnkern.trajectories import replay
 
@@ -32,14 +35,14 @@ class Residuals:
         carry: root mean square of c / θ, over all.
     """
 
-    edges: list[float]
-    share: list[float]
-    owing: float
-    mean: float
-    large: float
-    one_too_many: float
-    clamped: float
-    carry: float
+    edges: list[Number]
+    share: list[Amount]
+    owing: Amount
+    mean: Number
+    large: Amount
+    one_too_many: Amount
+    clamped: Amount
+    carry: Amount
 
 
 def residuals(snn: SpikingActor, observations: NDArray[np.floating], running: NDArray[np.bool_]) -> list[Residuals]:
@@ -98,10 +101,10 @@ class RasterLayer:
         carries: the carry that each decision started with, `[D][neurons]`.
     """
 
-    neurons: list[int]
-    spikes: list[list[float]]
-    potentials: list[list[float]]
-    carries: list[list[float]]
+    neurons: Annotated[list[int], Meta(max_length=100)]
+    spikes: list[list[Number]]
+    potentials: list[list[Number]]
+    carries: list[list[Number]]
 
 
 @dataclass(frozen=True)
@@ -116,9 +119,9 @@ class Raster:
     """
 
     first: int
-    decisions: int
-    timesteps: int
-    layers: list[RasterLayer]
+    decisions: Annotated[int, Meta(ge=1, le=100)]
+    timesteps: Annotated[int, Meta(ge=1, le=MOST_TIMESTEPS)]
+    layers: Annotated[list[RasterLayer], Meta(min_length=1, max_length=100)]
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from snnkern.errors import require
+from snnkern.limits import Number
 
 _MOST_DRAWN = 10_000_000  # resampled numbers in memory at a time
 
@@ -23,9 +24,9 @@ class Interval:
     The value is NaN where there is none (a share of nothing), the ends also where there is only one episode.
     """
 
-    value: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
+    value: Number = math.nan
+    low: Number = math.nan
+    high: Number = math.nan
 
 
 def bootstrap(statistic: Callable[..., Any], *samples: ArrayLike, resamples: int = 10_000) -> Interval:

@@ -21,10 +21,11 @@ from snnkern.figures import (
     neuron_bar,
     tidy,
 )
+from snnkern.summaries import Latencies, Timed
 from snnkern.text import shorten
 
 
-def latency_figure(summary: Mapping[str, Any], title: str) -> Any:
+def latency_figure(summary: Latencies, title: str) -> Any:
     """Draws times at the smallest batch as bars, and speed against the batch.
 
     Both are for the smallest number of threads. Whiskers and bands are quartiles over turns.
@@ -59,7 +60,7 @@ def latency_figure(summary: Mapping[str, Any], title: str) -> Any:
     return figure
 
 
-def _draw_bars(panel: Any, bars: Sequence[Mapping[str, Any]]) -> None:
+def _draw_bars(panel: Any, bars: Sequence[Timed]) -> None:
     for index, entry in enumerate(bars):
         low, median, high = entry["microseconds"]
         whisker = {"xerr": [[median - low], [high - median]], "ecolor": DARK, "capsize": 1.5}
@@ -81,15 +82,15 @@ def _draw_bars(panel: Any, bars: Sequence[Mapping[str, Any]]) -> None:
     legend_of_bars(panel, looks)
 
 
-def _bar_style(entry: Mapping[str, Any]) -> dict[str, Any]:
+def _bar_style(entry: Timed) -> dict[str, Any]:
     if entry["name"] == ACT:
         return neuron_bar(entry["neuron"]["name"])
     return OTHER_BAR if entry["name"] == LOOP else DENSE_BAR
 
 
-def _draw_batches(panel: Any, entries: Sequence[Mapping[str, Any]], fastest: Mapping[int, str]) -> None:
+def _draw_batches(panel: Any, entries: Sequence[Timed], fastest: Mapping[int, str]) -> None:
     timesteps = sorted({entry["timesteps"] for entry in entries})
-    lines: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    lines: dict[tuple[str, int], list[Timed]] = {}
     for entry in entries:
         lines.setdefault((json.dumps(entry["neuron"]), entry["timesteps"]), []).append(entry)
     dashes = ("-", "--", "-.", ":")
@@ -116,7 +117,7 @@ def _draw_batches(panel: Any, entries: Sequence[Mapping[str, Any]], fastest: Map
     panel.legend(frameon=False, fontsize=8)
 
 
-def _label(entry: Mapping[str, Any]) -> str:
+def _label(entry: Timed) -> str:
     """A contender's name, from its entry in the summary."""
     if "neuron" not in entry:
         return f"dense, {entry['name']}"

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from rich.table import Table
 
 from snnkern.benchmark import ACT, DENSE, LOOP, TENSOR
+from snnkern.summaries import BenchSummary, NotBeaten, Timed
 from snnkern.terminal import make_table, say, show
 from snnkern.text import count, shorten
 
 _FEW = 10  # turns
 
 
-def print_benchmark(summary: dict[str, Any]) -> None:
+def print_benchmark(summary: BenchSummary) -> None:
     """Times, ratios to the dense actor, and what is not beaten; a summary as `snnkern bench --json` prints it."""
     widths = "-".join(str(width) for width in summary["layers"])
     say(f"{summary['actor']} ({widths}): µs per decision")
@@ -35,11 +35,11 @@ def print_benchmark(summary: dict[str, Any]) -> None:
         say(line, wrapped=True)
 
 
-def _entries(summary: dict[str, Any], batch: int, threads: int) -> list[dict[str, Any]]:
+def _entries(summary: BenchSummary, batch: int, threads: int) -> list[Timed]:
     return [entry for entry in summary["results"] if (entry["batch"], entry["threads"]) == (batch, threads)]
 
 
-def _table_of_one(entries: list[dict[str, Any]]) -> Table:
+def _table_of_one(entries: list[Timed]) -> Table:
     """One observation at a time: both calls, and how many times as fast as every dense runtime."""
     runtimes = [entry["name"] for entry in entries if entry["name"] in DENSE]
     short = [f"×{runtime.split()[0]}" for runtime in runtimes]
@@ -69,7 +69,7 @@ def _table_of_one(entries: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _table_of_many(summary: dict[str, Any], batches: Sequence[int], threads: int) -> Table:
+def _table_of_many(summary: BenchSummary, batches: Sequence[int], threads: int) -> Table:
     """Larger batches: `snn.act`, and how many times as fast as the fastest dense runtime."""
     fastest = {entry["batch"]: entry["runtime"] for entry in summary["fastest_dense"] if entry["threads"] == threads}
     headings = [heading for batch in batches for heading in (f"batch {batch:,}", "×")]
@@ -77,7 +77,7 @@ def _table_of_many(summary: dict[str, Any], batches: Sequence[int], threads: int
         f"Batches, {'one thread' if threads == 1 else f'{threads} threads'}: snn.act", "", "T", *headings
     )
     table.caption = "×: how many times as fast as the fastest dense runtime"
-    cells: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    cells: dict[tuple[str, str], dict[int, Timed]] = {}
     for batch in batches:
         for entry in _entries(summary, batch, threads):
             if entry["name"] != TENSOR:
@@ -93,7 +93,7 @@ def _table_of_many(summary: dict[str, Any], batches: Sequence[int], threads: int
     return table
 
 
-def _table_of_losses(summary: dict[str, Any], shapes: Sequence[tuple[int, int]]) -> Table:
+def _table_of_losses(summary: BenchSummary, shapes: Sequence[tuple[int, int]]) -> Table:
     """What spiking does not beat, where and with which settings; larger batches as `snn.act` alone."""
     table = make_table("What it does not beat", "", "on", "with (settings)", "×", words=3)
     table.caption = "×: times as fast; not beaten: no faster in a quarter of the rounds or more"
@@ -105,7 +105,7 @@ def _table_of_losses(summary: dict[str, Any], shapes: Sequence[tuple[int, int]])
                 lost = [entry for entry in losses if entry["runtime"] == runtime]
                 if not lost:
                     continue
-                some = ", ".join(f"{_what(entry)} T = {entry['timesteps']}" for entry in lost)
+                some = ", ".join(f"{entry['neuron']['name'].upper()} T = {entry['timesteps']}" for entry in lost)
                 if len(lost) > 2:
                     some = f"all {len(lost)}" if len(lost) == len(settings) else f"{len(lost)} of {len(settings)}"
                 medians = [entry["times_as_fast"][1] for entry in lost]
@@ -119,7 +119,7 @@ def _calls(batch: int) -> tuple[str, ...]:
     return (ACT, TENSOR) if batch == 1 else (ACT,)
 
 
-def _losses(summary: dict[str, Any], batch: int, threads: int, name: str) -> list[dict[str, Any]]:
+def _losses(summary: BenchSummary, batch: int, threads: int, name: str) -> list[NotBeaten]:
     where = batch, threads, name
     return [entry for entry in summary["not_beaten"] if (entry["batch"], entry["threads"], entry["name"]) == where]
 
@@ -130,7 +130,7 @@ def _where(batch: int, threads: int) -> str:
     return f"batch {batch:,}, {count(threads, 'thread')}"
 
 
-def _victories(summary: dict[str, Any], shapes: Sequence[tuple[int, int]]) -> list[str]:
+def _victories(summary: BenchSummary, shapes: Sequence[tuple[int, int]]) -> list[str]:
     """What spiking beats with every setting, and how it compares with the published loop."""
     every = "every measured setting" if summary["unreached"] else "every setting"
     shapes_by_claim: dict[str, list[str]] = {}
@@ -153,7 +153,7 @@ def _victories(summary: dict[str, Any], shapes: Sequence[tuple[int, int]]) -> li
     return lines
 
 
-def _conditions(summary: dict[str, Any]) -> list[str]:
+def _conditions(summary: BenchSummary) -> list[str]:
     """Where and how it was measured, and what is missing."""
     found = summary["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items() if number)
@@ -179,7 +179,7 @@ def _conditions(summary: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _what(entry: dict[str, Any]) -> str:
+def _what(entry: Timed) -> str:
     if entry["name"] in DENSE:
         return _dense(entry["name"])
     return f"loop, α = {entry['alpha']:g}" if entry["name"] == LOOP else entry["neuron"]["name"].upper()
@@ -189,10 +189,10 @@ def _dense(runtime: str) -> str:
     return f"dense {runtime.split()[0]}"
 
 
-def _key(entry: dict[str, Any]) -> tuple[str, int]:
+def _key(entry: Timed) -> tuple[str, int]:
     return str(entry.get("neuron")), entry.get("timesteps", 0)
 
 
-def _times(entry: dict[str, Any], runtime: str | None) -> str:
-    ratio = entry["times_as_fast_as"].get(runtime)
+def _times(entry: Timed, runtime: str | None) -> str:
+    ratio = entry["times_as_fast_as"].get(runtime or "")
     return shorten(ratio[1]) if ratio else ""

@@ -2,7 +2,17 @@
 into memory, or not end.
 """
 
+from typing import Annotated
+
+from msgspec import Meta
+
 from snnkern.errors import check_whole
+
+# Of numbers in files that are read: msgspec refuses what is beyond.
+Number = Annotated[float, Meta(ge=-1e300, le=1e300)]
+Amount = Annotated[float, Meta(ge=0, le=1e300)]
+Positive = Annotated[float, Meta(gt=0, le=1e300)]
+Count = Annotated[int, Meta(ge=1, le=2**31)]
 
 MOST_EPISODES = 1_000_000  # one after another: a return and a length are kept of each
 MOST_SIDE_BY_SIDE = 1_000  # episodes in as many environments at once, every step of which is kept

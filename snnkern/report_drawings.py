@@ -10,27 +10,27 @@ from snnkern.analysis import DENSE
 from snnkern.analysis_figures import FIGURES, energy_figure
 from snnkern.latency_figures import latency_figure
 from snnkern.report_figures import Drawing
+from snnkern.statistics import Curve
+from snnkern.summaries import AnalysisSummary, BenchSummary, EnergySummary
 
 
-def analysis_drawings(analysis: dict[str, Any], name: str) -> list[Drawing]:
+def analysis_drawings(analysis: AnalysisSummary, name: str) -> list[Drawing]:
     """The figures of an analysis, each with what there is to see."""
-    means = {(entry["states"], entry["actions"]): entry["mean"]["value"] for entry in analysis["returns"]}
+    means = {(entry.states, entry.actions): entry.mean.value for entry in analysis.returns}
     returns = "; ".join(
         f"{actions} in the states of {states}: {mean:,.0f}" for (states, actions), mean in means.items()
     )
     errors = "; ".join(
-        f"{entry['actions']} in {'dense' if entry['states'] == DENSE else 'its own'} states: "
-        + ", ".join(f"{_at(entry['autocorrelation'], lag)} at lag {lag}" for lag in (1, 5, 20))
-        for entry in analysis["errors"]
+        f"{entry.actions} in {'dense' if entry.states == DENSE else 'its own'} states: "
+        + ", ".join(f"{_at(entry.autocorrelation, lag)} at lag {lag}" for lag in (1, 5, 20))
+        for entry in analysis.errors
     )
-    shifts = "; ".join(
-        f"{entry['states']}: {entry['shift']['average']['value']:.2f}" for entry in analysis["divergences"]
-    )
+    shifts = "; ".join(f"{entry.states}: {entry.shift.average.value:.2f}" for entry in analysis.divergences)
     owing = "; ".join(
-        f"{which}: " + ", ".join(f"{100 * layer['owing']:.0f} % in layer {n}" for n, layer in enumerate(layers, 1))
-        for which, layers in analysis["residuals"].items()
+        f"{which}: " + ", ".join(f"{100 * layer.owing:.0f} % in layer {n}" for n, layer in enumerate(layers, 1))
+        for which, layers in analysis.residuals.items()
     )
-    raster = analysis["raster"]
+    raster = analysis.raster
     texts = {
         "returns": (
             "Whose states, whose actions",
@@ -62,8 +62,8 @@ def analysis_drawings(analysis: dict[str, Any], name: str) -> list[Drawing]:
             "The neurons that spike most. Black strokes upwards are spikes, downwards spikes taken back; the grey line "
             "is the membrane potential; the thick stroke at the start of a decision is the carry from the one before, "
             "as a share of its bound.",
-            f"Spikes, potentials and carry through {raster['decisions']} decisions of {raster['timesteps']} steps, "
-            f"from decision {raster['first']} on, in {len(raster['layers'])} layers.",
+            f"Spikes, potentials and carry through {raster.decisions} decisions of {raster.timesteps} steps, "
+            f"from decision {raster.first} on, in {len(raster.layers)} layers.",
         ),
     }
     return [
@@ -72,34 +72,33 @@ def analysis_drawings(analysis: dict[str, Any], name: str) -> list[Drawing]:
     ]
 
 
-def _only_wide(draw: Callable[[dict[str, Any]], Any], summary: dict[str, Any], narrow: bool) -> Any:
+def _only_wide(draw: Callable[[AnalysisSummary], Any], summary: AnalysisSummary, narrow: bool) -> Any:
     return draw(summary)
 
 
-def _at(curve: dict[str, Any], place: int) -> str:
-    value = dict(zip(curve["at"], curve["value"], strict=True)).get(place)
+def _at(curve: Curve, place: int) -> str:
+    value = dict(zip(curve.at, curve.value, strict=True)).get(place)
     return "none" if value is None else f"{value:.2f}"
 
 
-def energy_drawing(energy: dict[str, Any], number: int) -> Drawing:
+def energy_drawing(energy: EnergySummary, number: int) -> Drawing:
     """Spikes and energy against T."""
     costs = "; ".join(
-        f"{entry['neuron']['name'].upper()}, T = {entry['timesteps']}: {entry['spikes']:,.0f} spikes, "
-        f"{entry['nanojoules']:.0f} nJ"
-        for entry in energy["results"]
+        f"{entry.neuron['name'].upper()}, T = {entry.timesteps}: {entry.spikes:,.0f} spikes, {entry.nanojoules:.0f} nJ"
+        for entry in energy.results
     )
     return Drawing(
         f"energy-{number}",
         "Spikes and energy against T",
-        f"Per decision, along {energy['along']}. A dense actor that skips its zeros is the fair rival.",
-        f"{costs}; dense: {energy['dense']['nanojoules']:.0f} nJ, with zeros skipped "
-        f"{energy['dense_without_zeros']['nanojoules']:.0f} nJ.",
+        f"Per decision, along {energy.along}. A dense actor that skips its zeros is the fair rival.",
+        f"{costs}; dense: {energy.dense.nanojoules:.0f} nJ, with zeros skipped "
+        f"{energy.dense_without_zeros.nanojoules:.0f} nJ.",
         lambda _: energy_figure(energy),
         narrows=False,
     )
 
 
-def latency_drawing(bench: dict[str, Any], number: int) -> Drawing:
+def latency_drawing(bench: BenchSummary, number: int) -> Drawing:
     """Times and ratios."""
     first = min((entry["batch"], entry["threads"]) for entry in bench["results"])
     times = "; ".join(

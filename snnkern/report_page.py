@@ -21,14 +21,17 @@ from snnkern.report_figures import Drawing, collection_drawings
 from snnkern.report_tables import (
     Table,
     actors_table,
+    analysis_table,
     averages_table,
+    bench_table,
     chosen_table,
+    energy_table,
     findings_table,
-    machine_table,
     returns_table,
     settings_table,
 )
 from snnkern.results import Collection
+from snnkern.summaries import AnalysisSummary, BenchSummary, EnergySummary
 from snnkern.text import count, printable
 
 Progress = Callable[[int, int], None]
@@ -90,9 +93,9 @@ def write_report(
     collections: Sequence[Collection],
     folder: Path,
     *,
-    analyses: Sequence[dict[str, Any]] = (),
-    energies: Sequence[dict[str, Any]] = (),
-    benches: Sequence[dict[str, Any]] = (),
+    analyses: Sequence[AnalysisSummary] = (),
+    energies: Sequence[EnergySummary] = (),
+    benches: Sequence[BenchSummary] = (),
     progress: Progress | None = None,
 ) -> list[Path]:
     """Writes `report.html`, and every figure as PNG and PDF into `figures` beside it.
@@ -120,13 +123,13 @@ def write_report(
         for collection, name in zip(collections, names, strict=True)
     ]
     for number, analysis in enumerate(analyses, 1):
-        source = f"the analysis of {analysis['actor']}"
-        title = f"Where the return goes: {analysis['actor']}, {analysis['dynamics']['neuron']['name'].upper()}"
+        source = f"the analysis of {analysis.actor}"
+        title = f"Where the return goes: {analysis.actor}, {analysis.dynamics['neuron']['name'].upper()}"
         with _fitting(source):
             drawings = analysis_drawings(analysis, f"analysis-{number}")
         sections.append(_Section(title, "analysis", drawings, source))
     for number, energy in enumerate(energies, 1):
-        title, source = f"What a decision costs: {energy['actor']}", f"the costs of {energy['actor']}"
+        title, source = f"What a decision costs: {energy.actor}", f"the costs of {energy.actor}"
         sections.append(_Section(title, "energy", [energy_drawing(energy, number)], source))
     for number, bench in enumerate(benches, 1):
         title, source = f"How long a decision takes: {bench['actor']}", f"the latency of {bench['actor']}"
@@ -208,16 +211,17 @@ def _heading(collection: Collection, every: Sequence[Collection]) -> str:
 
 def _provenance(
     collections: Sequence[Collection],
-    analyses: Sequence[dict[str, Any]],
-    energies: Sequence[dict[str, Any]],
-    benches: Sequence[dict[str, Any]],
+    analyses: Sequence[AnalysisSummary],
+    energies: Sequence[EnergySummary],
+    benches: Sequence[BenchSummary],
 ) -> list[Table]:
     """Actors, exact settings and versions of everything on the page."""
     tables = []
     for collection in collections:
         tables += [settings_table(collection), actors_table(collection), chosen_table(collection)]
-    for what, summaries in (("analysis", analyses), ("costs", energies), ("latency", benches)):
-        tables += [machine_table(f"How the {what} of {summary['actor']} was made", summary) for summary in summaries]
+    tables += [analysis_table(summary) for summary in analyses]
+    tables += [energy_table(summary) for summary in energies]
+    tables += [bench_table(summary) for summary in benches]
     return [table for table in tables if table.rows]
 
 

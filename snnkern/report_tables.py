@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from snnkern.columns import POINT_COLUMNS, mean_return, percent, tabulate
@@ -11,7 +11,9 @@ from snnkern.evaluation import Evaluation
 from snnkern.results import Collection, cheapest
 from snnkern.settings import Setting, describe_neuron, describe_setting, plain
 from snnkern.store import CalibrationDescription
+from snnkern.summaries import AnalysisSummary, BenchSummary, EnergySummary
 from snnkern.text import duration
+from snnkern.timing import Machine
 
 _SHARES = (0.9, 0.95, 0.99)
 
@@ -126,27 +128,43 @@ def chosen_table(collection: Collection) -> Table:
     return Table("What the rules chose", ["actor", "neuron", "T", "thresholds", "α"], sorted(rows), words=1)
 
 
-def machine_table(what: str, summary: dict[str, Any]) -> Table:
-    """How an analysis, an energy account or a benchmark was made."""
-    machine = summary.get("machine", {})
-    setting = Setting.from_dict(summary["dynamics"], "") if "dynamics" in summary else None
+def analysis_table(summary: AnalysisSummary) -> Table:
+    """How an analysis was made."""
+    setting = Setting.from_dict(summary.dynamics, summary.calibration)
     facts = {
-        "actor": summary["actor"],
-        "environment": summary.get("environment"),
-        "setting": setting
-        and f"{describe_neuron(setting.neuron)}, T = {setting.timesteps}, α = {plain(setting.alpha)}, "
+        "environment": summary.environment,
+        "setting": f"{describe_neuron(setting.neuron)}, T = {setting.timesteps}, α = {plain(setting.alpha)}, "
         f"μ = {setting.memory:g}, κ = {setting.clip:g}",
-        "thresholds": summary.get("calibration"),
-        "episodes": summary.get("episodes"),
-        "along": summary.get("along"),
-        "seed of the first episode": summary.get("seed"),
-        "processor": machine.get("cpu"),
-        "kernels": machine.get("engine"),
-        "versions": _versions(machine.get("versions", {})),
-        "warning": machine.get("busy"),
+        "thresholds": setting.calibration,
+        "episodes": summary.episodes,
+        "seed of the first episode": summary.seed,
     }
-    rows = [[name, str(fact)] for name, fact in facts.items() if fact not in (None, "")]
-    return Table(what, [], rows, words=2)
+    return _made("analysis", summary.actor, facts, summary.machine)
+
+
+def energy_table(summary: EnergySummary) -> Table:
+    """How an account of costs was made."""
+    facts = {
+        "environment": summary.environment,
+        "thresholds": summary.calibration,
+        "along": summary.along,
+        "seed of the first episode": summary.seed,
+    }
+    return _made("costs", summary.actor, facts, summary.machine)
+
+
+def bench_table(summary: BenchSummary) -> Table:
+    """How a benchmark was made."""
+    return _made("latency", summary["actor"], {}, summary["machine"])
+
+
+def _made(what: str, actor: str, facts: Mapping[str, object], machine: Machine) -> Table:
+    """Facts, and the machine; those that are not known are left out."""
+    versions = _versions(machine.get("versions", {}))
+    measured = {"processor": machine.get("cpu"), "kernels": machine.get("engine"), "versions": versions}
+    found = {"actor": actor, **facts, **measured, "warning": machine.get("busy")}
+    rows = [[name, str(fact)] for name, fact in found.items() if fact not in (None, "")]
+    return Table(f"How the {what} of {actor} was made", [], rows, words=2)
 
 
 def _all(values: Iterable[Any]) -> str:
@@ -161,5 +179,5 @@ def _calibration(calibration: CalibrationDescription) -> str:
     return calibration.get("rule") or f"given ({calibration['thresholds'][:12]})"
 
 
-def _versions(versions: dict[str, Any]) -> str:
+def _versions(versions: Mapping[str, str | None]) -> str:
     return " · ".join(f"{name} {number}" for name, number in versions.items() if number)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -80,18 +80,6 @@ def read_collection(path: Path) -> Collection:
     """
     records = _from_summary(path) if path.suffix == ".json" and not os.path.isdir(path) else read_records(path)
     return collect_results(path.resolve().name.removesuffix(path.suffix), records)
-
-
-def read_summary(path: Path, verb: str, keys: Sequence[str]) -> dict[str, Any]:
-    """Reads the JSON that a verb of the command line wrote.
-
-    Raises:
-        InputError: the file cannot be read, or has not what that verb writes.
-    """
-    summary = from_json(read_bytes(path), dict[str, Any], str(path))
-    if any(key not in summary for key in keys):
-        raise InputError(f"{path} is not what snnkern {verb} writes: it lacks {', '.join(keys)}")
-    return summary
 
 
 def collect_results(name: str, records: Sequence[Record]) -> Collection:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from snnkern.errors import require
 from snnkern.intervals import Interval, bootstrap, bootstrap_many
+from snnkern.limits import Amount, Number
 
 _RESAMPLES = 1000
 _FEW_RESAMPLES = 100  # where each sorts all states anew
@@ -32,10 +33,10 @@ class Curve:
     NaN, where no episode has a value, is None.
     """
 
-    at: list[float]
-    value: list[float | None]
-    low: list[float | None]
-    high: list[float | None]
+    at: list[Number]
+    value: list[Number | None]
+    low: list[Number | None]
+    high: list[Number | None]
 
 
 def mean_over_episodes(values: Array) -> Interval:
@@ -157,9 +158,9 @@ class Shift:
         average: of `wasserstein` over dimensions, with its interval.
     """
 
-    mean_difference: list[float]
-    deviation_ratio: list[float]
-    wasserstein: list[float]
+    mean_difference: list[Number]
+    deviation_ratio: list[Amount]
+    wasserstein: list[Amount]
     average: Interval
 
 

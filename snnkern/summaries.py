@@ -1,234 +1,192 @@
-"""What the report needs of the JSON that `snnkern analyze`, `energy` and `bench` write: the types and ranges of it.
+"""What `snnkern analyze`, `energy` and `bench` write as JSON, and the reading of it.
 
-A summary is checked once, where it is read, and stays a dictionary: it is drawn by what also draws a fresh one.
+Types and ranges are checked where a file is read. A number that is not finite is null in JSON, and NaN here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, TypedDict, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta
 
+from snnkern.analysis import Findings
+from snnkern.energy import CostSummary, Energies
 from snnkern.errors import InputError
-from snnkern.limits import MOST_TIMESTEPS
-from snnkern.results import read_summary
+from snnkern.files import from_json, read_bytes
+from snnkern.limits import Count, Number, Positive
+from snnkern.neurons import DynamicsDescription, NeuronDescription
+from snnkern.timing import Machine
 
-Number = Annotated[float, Meta(ge=-1e300, le=1e300)]
-Amount = Annotated[float, Meta(ge=0, le=1e300)]
-Positive = Annotated[float, Meta(gt=0, le=1e300)]
-Count = Annotated[int, Meta(ge=1, le=2**31)]
+T = TypeVar("T")
 Quartiles = Annotated[list[Positive], Meta(min_length=3, max_length=3)]
-Curve = dict[Literal["at", "value", "low", "high"], list[Number | None]]
 
 
-class Neuron(Struct):
-    """A neuron and all its parameters."""
+@dataclass(frozen=True, kw_only=True)
+class AnalysisSummary(Findings):
+    """What `snnkern analyze` writes: what was found, and of what.
 
-    name: Literal["if", "snm", "mt", "dc"]
-    initial_fraction: Number
-    negative_fraction: Number
-    levels: Count
+    Attributes:
+        actor: its name, for people.
+        environment: a registered name.
+        calibration: where the thresholds come from.
+        calibration_steps: observations that the thresholds are calibrated on; None where the actor had thresholds.
+        calibration_seed: seed of collecting them.
+        dynamics: the setting with CRPI.
+        low_frequency: below which frequency errors count as lasting, in cycles per decision.
+        machine: where it was computed.
+        seconds: how long it took.
+    """
+
+    actor: str
+    environment: str
+    dynamics: DynamicsDescription
+    low_frequency: Positive
+    kind: str = "analysis"
+    calibration: str = ""
+    calibration_steps: int | None = None
+    calibration_seed: int | None = None
+    machine: Machine = field(default_factory=Machine)
+    seconds: float = 0.0
 
 
-class Dynamics(Struct):
-    """A setting."""
+@dataclass(frozen=True, kw_only=True)
+class SettingCost(CostSummary):
+    """What a decision of a spiking actor costs, with its setting."""
 
-    neuron: Neuron
+    neuron: NeuronDescription
     timesteps: Count
     alpha: Number
     memory: Number
+    clip: Number = 0.5
 
 
-class Clipped(Dynamics):
-    """A setting with κ."""
+@dataclass(frozen=True, kw_only=True)
+class EnergySummary:
+    """What `snnkern energy` writes.
 
-    clip: Amount
-
-
-class Machine(Struct):
-    """Where it was measured."""
-
-    cpu: str | None = None
-    engine: str | None = None
-    busy: str | None = None
-    versions: dict[str, str | None] = {}
-
-
-class Cost(Struct):
-    """What a decision costs."""
-
-    spikes: Amount
-    nanojoules: Amount
-
-
-class SettingCost(Cost):
-    """What a decision of a spiking actor costs."""
-
-    neuron: Neuron
-    timesteps: Count
-    alpha: Number
-    memory: Number
-
-
-class Energy(Struct):
-    """What `snnkern energy` writes."""
+    Attributes:
+        actor: its name, for people.
+        along: what was counted on, in words.
+        dense: the dense actor.
+        dense_without_zeros: the dense actor where weights whose input is zero are skipped.
+        results: of every setting.
+        environment: a registered name; empty where observations were given.
+        seed: of the first episode.
+        calibration: where the thresholds come from; empty where the actor had thresholds.
+        picojoules: per operation.
+        machine: where it was computed.
+    """
 
     actor: str
     along: str
-    dense: Cost
-    dense_without_zeros: Cost
+    dense: CostSummary
+    dense_without_zeros: CostSummary
     results: list[SettingCost]
-    machine: Machine = msgspec.field(default_factory=Machine)
+    kind: str = "energy"
+    environment: str = ""
+    seed: int | None = None
+    calibration: str = ""
+    picojoules: Energies = field(default_factory=Energies)
+    machine: Machine = field(default_factory=Machine)
 
 
-class Fastest(Struct):
-    """The fastest dense runtime."""
+class _Case(TypedDict):
+    name: str
+    batch: Count
+    threads: Count
+
+
+class _Time(_Case):
+    microseconds: Quartiles
+    times_as_fast_as: dict[str, Quartiles]
+
+
+class Timed(_Time, total=False):
+    """A case that was timed: the dense actor in a runtime, or with the parts of a setting a spiking one.
+
+    Times are microseconds per decision of the whole batch, ratios are taken within a round: quartiles of both.
+    """
+
+    turns: int  # rounds
+    agreeing_with_reference: float
+    wrong: int
+    neuron: NeuronDescription
+    timesteps: Count
+    alpha: Number
+    memory: Number
+    clip: Number
+    spikes_per_decision: float
+    spikes_per_decision_per_layer: list[float]
+
+
+class Fastest(TypedDict):
+    """The dense runtime with the lowest median."""
 
     batch: Count
     threads: Count
     runtime: str
 
 
-class Timed(Struct):
-    """A contender: the dense actor in a runtime, or with the parts of a setting a spiking one."""
+class NotBeaten(_Case):
+    """A dense runtime that a spiking actor is no faster than."""
 
-    name: str
-    batch: Count
-    threads: Count
-    microseconds: Quartiles
-    times_as_fast_as: dict[str, Quartiles]
-    neuron: Neuron | None = None
-    timesteps: Count | None = None
-    alpha: Number | None = None
+    neuron: NeuronDescription
+    timesteps: int
+    runtime: str
+    times_as_fast: list[float]
 
 
-class Bench(Struct):
-    """What `snnkern bench` writes."""
-
-    actor: str
-    results: Annotated[list[Timed], Meta(min_length=1)]
-    fastest_dense: list[Fastest]
+class _Latencies(TypedDict):
     machine: Machine
+    fastest_dense: list[Fastest]
+    results: Annotated[list[Timed], Meta(min_length=1)]
 
 
-class Estimate(Struct):
-    """A number with the ends of its interval, where there were episodes enough."""
+class Latencies(_Latencies, total=False):
+    """What was measured."""
 
-    value: Number
-    low: Number | None
-    high: Number | None
-
-
-class Share(Struct):
-    """A share, where there was anything to share."""
-
-    value: Number | None
+    observations: int
+    layers: list[int]
+    seconds: float
+    interrupted: bool
+    missing: dict[str, str]
+    unreached: int
+    not_beaten: list[NotBeaten]
 
 
-class Returns(Struct):
-    """Returns of one policy's actions in another one's states."""
-
-    states: str
-    actions: str
-    mean: Estimate
-
-
-class Errors(Struct):
-    """Errors of a spiking version's actions in someone's states."""
-
-    states: str
-    actions: str
-    size: Estimate
-    low_frequency_share: Share
-    autocorrelation: Curve
-    spectrum: Curve
-    trace: list[Annotated[list[Number], Meta(min_length=1)]]
-
-
-class Shift(Struct):
-    """How far distributions of states are apart."""
-
-    average: Estimate
-
-
-class Divergence(Struct):
-    """How far a policy's states are from the dense actor's."""
-
-    states: str
-    distance: Curve
-    shift: Shift
-
-
-class Residuals(Struct):
-    """What a layer owes."""
-
-    edges: list[Number]
-    share: list[Amount]
-    owing: Amount
-    large: Amount
-    clamped: Amount
-
-
-class RasterLayer(Struct):
-    """A few neurons of a layer."""
-
-    neurons: Annotated[list[int], Meta(max_length=100)]
-    spikes: list[list[Number]]
-    potentials: list[list[Number]]
-    carries: list[list[Number]]
-
-
-class Raster(Struct):
-    """A few decisions."""
-
-    first: int
-    decisions: Annotated[int, Meta(ge=1, le=100)]
-    timesteps: Annotated[int, Meta(ge=1, le=MOST_TIMESTEPS)]
-    layers: Annotated[list[RasterLayer], Meta(min_length=1, max_length=100)]
-
-
-class Analysis(Struct):
-    """What `snnkern analyze` writes."""
+class BenchSummary(Latencies):
+    """What `snnkern bench` writes: what was measured, and of whom."""
 
     actor: str
-    environment: str
-    dynamics: Clipped
-    episodes: Count
-    low_frequency: Positive
-    returns: Annotated[list[Returns], Meta(min_length=1, max_length=100)]
-    errors: list[Errors]
-    divergences: list[Divergence]
-    residuals: Annotated[
-        dict[str, Annotated[list[Residuals], Meta(min_length=1, max_length=100)]], Meta(min_length=1, max_length=10)
-    ]
-    raster: Raster
-    machine: Machine = msgspec.field(default_factory=Machine)
 
 
-_KINDS: dict[str, type[Struct]] = {"analyze": Analysis, "energy": Energy, "bench": Bench}
-
-
-def read_summaries(paths: Sequence[Path], verb: str) -> list[dict[str, Any]]:
+def read_summaries(paths: Sequence[Path], kind: type[T], verb: str) -> list[T]:
     """Reads what a verb wrote.
 
     Args:
         paths: files of JSON.
-        verb: "analyze", "energy" or "bench".
+        kind: what that verb writes.
+        verb: its name.
 
     Raises:
         InputError: a file cannot be read, or does not hold what that verb writes.
     """
-    kind = _KINDS[verb]
-    wanted = [field.name for field in msgspec.structs.fields(kind) if field.required]
     found = []
     for path in paths:
-        summary = read_summary(path, verb, wanted)
+        content = from_json(read_bytes(path), dict[str, Any], str(path))
         try:
-            msgspec.convert(summary, kind)
+            found.append(msgspec.convert(_without_nulls(content), kind))
         except msgspec.ValidationError as error:
             raise InputError(f"{path} is not what snnkern {verb} writes: {error}") from error
-        found.append(summary)
     return found
+
+
+def _without_nulls(content: Any) -> Any:
+    """The same without entries that are null: what is not given is NaN or None, as the type says."""
+    if isinstance(content, dict):
+        return {key: _without_nulls(value) for key, value in content.items() if value is not None}
+    return [_without_nulls(value) for value in content] if isinstance(content, list) else content

@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Se
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -186,7 +186,19 @@ def _openblas() -> list[_OpenBlas]:
     return found
 
 
-def machine(packages: Sequence[str]) -> dict[str, Any]:
+class Machine(TypedDict, total=False):
+    """Where something was measured: what `machine` finds, and of latencies also whether it was busy."""
+
+    cpu: str | None
+    cores: int | None
+    engine: str | None
+    load: float | None
+    versions: dict[str, str | None]
+    load_after: float | None
+    busy: str
+
+
+def machine(packages: Sequence[str]) -> Machine:
     """Processor, cores, native kernels, load average (None where unknown) and the packages' versions."""
     model = platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
@@ -198,7 +210,7 @@ def machine(packages: Sequence[str]) -> dict[str, Any]:
     return {"cpu": model, "cores": os.cpu_count(), "engine": engine, "load": load_average(), "versions": versions}
 
 
-def busy(found: Mapping[str, Any]) -> str:
+def busy(found: Machine) -> str:
     """A warning where other programs keep the machine busy, whose description `machine` gives; empty otherwise."""
     load, cores = found["load"], found["cores"] or 1
     if load is None or load <= max(0.5, cores / 4):

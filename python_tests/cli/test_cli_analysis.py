@@ -18,6 +18,7 @@ from support.command_line import run, run_json
 
 import snnkern
 from snnkern import analysis_figures, cli_analysis
+from snnkern.summaries import AnalysisSummary
 
 FIGURES = ("returns", "errors", "states", "residuals", "raster")
 
@@ -153,7 +154,8 @@ def test_figures_do_without_crpi_and_intervals(tmp_path, files) -> None:
     actor = snnkern.load_actor(files["TINY"])
     thresholds = snnkern.calibrate(actor, make_observations(60, 11))
     found = snnkern.analyze(actor, "Hopper-v5", snnkern.Dynamics(snnkern.MT(), 2), thresholds=thresholds, episodes=1)
-    summary = {"actor": "tiny", "environment": "Hopper-v5", **found.to_dict()}
+    given = {**vars(found), "dynamics": found.dynamics.to_dict()}
+    summary = AnalysisSummary(**given, actor="tiny", environment="Hopper-v5", low_frequency=0.05)
     assert len(analysis_figures.draw_analysis(summary, tmp_path)) == 2 * len(FIGURES)
 
 

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from snnkern import figures, performance_figures, report_figures
 from snnkern.analysis_figures import energy_figure
 from snnkern.benchmark import ACT, LOOP, NUMPY
+from snnkern.energy import CostSummary
 from snnkern.evaluation import Evaluation, Interval, grid
 from snnkern.figures import NEURON_STYLES
 from snnkern.latency_figures import latency_figure
@@ -26,6 +27,7 @@ from snnkern.performance_figures import performance_figure
 from snnkern.results import Point
 from snnkern.settings import Setting
 from snnkern.study import Sweep
+from snnkern.summaries import EnergySummary, SettingCost
 
 SETTINGS = grid(NEURON_NAMES, [2, 4], [0.2])
 
@@ -50,11 +52,14 @@ def performance(drawn):
     return drawn[-1]
 
 
+def costs_of(settings) -> EnergySummary:
+    results = [SettingCost(**setting.to_dict(), spikes=10.0, nanojoules=3.0) for setting in settings]
+    dense = CostSummary(spikes=0.0, nanojoules=2.0)
+    return EnergySummary(actor="a", along="b", dense=dense, dense_without_zeros=dense, results=results)
+
+
 def energy(drawn=None):
-    results = [{**setting.to_dict(), "spikes": 10.0, "nanojoules": 3.0} for setting in SETTINGS]
-    dense = {"nanojoules": 2.0}
-    summary = {"actor": "a", "along": "b", "dense": dense, "dense_without_zeros": dense, "results": results}
-    return energy_figure(summary)
+    return energy_figure(costs_of(SETTINGS))
 
 
 def latency(drawn=None):
@@ -126,10 +131,7 @@ def test_every_entry_of_a_legend_has_points(drawn, draw) -> None:
 
 def test_a_line_for_every_carry_that_was_measured() -> None:
     """The recommended α differs from neuron to neuron."""
-    results = [{**s.to_dict(), "spikes": 10.0, "nanojoules": 3.0} for s in grid(["if", "dc"], [4])]
-    dense = {"nanojoules": 2.0}
-    summary = {"actor": "a", "along": "b", "dense": dense, "dense_without_zeros": dense, "results": results}
-    figure = energy_figure(summary)
+    figure = energy_figure(costs_of(grid(["if", "dc"], [4])))
     _, labels = figure.axes[0].get_legend_handles_labels()
     assert labels == ["IF, α = 0.2", "DC, α = 0"]
     figures.encode(figure, "png")

@@ -7,6 +7,7 @@ import json
 import os
 import warnings
 
+import msgspec
 import numpy as np
 import pytest
 from support.builders import make_actor, make_observations
@@ -31,6 +32,7 @@ from snnkern.files import to_json
 from snnkern.intervals import Interval
 from snnkern.report_page import page_environment, write_report
 from snnkern.results import collect_results
+from snnkern.summaries import EnergySummary, SettingCost
 from snnkern.text import SUBSTITUTE, printable
 
 NAMES = {
@@ -64,36 +66,37 @@ every_name = pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 
 
 @pytest.fixture(scope="module")
-def energy() -> dict:
+def energy() -> EnergySummary:
     """What `snnkern energy` writes, for a tiny actor."""
     actor, observations = make_actor(3, 7, 2), make_observations(20, 3)
     energies = Energies()
     settings = snnkern.grid(["if", "dc"], [2, 4])
     costs = [
-        {
+        SettingCost(
             **setting.to_dict(),
-            **spiking_cost(snnkern.convert(actor, observations, **vars(setting)), observations).to_dict(),
-        }
+            **vars(spiking_cost(snnkern.convert(actor, observations, **vars(setting)), observations).summary()),
+        )
         for setting in settings
     ]
-    dense = dense_cost(actor).to_dict(energies)
-    return {
-        "kind": "energy",
-        "actor": "NAME",
-        "environment": "NAME",
-        "along": "1 own episode in NAME",
-        "seed": 1000,
-        "calibration": "auto",
-        "machine": {"cpu": "NAME", "engine": "NAME", "versions": {"torch": "NAME"}},
-        "picojoules": vars(energies),
-        "dense": dense,
-        "dense_without_zeros": dense,
-        "results": costs,
-    }
+    dense = dense_cost(actor).summary(energies)
+    return EnergySummary(
+        actor="NAME",
+        environment="NAME",
+        along="1 own episode in NAME",
+        seed=1000,
+        calibration="auto",
+        machine={"cpu": "NAME", "engine": "NAME", "versions": {"torch": "NAME"}},
+        picojoules=energies,
+        dense=dense,
+        dense_without_zeros=dense,
+        results=costs,
+    )
 
 
 def renamed(content, name: str):
     """The same data with another name in every text."""
+    if isinstance(content, EnergySummary):
+        return msgspec.convert(renamed(msgspec.to_builtins(content), name), EnergySummary)
     if isinstance(content, dict):
         return {key: renamed(value, name) for key, value in content.items()}
     if isinstance(content, list):

@@ -21,9 +21,16 @@ from snnkern.benchmark_summary import summarize_benchmark
 from snnkern.energy import Energies, dense_cost, spiking_cost
 from snnkern.files import to_json
 from snnkern.report_page import write_report
-from snnkern.summaries import read_summaries
+from snnkern.summaries import AnalysisSummary, BenchSummary, EnergySummary, read_summaries
 
 ACTOR, OBSERVATIONS = make_actor(3, 6, 5, 1, metadata={"environment": "Pendulum-v1"}), make_observations(30, 3)
+
+
+KINDS = {
+    "analyze": ("analyses", AnalysisSummary),
+    "energy": ("energies", EnergySummary),
+    "bench": ("benches", BenchSummary),
+}
 
 
 def short_pendulum():
@@ -63,8 +70,8 @@ def draw(tmp_path, verb: str, summary: dict) -> None:
     """The report of a file of one verb."""
     path = tmp_path / "summary.json"
     path.write_text(json.dumps(summary))
-    keys = {"analyze": "analyses", "energy": "energies", "bench": "benches"}
-    write_report([], tmp_path, **{keys[verb]: read_summaries([path], verb)})
+    key, kind = KINDS[verb]
+    write_report([], tmp_path, **{key: read_summaries([path], kind, verb)})
 
 
 @pytest.mark.parametrize("verb", ["analyze", "energy", "bench"])
@@ -124,4 +131,4 @@ def test_what_is_no_summary_is_refused(tmp_path, text) -> None:
     path = tmp_path / "summary.json"
     path.write_text(text)
     with pytest.raises(snnkern.InputError, match=r"summary\.json"):
-        read_summaries([path], "energy")
+        read_summaries([path], EnergySummary, "energy")
