@@ -118,7 +118,7 @@ POINT_COLUMNS: tuple[Column[Point], ...] = (
         "ratio, %",
         lambda point: point.average or Interval(),
         percent,
-        "ratio: return / dense return (or as said below), mean over actors, [95 % interval]",
+        "ratio: return / dense return (or as said below),\nmean over actors, [95 % interval]",
     ),
     Column("spikes_per_decision", "spikes", lambda point: point.spikes, _whole, "spikes: per decision, all layers"),
 )
