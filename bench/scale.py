@@ -31,12 +31,13 @@ from rich.progress import Progress
 
 from snnkern.calibration import collect
 from snnkern.estimates import RemainingTime
+from snnkern.evaluation import Record
 from snnkern.executors import Executor, LocalExecutor
 from snnkern.files import write_atomically
 from snnkern.grids import read_study
 from snnkern.ray_executor import RayExecutor
 from snnkern.report import duration, shorten
-from snnkern.store import Record, Store, complete
+from snnkern.store import Store, complete
 from snnkern.study import Shared, Study, Task, found_in, run_task
 from snnkern.timing import machine
 

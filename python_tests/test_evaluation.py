@@ -17,7 +17,8 @@ from test_rollout import random_actor
 
 import snnkern
 from snnkern import evaluation
-from snnkern.evaluation import Evaluation, evaluate, grid
+from snnkern.evaluation import Evaluation, evaluate
+from snnkern.settings import grid
 
 
 def short_cheetah():

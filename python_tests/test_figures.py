@@ -19,11 +19,13 @@ from snnkern import figures, report, report_figures
 from snnkern.analysis_figures import energy_figure
 from snnkern.benchmark import ACT, LOOP, NUMPY
 from snnkern.energy import CostSummary
-from snnkern.evaluation import Evaluation, Interval, grid
+from snnkern.evaluation import Evaluation
 from snnkern.figures import NEURON_STYLES
+from snnkern.intervals import Interval
 from snnkern.neurons import NEURON_NAMES
 from snnkern.report import latency_figure, performance_figure
 from snnkern.results import Point, Setting, Variant
+from snnkern.settings import grid
 from snnkern.study import Sweep
 from snnkern.summaries import EnergySummary, SettingCost
 

@@ -14,8 +14,9 @@ from matplotlib import image
 
 import snnkern
 from snnkern import report
-from snnkern.evaluation import Evaluation, grid
+from snnkern.evaluation import Evaluation
 from snnkern.report import performance_figure, summarize_sweep
+from snnkern.settings import grid
 from snnkern.study import Sweep
 
 

@@ -17,9 +17,10 @@ from test_rollout import random_actor
 
 import snnkern
 from snnkern import evaluation
-from snnkern.evaluation import Evaluation, grid
+from snnkern.evaluation import Evaluation
 from snnkern.report import summarize_sweep
 from snnkern.results import collect_results
+from snnkern.settings import grid
 from snnkern.study import sweep
 
 OBSERVATIONS = make_observations(100, 17)

@@ -57,7 +57,7 @@ from snnkern.cli_options import (
 from snnkern.cli_sweep import report_command, sweep_command
 from snnkern.demo import run_demo
 from snnkern.errors import Error, InputError, InputWarning, check_number
-from snnkern.evaluation import evaluate, grid
+from snnkern.evaluation import evaluate
 from snnkern.figures import check_drawing, write_figure
 from snnkern.files import to_json, write_atomically
 from snnkern.limits import LEAST_SECONDS, MOST_BATCH, MOST_SECONDS, MOST_THREADS
@@ -70,6 +70,7 @@ from snnkern.report import (
     summarize_evaluation,
     summarize_sweep,
 )
+from snnkern.settings import grid
 from snnkern.study import sweep
 from snnkern.summaries import BenchSummary
 from snnkern.tables import print_benchmark, print_evaluation, print_sweep

@@ -29,6 +29,7 @@ from snnkern.cli_options import (
 )
 from snnkern.errors import Error, InputError, require
 from snnkern.estimates import RemainingTime
+from snnkern.evaluation import Record
 from snnkern.executors import Executor, LocalExecutor
 from snnkern.figures import check_drawing
 from snnkern.grids import read_study
@@ -37,7 +38,7 @@ from snnkern.ray_executor import RayExecutor
 from snnkern.report import duration, ends
 from snnkern.report_page import write_report
 from snnkern.results import Collection, Point, collect_results, read_collection
-from snnkern.store import Record, Store, write_records
+from snnkern.store import Store, write_records
 from snnkern.study import Study, Task, found_in, run_study
 from snnkern.summaries import AnalysisSummary, BenchSummary, EnergySummary, read_summaries
 from snnkern.tables import print_collection

@@ -15,11 +15,11 @@ from snnkern.calibration import collect
 from snnkern.checkpoints import load_actor
 from snnkern.conversion import convert
 from snnkern.errors import InputError
-from snnkern.evaluation import grid
 from snnkern.figures import check_drawing
 from snnkern.files import check_writable, to_json, write_atomically
 from snnkern.neurons import NEURON_NAMES
 from snnkern.report import performance_figure, summarize_sweep
+from snnkern.settings import grid
 from snnkern.study import Sweep, sweep
 from snnkern.text import count
 from snnkern.timing import MOST, Contender, measure

@@ -11,10 +11,10 @@ import torch
 
 from snnkern import environments
 from snnkern.calibration import calibrate
+from snnkern.evaluation import Record
 from snnkern.neurons import Dynamics, Neuron
 from snnkern.nn import SpikingActor
 from snnkern.rollout import Acts
-from snnkern.store import Record
 from snnkern.study import Study, Task
 from snnkern.timing import Contender, measure
 

@@ -1,4 +1,4 @@
-"""Control performance: returns, performance ratios with confidence intervals; settings, and what is kept of each."""
+"""Control performance: returns, performance ratios with confidence intervals; what a store keeps of an evaluation."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import hashlib
 import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,22 +17,45 @@ from torch import Tensor
 
 from snnkern import _backends, environments
 from snnkern.actors import Actor
-from snnkern.calibration import chosen_alpha
-from snnkern.errors import InputError, check_whole
+from snnkern.errors import InputError
 from snnkern.intervals import Interval, bootstrap
-from snnkern.limits import MOST_TIMESTEPS, check_episodes
-from snnkern.neurons import Dynamics, Neuron, parse_neuron
+from snnkern.limits import check_episodes
+from snnkern.neurons import DynamicsDescription
 from snnkern.nn import SpikingActor
-from snnkern.rollout import Acts, acting, rollout
-from snnkern.store import Record
+from snnkern.rollout import Acts, WrapsSpikingActor, acting, rollout
 from snnkern.vec_normalize import warn_of_normalized
 
 if TYPE_CHECKING:
     import gymnasium
 
-    from snnkern.sb3 import SB3Policy
-
 RANDOM = "random"  # stands for the dense actor's fingerprint in a random policy's task
+
+
+class Result(TypedDict, total=False):
+    """What came of an evaluation: return and length of each episode; of a spiking actor also what the rules chose."""
+
+    returns: Sequence[float]
+    lengths: Sequence[int]
+    spikes: Sequence[float]
+    dynamics: DynamicsDescription
+    thresholds: str
+    calibration: str
+
+
+class Run(TypedDict, total=False):
+    """When an evaluation ended, in UTC, and how many seconds it took."""
+
+    finished: str
+    seconds: float
+
+
+class Record(TypedDict, total=False):
+    """What a store keeps of an evaluation: the task as `describe_task` has it, the actor's name for people, …"""
+
+    task: dict[str, Any]
+    actor: str
+    result: Result
+    run: Run
 
 
 @dataclass(frozen=True)
@@ -52,9 +75,8 @@ class Evaluation:
     @classmethod
     def from_record(cls, record: Record) -> Evaluation:
         """Reads what a store keeps."""
-        result = record["result"]
-        returns, spikes = (tuple(map(float, result[name])) for name in ("returns", "spikes"))  # 1 may stand for 1.0
-        return cls(returns, tuple(result["lengths"]), spikes)
+        result = record["result"]  # where 1 may stand for 1.0
+        return cls(tuple(map(float, result["returns"])), tuple(result["lengths"]), tuple(map(float, result["spikes"])))
 
     @property
     def mean(self) -> float:
@@ -115,7 +137,7 @@ def average_performance_ratio(
 
 
 def evaluate(
-    policy: Acts | SB3Policy,
+    policy: Acts | WrapsSpikingActor,
     env: str
     | Callable[[], gymnasium.Env[Any, Any]]
     | gymnasium.Env[Any, Any]
@@ -158,28 +180,6 @@ def evaluate(
         returns=tuple(float(value) for value in result.returns.T.flat),  # episode e of row r has seed + r + e · rows
         lengths=tuple(int(value) for value in result.lengths.T.flat),
         spikes=() if result.spikes is None else tuple(float(value) for value in result.spikes),
-    )
-
-
-def grid(
-    neurons: Iterable[str | Neuron],
-    timesteps: Iterable[int],
-    alphas: Iterable[float | str] = ("auto",),
-    memories: Iterable[float] = (0.0,),
-    levels: int | None = None,
-) -> list[Dynamics]:
-    """Every combination of neuron, T, α and μ, once each, as settings for `sweep`.
-
-    An α of "auto" is the one that is recommended for the neuron (`snnkern.calibration.recommended`).
-
-    Raises:
-        InputError: a parameter is out of range.
-    """
-    kinds = [parse_neuron(neuron, levels) for neuron in neurons]
-    steps = [check_whole("timesteps (T)", each, least=1, most=MOST_TIMESTEPS) for each in timesteps]
-    combinations = itertools.product(kinds, steps, alphas, memories)
-    return list(
-        dict.fromkeys(Dynamics(kind, t, chosen_alpha(alpha, kind), memory) for kind, t, alpha, memory in combinations)
     )
 
 
@@ -258,9 +258,11 @@ def evaluation_record(policy: Acts, name: str, env: str, episodes: int, seed: in
         seed: seed of the first.
     """
     started = time.perf_counter()
-    result = asdict(evaluate(policy, env, episodes=episodes, seed=seed))
+    found = evaluate(policy, env, episodes=episodes, seed=seed)
+    result = Result(returns=found.returns, lengths=found.lengths, spikes=found.spikes)
     if isinstance(policy, SpikingActor):
-        result |= {"dynamics": policy.dynamics.to_dict(), "thresholds": thresholds_digest(policy.thresholds)}
+        result["dynamics"] = policy.dynamics.to_dict()
+        result["thresholds"] = thresholds_digest(policy.thresholds)
     return {"actor": name, "result": result, "run": {"seconds": time.perf_counter() - started}}
 
 

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 from snnkern.errors import InputError
-from snnkern.evaluation import RANDOM, Evaluation, average_performance_ratio
+from snnkern.evaluation import RANDOM, Evaluation, Record, Result, average_performance_ratio
 from snnkern.files import from_json, read_bytes
 from snnkern.intervals import Interval
 from snnkern.neurons import Dynamics, Kind, NeuronDescription, neuron_from, parse_neuron
-from snnkern.store import Episodes, Record, read_records
+from snnkern.store import Episodes, read_records
 
 
 class Place(NamedTuple):
@@ -331,5 +331,5 @@ def _record(summary: _Summary, entry: Episodes, spiking: _Spiking | None) -> Rec
         "versions": {},
     }
     spikes = spiking.spikes_per_decision_per_layer if spiking else []
-    result = {"returns": entry.returns, "lengths": entry.lengths, "spikes": spikes}
+    result: Result = {"returns": entry.returns, "lengths": entry.lengths, "spikes": spikes}
     return {"task": task, "actor": summary.actor, "result": result, "run": {}}

@@ -10,18 +10,18 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import filelock
 import msgspec
 
 from snnkern.errors import InputError
+from snnkern.evaluation import Record
 from snnkern.executors import Executor, Failure
 from snnkern.files import from_json, read_bytes, reason, write_atomically
 from snnkern.neurons import DynamicsDescription, NeuronDescription
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
-Record = dict[str, Any]
 _Whole = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 
@@ -224,7 +224,7 @@ def _parse(content: bytes, where: str) -> Record:
 
 def _checked(content: bytes) -> Record:
     """Reads a record and checks its types. What it has besides stays in it: a task's name depends on all of it."""
-    record: Record = from_json(content, dict[str, Any], "it")
+    record = cast(Record, from_json(content, dict[str, Any], "it"))
     try:
         msgspec.convert(record, _Record)
         task_name(record["task"])
@@ -269,7 +269,7 @@ def complete(
                 continue
             try:
                 outcome["run"]["finished"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
-                record = {"task": describe(task), **outcome}
+                record = cast(Record, {"task": describe(task), **outcome})
                 content = encode(record) if store else b""
             except Exception as error:  # what came back is no record
                 failed[task] = error

@@ -32,13 +32,13 @@ from snnkern.calibration import (
 )
 from snnkern.conversion import convert
 from snnkern.errors import InputError, check_whole
-from snnkern.evaluation import RANDOM, Evaluation, RandomPolicy, backend_name, describe_task, evaluation_record
+from snnkern.evaluation import RANDOM, Evaluation, RandomPolicy, Record, backend_name, describe_task, evaluation_record
 from snnkern.executors import Executor, Failure, LocalExecutor
 from snnkern.files import read_array, write_atomically
 from snnkern.limits import MOST_EPISODES, check_seed
 from snnkern.neurons import Dynamics, Neuron
 from snnkern.nn import SpikingActor
-from snnkern.store import Record, Store, complete, task_name
+from snnkern.store import Store, complete, task_name
 
 Progress = Callable[[int, int], None]
 
