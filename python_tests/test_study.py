@@ -233,19 +233,19 @@ class TestRuns:
 
     def test_names_of_rules_reach_convert_and_what_they_chose_is_kept(self, folder, monkeypatch) -> None:
         def convert(actor, observations, *, alpha, memory, calibration, **others):
-            assert (alpha, memory, calibration) == ("auto", "auto", "best")
-            return real(actor, observations, alpha=0.3, memory=0.5, calibration="max", **others)
+            assert (alpha, memory, calibration) == ("auto", 0.5, "best")
+            return real(actor, observations, alpha=0.3, memory=memory, calibration="max", **others)
 
         real = snnkern.convert
         for module in ("grids", "study"):
             monkeypatch.setattr(f"snnkern.{module}.convert", convert)
-        grid = study(folder, alphas=["auto"], memories=["auto"], calibrations=["best"])
+        grid = study(folder, alphas=["auto"], memories=[0.5], calibrations=["best"])
         records, _ = run_study(grid, Store(folder / "store"), LocalExecutor())
         record = records[grid.tasks[-1]]
         assert (record["task"]["setting"]["alpha"], record["task"]["calibration"]["rule"]) == ("auto", "best")
         assert (record["result"]["dynamics"]["alpha"], record["result"]["dynamics"]["memory"]) == (0.3, 0.5)
         (point,) = collect_results("rules", [*records.values()]).points
-        assert (point.setting.alpha, point.setting.variant.memory) == ("auto", "auto")
+        assert (point.setting.alpha, point.setting.variant.memory) == ("auto", 0.5)
         shown = chosen_table(collect_results("rules", [*records.values()]))
         assert 'best (50 steps, seed 0)</td><td class="number">0.3</td>' in shown
 

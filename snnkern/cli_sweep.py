@@ -134,7 +134,7 @@ def sweep_command(
             "neurons": _some("--neuron", neuron, str),
             "timesteps": _some("--timesteps", timesteps, int),
             "alphas": _some("--alpha", alpha, _number),
-            "memories": _some("--memory", memory, _number),
+            "memories": _some("--memory", memory, float),
             "calibrations": _some("--calibration", calibration, str),
             "levels": levels,
             "seeds": _some("--seeds", seeds, int),

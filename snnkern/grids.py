@@ -42,7 +42,7 @@ class Part(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     neurons: _Some[str] = ("if", "snm", "mt", "dc")
     timesteps: _Some[int] = (2, 4, 8)
     alphas: _Some[float | str] = ("auto",)
-    memories: _Some[float | str] = (0.0,)
+    memories: _Some[float] = (0.0,)
     calibrations: _Some[str] = ("auto",)
     levels: int | None = None
 

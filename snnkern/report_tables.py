@@ -63,7 +63,7 @@ def averages_table(collection: Collection) -> Markup:
             point.setting.variant.neuron,
             str(point.setting.timesteps),
             plain(point.setting.alpha),
-            plain(point.setting.variant.memory),
+            f"{point.setting.variant.memory:g}",
             point.setting.variant.calibration,
             "–" if point.average is None else interval(point.average),
             f"{point.spikes:,.0f}",
@@ -131,23 +131,22 @@ def settings_table(collection: Collection) -> Markup:
 
 
 def chosen_table(collection: Collection) -> Markup:
-    """What rules chose for α and μ, by actor; empty where there were no rules."""
+    """What rules chose for α, by actor; empty where there were no rules."""
     rows: dict[tuple[str, ...], None] = {}
     for record in collection.records:
         setting, dynamics = record["task"]["setting"], record["result"].get("dynamics")
-        if setting and dynamics and any(isinstance(setting[key], str) for key in ("alpha", "memory")):
+        if setting and dynamics and isinstance(setting["alpha"], str):
             row = (
                 record["actor"],
                 _neuron(setting),
                 str(setting["timesteps"]),
                 _calibration(record["task"]["calibration"]),
                 plain(dynamics["alpha"]),
-                plain(dynamics["memory"]),
             )
             rows[row] = None
     if not rows:
         return Markup()
-    return table("What the rules chose", ["actor", "neuron", "T", "thresholds", "α", "μ"], sorted(rows), words=1)
+    return table("What the rules chose", ["actor", "neuron", "T", "thresholds", "α"], sorted(rows), words=1)
 
 
 def machine_table(what: str, summary: dict[str, Any]) -> Markup:

@@ -39,12 +39,12 @@ class Variant(NamedTuple):
 
     Attributes:
         neuron: "IF", "MT", "MT, levels = 6": a neuron with other than usual parameters says so.
-        memory: μ, or the name of a rule.
+        memory: μ.
         calibration: where the thresholds come from.
     """
 
     neuron: str
-    memory: float | str
+    memory: float
     calibration: str
 
 
@@ -200,7 +200,7 @@ def differing(variant: Variant, every: Sequence[Variant]) -> list[str]:
     """What of a variant, besides the neuron, differs among all of them."""
     words = []
     if len({other.memory for other in every}) > 1:
-        words.append(f"μ = {plain(variant.memory)}")
+        words.append(f"μ = {variant.memory:g}")
     if len({other.calibration for other in every}) > 1:
         words.append(f"thresholds: {variant.calibration}")
     return words
@@ -235,7 +235,7 @@ def _order(setting: Setting) -> tuple[Any, ...]:
     """Neurons in their usual order, numbers before names."""
     variant = setting.variant
     kind = Kind[variant.neuron.partition(",")[0]]
-    return (kind, variant.neuron, variant.calibration, *_rank(variant.memory), setting.timesteps, *_rank(setting.alpha))
+    return (kind, variant.neuron, variant.calibration, variant.memory, setting.timesteps, *_rank(setting.alpha))
 
 
 def _rank(value: float | str) -> tuple[float, str]:

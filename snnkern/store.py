@@ -27,12 +27,12 @@ _Count = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 
 
 class _Setting(msgspec.Struct):
-    """What an actor is converted to: as `Dynamics.to_dict`, with names of rules where there are names."""
+    """What an actor is converted to: as `Dynamics.to_dict`, or the name of a rule for α."""
 
     neuron: NeuronDescription
     timesteps: _Count
     alpha: float | str
-    memory: float | str
+    memory: float
     clip: float
 
 

@@ -51,7 +51,7 @@ class Setting:
         neuron: the neuron kind and its parameters.
         timesteps: T.
         alpha: α, or a name that `convert` knows.
-        memory: μ, likewise.
+        memory: μ.
         calibration: a name that `convert` knows.
         clip: κ.
     """
@@ -59,16 +59,15 @@ class Setting:
     neuron: Neuron
     timesteps: int
     alpha: float | str
-    memory: float | str
+    memory: float
     calibration: str
     clip: float = 0.5
 
     def to_dict(self) -> dict[str, Any]:
-        """As `Dynamics.to_dict`, with names where there are names."""
-        given = {"alpha": self.alpha, "memory": self.memory}
-        names = {name: value for name, value in given.items() if isinstance(value, str)}
-        numbers: dict[str, Any] = {name: 0.0 if name in names else value for name, value in given.items()}
-        return {**Dynamics(self.neuron, self.timesteps, **numbers, clip=self.clip).to_dict(), **names}
+        """As `Dynamics.to_dict`, with α's name where it has one."""
+        alpha = 0.0 if isinstance(self.alpha, str) else self.alpha
+        described = Dynamics(self.neuron, self.timesteps, alpha, self.memory, self.clip).to_dict()
+        return {**described, "alpha": self.alpha if isinstance(self.alpha, str) else described["alpha"]}
 
     def recommended(self) -> dict[str, Any]:
         """What "auto" stands for in it, by its name; another version may recommend something else."""

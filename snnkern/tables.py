@@ -103,7 +103,7 @@ def print_collection(collection: Collection) -> None:
             variant.neuron,
             str(timesteps),
             plain(alpha),
-            plain(variant.memory),
+            f"{variant.memory:g}",
             variant.calibration,
             ratio,
             f"{point.spikes:,.0f}",
