@@ -21,8 +21,8 @@ from scipy.stats import spearmanr
 
 import snnkern
 from snnkern.analysis import CORRELATED, CRPI, DENSE, OTHER, PLAIN, RANDOM, WHITE
-from snnkern.evaluation import grid
 from snnkern.files import write_atomically
+from snnkern.settings import grid
 from snnkern.timing import machine
 
 RESULTS = ROOT / "bench" / "results" / "analysis.json"

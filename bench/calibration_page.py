@@ -31,8 +31,9 @@ from snnkern.evaluation import Evaluation, average_performance_ratio
 from snnkern.executors import Failure, LocalExecutor
 from snnkern.files import write_atomically
 from snnkern.intervals import Interval
+from snnkern.records import Record
 from snnkern.results import Collection, Point, collect_results, read_collection
-from snnkern.store import Record, read_records
+from snnkern.store import read_records
 from snnkern.timing import machine
 
 RESULTS = ROOT / "bench" / "results"

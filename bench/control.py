@@ -22,9 +22,10 @@ from rich.progress import Progress
 
 import snnkern
 from snnkern.columns import summarize_sweep
-from snnkern.evaluation import Evaluation, average_performance_ratio, grid
+from snnkern.evaluation import Evaluation, average_performance_ratio
 from snnkern.files import write_atomically
 from snnkern.neurons import NEURON_NAMES
+from snnkern.settings import grid
 from snnkern.study import sweep
 
 ROOT = Path(__file__).parents[1]

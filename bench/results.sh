@@ -14,12 +14,10 @@ output=${1:-results}
 
 published=
 grids=(zoo)
-drawn=(zoo)  # those whose figures the docs show
 analysed=td3-halfcheetah environment=HalfCheetah-v5
 if [ -e "$actors/TD3_HalfCheetah-v4_actor" ]; then
   published=yes
   grids=(published recommended others calibration zoo)
-  drawn=(published zoo)
   analysed=$actors/TD3_HalfCheetah-v4_actor environment=HalfCheetah-v4
 else
   echo "No published actors in $actors: only the zoo is swept. Say where they are: make results ACTORS=FOLDER"
@@ -50,8 +48,6 @@ collections=("${grids[@]/#/bench/results/}")
 "$snnkern" report "${collections[@]/%/.jsonl}" --analysis "$output/analysis/analysis.json" \
   --energy "$output/energy.json" --bench "$output/bench.json" -o "$output"
 if [ "$published" ]; then
-  cp "$output/figures/recommended-timesteps.png" docs/results/
+  cp "$output"/figures/{recommended-timesteps,published-timesteps,published-alpha,published-spikes}.png docs/results/
 fi
-for grid in "${drawn[@]}"; do
-  cp "$output/figures/$grid"-{timesteps,actors,alpha,spikes}.png docs/results/
-done
+cp "$output"/figures/zoo-{timesteps,spikes}.png docs/results/

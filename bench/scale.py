@@ -35,7 +35,8 @@ from snnkern.executors import Executor, LocalExecutor
 from snnkern.files import write_atomically
 from snnkern.grids import read_study
 from snnkern.ray_executor import RayExecutor
-from snnkern.store import Record, Store, complete
+from snnkern.records import Record
+from snnkern.store import Store, complete
 from snnkern.study import Shared, Study, Task, found_in, run_task
 from snnkern.text import duration, shorten
 from snnkern.timing import machine

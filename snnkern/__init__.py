@@ -29,12 +29,13 @@ from snnkern.errors import (
     MissingDependencyError,
     SlowBackendWarning,
 )
-from snnkern.evaluation import Evaluation, evaluate, grid
+from snnkern.evaluation import Evaluation, evaluate
 from snnkern.feedforward import SpikingNetwork, spikify
 from snnkern.neurons import DC, IF, MT, SNM, Dynamics, Neuron
 from snnkern.nir import to_nir
 from snnkern.nn import SpikingActivation, SpikingActor
 from snnkern.sb3 import SB3Policy, from_sb3
+from snnkern.settings import grid
 from snnkern.spikingjelly import from_spikingjelly
 from snnkern.study import sweep
 

@@ -59,7 +59,7 @@ from snnkern.cli_sweep import report_command, sweep_command
 from snnkern.columns import summarize_evaluation, summarize_sweep, sweep_rows
 from snnkern.demo import run_demo
 from snnkern.errors import Error, InputError, InputWarning, check_number
-from snnkern.evaluation import evaluate, grid
+from snnkern.evaluation import evaluate
 from snnkern.figures import check_drawing, write_figure
 from snnkern.files import to_json, write_atomically
 from snnkern.latency_figures import latency_figure
@@ -68,6 +68,7 @@ from snnkern.limits import LEAST_SECONDS, MOST_BATCH, MOST_SECONDS, MOST_THREADS
 from snnkern.neurons import NEURON_NAMES
 from snnkern.nn import SpikingActor
 from snnkern.performance_figures import performance_figure
+from snnkern.settings import grid
 from snnkern.study import sweep
 from snnkern.summaries import BenchSummary
 from snnkern.tables import print_evaluation, print_sweep

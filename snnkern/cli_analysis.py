@@ -41,12 +41,12 @@ from snnkern.cli_options import (
 )
 from snnkern.energy import Energies, dense_cost, spiking_cost
 from snnkern.errors import require
-from snnkern.evaluation import grid
 from snnkern.figures import check_drawing, write_figure
 from snnkern.files import to_json, write_atomically
 from snnkern.limits import MOST_SEED, MOST_SIDE_BY_SIDE
 from snnkern.neurons import NEURON_NAMES
 from snnkern.nn import SpikingActor
+from snnkern.settings import grid
 from snnkern.summaries import AnalysisSummary, EnergySummary, SettingCost
 from snnkern.terminal import say
 from snnkern.text import count

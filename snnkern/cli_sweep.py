@@ -35,9 +35,10 @@ from snnkern.figures import check_drawing
 from snnkern.grids import read_study
 from snnkern.limits import MOST_EPISODES, MOST_SEED, MOST_STEPS
 from snnkern.ray_executor import RayExecutor
+from snnkern.records import Record
 from snnkern.report_page import write_report
 from snnkern.results import Collection, collect_results, read_collection
-from snnkern.store import Record, Store, write_records
+from snnkern.store import Store, write_records
 from snnkern.study import Study, Task, found_in, run_study
 from snnkern.summaries import AnalysisSummary, BenchSummary, EnergySummary, read_summaries
 from snnkern.tables import print_collection

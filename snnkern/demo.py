@@ -16,11 +16,11 @@ from snnkern.checkpoints import load_actor
 from snnkern.columns import SweepRow, summarize_sweep, sweep_rows
 from snnkern.conversion import convert
 from snnkern.errors import InputError
-from snnkern.evaluation import grid
 from snnkern.figures import check_drawing
 from snnkern.files import check_writable, to_json, write_atomically
 from snnkern.neurons import NEURON_NAMES
 from snnkern.performance_figures import performance_figure
+from snnkern.settings import grid
 from snnkern.study import Sweep, sweep
 from snnkern.text import count
 from snnkern.timing import MOST, Contender, measure

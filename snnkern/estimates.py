@@ -13,8 +13,8 @@ from snnkern import environments
 from snnkern.calibration import calibrate
 from snnkern.neurons import Dynamics, Neuron
 from snnkern.nn import SpikingActor
+from snnkern.records import Record
 from snnkern.rollout import Acts
-from snnkern.store import Record
 from snnkern.study import Study, Task
 from snnkern.timing import Contender, measure
 

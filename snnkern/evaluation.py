@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -17,21 +17,16 @@ from torch import Tensor
 
 from snnkern import _backends, environments
 from snnkern.actors import Actor
-from snnkern.calibration import chosen_alpha
-from snnkern.errors import InputError, check_whole
+from snnkern.errors import InputError
 from snnkern.intervals import Interval, bootstrap
-from snnkern.limits import MOST_TIMESTEPS, check_episodes
-from snnkern.neurons import Dynamics, Neuron, parse_neuron
+from snnkern.limits import check_episodes
 from snnkern.nn import SpikingActor
-from snnkern.rollout import Acts, acting, rollout
-from snnkern.settings import SettingDescription
-from snnkern.store import CalibrationDescription, Outcome, Record, TaskDescription
+from snnkern.records import CalibrationDescription, Outcome, Record, Result, SettingDescription, TaskDescription
+from snnkern.rollout import Acts, WrapsSpikingActor, acting, rollout
 from snnkern.vec_normalize import warn_of_normalized
 
 if TYPE_CHECKING:
     import gymnasium
-
-    from snnkern.sb3 import SB3Policy
 
 RANDOM = "random"  # stands for the dense actor's fingerprint in a random policy's task
 
@@ -116,7 +111,7 @@ def average_performance_ratio(
 
 
 def evaluate(
-    policy: Acts | SB3Policy,
+    policy: Acts | WrapsSpikingActor,
     env: str
     | Callable[[], gymnasium.Env[Any, Any]]
     | gymnasium.Env[Any, Any]
@@ -159,28 +154,6 @@ def evaluate(
         returns=tuple(float(value) for value in result.returns.T.flat),  # episode e of row r has seed + r + e · rows
         lengths=tuple(int(value) for value in result.lengths.T.flat),
         spikes=() if result.spikes is None else tuple(float(value) for value in result.spikes),
-    )
-
-
-def grid(
-    neurons: Iterable[str | Neuron],
-    timesteps: Iterable[int],
-    alphas: Iterable[float | str] = ("auto",),
-    memories: Iterable[float] = (0.0,),
-    levels: int | None = None,
-) -> list[Dynamics]:
-    """Makes the settings of `sweep`: every combination of neuron, T, α and μ, once each.
-
-    "auto" as α is the recommended one of the neuron (`snnkern.calibration.recommended`).
-
-    Raises:
-        InputError: a parameter is out of range.
-    """
-    kinds = [parse_neuron(neuron, levels) for neuron in neurons]
-    steps = [check_whole("timesteps (T)", each, least=1, most=MOST_TIMESTEPS) for each in timesteps]
-    combinations = itertools.product(kinds, steps, alphas, memories)
-    return list(
-        dict.fromkeys(Dynamics(kind, t, chosen_alpha(alpha, kind), memory) for kind, t, alpha, memory in combinations)
     )
 
 
@@ -259,9 +232,11 @@ def evaluation_record(policy: Acts, name: str, env: str, episodes: int, seed: in
         seed: seed of the first.
     """
     started = time.perf_counter()
-    result: Any = asdict(evaluate(policy, env, episodes=episodes, seed=seed))
+    found = evaluate(policy, env, episodes=episodes, seed=seed)
+    result: Result = {"returns": found.returns, "lengths": found.lengths, "spikes": found.spikes}
     if isinstance(policy, SpikingActor):
-        result |= {"dynamics": policy.dynamics.to_dict(), "thresholds": thresholds_digest(policy.thresholds)}
+        result["dynamics"] = policy.dynamics.to_dict()
+        result["thresholds"] = thresholds_digest(policy.thresholds)
     return {"actor": name, "result": result, "run": {"seconds": time.perf_counter() - started}}
 
 

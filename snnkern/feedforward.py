@@ -64,7 +64,13 @@ class SpikingNetwork(nn.Module):
     Attributes:
         body: the network that runs, a `torch.fx.GraphModule`.
         dynamics: neuron, T, α, μ, κ; the same for all activations.
+        why_it_does_not_act: says what makes a policy of it.
     """
+
+    why_it_does_not_act = (
+        "a policy needs act(observations), which a SpikingNetwork has not: wrap it in an object whose act "
+        "calls it with a tensor, with α = 0, or convert its module as nn.Sequential"
+    )
 
     def __init__(self, body: fx.GraphModule, dynamics: Dynamics) -> None:
         super().__init__()

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from snnkern.columns import POINT_COLUMNS, mean_return, percent, tabulate
 from snnkern.evaluation import Evaluation
+from snnkern.records import CalibrationDescription
 from snnkern.results import Collection, cheapest
 from snnkern.settings import Setting, describe_neuron, describe_setting, plain
-from snnkern.store import CalibrationDescription
 from snnkern.summaries import AnalysisSummary, BenchSummary, EnergySummary
 from snnkern.text import duration
 from snnkern.timing import Machine

@@ -16,8 +16,9 @@ from snnkern.evaluation import RANDOM, Evaluation, average_performance_ratio
 from snnkern.files import from_json, read_bytes
 from snnkern.intervals import Interval
 from snnkern.neurons import DynamicsDescription
-from snnkern.settings import Setting, SettingDescription
-from snnkern.store import CalibrationDescription, Episodes, Record, check_episodes, read_records
+from snnkern.records import CalibrationDescription, Episodes, Record, SettingDescription
+from snnkern.settings import Setting
+from snnkern.store import check_episodes, read_records
 
 
 class TrainedActor(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from snnkern import environments
 from snnkern.actors import Policy, check_actor
 from snnkern.errors import InputError, require
-from snnkern.feedforward import SpikingNetwork
 from snnkern.limits import check_episodes
 from snnkern.nn import SpikingActor
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     import gymnasium
 
 
+@runtime_checkable
 class Acts(Protocol):
     """Anything that maps observations `[B, observation_dim]` to actions `[B, action_dim]`.
 
@@ -30,23 +30,34 @@ class Acts(Protocol):
     def act(self, observation: NDArray[Any], /) -> NDArray[Any]: ...
 
 
+@runtime_checkable
+class WrapsSpikingActor(Protocol):
+    """A policy around a spiking actor, such as an `SB3Policy`."""
+
+    @property
+    def actor(self) -> SpikingActor: ...
+
+
+@runtime_checkable
+class DoesNotAct(Protocol):
+    """What may be taken for a policy and is none, such as a `SpikingNetwork`; it says what to do instead."""
+
+    why_it_does_not_act: str
+
+
 def acting(policy: object) -> Acts:
-    """The policy itself, or the spiking actor inside of an `SB3Policy`, whose carry is then reset where episodes end.
+    """The policy itself, or the spiking actor inside of another one, whose carry is then reset where episodes end.
 
     Raises:
         InputError: it cannot act; says what could.
     """
-    inside = getattr(policy, "actor", None)
-    if isinstance(inside, SpikingActor):
-        return inside
-    if not callable(getattr(policy, "act", None)):
-        if isinstance(policy, SpikingNetwork):
-            raise InputError(
-                "a policy needs act(observations), which a SpikingNetwork has not: wrap it in an object whose act "
-                "calls it with a tensor, with α = 0, or convert its module as nn.Sequential"
-            )
-        check_actor(policy)
-    return cast("Acts", policy)
+    if isinstance(policy, WrapsSpikingActor) and isinstance(policy.actor, SpikingActor):
+        return policy.actor
+    if isinstance(policy, Acts):
+        return policy
+    if isinstance(policy, DoesNotAct):
+        raise InputError(policy.why_it_does_not_act)
+    return check_actor(policy)
 
 
 @dataclass(frozen=True)

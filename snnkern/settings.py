@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, TypedDict
+from typing import Any
 
-from snnkern.calibration import recommended
-from snnkern.neurons import NEURONS, Dynamics, Neuron, NeuronDescription, neuron_from, parse_neuron
+from snnkern.calibration import chosen_alpha, recommended
+from snnkern.errors import check_whole
+from snnkern.limits import MOST_TIMESTEPS
+from snnkern.neurons import NEURONS, Dynamics, Neuron, neuron_from, parse_neuron
+from snnkern.records import SettingDescription
 
 _SYMBOLS = {"initial_fraction": "β", "negative_fraction": "η", "levels": "L"}
-
-
-class SettingDescription(TypedDict):
-    """What `Setting.to_dict` returns: as `Dynamics.to_dict`, with the name of a rule where α has one."""
-
-    neuron: NeuronDescription
-    timesteps: int
-    alpha: float | str
-    memory: float
-    clip: float
 
 
 @dataclass(frozen=True)
@@ -125,3 +119,25 @@ def describe_neuron(neuron: Neuron) -> str:
 def plain(value: float | str) -> str:
     """A number or the name of a rule."""
     return value if isinstance(value, str) else f"{value:g}"
+
+
+def grid(
+    neurons: Iterable[str | Neuron],
+    timesteps: Iterable[int],
+    alphas: Iterable[float | str] = ("auto",),
+    memories: Iterable[float] = (0.0,),
+    levels: int | None = None,
+) -> list[Dynamics]:
+    """Makes the settings of `sweep`: every combination of neuron, T, α and μ, once each.
+
+    "auto" as α is the recommended one of the neuron (`snnkern.calibration.recommended`).
+
+    Raises:
+        InputError: a parameter is out of range.
+    """
+    kinds = [parse_neuron(neuron, levels) for neuron in neurons]
+    steps = [check_whole("timesteps (T)", each, least=1, most=MOST_TIMESTEPS) for each in timesteps]
+    combinations = itertools.product(kinds, steps, alphas, memories)
+    return list(
+        dict.fromkeys(Dynamics(kind, t, chosen_alpha(alpha, kind), memory) for kind, t, alpha, memory in combinations)
+    )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any, TypedDict, TypeVar
+from typing import Any, TypeVar
 
 import filelock
 import msgspec
@@ -18,78 +18,9 @@ import msgspec
 from snnkern.errors import InputError
 from snnkern.executors import Executor, Failure
 from snnkern.files import from_json, read_bytes, reason, write_atomically
-from snnkern.neurons import DynamicsDescription
-from snnkern.settings import SettingDescription
+from snnkern.records import Episodes, Outcome, Record, TaskDescription
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
-_Whole = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-_Count = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
-
-
-class CalibrationDescription(TypedDict, total=False):
-    """Where thresholds come from: a rule and what it is calibrated on, or a hash of thresholds that were given."""
-
-    rule: str
-    recommended: dict[str, float | str]
-    steps: _Whole
-    seed: _Whole
-    observations: str
-    thresholds: str
-
-
-class TaskDescription(TypedDict):
-    """All that a task's result depends on; see `snnkern.evaluation.describe_task`."""
-
-    actor: str
-    environment: str
-    setting: SettingDescription | None
-    calibration: CalibrationDescription | None
-    episodes: _Count
-    seed: _Whole
-    backend: str | None
-    versions: dict[str, str]
-
-
-class Episodes(TypedDict):
-    """Return and length of each; at least one."""
-
-    returns: Annotated[Sequence[float], msgspec.Meta(min_length=1)]
-    lengths: Sequence[_Count]
-
-
-class _Evaluated(Episodes):
-    """Episodes, and spikes per decision of each hidden layer."""
-
-    spikes: Sequence[float]
-
-
-class Result(_Evaluated, total=False):
-    """What came of a task; of a spiking actor's also what the rules chose."""
-
-    dynamics: DynamicsDescription | None
-    thresholds: str
-    calibration: str
-
-
-class Run(TypedDict, total=False):
-    """When a task ended, in UTC, and how many seconds it took."""
-
-    finished: str
-    seconds: float
-
-
-class Outcome(TypedDict):
-    """A record but for its task: the actor's name for people, what came of the task, and when."""
-
-    actor: str
-    result: Result
-    run: Run
-
-
-class Record(Outcome):
-    """What a store keeps of a task."""
-
-    task: TaskDescription
 
 
 class Store:

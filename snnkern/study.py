@@ -37,8 +37,9 @@ from snnkern.files import read_array, write_atomically
 from snnkern.limits import MOST_EPISODES, check_seed
 from snnkern.neurons import Dynamics
 from snnkern.nn import SpikingActor
-from snnkern.settings import Setting, SettingDescription
-from snnkern.store import CalibrationDescription, Outcome, Record, Store, TaskDescription, complete, task_name
+from snnkern.records import CalibrationDescription, Outcome, Record, SettingDescription, TaskDescription
+from snnkern.settings import Setting
+from snnkern.store import Store, complete, task_name
 
 Progress = Callable[[int, int], None]
 

@@ -16,7 +16,8 @@ from support.environments_for_tests import Scripted, random_actor
 
 import snnkern
 from snnkern import evaluation
-from snnkern.evaluation import Evaluation, evaluate, grid
+from snnkern.evaluation import Evaluation, evaluate
+from snnkern.settings import grid
 
 
 def short_cheetah():

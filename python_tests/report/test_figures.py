@@ -19,13 +19,14 @@ from snnkern import figures, performance_figures, report_figures
 from snnkern.analysis_figures import energy_figure
 from snnkern.benchmark import ACT, LOOP, NUMPY
 from snnkern.energy import CostSummary
-from snnkern.evaluation import Evaluation, Interval, grid
+from snnkern.evaluation import Evaluation
 from snnkern.figures import NEURON_STYLES
+from snnkern.intervals import Interval
 from snnkern.latency_figures import latency_figure
 from snnkern.neurons import NEURON_NAMES, parse_neuron
 from snnkern.performance_figures import performance_figure
 from snnkern.results import Point
-from snnkern.settings import Setting
+from snnkern.settings import Setting, grid
 from snnkern.study import Sweep
 from snnkern.summaries import EnergySummary, SettingCost
 

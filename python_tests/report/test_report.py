@@ -15,8 +15,9 @@ from matplotlib import image
 import snnkern
 from snnkern import performance_figures
 from snnkern.columns import summarize_sweep
-from snnkern.evaluation import Evaluation, grid
+from snnkern.evaluation import Evaluation
 from snnkern.performance_figures import performance_figure
+from snnkern.settings import grid
 from snnkern.study import Sweep
 
 

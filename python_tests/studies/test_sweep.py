@@ -18,8 +18,9 @@ from support.environments_for_tests import random_actor
 import snnkern
 from snnkern import evaluation
 from snnkern.columns import summarize_sweep
-from snnkern.evaluation import Evaluation, grid
+from snnkern.evaluation import Evaluation
 from snnkern.results import collect_results
+from snnkern.settings import grid
 from snnkern.study import sweep
 
 OBSERVATIONS = make_observations(100, 17)
