@@ -17,7 +17,7 @@ class SettingDescription(TypedDict):
     """What `Setting.to_dict` returns: as `Dynamics.to_dict`, with the name of a rule where α has one."""
 
     neuron: NeuronDescription
-    timesteps: int
+    timesteps: _Count
     alpha: float | str
     memory: float
     clip: float

@@ -78,17 +78,6 @@ class _Section(NamedTuple):
     tables: Sequence[Table] = ()
 
 
-class _Picture(NamedTuple):
-    """A figure inside the page: its words, and its layouts as data URIs; without a narrow one it scrolls."""
-
-    name: str
-    title: str
-    caption: str
-    alternative: str
-    wide: str
-    narrow: str
-
-
 def write_report(
     collections: Sequence[Collection],
     folder: Path,
@@ -143,12 +132,12 @@ def write_report(
     except OSError as error:
         raise InputError(f"cannot make the folder {folder / 'figures'}: {error.strerror}") from error
     number = sum(len(section.drawings) for section in sections)
-    figures: dict[str, _Picture] = {}
+    figures: dict[str, tuple[str, str]] = {}
     contents: dict[Path, bytes] = {}
     for section in sections:
         for drawing in section.drawings:
             with _fitting(section.source):
-                figures[drawing.name], files = _picture(drawing)
+                figures[drawing.name], files = _layouts(drawing)
             contents |= {folder / "figures" / name: content for name, content in files.items()}
             if progress:
                 progress(len(figures), number)
@@ -225,13 +214,11 @@ def _provenance(
     return [table for table in tables if table.rows]
 
 
-def _picture(drawing: Drawing) -> tuple[_Picture, dict[str, bytes]]:
-    """The figure as SVG inside the page, and the content of files beside it by their names."""
+def _layouts(drawing: Drawing) -> tuple[tuple[str, str], dict[str, bytes]]:
+    """The wide and the narrow layout of a figure (empty without one), and the content of its files by their names."""
     wide = drawing.draw(False)
     files = {f"{drawing.name}.{suffix}": encode(wide, suffix) for suffix in ("png", "pdf")}
-    narrow = _svg(drawing.draw(True)) if drawing.narrows else ""
-    words = (drawing.name, drawing.title, drawing.caption, drawing.alternative)
-    return _Picture(*words, _svg(wide), narrow), files
+    return (_svg(wide), _svg(drawing.draw(True)) if drawing.narrows else ""), files
 
 
 def _svg(figure: Any) -> str:
