@@ -283,7 +283,7 @@ def energy_figure(summary: EnergySummary) -> Any:
 
 
 def _styles(summary: AnalysisSummary) -> dict[str, tuple[str, Any, str, str]]:
-    """Colour, dash, marker and hatching of every policy; the spiking one with CRPI looks as its neuron does."""
+    """Returns colour, dash, marker and hatching of every policy. The policy with CRPI looks like its neuron."""
     return {
         DENSE: (DARK, "-", "o", ""),
         PLAIN: (GREY, "--", "P", "////"),
@@ -332,7 +332,7 @@ def _title(summary: AnalysisSummary) -> str:
 
 
 def _curve(panel: Any, curve: Curve, label: str, look: tuple[Any, ...], first: int = 0) -> None:
-    """A line with its interval, from one of its places on; gaps where there is no value."""
+    """Draws a curve with its interval, from its point `first` on; it has gaps where there is no value."""
     color, dash, *_ = look
     ends = [np.array(part, dtype=np.float64)[first:] for part in (curve.value, curve.low, curve.high)]  # None is NaN
     draw_band(panel, curve.at[first:], ends, color=color, linestyle=dash, linewidth=1.4, label=label)

@@ -1,4 +1,4 @@
-"""What `snnkern analyze` and `snnkern energy` print."""
+"""Prints the results of `snnkern analyze` and `snnkern energy`."""
 
 from __future__ import annotations
 

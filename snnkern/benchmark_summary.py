@@ -1,4 +1,4 @@
-"""What `snnkern bench` has measured, as data."""
+"""Makes the JSON of `snnkern bench`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from snnkern.timing import busy, quartiles
 
 
 def summarize_benchmark(benchmark: Benchmark) -> Latencies:
-    """Every case with its time and how many times as fast as the dense actor it is; ready for JSON.
+    """Summarises every case: its times, and ratios to the dense actor; ready for JSON.
 
     Times are the quartiles of microseconds per decision of the whole batch, ratios the quartiles of ratios within a
     round. A spiking actor does not beat a dense runtime where the lower quartile is not above 1.

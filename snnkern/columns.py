@@ -50,7 +50,7 @@ class Cells(NamedTuple):
 
 
 def tabulate(columns: Sequence[Column[Row]], rows: Sequence[Row]) -> Cells:
-    """What a table shows of rows."""
+    """Makes the text of a table."""
     shown = [
         column
         for column in columns
@@ -65,7 +65,7 @@ def tabulate(columns: Sequence[Column[Row]], rows: Sequence[Row]) -> Cells:
 
 
 def to_entry(columns: Sequence[Column[Row]], row: Row) -> dict[str, Any]:
-    """A row as JSON. An interval has two keys, one for its ends; an evaluation has those of `summarize_evaluation`."""
+    """Makes the JSON of a row. An interval has two keys; an evaluation has those of `summarize_evaluation`."""
     entry: dict[str, Any] = {}
     for column in columns:
         value = column.value(row)
@@ -80,7 +80,7 @@ def to_entry(columns: Sequence[Column[Row]], row: Row) -> dict[str, Any]:
 
 
 def percent(ratio: Interval, sign: str = "") -> str:
-    """A ratio with its interval, in percent."""
+    """Writes a ratio and its interval in percent."""
     if math.isnan(ratio.value):
         return "–"
     between = "" if math.isnan(ratio.low) else f" [{100 * ratio.low:.1f} … {100 * ratio.high:.1f}]"
@@ -88,7 +88,7 @@ def percent(ratio: Interval, sign: str = "") -> str:
 
 
 def mean_return(evaluation: Evaluation) -> str:
-    """The mean return and its standard deviation over episodes."""
+    """Writes the mean return and its standard deviation over episodes."""
     return f"{evaluation.mean:,.0f} ± {evaluation.std:,.0f}"
 
 
@@ -179,7 +179,7 @@ SWEEP_COLUMNS: tuple[Column[SweepRow], ...] = (
 
 
 def sweep_rows(sweep: Sweep, seconds: Mapping[tuple[str, int] | None, float] | None = None) -> list[SweepRow]:
-    """The dense actor, a random policy where there is one, and the spiking versions.
+    """Lists the dense actor, the random policy if there is one, and the spiking versions.
 
     Args:
         sweep: what was measured.
@@ -204,7 +204,7 @@ def sweep_rows(sweep: Sweep, seconds: Mapping[tuple[str, int] | None, float] | N
 
 
 def summarize_evaluation(evaluation: Evaluation) -> dict[str, Any]:
-    """Mean return, spread and 95 % interval of an evaluation, and its episodes; ready for JSON."""
+    """Summarises an evaluation: mean return, spread, 95 % interval, and all episodes; ready for JSON."""
     return {
         "return_mean": evaluation.mean,
         "return_std": evaluation.std,
@@ -215,7 +215,7 @@ def summarize_evaluation(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def summarize_sweep(sweep: Sweep, seconds: Mapping[tuple[str, int] | None, float] | None = None) -> dict[str, Any]:
-    """The dense actor and every setting with its performance ratio (None where that means nothing); ready for JSON.
+    """Summarises the dense actor and every setting; a performance ratio that means nothing is None; ready for JSON.
 
     Args:
         sweep: what was measured.

@@ -1,4 +1,4 @@
-"""What all figures share: colours, lines and bars; and the one way in which a figure becomes a file.
+"""Styles that all figures share: colours, lines, bars and legends. `encode` makes files of figures.
 
 Lines and bars that belong together differ in dashes, markers or hatching as well as in colour, so that they can be told
 apart in black and white.
@@ -90,7 +90,7 @@ def write_figure(figure: Any, path: str | os.PathLike[str]) -> Path:
 
 
 def encode(figure: Any, suffix: str) -> bytes:
-    """A figure as the content of a file. The same data give the same bytes.
+    """Encodes a figure as the content of a file. The same data give the same bytes.
 
     Every text is shown as it stands: a name with `$`, `_` or `\\` is no formula here.
     """
@@ -107,7 +107,7 @@ def encode(figure: Any, suffix: str) -> bytes:
 
 
 def _fit_texts(figure: Any) -> None:
-    """Every text of a figure without what cannot be shown, no longer than there is room, and no formula."""
+    """Changes every text of a figure: it fits the room, can be shown, and is no formula."""
     from matplotlib.text import Text
 
     room = int(_CHARACTERS * figure.get_figwidth())
@@ -127,7 +127,7 @@ def _fit_texts(figure: Any) -> None:
 
 
 def _plain_formatter(formatter: Any, room: int) -> Any:
-    """What labels ticks, where the texts are given fitted to the room, and numbers instead of formulas like 10^2."""
+    """Replaces what labels ticks: texts fit the room, and numbers are no formulas like 10^2."""
     from matplotlib.ticker import FixedFormatter, FuncFormatter, LogFormatter
 
     if isinstance(formatter, LogFormatter):
@@ -144,7 +144,7 @@ def _fitting(text: object, room: int, lines: int = 3) -> str:
 
 
 def _wrapped(text: str, room: int) -> str:
-    """A title in lines that fit; of what is longer than three of them, the middle is left out."""
+    """Breaks a title into lines that fit; a title of more than three lines loses its middle."""
     wide = any(unicodedata.east_asian_width(character) in "WF" for character in text)
     room = max(room // 2 if wide else room, 8)
     return "\n".join(
@@ -153,7 +153,7 @@ def _wrapped(text: str, room: int) -> str:
 
 
 def neuron_bar(name: str) -> dict[str, Any]:
-    """How a bar of a neuron is drawn."""
+    """Returns how a bar of a neuron is drawn."""
     return {"facecolor": NEURON_STYLES[name].color, "edgecolor": "white"}
 
 
@@ -180,7 +180,7 @@ def scale_timesteps(panel: Any, timesteps: Sequence[int]) -> None:
 
 
 def legend_of_bars(panel: Any, meanings: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """A legend for bars: a text, and the looks of the bars it stands for, side by side."""
+    """Adds a legend for bars. A text may stand for bars of several looks, which are shown side by side."""
     from matplotlib.legend_handler import HandlerTuple
     from matplotlib.patches import Patch
 
@@ -190,7 +190,7 @@ def legend_of_bars(panel: Any, meanings: Mapping[str, Sequence[Mapping[str, Any]
 
 
 def handles_of(panels: Any) -> dict[str, Any]:
-    """What a legend of several panels names, by label: a panel need not have every line."""
+    """Collects the entries of a legend for several panels, by label; a panel may lack some lines."""
     named: dict[str, Any] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
@@ -199,13 +199,13 @@ def handles_of(panels: Any) -> dict[str, Any]:
 
 
 def legend_below(figure: Any, handles: Mapping[str, Any]) -> None:
-    """A legend under all panels."""
+    """Adds a legend below all panels."""
     columns = min(len(handles), 4)
     figure.legend([*handles.values()], [*handles], loc="outside lower center", ncols=columns, frameon=False)
 
 
 def tidy(panels: Any) -> None:
-    """Puts grids behind what is drawn, and takes away the frame's upper and right line."""
+    """Puts grids behind lines and bars, and removes the upper and the right line of the frame."""
     for panel in panels:
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)

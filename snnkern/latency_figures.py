@@ -1,4 +1,4 @@
-"""The figure of a benchmark: times of a decision, and speed against the batch."""
+"""Draws the figure of a benchmark: times of a decision, and speed against the batch."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _draw_batches(panel: Any, entries: Sequence[Timed], fastest: Mapping[int, st
 
 
 def _label(entry: Timed) -> str:
-    """A contender's name, from its entry in the summary."""
+    """Names a contender by its entry in the summary."""
     if "neuron" not in entry:
         return f"dense, {entry['name']}"
     what = f"published loop, α = {entry['alpha']:g}" if entry["name"] == LOOP else entry["neuron"]["name"].upper()

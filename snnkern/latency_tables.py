@@ -1,4 +1,4 @@
-"""What `snnkern bench` prints."""
+"""Prints the results of `snnkern bench`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FEW = 10  # turns
 
 
 def print_benchmark(summary: BenchSummary) -> None:
-    """Times, ratios to the dense actor, and what is not beaten; a summary as `snnkern bench --json` prints it."""
+    """Prints times, ratios to the dense actor, and the dense runtimes that are not beaten."""
     widths = "-".join(str(width) for width in summary["layers"])
     say(f"{summary['actor']} ({widths}): µs per decision")
     shapes = list(dict.fromkeys((entry["batch"], entry["threads"]) for entry in summary["results"]))
@@ -40,7 +40,7 @@ def _entries(summary: BenchSummary, batch: int, threads: int) -> list[Timed]:
 
 
 def _table_of_one(entries: list[Timed]) -> Table:
-    """One observation at a time: both calls, and how many times as fast as every dense runtime."""
+    """The table for batch 1: times of both calls, and ratios to every dense runtime."""
     runtimes = [entry["name"] for entry in entries if entry["name"] in DENSE]
     short = [f"×{runtime.split()[0]}" for runtime in runtimes]
     table = make_table("One observation", "", "T", "snn.act", "tensor", *short, "spikes")
@@ -70,7 +70,7 @@ def _table_of_one(entries: list[Timed]) -> Table:
 
 
 def _table_of_many(summary: BenchSummary, batches: Sequence[int], threads: int) -> Table:
-    """Larger batches: `snn.act`, and how many times as fast as the fastest dense runtime."""
+    """The table for larger batches: times of `snn.act`, and ratios to the fastest dense runtime."""
     fastest = {entry["batch"]: entry["runtime"] for entry in summary["fastest_dense"] if entry["threads"] == threads}
     headings = [heading for batch in batches for heading in (f"batch {batch:,}", "×")]
     table = make_table(
@@ -94,7 +94,7 @@ def _table_of_many(summary: BenchSummary, batches: Sequence[int], threads: int) 
 
 
 def _table_of_losses(summary: BenchSummary, shapes: Sequence[tuple[int, int]]) -> Table:
-    """What spiking does not beat, where and with which settings; larger batches as `snn.act` alone."""
+    """The table of dense runtimes that are not beaten; larger batches have `snn.act` alone."""
     table = make_table("What it does not beat", "", "on", "with (settings)", "×", words=3)
     table.caption = "×: times as fast; not beaten: no faster in a quarter of the rounds or more"
     for batch, threads in shapes:
@@ -115,7 +115,7 @@ def _table_of_losses(summary: BenchSummary, shapes: Sequence[tuple[int, int]]) -
 
 
 def _calls(batch: int) -> tuple[str, ...]:
-    """How snnkern is called in what is printed: at larger batches both calls take the same time."""
+    """The calls that are printed. At larger batches both take the same time."""
     return (ACT, TENSOR) if batch == 1 else (ACT,)
 
 
@@ -131,7 +131,7 @@ def _where(batch: int, threads: int) -> str:
 
 
 def _victories(summary: BenchSummary, shapes: Sequence[tuple[int, int]]) -> list[str]:
-    """What spiking beats with every setting, and how it compares with the published loop."""
+    """Says which dense runtimes every setting beats, and how IF compares with the published loop."""
     every = "every measured setting" if summary["unreached"] else "every setting"
     shapes_by_claim: dict[str, list[str]] = {}
     for batch, threads in shapes:
@@ -154,7 +154,7 @@ def _victories(summary: BenchSummary, shapes: Sequence[tuple[int, int]]) -> list
 
 
 def _conditions(summary: BenchSummary) -> list[str]:
-    """Where and how it was measured, and what is missing."""
+    """Says where and how it was measured, and what is missing."""
     found = summary["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items() if number)
     loads = [f"{load:.1f}" for load in (found["load"], found["load_after"]) if load is not None]

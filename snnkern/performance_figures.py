@@ -1,4 +1,4 @@
-"""The figure of one actor's sweep: performance ratio against T."""
+"""Draws the figure of one actor's sweep: performance ratio against T."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def performance_figure(sweep: Sweep, path: str | os.PathLike[str], title: str) -
 
 
 def _dash_and_marker(carries: bool, index: int) -> tuple[Any, str]:
-    """Of a line with CRPI or of one without, the first such line, the second, …"""
+    """Chooses the look of the first, second, … line with CRPI, or of one without."""
     if not carries:
         return "--", "sDPX"[index % 4]
     looks: list[tuple[Any, str]] = [("-", "o"), ("-.", "^"), (":", "v"), ((0, (6, 1, 1, 1, 1, 1)), "d"), ("-", "x")]

@@ -1,4 +1,4 @@
-"""What is kept of an evaluation: the types of a record, which is written as JSON, and what they may hold."""
+"""The types of records, which stores keep of evaluations as JSON."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class TaskDescription(TypedDict):
 
 
 class Episodes(TypedDict):
-    """Return and length of each; at least one."""
+    """Return and length of each episode; there is at least one."""
 
     returns: Annotated[Sequence[float], msgspec.Meta(min_length=1)]
     lengths: Sequence[_Count]
@@ -61,7 +61,7 @@ class _Evaluated(Episodes):
 
 
 class Result(_Evaluated, total=False):
-    """What came of a task; of a spiking actor's also what the rules chose."""
+    """The result of a task; for a spiking actor also its setting, thresholds and calibration."""
 
     dynamics: DynamicsDescription | None
     thresholds: str
@@ -76,7 +76,7 @@ class Run(TypedDict, total=False):
 
 
 class Outcome(TypedDict):
-    """A record but for its task: the actor's name for people, what came of the task, and when."""
+    """A record without its task: the actor's name for people, the result, and when the task ran."""
 
     actor: str
     result: Result

@@ -1,4 +1,4 @@
-"""Figures of an analysis, of costs and of latency for the report: what is drawn elsewhere, with words to it."""
+"""Adds captions and alternative texts to the figures of analyses, costs and latencies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from snnkern.summaries import AnalysisSummary, BenchSummary, EnergySummary
 
 
 def analysis_drawings(analysis: AnalysisSummary, name: str) -> list[Drawing]:
-    """The figures of an analysis, each with what there is to see."""
+    """Lists the figures of an analysis."""
     means = {(entry.states, entry.actions): entry.mean.value for entry in analysis.returns}
     returns = "; ".join(
         f"{actions} in the states of {states}: {mean:,.0f}" for (states, actions), mean in means.items()
@@ -82,7 +82,7 @@ def _at(curve: Curve, place: int) -> str:
 
 
 def energy_drawing(energy: EnergySummary, number: int) -> Drawing:
-    """Spikes and energy against T."""
+    """Describes the figure of spikes and energy against T."""
     costs = "; ".join(
         f"{entry.neuron['name'].upper()}, T = {entry.timesteps}: {entry.spikes:,.0f} spikes, {entry.nanojoules:.0f} nJ"
         for entry in energy.results
@@ -99,7 +99,7 @@ def energy_drawing(energy: EnergySummary, number: int) -> Drawing:
 
 
 def latency_drawing(bench: BenchSummary, number: int) -> Drawing:
-    """Times and ratios."""
+    """Describes the figure of latencies."""
     first = min((entry["batch"], entry["threads"]) for entry in bench["results"])
     times = "; ".join(
         f"{entry['name']}{' ' + entry['neuron']['name'].upper() if 'neuron' in entry else ''}"

@@ -1,4 +1,4 @@
-"""Figures of a sweep's results, each in a wide and in a narrow layout, with a caption and a text in their place.
+"""Draws the figures of a sweep, each in a wide and in a narrow layout, with a caption and an alternative text.
 
 Neurons differ in markers and dashes as well as in colour, so that they can be told apart in black and white.
 """
@@ -54,7 +54,7 @@ class _Panel(NamedTuple):
 
 
 def collection_drawings(collection: Collection, name: str) -> list[Drawing]:
-    """All figures of a sweep that its results allow; their files' names begin with `name`."""
+    """Lists the figures that the results of a sweep allow. The names of their files begin with `name`."""
     points = [point for point in collection.points if point.average]
     if not points:
         return []
@@ -139,7 +139,7 @@ def _panels(
     which: Callable[[Setting], float | str],
     where: Callable[[Setting], float | str],
 ) -> list[_Panel]:
-    """A panel for every value and every carry that was measured together, a line for each neuron."""
+    """Makes a panel for each value, μ and calibration, with a line for each neuron."""
     panels = [
         _Panel(
             "\n".join([f"{symbol} = {plain(value)}", *words]),
@@ -152,7 +152,7 @@ def _panels(
 
 
 def _carries(points: Sequence[Point]) -> list[tuple[list[str], list[Point]]]:
-    """Points that share μ and calibration, with what tells them apart."""
+    """Groups points by μ and calibration; each group comes with the words that distinguish it."""
     groups: dict[tuple[float, str], list[Point]] = {}
     for point in points:
         groups.setdefault((point.setting.memory, point.setting.calibration), []).append(point)
@@ -163,7 +163,7 @@ def _carries(points: Sequence[Point]) -> list[tuple[list[str], list[Point]]]:
 def _lines(
     points: Sequence[Point], where: Callable[[Setting], float | str], actor: TrainedActor | None = None
 ) -> list[_Line]:
-    """A line for each neuron: the average, or one actor's ratio."""
+    """Makes a line for each neuron, of averages or of one actor's ratios."""
     lines: dict[str, _Line] = {}
     for point in points:
         ratio = point.average if actor is None else point.ratios.get(actor)
@@ -175,7 +175,7 @@ def _lines(
 
 
 def _few(values: Sequence[Any], published: Any) -> list[Any]:
-    """At most so many: the first, the last, the published one, and the rest spread evenly."""
+    """Chooses at most four values: the first, the last, the published one, and others spread evenly."""
     if len(values) <= _FEW:
         return list(values)
     chosen = [round(index * (len(values) - 1) / (_FEW - 1)) for index in range(_FEW)]
@@ -301,7 +301,7 @@ def _draw_frontier(points: Sequence[Point], best: Sequence[Point], narrow: bool)
 
 
 def _apart(best: Sequence[Point]) -> list[Point]:
-    """Of the frontier, the points whose names would not stand in each other's way."""
+    """Chooses points of the frontier whose names do not overlap."""
     chosen: list[Point] = []
     for point in best:
         if all(point.spikes > 1.12 * other.spikes or abs(_value(point) - _value(other)) > 0.07 for other in chosen):
@@ -310,7 +310,7 @@ def _apart(best: Sequence[Point]) -> list[Point]:
 
 
 def _short_names(settings: Sequence[Setting]) -> list[str]:
-    """Neuron and T, and of settings that have both in common α, and what else differs."""
+    """Names settings by neuron and T; where two have the same name, α and other differences are added."""
     names = [f"{setting.label} {setting.timesteps}" for setting in settings]
     for words in (
         [f"α = {plain(setting.alpha)}" for setting in settings],
@@ -334,7 +334,7 @@ def _style(label: str, neurons: dict[str, str]) -> tuple[str, Any, str, str]:
 
 
 def _ticks(values: Sequence[float | str]) -> dict[float | str, float]:
-    """Where values go on an axis: numbers where they belong, names to their right."""
+    """Places values on an axis: numbers at their value, names to the right of all numbers."""
     numbers = sorted({value for value in values if not isinstance(value, str)})
     ticks: dict[float | str, float] = {value: float(value) for value in numbers}
     last, reach = (numbers[-1], numbers[-1] - numbers[0]) if numbers else (0.0, 1.0)
@@ -344,7 +344,7 @@ def _ticks(values: Sequence[float | str]) -> dict[float | str, float]:
 
 
 def _describe_panels(panels: Sequence[_Panel], axis: str) -> str:
-    """Every line's ends, panel by panel."""
+    """Describes the first and the last point of every line, panel by panel."""
     texts = []
     for panel in panels:
         lines = []

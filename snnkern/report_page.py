@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs no network, and its figures as PNG and PDF beside it.
+"""Writes the report: one HTML page that needs no network, and its figures as PNG and PDF.
 
 Drawn from data alone: what `snnkern sweep`, `analyze`, `energy` and `bench` have written.
 """
@@ -38,7 +38,7 @@ Progress = Callable[[int, int], None]
 
 
 class _Part(NamedTuple):
-    """What may be missing on the page, which command measures it, and how it is added."""
+    """A part that may be missing on the page: which command measures it, and which option adds it."""
 
     what: str
     command: str
@@ -57,7 +57,7 @@ _PARTS = {
 
 
 class _Section(NamedTuple):
-    """A part of the page, as the template shows it.
+    """A section of the page.
 
     Attributes:
         title: its heading.
@@ -150,7 +150,7 @@ def write_report(
 
 
 def page_environment() -> Any:
-    """Jinja2's environment of the page: every text is escaped, and holds nothing that cannot be shown.
+    """Makes the Jinja2 environment of the page: it escapes every text, and replaces characters that cannot be shown.
 
     Raises:
         MissingDependencyError: Jinja2 is not installed.
@@ -176,7 +176,7 @@ def page_environment() -> Any:
 
 @contextlib.contextmanager
 def _fitting(source: str) -> Iterator[None]:
-    """Says whose numbers they are that cannot be drawn: lists of different lengths, unknown names."""
+    """Names the source of numbers that cannot be drawn: lists of different lengths, unknown names."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -186,7 +186,7 @@ def _fitting(source: str) -> Iterator[None]:
 
 
 def _file_names(names: Sequence[str]) -> list[str]:
-    """Names that serve in files and in links, all different."""
+    """Makes different names that can be used in files and in links."""
     found: list[str] = []
     for name in names:
         plain = re.sub(r"[^\w-]+", "-", name)[:40]  # four bytes each at most, in a file's name of 255
@@ -204,7 +204,7 @@ def _provenance(
     energies: Sequence[EnergySummary],
     benches: Sequence[BenchSummary],
 ) -> list[Table]:
-    """Actors, exact settings and versions of everything on the page."""
+    """Lists actors, exact settings and versions of everything on the page."""
     tables = []
     for collection in collections:
         tables += [settings_table(collection), actors_table(collection), chosen_table(collection)]
@@ -215,19 +215,19 @@ def _provenance(
 
 
 def _layouts(drawing: Drawing) -> tuple[tuple[str, str], dict[str, bytes]]:
-    """The wide and the narrow layout of a figure (empty without one), and the content of its files by their names."""
+    """Draws a figure: its wide and its narrow layout (empty if it has none), and the content of its files by name."""
     wide = drawing.draw(False)
     files = {f"{drawing.name}.{suffix}": encode(wide, suffix) for suffix in ("png", "pdf")}
     return (_svg(wide), _svg(drawing.draw(True)) if drawing.narrows else ""), files
 
 
 def _svg(figure: Any) -> str:
-    """A figure as a data URI: inside an image, its names cannot clash with another figure's."""
+    """Writes a figure as a data URI. Inside an image, its names cannot clash with another figure's."""
     return f"data:image/svg+xml;base64,{base64.b64encode(encode(figure, 'svg')).decode()}"
 
 
 def _lead(collections: Sequence[Collection]) -> str:
-    """How much was measured."""
+    """Says how much was measured."""
     actors = {actor for collection in collections for actor in collection.dense}
     settings = {point.setting for collection in collections for point in collection.points}
     episodes = sum(len(record["result"]["returns"]) for collection in collections for record in collection.records)

@@ -1,4 +1,4 @@
-"""Tables of the report's page."""
+"""Makes the tables of the report's page."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Table(NamedTuple):
 
 
 def findings_table(collection: Collection) -> Table:
-    """The settings with the fewest spikes that keep so much of the dense return."""
+    """Lists the settings with the fewest spikes that keep 90, 95 and 99 % of the dense return."""
     points = [point for point in collection.points if point.average]
     every = [point.setting for point in points]
     rows = []
@@ -54,13 +54,13 @@ def findings_table(collection: Collection) -> Table:
 
 
 def averages_table(collection: Collection) -> Table:
-    """Average performance ratio and spikes of every setting."""
+    """Lists the average performance ratio and the spikes of every setting."""
     cells = tabulate(POINT_COLUMNS, collection.points)
     return Table("Average performance ratio and spikes per decision", cells.headings, cells.rows)
 
 
 def returns_table(collection: Collection) -> Table:
-    """Mean return and its spread of every setting and the dense actor, by actor."""
+    """Lists the mean return of the dense actor and of every setting, by actor."""
     actors = sorted(collection.dense)
 
     def mean(evaluation: Evaluation | None) -> str:
@@ -76,7 +76,7 @@ def returns_table(collection: Collection) -> Table:
 
 
 def actors_table(collection: Collection) -> Table:
-    """The dense actors, what they are compared by, and a hash that tells them apart."""
+    """Lists the dense actors with their returns and fingerprints."""
     rows = []
     for actor in sorted(collection.dense):
         dense = collection.dense[actor]
@@ -89,7 +89,7 @@ def actors_table(collection: Collection) -> Table:
 
 
 def settings_table(collection: Collection) -> Table:
-    """How the results were made: what all tasks have, or all that they differ in."""
+    """Lists how the results were made: the values of every setting, over all tasks."""
     tasks = [record["task"] for record in collection.records]
     spiking = [task for task in tasks if task["setting"] is not None]
     settings = [point.setting for point in collection.points]
@@ -117,7 +117,7 @@ def settings_table(collection: Collection) -> Table:
 
 
 def chosen_table(collection: Collection) -> Table:
-    """What rules chose for α, by actor; without rows where there were no rules."""
+    """Lists the α that rules chose, by actor; has no rows if no setting used a rule."""
     rows: dict[tuple[str, ...], None] = {}
     for record in collection.records:
         task, dynamics = record["task"], record["result"].get("dynamics")
@@ -129,7 +129,7 @@ def chosen_table(collection: Collection) -> Table:
 
 
 def analysis_table(summary: AnalysisSummary) -> Table:
-    """How an analysis was made."""
+    """Lists how an analysis was made."""
     setting = Setting.from_dict(summary.dynamics, summary.calibration)
     facts = {
         "environment": summary.environment,
@@ -143,7 +143,7 @@ def analysis_table(summary: AnalysisSummary) -> Table:
 
 
 def energy_table(summary: EnergySummary) -> Table:
-    """How an account of costs was made."""
+    """Lists how costs were computed."""
     facts = {
         "environment": summary.environment,
         "thresholds": summary.calibration,
@@ -154,12 +154,12 @@ def energy_table(summary: EnergySummary) -> Table:
 
 
 def bench_table(summary: BenchSummary) -> Table:
-    """How a benchmark was made."""
+    """Lists how a benchmark was made."""
     return _made("latency", summary["actor"], {}, summary["machine"])
 
 
 def _made(what: str, actor: str, facts: Mapping[str, object], machine: Machine) -> Table:
-    """Facts, and the machine; those that are not known are left out."""
+    """Makes a table of facts and of the machine; unknown facts are left out."""
     versions = _versions(machine.get("versions", {}))
     measured = {"processor": machine.get("cpu"), "kernels": machine.get("engine"), "versions": versions}
     found = {"actor": actor, **facts, **measured, "warning": machine.get("busy")}
@@ -168,7 +168,7 @@ def _made(what: str, actor: str, facts: Mapping[str, object], machine: Machine) 
 
 
 def _all(values: Iterable[Any]) -> str:
-    """All different values, numbers before names."""
+    """Lists the different values, numbers before names."""
     found = sorted(set(values), key=lambda value: (isinstance(value, str), value))
     return ", ".join(plain(value) for value in found)
 

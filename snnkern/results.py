@@ -1,4 +1,4 @@
-"""What a sweep's records say: performance ratios and spikes by setting, over the actors that were measured."""
+"""Computes performance ratios and spikes by setting from the records of a sweep."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class TrainedActor(NamedTuple):
 
     @property
     def label(self) -> str:
-        """For people; published files name the environment themselves."""
+        """The name for tables and figures. The names of published files contain the environment."""
         short = self.name.removesuffix("_actor").replace("_", " ")
         return short if self.environment in short else f"{short} in {self.environment}"
 
 
 @dataclass(frozen=True)
 class Point:
-    """What one setting achieved.
+    """The results of one setting.
 
     Attributes:
         setting: which.
@@ -84,7 +84,7 @@ def read_collection(path: Path) -> Collection:
 
 
 def collect_results(name: str, records: Sequence[Record]) -> Collection:
-    """Sorts records by actor and setting and takes seeds together.
+    """Groups records by actor and setting, and pools the episodes of all seeds.
 
     Where records share episodes (another version of a package, another number of episodes), the one with the most
     episodes counts, and of equals the last that was made.
@@ -132,7 +132,7 @@ def collect_results(name: str, records: Sequence[Record]) -> Collection:
 
 
 def _of_random_policies(records: Sequence[Record]) -> dict[str, Evaluation]:
-    """What random policies achieved, by environment."""
+    """The episodes of random policies, by environment."""
     found: dict[str, list[Record]] = {}
     for record in records:
         if record["task"]["actor"] == RANDOM:
@@ -141,7 +141,7 @@ def _of_random_policies(records: Sequence[Record]) -> dict[str, Evaluation]:
 
 
 def _groups(records: Sequence[Record]) -> dict[tuple[TrainedActor, Setting | None], list[Record]]:
-    """Records by actor and setting. An actor that has several names goes by the most frequent."""
+    """Groups records by actor and setting. An actor with several names gets the most frequent one."""
     names: dict[tuple[str, str], Counter[str]] = {}
     for record in records:
         task = record["task"]
@@ -155,13 +155,13 @@ def _groups(records: Sequence[Record]) -> dict[tuple[TrainedActor, Setting | Non
 
 
 def cheapest(points: Iterable[Point], share: float) -> Point | None:
-    """The setting with the fewest spikes whose average ratio is at least `share`."""
+    """Finds the setting with the fewest spikes among those whose average ratio is at least `share`."""
     good = [point for point in points if point.average and point.average.value >= share]
     return min(good, key=lambda point: point.spikes, default=None)
 
 
 def frontier(points: Iterable[Point]) -> list[Point]:
-    """Settings that no other one beats in both spikes and average ratio, by spikes."""
+    """Finds the settings that no other one beats in both spikes and average ratio; sorted by spikes."""
     best: list[Point] = []
     for point in sorted((point for point in points if point.average), key=lambda point: (point.spikes, -_value(point))):
         if not best or _value(point) > _value(best[-1]):
@@ -182,7 +182,7 @@ def _setting(record: Record) -> Setting | None:
 
 
 def _disjoint(records: Sequence[Record]) -> list[Record]:
-    """Records that share no episode."""
+    """Chooses records that share no episode."""
     chosen: list[Record] = []
     ordered = sorted(records, key=lambda record: record["run"].get("finished", ""), reverse=True)
     for record in sorted(ordered, key=lambda record: -len(record["result"]["returns"])):
@@ -197,7 +197,7 @@ def _episodes(record: Record) -> set[int]:
 
 
 def _pool(records: Sequence[Record]) -> Evaluation:
-    """The episodes of several seeds as one evaluation; spikes weighed by decisions."""
+    """Joins the episodes of several seeds; spikes are weighted by decisions."""
     evaluations = [Evaluation.from_record(record) for record in records]
     decisions = [sum(evaluation.lengths) for evaluation in evaluations]
     if len({len(evaluation.spikes) for evaluation in evaluations}) > 1:
@@ -217,7 +217,7 @@ class _Spiking(Episodes, DynamicsDescription):
 
 
 class _Summary(msgspec.Struct):
-    """All of it."""
+    """The JSON that `snnkern evaluate --neuron … --json` prints."""
 
     actor: str
     environment: str
@@ -238,7 +238,7 @@ class _Kind(msgspec.Struct):
 
 
 def _from_summary(path: Path) -> list[Record]:
-    """Records from what `snnkern evaluate --neuron … --json` or `snnkern demo` wrote."""
+    """Makes records of the file that `snnkern evaluate --neuron … --json` or `snnkern demo` wrote."""
     content = read_bytes(path)
     try:
         kind = from_json(content, _Kind, "it").kind

@@ -83,7 +83,7 @@ class Setting:
 
     @property
     def family(self) -> tuple[str, str, float]:
-        """What settings that differ only in T and α have in common: label, calibration, μ."""
+        """Label, calibration and μ, which are equal for settings that differ in T and α only."""
         return self.label, self.calibration, self.memory
 
     @property
@@ -94,13 +94,13 @@ class Setting:
 
 
 def describe_setting(setting: Setting, every: Iterable[Setting]) -> str:
-    """A setting in a few words: neuron, T, α, and what else differs among all of them."""
+    """Describes a setting in a few words: neuron, T, α, and what else differs among all settings."""
     words = [setting.label, f"T = {setting.timesteps}", f"α = {plain(setting.alpha)}"]
     return ", ".join([*words, *differing(setting, every)])
 
 
 def differing(setting: Setting, every: Iterable[Setting]) -> list[str]:
-    """What of a setting, besides neuron, T and α, differs among all of them."""
+    """Describes what of a setting, besides neuron, T and α, differs among all settings."""
     words = []
     every = list(every)
     if len({other.memory for other in every}) > 1:
@@ -111,13 +111,13 @@ def differing(setting: Setting, every: Iterable[Setting]) -> list[str]:
 
 
 def describe_neuron(neuron: Neuron) -> str:
-    """A neuron with all parameters that its kind has: "MT (β = 0, L = 4)"."""
+    """Describes a neuron with all parameters of its kind: "MT (β = 0, L = 4)"."""
     own = [field.name for field in fields(neuron) if field.init]
     return f"{neuron.label} ({', '.join(f'{_SYMBOLS.get(name, name)} = {getattr(neuron, name):g}' for name in own)})"
 
 
 def plain(value: float | str) -> str:
-    """A number or the name of a rule."""
+    """Writes a number, or the name of a rule."""
     return value if isinstance(value, str) else f"{value:g}"
 
 

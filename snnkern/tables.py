@@ -1,4 +1,4 @@
-"""What `snnkern evaluate`, `demo` and `sweep` print."""
+"""Prints the results of `snnkern evaluate`, `demo` and `sweep`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MANY = 80  # lines of a table
 
 
 def print_evaluation(policy: str, environment: str, evaluation: Evaluation) -> None:
-    """One policy's return, and the spikes of one that spikes."""
+    """Prints the return of one policy, and its spikes if it has any."""
     ends = evaluation.interval()
     between = "" if math.isnan(ends.low) else f", 95 % interval {ends.low:,.1f} … {ends.high:,.1f}"
     say(
@@ -28,7 +28,7 @@ def print_evaluation(policy: str, environment: str, evaluation: Evaluation) -> N
 
 
 def print_sweep(title: str, rows: Sequence[SweepRow], formula: str | None) -> None:
-    """The dense actor and every setting.
+    """Prints the results of the dense actor and of every setting.
 
     Args:
         title: which actor in which environment.
@@ -42,7 +42,7 @@ def print_sweep(title: str, rows: Sequence[SweepRow], formula: str | None) -> No
 
 
 def print_collection(collection: Collection) -> None:
-    """Average performance ratio and spikes of every setting of a sweep."""
+    """Prints the average performance ratio and the spikes of every setting of a sweep."""
     points = collection.points
     if len(points) > _MANY:
         say(f"{len(points):,} settings: too many for a table here, see the report.")
@@ -53,7 +53,7 @@ def print_collection(collection: Collection) -> None:
 
 
 def _show_groups(title: str, cells: Cells, groups: Sequence[Any], notes: Sequence[str]) -> None:
-    """Shows a table with a line wherever the group changes from one row to the next."""
+    """Prints a table with a line between groups of rows."""
     table = make_table(title, *cells.headings, framed=True)
     for index, row in enumerate(cells.rows):
         if index and groups[index] != groups[index - 1]:

@@ -1,4 +1,4 @@
-"""Where the command line prints: tables and lines of text that every terminal, pipe and file can take."""
+"""Prints tables and lines of text to terminals, pipes and files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WORDS = 16  # columns of a table's column that is wrapped, at least
 
 
 class _Console(Console):
-    """A console to which a text is a text: nothing in a name colours, moves or hides what stands beside it."""
+    """A console that prints every text literally: no name can change colours or move the cursor."""
 
     def render_str(self, text: str, *arguments: Any, **options: Any) -> Text:
         return super().render_str(printable(text), *arguments, **options)
@@ -31,14 +31,14 @@ class _Console(Console):
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Standard output, or standard error."""
+    """Opens standard output or standard error."""
     plainly: Any = {"stderr": stderr, "markup": False, "emoji": False, "highlight": False}
     terminal = _Console(**plainly)
     return terminal if terminal.is_terminal else _Console(**plainly, width=_PIPE)
 
 
 def make_table(title: str, *headings: str, words: int = 1, framed: bool = False) -> Table:
-    """An empty table.
+    """Makes an empty table.
 
     Args:
         title: above it.
@@ -54,7 +54,7 @@ def make_table(title: str, *headings: str, words: int = 1, framed: bool = False)
 
 
 def show(table: Table) -> None:
-    """Prints a table; in a terminal that is too narrow for its numbers, wider than the terminal."""
+    """Prints a table. It is wider than the terminal if the terminal is too narrow for its numbers."""
     output = console()
     needed = 1
     for column in table.columns:
@@ -66,7 +66,7 @@ def show(table: Table) -> None:
 
 
 def say(text: str, *, wrapped: bool = False) -> None:
-    """Prints a text, in lines of 80 columns or as it is."""
+    """Prints a text, wrapped at 80 columns or unchanged."""
     output = console()
     if wrapped:
         output.print(text, width=min(output.width, _PROSE))
@@ -75,14 +75,14 @@ def say(text: str, *, wrapped: bool = False) -> None:
 
 
 def accept_all_text() -> None:
-    """Makes standard output and standard error write what their encoding lacks in another way, instead of failing."""
+    """Makes standard output and standard error replace characters that their encoding lacks, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=SUBSTITUTE)
 
 
 def silence() -> None:
-    """Standard output goes nowhere from now on: nobody reads it, and Python would complain when it ends."""
+    """Discards standard output from now on, since nobody reads it; otherwise Python complains when it ends."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

@@ -1,4 +1,4 @@
-"""Text for figures, pages and terminals: names and messages from elsewhere, made fit to be shown; numbers."""
+"""Makes text for figures, pages and terminals: of names from elsewhere, and of numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STACKED = re.compile(f"({_MARKS}{{3}}){_MARKS}+")  # on one letter, higher than
 
 
 def printable(text: str, longest: int | None = None) -> str:
-    """A text in which every character can be shown, in the order in which it stands there; line breaks stay.
+    """Replaces characters that cannot be shown or that change the order of others; line breaks stay.
 
     Args:
         text: from anywhere.
@@ -34,19 +34,19 @@ def _shortened(line: str, longest: int) -> str:
 
 
 def count(number: int, what: str) -> str:
-    """A number of things: "1 episode", "2,000 episodes"."""
+    """Writes a number of things: "1 episode", "2,000 episodes"."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def shorten(value: float) -> str:
-    """A positive number with about three digits that count, or all those before the point."""
+    """Writes a positive number with about three significant digits, or with all digits before the point."""
     if value < 0.095:
         return f"{value:.1g}"
     return f"{value:,.0f}" if value >= 99.5 else f"{value:.1f}" if value >= 9.95 else f"{value:.2f}"
 
 
 def duration(seconds: float) -> str:
-    """A time in the unit that suits it."""
+    """Writes a time in seconds, minutes or hours."""
     if seconds < 90:
         return f"{max(seconds, 1):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
