@@ -15,7 +15,7 @@ import peers_page
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from snnkern import figures, report, report_figures
+from snnkern import analysis_figures, figures, report, report_figures
 from snnkern.analysis_figures import energy_figure
 from snnkern.benchmark import ACT, LOOP, NUMPY
 from snnkern.energy import CostSummary
@@ -118,6 +118,12 @@ def test_a_neuron_has_its_colour_and_marker(drawn, draw) -> None:
             seen.add(name)
     seen.discard(None)
     assert seen == set(NEURON_NAMES)
+
+
+def test_what_is_no_neuron_has_no_neurons_look() -> None:
+    for color, _, marker, _ in analysis_figures._STYLES.values():
+        assert color not in {style.color for style in NEURON_STYLES.values()}
+        assert marker not in {style.marker for style in NEURON_STYLES.values()}
 
 
 @pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)

@@ -11,19 +11,30 @@ from typing import Any
 import numpy as np
 
 from snnkern.analysis import CORRELATED, CRPI, DENSE, OTHER, PLAIN, RANDOM, WHITE, Returns
-from snnkern.figures import NEURON_STYLES, check_drawing, tidy, write_figure
+from snnkern.figures import (
+    CYAN,
+    DARK,
+    INDIGO,
+    NEURON_STYLES,
+    OLIVE,
+    ROSE,
+    WINE,
+    check_drawing,
+    tidy,
+    write_figure,
+)
 from snnkern.intervals import Interval
 from snnkern.statistics import Curve
 from snnkern.summaries import AnalysisSummary, EnergySummary, SettingCost
 from snnkern.text import count
 
-# Okabe and Ito's colours, darker and lighter in turn, with a dash, a marker and a hatching each.
+# By policy: colours and markers that no neuron has, with a dash and a hatching each.
 _STYLES: dict[str, tuple[str, Any, str, str]] = {
-    DENSE: ("0.25", "-", "o", ""),
-    PLAIN: ("#D55E00", "--", "s", "////"),
-    CRPI: ("#0072B2", "-", "o", "...."),
-    WHITE: ("#E69F00", ":", "^", "||||"),
-    CORRELATED: ("#CC79A7", "-.", "v", "----"),
+    DENSE: (DARK, "-", "*", ""),
+    PLAIN: (ROSE, "--", "D", "////"),
+    CRPI: (INDIGO, "-", "P", "...."),
+    WHITE: (OLIVE, ":", "<", "||||"),
+    CORRELATED: (CYAN, "-.", ">", "----"),
     RANDOM: ("0.6", (0, (1, 3)), "x", "xxxx"),
     OTHER: ("0.6", (0, (5, 1, 1, 1)), "d", ""),
 }
@@ -211,11 +222,11 @@ def raster_figure(summary: AnalysisSummary) -> Any:
             panel.plot(np.arange(total) + 0.5, row + 0.4 * np.clip(potentials, -1, 1), color="0.6", linewidth=0.8)
             panel.axhline(row, color="0.9", linewidth=0.6, zorder=0)
             for at in np.flatnonzero(spikes):
-                color = "black" if spikes[at] > 0 else "#D55E00"
+                color = "black" if spikes[at] > 0 else WINE
                 panel.vlines(at + 0.5, row, row + 0.4 * float(np.clip(spikes[at], -1, 1)), color=color, linewidth=2)
             for decision, carry in enumerate(carries):
                 height = 0.4 * float(np.clip(carry / bound, -1, 1))
-                panel.vlines(decision * steps, row, row + height, color="#0072B2", linewidth=4, alpha=0.8)
+                panel.vlines(decision * steps, row, row + height, color=INDIGO, linewidth=4, alpha=0.8)
         for decision in range(raster.decisions + 1):
             panel.axvline(decision * steps, color="0.75", linewidth=0.8, zorder=0)
         panel.set_yticks(range(len(layer.neurons)), layer.neurons)
@@ -227,8 +238,8 @@ def raster_figure(summary: AnalysisSummary) -> Any:
     panels[-1].set_xticks(middles, [str(raster.first + index) for index in range(raster.decisions)])
     panels[-1].set_xlabel(f"decision ({count(steps, 'simulation step')} each)")
     figure.suptitle(
-        f"Black: spikes (red, down: taken back); grey line: potential; height: share of θ. Blue, thick: carry at the "
-        f"start; height: share of κ·θ\n"
+        f"Black: spikes (wine-red, down: taken back); grey line: potential; height: share of θ. Indigo, thick: carry "
+        f"at the start; height: share of κ·θ\n"
         f"{_title(summary)}",
         fontsize="medium",
     )

@@ -149,3 +149,7 @@ def tidy(panels: Any) -> None:
     for panel in panels:
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
+
+
+# For what is no neuron, such as the policies of an analysis: Paul Tol's, told apart by people with colour-blindness.
+INDIGO, ROSE, OLIVE, CYAN, WINE = "#332288", "#CC6677", "#999933", "#88CCEE", "#882255"
