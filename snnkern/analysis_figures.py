@@ -285,7 +285,7 @@ def energy_figure(summary: EnergySummary) -> Any:
 def _styles(summary: AnalysisSummary) -> dict[str, tuple[str, Any, str, str]]:
     """Returns colour, dash, marker and hatching of every policy. The policy with CRPI looks like its neuron."""
     return {
-        DENSE: (DARK, "-", "o", ""),
+        DENSE: (DARK, "-", "*", ""),
         PLAIN: (GREY, "--", "P", "////"),
         CRPI: (*NEURON_STYLES[summary.dynamics["neuron"]["name"]], "...."),
         WHITE: (SKY, ":", "<", "||||"),

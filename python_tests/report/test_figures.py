@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +16,8 @@ import peers_page
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from snnkern import figures, performance_figures, report_figures
+from snnkern import analysis_figures, figures, performance_figures, report_figures
+from snnkern.analysis import CRPI
 from snnkern.analysis_figures import energy_figure
 from snnkern.benchmark import ACT, LOOP, NUMPY
 from snnkern.energy import CostSummary
@@ -118,6 +120,15 @@ def test_a_neuron_has_its_colour_and_marker(drawn, draw) -> None:
             seen.add(name)
     seen.discard(None)
     assert seen == set(NEURON_NAMES)
+
+
+@pytest.mark.parametrize("name", NEURON_NAMES)
+def test_what_is_no_neuron_has_no_neurons_look(name) -> None:
+    looks = analysis_figures._styles(SimpleNamespace(dynamics={"neuron": {"name": name}}))
+    assert looks.pop(CRPI)[:3] == NEURON_STYLES[name]
+    for color, _, marker, _ in looks.values():
+        assert color not in {style.color for style in NEURON_STYLES.values()}
+        assert marker not in {style.marker for style in NEURON_STYLES.values()}
 
 
 @pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
