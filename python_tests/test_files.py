@@ -146,7 +146,7 @@ def test_a_file_that_another_program_shortens_meanwhile_ends_no_process(tmp_path
 
 def run_python(program: str, *arguments: object, **options) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "ignore", "-c", program, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, **options)
 
 
 # What processes leave behind

@@ -389,7 +389,7 @@ def test_a_sweep_that_is_killed_loses_nothing_and_runs_nothing_twice(tmp_path, m
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         assert victim not in workers
-        wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), 10)
+        wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
     before = {file.name: file.read_bytes() for file in store.glob("*.json")}
     assert 8 <= len(before) < total
     monkeypatch.delenv("WAITING_FOR")
