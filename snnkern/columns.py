@@ -13,6 +13,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from snnkern.evaluation import Evaluation
 from snnkern.intervals import Interval
 from snnkern.neurons import Dynamics
+from snnkern.records import Episodes
 from snnkern.results import Point
 from snnkern.settings import plain
 from snnkern.study import Sweep
@@ -70,7 +71,7 @@ def to_entry(columns: Sequence[Column[Row]], row: Row) -> dict[str, Any]:
     for column in columns:
         value = column.value(row)
         if isinstance(value, Evaluation):
-            entry |= summarize_evaluation(value)
+            entry |= {**summarize_evaluation(value)}
         elif isinstance(value, Interval):
             entry[column.key] = None if math.isnan(value.value) else value.value
             entry[f"{column.key}_interval"] = _ends(value)
@@ -203,7 +204,15 @@ def sweep_rows(sweep: Sweep, seconds: Mapping[tuple[str, int] | None, float] | N
     ]
 
 
-def summarize_evaluation(evaluation: Evaluation) -> dict[str, Any]:
+class EvaluationSummary(Episodes):
+    """Episodes as JSON, with their mean return, its standard deviation over episodes and its 95 % interval."""
+
+    return_mean: float
+    return_std: float
+    return_interval: list[float] | None
+
+
+def summarize_evaluation(evaluation: Evaluation) -> EvaluationSummary:
     """Summarises an evaluation: mean return, spread, 95 % interval, and all episodes; ready for JSON."""
     return {
         "return_mean": evaluation.mean,
