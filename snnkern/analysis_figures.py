@@ -14,11 +14,12 @@ from snnkern.analysis import CORRELATED, CRPI, DENSE, OTHER, PLAIN, RANDOM, WHIT
 from snnkern.figures import (
     BOUND_LINE,
     DARK,
-    GREY,
+    FILLS,
     GRID,
     LIGHT,
     NEURON_STYLES,
     PINK,
+    PLAIN_LINE,
     SKY,
     TAKEN_BACK,
     ZERO_LINE,
@@ -32,8 +33,6 @@ from snnkern.intervals import Interval
 from snnkern.statistics import Curve
 from snnkern.summaries import AnalysisSummary, EnergySummary, SettingCost
 from snnkern.text import count
-
-_FILLS = ("full", "none", "left", "bottom", "right", "top")
 
 
 def draw_analysis(summary: AnalysisSummary, folder: str | os.PathLike[str]) -> list[Path]:
@@ -258,7 +257,7 @@ def energy_figure(summary: EnergySummary) -> Any:
         carry = f", α = {alpha:g}{f', μ = {memory:g}' if remembers else ''}" if len(carries) > 1 else ""
         # A neuron's lines differ in how its markers are filled.
         nth = [other for other in carries if (name, *other) in lines].index((alpha, memory))
-        style = {"color": color, "linestyle": dash, "marker": marker, "fillstyle": _FILLS[nth % len(_FILLS)]}
+        style = {"color": color, "linestyle": dash, "marker": marker, "fillstyle": FILLS[nth % len(FILLS)]}
         timesteps = [entry.timesteps for entry in entries]
         numbers = [entry.spikes for entry in entries], [entry.nanojoules for entry in entries]
         for panel, values in zip(panels, numbers, strict=True):
@@ -286,7 +285,7 @@ def _styles(summary: AnalysisSummary) -> dict[str, tuple[str, Any, str, str]]:
     """Returns colour, dash, marker and hatching of every policy. The policy with CRPI looks like its neuron."""
     return {
         DENSE: (DARK, "-", "*", ""),
-        PLAIN: (GREY, "--", "P", "////"),
+        PLAIN: (PLAIN_LINE["color"], PLAIN_LINE["linestyle"], "P", "////"),
         CRPI: (*NEURON_STYLES[summary.dynamics["neuron"]["name"]], "...."),
         WHITE: (SKY, ":", "<", "||||"),
         CORRELATED: (PINK, "-.", ">", "----"),

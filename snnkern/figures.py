@@ -48,6 +48,10 @@ GRID, RULE = "0.9", "0.5"  # lines of a grid; zero, a bound, a frontier
 DENSE_LINE: dict[str, Any] = {"color": DARK, "linewidth": 0.8, "linestyle": ":"}  # what the dense actor reaches
 ZERO_LINE: dict[str, Any] = {"color": RULE, "linewidth": 0.6}
 BOUND_LINE: dict[str, Any] = {"color": RULE, "linewidth": 0.8, "linestyle": ":"}
+PLAIN_LINE: dict[str, Any] = {"color": GREY, "linestyle": "--"}  # the plain conversion
+# What tells lines of one neuron apart: a dash for each, or how its markers are filled.
+DASHES: tuple[Any, ...] = ("-", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 2)))
+FILLS = ("full", "none", "left", "bottom", "right", "top")
 # Bars of what is no neuron of ours: another spiking implementation, the dense actor.
 OTHER_BAR: dict[str, Any] = {"facecolor": GREY, "hatch": "////", "edgecolor": "white"}
 DENSE_BAR: dict[str, Any] = {"facecolor": "0.8", "hatch": "....", "edgecolor": "white"}

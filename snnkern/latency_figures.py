@@ -10,6 +10,7 @@ from typing import Any
 from snnkern.benchmark import ACT, LOOP, TENSOR
 from snnkern.figures import (
     DARK,
+    DASHES,
     DENSE_BAR,
     DENSE_LINE,
     GRID,
@@ -93,7 +94,6 @@ def _draw_batches(panel: Any, entries: Sequence[Timed], fastest: Mapping[int, st
     lines: dict[tuple[str, int], list[Timed]] = {}
     for entry in entries:
         lines.setdefault((json.dumps(entry["neuron"]), entry["timesteps"]), []).append(entry)
-    dashes = ("-", "--", "-.", ":")
     for (_, steps), line in lines.items():
         points = [
             (entry["batch"], *entry["times_as_fast_as"][runtime])
@@ -103,7 +103,7 @@ def _draw_batches(panel: Any, entries: Sequence[Timed], fastest: Mapping[int, st
         if not points:  # time ran out before the dense actor's turn
             continue
         color, _, marker = NEURON_STYLES[line[0]["neuron"]["name"]]
-        style = {"color": color, "linestyle": dashes[timesteps.index(steps) % len(dashes)], "marker": marker}
+        style = {"color": color, "linestyle": DASHES[timesteps.index(steps) % len(DASHES)], "marker": marker}
         where, low, median, high = zip(*points, strict=True)
         draw_band(panel, where, (median, low, high), **style, markersize=4, label=_label(line[0]))
     panel.axhline(1.0, **DENSE_LINE, label="dense, fastest runtime")

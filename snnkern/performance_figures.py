@@ -9,10 +9,13 @@ from typing import Any
 
 from snnkern.figures import (
     DARK,
+    DASHES,
     DENSE_LINE,
+    FILLS,
     GREY,
     GRID,
     NEURON_STYLES,
+    PLAIN_LINE,
     check_drawing,
     draw_band,
     handles_of,
@@ -63,8 +66,10 @@ def performance_figure(sweep: Sweep, path: str | os.PathLike[str], title: str) -
             label = f"CRPI, α = {alpha:g}" if alpha else "without CRPI"
             several = len({memory for _, memory in carries}) > 1
             alike = [carry for carry in carries if bool(carry[0]) == bool(alpha)]
-            dash, marker = _dash_and_marker(bool(alpha), alike.index((alpha, memory)))
-            style = {"color": NEURON_STYLES[neuron.name].color if alpha else GREY, "linestyle": dash, "marker": marker}
+            nth = alike.index((alpha, memory))
+            color, _, marker = NEURON_STYLES[neuron.name]
+            style = {"marker": marker, "fillstyle": FILLS[nth % len(FILLS)]}
+            style |= {"color": color, "linestyle": DASHES[nth % len(DASHES)]} if alpha else PLAIN_LINE
             _draw_line(panel, points, f"{label}, μ = {memory:g}" if several else label, style)
         panel.set_title(neuron.label, fontweight="bold")
         scale_timesteps(panel, timesteps)
@@ -76,19 +81,12 @@ def performance_figure(sweep: Sweep, path: str | os.PathLike[str], title: str) -
         panels[0].set_ylim(bottom=min(0.0, panels[0].get_ylim()[0]))
     handles = {label: copy.copy(handle) for label, handle in handles_of(panels).items()}
     for handle in handles.values():
-        if handle.get_color() not in (GREY, DARK):  # a colour is its panel's neuron
+        handle.set_marker("")  # markers and colours are those of the panel's neuron
+        if handle.get_color() not in (GREY, DARK):
             handle.set_color(DARK)
     legend_below(figure, handles)
     figure.suptitle(f"{title}; bands: 95 % intervals", fontsize="medium")
     write_figure(figure, path)
-
-
-def _dash_and_marker(carries: bool, index: int) -> tuple[Any, str]:
-    """Chooses the look of the first, second, … line with CRPI, or of one without."""
-    if not carries:
-        return "--", "sDPX"[index % 4]
-    looks: list[tuple[Any, str]] = [("-", "o"), ("-.", "^"), (":", "v"), ((0, (6, 1, 1, 1, 1, 1)), "d"), ("-", "x")]
-    return looks[index % len(looks)]
 
 
 def _draw_line(panel: Any, points: Sequence[tuple[int, Interval]], label: str, style: Mapping[str, Any]) -> None:

@@ -111,7 +111,7 @@ def test_a_neuron_has_its_colour_and_marker(drawn, draw) -> None:
             if name := neuron_of(axes.get_title() if label.startswith("CRPI") else label):
                 seen.add(name)
                 assert to_hex(line.get_color()).upper() == NEURON_STYLES[name].color
-                assert label.startswith("CRPI") or line.get_marker() == NEURON_STYLES[name].marker
+                assert line.get_marker() == NEURON_STYLES[name].marker
         for bar, tick in zip(axes.patches, axes.get_yticklabels(), strict=False):
             label = tick.get_text().removeprefix("snnkern ")
             name = None if "reference" in label else neuron_of(label)
