@@ -266,7 +266,7 @@ def _draw_frontier(points: Sequence[Point], best: Sequence[Point], narrow: bool)
     spikes = [point.spikes for point in best]
     axis.step(
         [*spikes, 1.2 * max(point.spikes for point in points)],
-        [*(_value(point) for point in best), _value(best[-1])],
+        [*(point.ratio for point in best), best[-1].ratio],
         where="post",
         color=RULE,
         linewidth=1,
@@ -276,19 +276,17 @@ def _draw_frontier(points: Sequence[Point], best: Sequence[Point], narrow: bool)
         color, _, marker, fill = _style(name, neurons)
         some = [point for point in points if point.setting.label == name]
         style: Any = {"color": color, "marker": marker, "linestyle": "", "fillstyle": fill}
-        axis.plot([p.spikes for p in some], [_value(p) for p in some], **style, markersize=4, alpha=0.45, label=name)
+        axis.plot([p.spikes for p in some], [p.ratio for p in some], **style, markersize=4, alpha=0.45, label=name)
         chosen = [point for point in best if point.setting.label == name]
-        axis.plot(
-            [p.spikes for p in chosen], [_value(p) for p in chosen], **style, markersize=8, markeredgecolor="black"
-        )
+        axis.plot([p.spikes for p in chosen], [p.ratio for p in chosen], **style, markersize=8, markeredgecolor="black")
     for point in best:
         assert point.average
-        low, high = _value(point) - point.average.low, point.average.high - _value(point)
-        axis.errorbar(point.spikes, _value(point), [[low], [high]], color="black", linewidth=0.9, capsize=2.5)
+        low, high = point.ratio - point.average.low, point.average.high - point.ratio
+        axis.errorbar(point.spikes, point.ratio, [[low], [high]], color="black", linewidth=0.9, capsize=2.5)
     plate = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
     apart = _apart(best)
     for point, text in zip(apart, _short_names([point.setting for point in apart]), strict=True):
-        axis.annotate(text, (point.spikes, _value(point)), (8, -12), textcoords="offset points", fontsize=8, bbox=plate)
+        axis.annotate(text, (point.spikes, point.ratio), (8, -12), textcoords="offset points", fontsize=8, bbox=plate)
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -304,7 +302,7 @@ def _apart(best: Sequence[Point]) -> list[Point]:
     """Chooses points of the frontier whose names do not overlap."""
     chosen: list[Point] = []
     for point in best:
-        if all(point.spikes > 1.12 * other.spikes or abs(_value(point) - _value(other)) > 0.07 for other in chosen):
+        if all(point.spikes > 1.12 * other.spikes or abs(point.ratio - other.ratio) > 0.07 for other in chosen):
             chosen.append(point)
     return chosen
 
@@ -354,11 +352,6 @@ def _describe_panels(panels: Sequence[_Panel], axis: str) -> str:
             lines.append(f"{line.label} {' and '.join(ends[: len(line.points)])}")
         texts.append(f"{panel.title.replace(chr(10), ', ')}: {', '.join(lines)}")
     return f"Lines by neuron. {'. '.join(texts)}."
-
-
-def _value(point: Point) -> float:
-    assert point.average is not None
-    return point.average.value
 
 
 def _percent(interval: Interval | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -52,6 +53,11 @@ class Point:
     ratios: dict[TrainedActor, Interval]
     average: Interval | None
     spikes: float
+
+    @property
+    def ratio(self) -> float:
+        """The value of `average`; NaN if there is none."""
+        return math.nan if self.average is None else self.average.value
 
 
 @dataclass(frozen=True)
@@ -156,22 +162,17 @@ def _groups(records: Sequence[Record]) -> dict[tuple[TrainedActor, Setting | Non
 
 def cheapest(points: Iterable[Point], share: float) -> Point | None:
     """Finds the setting with the fewest spikes among those whose average ratio is at least `share`."""
-    good = [point for point in points if point.average and point.average.value >= share]
+    good = [point for point in points if point.ratio >= share]
     return min(good, key=lambda point: point.spikes, default=None)
 
 
 def frontier(points: Iterable[Point]) -> list[Point]:
     """Finds the settings that no other one beats in both spikes and average ratio; sorted by spikes."""
     best: list[Point] = []
-    for point in sorted((point for point in points if point.average), key=lambda point: (point.spikes, -_value(point))):
-        if not best or _value(point) > _value(best[-1]):
+    for point in sorted((point for point in points if point.average), key=lambda point: (point.spikes, -point.ratio)):
+        if not best or point.ratio > best[-1].ratio:
             best.append(point)
     return best
-
-
-def _value(point: Point) -> float:
-    assert point.average is not None
-    return point.average.value
 
 
 def _setting(record: Record) -> Setting | None:
