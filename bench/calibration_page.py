@@ -2,9 +2,9 @@
 
     python bench/calibration_page.py FOLDER
 
-FOLDER holds the published actors. Measures the bound of the carry, and calibration on states that the spiking actor
-visits; writes bench/results/carry.json, and draws the tables from it and from bench/results/calibration.jsonl and
-others.jsonl (`make results`); `--redraw` only does the latter.
+FOLDER holds the published actors. Measures the carry by layer, and its bound; writes bench/results/carry.json, and
+draws the tables from it and from bench/results/calibration.jsonl and others.jsonl (`make results`); `--redraw` only
+does the latter.
 """
 
 from __future__ import annotations
@@ -38,19 +38,17 @@ from snnkern.timing import machine
 RESULTS = ROOT / "bench" / "results"
 PAGE = ROOT / "docs" / "calibration.md"
 TARGETS = (("IF", 8), ("SNM", 8), ("MT", 2), ("DC", 2), ("IF", 4))
-# Beside the recommended settings: α by layer, κ, and a second calibration with states from turns with the first spiking
-# actor.
+# Beside the recommended settings: α by layer, and κ.
 VARIANTS: dict[str, dict[str, Any]] = {
     "recommended": {},
     "α = 0.2 in the first layer alone": {"alphas": (0.2, 0.0)},
     "α = 0.2 in the second layer alone": {"alphas": (0.0, 0.2)},
     "κ = 0.25": {"clip": 0.25},
     "κ = 1": {"clip": 1.0},
-    "visited states": {"visits": True},
 }
 _BEST = "mse:weighted:linear"
 RULES = ("max", "percentile:99.9", "gaussian", "mse", "mse:weighted", "mse:weighted:bias", "mse:linear", _BEST)
-NUMBERS = (_BEST, *(f"{_BEST}:{part}" for part in ("scale=0.85", "noise=0.1", "ridge=0.02", "ridge=0.5")))
+NUMBERS = (_BEST, *(f"{_BEST}:{part}" for part in ("ridge=0.02", "ridge=0.5")))
 MEASURED = (("if", 8),)
 SEED = 3000
 
@@ -84,12 +82,8 @@ def evaluate(episodes: int, task: tuple[Path, str, int, str]) -> list[float]:
     if not name:
         return list(snnkern.evaluate(actor, env, episodes=100, seed=SEED).returns)
     settings: dict[str, Any] = {"neuron": neuron, "timesteps": timesteps, **VARIANTS[name]}
-    visits, alphas = settings.pop("visits", False), settings.pop("alphas", None)
-    observations = snnkern.collect(actor, env)
-    snn = snnkern.convert(actor, observations, **settings)
-    if visits:
-        turns = snnkern.collect(actor, env, spiking=snn)
-        snn = snnkern.convert(actor, np.concatenate([observations[::2], turns[::2]]), **settings)
+    alphas = settings.pop("alphas", None)
+    snn = snnkern.convert(actor, snnkern.collect(actor, env), **settings)
     policy = ByLayer(snn, alphas) if alphas else snn
     return list(snnkern.evaluate(policy, env, episodes=episodes, seed=SEED, rows=episodes).returns)
 
@@ -100,7 +94,7 @@ def measure(files: list[Path], episodes: int) -> dict[str, Any]:
     tasks = [(file, *variant) for file in files for variant in [("", 0, ""), *variants]]
     found: dict[tuple[Path, str, int, str], Evaluation] = {}
     with Progress(console=Console(stderr=True)) as progress:
-        bar = progress.add_task("carry and visited states", total=len(tasks))
+        bar = progress.add_task("the carry", total=len(tasks))
         for index, returns in LocalExecutor(os.cpu_count() or 1).run(evaluate, episodes, tasks):
             if isinstance(returns, Failure):
                 raise returns.error
@@ -226,7 +220,7 @@ def carry_table(collection: Collection) -> str:
 
 
 def variants_table(results: dict[str, Any]) -> str:
-    """The bound of the carry, and calibration on visited states."""
+    """The carry by layer, and its bound."""
     found = {(entry["neuron"], entry["timesteps"], entry["variant"]): entry for entry in results["results"]}
     lines = [
         _row("", *(f"{name.upper()}, T = {timesteps}" for name, timesteps in MEASURED)),

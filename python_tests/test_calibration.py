@@ -390,10 +390,10 @@ def test_a_bad_percentile_is_quoted(value):
     ("calibration", "text"),
     [
         (Fitted(), "mse"),
-        (Fitted("gaussian", scale=0.85), "gaussian:scale=0.85"),
+        (Fitted("gaussian", ridge=0.85), "gaussian:ridge=0.85"),
         (
-            Fitted(noise=0.1, weighted=True, correction="linear", ridge=1e-3),
-            "mse:weighted:linear:noise=0.1:ridge=0.001",
+            Fitted(weighted=True, correction="linear", ridge=1e-3),
+            "mse:weighted:linear:ridge=0.001",
         ),
         (Fitted(correction="bias"), "mse:bias"),
     ],
@@ -404,7 +404,7 @@ def test_a_fitted_calibration_and_its_text_mean_the_same(calibration, text):
     assert parse_calibration(text) == calibration
 
 
-@pytest.mark.parametrize("part", ["heavy", "noise", "noise=much", "rule=mse", ""])
+@pytest.mark.parametrize("part", ["heavy", "ridge", "ridge=much", "rule=mse", ""])
 def test_an_unknown_part_of_a_fitted_calibration_is_quoted(part):
     with pytest.raises(InputError, match=re.escape(f"calibration 'mse:weighted:{part}': {part!r} is none of weighted")):
         parse_calibration(f"mse:weighted:{part}")
@@ -465,26 +465,6 @@ def test_collect_repeats_with_its_seed_alone(gymnasium, env, widths, scale):
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     assert all(bool((threshold > 0).any()) for threshold in calibrate(actor, first))
-
-
-def test_collect_lets_the_spiking_actor_have_every_other_turn(gymnasium, monkeypatch):
-    actor = make_actor(3, 9, 1)
-    snn = snnkern.convert(actor, make_observations(50, 3), neuron="if", timesteps=2)
-    turns, resets = [], []
-    for kind, name in ((snnkern.Actor, "dense"), (snnkern.SpikingActor, "spiking")):
-        act = kind.act
-        monkeypatch.setattr(kind, "act", lambda self, row, act=act, name=name: turns.append(name) or act(self, row))
-    reset = snnkern.SpikingActor.reset
-    monkeypatch.setattr(snnkern.SpikingActor, "reset", lambda self: resets.append(len(turns)) or reset(self))
-    collected = collect(actor, "Pendulum-v1", 260, spiking=snn, turn=30)
-    assert collected.shape == (260, 3)
-    assert resets == [0, 200]  # an episode has 200 steps
-    wanted = [("spiking", "dense")[step // 30 % 2] for step in range(200)]
-    assert turns == wanted + wanted[:60]
-    with pytest.raises(InputError, match="turn must be"):
-        collect(actor, "Pendulum-v1", 5, spiking=snn, turn=0)
-    with pytest.raises(InputError, match=r"spiking must be a SpikingActor .*got Actor"):
-        collect(actor, "Pendulum-v1", 5, spiking=actor)
 
 
 def test_collect_takes_a_function_and_closes_what_it_made(gymnasium):
