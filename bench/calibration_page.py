@@ -20,8 +20,8 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from control import ROOT, fill
 from numpy.typing import NDArray
+from pages import ROOT, fill, table
 from rich.console import Console
 from rich.progress import Progress
 
@@ -132,28 +132,27 @@ def points(collection: Collection, neuron: str, timesteps: int, calibration: str
 
 def recommended_table(collection: Collection) -> str:
     """Thresholds at the maximum beside what is recommended, for the README."""
-    lines = [_row("neuron", "T", "thresholds at the maximum", "recommended", "spikes per decision"), "|---" * 5 + "|"]
+    rows = []
     for target in TARGETS:
         found = {
             rule: next(point for point in points(collection, *target, rule) if point.setting.alpha == "auto")
             for rule in ("max", "auto")
         }
         ratios = [_percent(found[rule].average) for rule in ("max", "auto")]
-        lines.append(_row(*target, *ratios, f"{found['auto'].spikes:.0f}"))
-    return "\n".join(lines)
+        rows.append([*target, *ratios, f"{found['auto'].spikes:.0f}"])
+    return table(["neuron", "T", "thresholds at the maximum", "recommended", "spikes per decision"], rows)
 
 
 def rules_table(collection: Collection, rules: Sequence[str], targets: Sequence[tuple[str, int]] = TARGETS) -> str:
     """Average performance ratio by rule, at the recommended α."""
-    lines = [_heading("", targets), "|---" * (len(targets) + 1) + "|"]
-    lines += [_row(f"`{rule}`", *_averages(collection, targets, rule)) for rule in rules]
-    return "\n".join(lines)
+    rows = [[f"`{rule}`", *_averages(collection, targets, rule)] for rule in rules]
+    return table(_heading("", targets), rows)
 
 
 def observations_table(records: Sequence[Record]) -> str:
     """Average performance ratio by what the recommended rule is calibrated on."""
     targets = [("IF", 8), ("SNM", 8), ("MT", 2), ("DC", 2)]
-    lines = [_heading("observations, seed", targets), "|---" * (len(targets) + 1) + "|"]
+    rows = []
     dense = [record for record in records if record["task"]["calibration"] is None]
     by: dict[tuple[int, int], list[Record]] = defaultdict(list)
     for record in records:
@@ -161,12 +160,12 @@ def observations_table(records: Sequence[Record]) -> str:
             by[calibration["steps"], calibration["seed"]].append(record)
     for (steps, seed), spiking in sorted(by.items()):
         collection = collect_results("observations", dense + spiking)
-        lines.append(_row(f"{steps:,}, {seed}", *_averages(collection, targets, "auto")))
-    return "\n".join(lines)
+        rows.append([f"{steps:,}, {seed}", *_averages(collection, targets, "auto")])
+    return table(_heading("observations, seed", targets), rows)
 
 
-def _heading(first: str, targets: Sequence[tuple[str, int]]) -> str:
-    return _row(first, *(f"{neuron}, T = {timesteps}" for neuron, timesteps in targets))
+def _heading(first: str, targets: Sequence[tuple[str, int]]) -> list[str]:
+    return [first, *(f"{neuron}, T = {timesteps}" for neuron, timesteps in targets)]
 
 
 def _averages(collection: Collection, targets: Sequence[tuple[str, int]], rule: str) -> list[str]:
@@ -180,61 +179,48 @@ def _averages(collection: Collection, targets: Sequence[tuple[str, int]], rule: 
 def auto_table(collection: Collection) -> str:
     """The recommended setting, by environment."""
     places = list(collection.dense)
-    lines = [
-        _row("neuron", "T", "average", *(place.label for place in places), "spikes per decision"),
-        "|---" * (len(places) + 4) + "|",
-    ]
+    rows = []
     for point in collection.points:
         if point.setting.variant.calibration == "auto" and point.setting.alpha == "auto":
             ratios = [f"{100 * point.ratios[place].value:.0f}" for place in places]
             cells = [point.setting.variant.neuron, point.setting.timesteps, _percent(point.average), *ratios]
-            lines.append(_row(*cells, f"{point.spikes:.0f}"))
-    return "\n".join(lines)
+            rows.append([*cells, f"{point.spikes:.0f}"])
+    return table(["neuron", "T", "average", *(place.label for place in places), "spikes per decision"], rows)
 
 
 def others_table(collection: Collection) -> str:
     """Recommended and maximum thresholds on other actors."""
     places = list(collection.dense)
-    lines = [
-        _row("neuron, T", "thresholds", "average", *(place.label for place in places)),
-        "|---" * (len(places) + 3) + "|",
-    ]
+    rows = []
     for neuron, timesteps in TARGETS:
         for rule in ("max", "auto"):
             for point in points(collection, neuron, timesteps, rule):
                 ratios = [f"{100 * point.ratios[place].value:.0f}" for place in places]
-                lines.append(_row(f"{neuron}, {timesteps}", f"`{rule}`", _percent(point.average), *ratios))
-    return "\n".join(lines)
+                rows.append([f"{neuron}, {timesteps}", f"`{rule}`", _percent(point.average), *ratios])
+    return table(["neuron, T", "thresholds", "average", *(place.label for place in places)], rows)
 
 
 def carry_table(collection: Collection) -> str:
     """α and μ, by calibration."""
     alphas = [0.0, 0.2, 0.5, 1.0]
-    lines = [_row("neuron, T", "thresholds", "μ", *(f"α = {alpha:g}" for alpha in alphas)), "|---" * 7 + "|"]
+    rows = []
     for neuron, timesteps, rule in (("IF", 8, "max"), ("IF", 8, "auto"), ("MT", 2, "auto")):
         for memory in (0.0, 1.0):
             found = {point.setting.alpha: point for point in points(collection, neuron, timesteps, rule, memory)}
             cells = [_percent(found[alpha].average) if alpha in found else "" for alpha in alphas]
-            lines.append(_row(f"{neuron}, {timesteps}", f"`{rule}`", f"{memory:g}", *cells))
-    return "\n".join(lines)
+            rows.append([f"{neuron}, {timesteps}", f"`{rule}`", f"{memory:g}", *cells])
+    return table(["neuron, T", "thresholds", "μ", *(f"α = {alpha:g}" for alpha in alphas)], rows)
 
 
 def variants_table(results: dict[str, Any]) -> str:
     """The carry by layer, and its bound."""
     found = {(entry["neuron"], entry["timesteps"], entry["variant"]): entry for entry in results["results"]}
-    lines = [
-        _row("", *(f"{name.upper()}, T = {timesteps}" for name, timesteps in MEASURED)),
-        "|---" * (len(MEASURED) + 1) + "|",
-    ]
+    rows = []
     for variant in VARIANTS:
         entries = [found[(*setting, variant)] for setting in MEASURED]
         cells = [_percent(Interval(entry["average_performance_ratio"], *entry["interval"])) for entry in entries]
-        lines.append(_row(variant, *cells))
-    return "\n".join(lines)
-
-
-def _row(*cells: object) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
+        rows.append([variant, *cells])
+    return table(_heading("", [(name.upper(), timesteps) for name, timesteps in MEASURED]), rows)
 
 
 def _percent(ratio: Interval | None) -> str:
