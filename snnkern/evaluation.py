@@ -199,25 +199,29 @@ def backend_name(actor: Actor, backend: str) -> str:
 class RandomPolicy:
     """Actions drawn evenly from an environment's action space, whatever it observes: the zero of normalised scores.
 
+    Attributes:
+        low: least actions, `[action_dim]`.
+        high: largest actions, `[action_dim]`.
+
     Args:
-        env: a registered name.
+        env: a registered name, or a function that makes the environment.
         seed: of the draws.
 
     Raises:
         InputError: there is no such environment, or its actions are not between finite bounds.
     """
 
-    def __init__(self, env: str, seed: int) -> None:
+    def __init__(self, env: str | Callable[[], gymnasium.Env[Any, Any]], seed: int | Sequence[int]) -> None:
         with environments.one_of(env) as environment:
             space: Any = environment.action_space
-        self._low, self._high = getattr(space, "low", np.inf), getattr(space, "high", np.inf)
-        if not np.isfinite([self._low, self._high]).all():
+        self.low, self.high = getattr(space, "low", np.inf), getattr(space, "high", np.inf)
+        if not np.isfinite([self.low, self.high]).all():
             raise InputError(f"no random policy acts in {env}: its actions are {space}, not between finite bounds")
         self._generator = np.random.default_rng(seed)
 
     def act(self, observation: NDArray[Any], /) -> NDArray[Any]:
         """Random actions, `[B, action_dim]` for observations `[B, observation_dim]`."""
-        actions = self._generator.uniform(self._low, self._high, (*observation.shape[:-1], *np.shape(self._low)))
+        actions = self._generator.uniform(self.low, self.high, (*observation.shape[:-1], *np.shape(self.low)))
         return actions.astype(np.float32)
 
 
