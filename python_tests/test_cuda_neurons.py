@@ -173,18 +173,19 @@ class Guarded:
         self.module = module
         self.calls = 0
 
-    def neuron_float32(self, **arguments) -> None:
-        timesteps, batch, neurons = (arguments[name] for name in ("timesteps", "batch", "neurons"))
-        sizes = {"spikes": timesteps * batch * neurons, "mean": batch * neurons, "next_carry": batch * neurons}
-        buffers = {name: torch.full((size + 64,), 1e30) for name, size in sizes.items() if arguments[name]}
-        buffers["counts"] = torch.full((batch + 64,), -1, dtype=torch.int64)
+    def neuron_float32(self, dynamics, layer, **place) -> None:
+        size = layer.batch * layer.neurons
+        sizes = {"spikes": dynamics.timesteps * size, "mean": size, "next_carry": size}
+        buffers = {name: torch.full((size + 64,), 1e30) for name, size in sizes.items() if getattr(layer, name)}
+        buffers["counts"] = torch.full((layer.batch + 64,), -1, dtype=torch.int64)
         inner = {name: buffer[32:-32] for name, buffer in buffers.items()}
-        self.module.neuron_float32(**arguments | {name: one.data_ptr() for name, one in inner.items()})
+        guarded = layer._replace(**{name: one.data_ptr() for name, one in inner.items()})
+        self.module.neuron_float32(dynamics, guarded, **place)
         self.calls += 1
         for name, buffer in buffers.items():
             outside = torch.cat([buffer[:32], buffer[-32:]])
             assert bool((outside == outside[0]).all()), f"{name} was written outside"
-            ctypes.memmove(arguments[name], inner[name].data_ptr(), inner[name].nbytes)
+            ctypes.memmove(getattr(layer, name), inner[name].data_ptr(), inner[name].nbytes)
 
 
 @each("size", {"B3-N20": Size(3, 20), "B5-N33": Size(5, 33), "B2-N1028": Size(2, 1028)})

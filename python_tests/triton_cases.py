@@ -42,7 +42,7 @@ from triton_device import (  # noqa: F401
 
 import snnkern
 from snnkern import Dynamics
-from snnkern._backends import Problem, triton
+from snnkern._backends import Problem, choice, triton, triton_environment
 from snnkern._backends.triton_neurons import LEAST, MOST_STEPS, TALLY
 from snnkern.neurons import Kind
 
@@ -60,9 +60,9 @@ def test_runs_in_the_interpreter_and_only_by_name() -> None:
     assert "interpreter" in status.detail
     for dtype in (torch.float32, torch.bfloat16):
         assert triton.serves(torch.device("cpu"), dtype)
-        assert snnkern._backends.choose("auto", torch.device("cpu"), dtype) is not triton
+        assert choice.choose("auto", torch.device("cpu"), dtype) is not triton
     with pytest.raises(snnkern.InputError, match=r"'triton' does not compute torch\.float64 tensors on cpu"):
-        snnkern._backends.choose("triton", torch.device("cpu"), torch.float64)
+        choice.choose("triton", torch.device("cpu"), torch.float64)
 
 
 @each("size", {name: SIZES[name] for name in ("B1-N1", "B1-N17", "B3-N257")})
@@ -215,7 +215,7 @@ def test_offsets_are_of_more_than_32_bits(far, monkeypatch) -> None:
 
 def narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:
     """A float32 value as it is stored: a GPU rounds to the nearest, the interpreter truncates to bfloat16."""
-    if dtype == torch.bfloat16 and triton.INTERPRETED:
+    if dtype == torch.bfloat16 and triton_environment.INTERPRETED:
         value = (value.view(torch.int32) & -0x10000).view(torch.float32)
     return value.to(dtype)
 

@@ -72,7 +72,9 @@ MUTANTS = [
     ),
     _neurons("residual-is-not-bounded", "tl.where(-sent > gained, -sent, gained)", "gained"),
     _neurons("carry-is-not-clamped-below", "return tl.where(-bound > carry, -bound, carry)", "return carry"),
-    _neurons("carry-forgets", "carry = memory * carry + alpha * residual", "carry = carry + alpha * residual"),
+    _neurons(
+        "carry-forgets", "carry = parameters.memory * carry + alpha * residual", "carry = carry + alpha * residual"
+    ),
     _neurons("constant-current-is-repeated", "arriving = tl.zeros_like(arriving)", "arriving = arriving"),
     _neurons(
         "counts-are-overwritten",

@@ -15,9 +15,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from snnkern._backends import triton as backend
+from snnkern._backends import triton_environment
 
-INTERPRETED = tl.constexpr(backend.INTERPRETED)
+INTERPRETED = tl.constexpr(triton_environment.INTERPRETED)
 
 # The values of `snnkern.neurons.Kind`; kernels can read only globals that are `constexpr`.
 IF = tl.constexpr(0)
@@ -199,7 +199,7 @@ def neuron_step(
     current_mean,
     output_mean,
     threshold,
-    negative_fraction,
+    parameters,
     levels,
     time,
     high,
@@ -235,7 +235,7 @@ def neuron_step(
             count += (units * (1 << (LEVELS - 1))).to(tl.int32)  # both factors are powers of two: exact
     else:
         fires, spike, units, count = fire_single(
-            potential, threshold, count, negative_fraction, KIND, TALLY if QUICK else 1
+            potential, threshold, count, parameters.negative_fraction, KIND, TALLY if QUICK else 1
         )
     if KIND == DC:
         if QUICK:
@@ -248,11 +248,11 @@ def neuron_step(
 
 
 @triton.jit
-def residual_carry(gained, sent, carry, threshold, alpha, memory, clip):
+def residual_carry(gained, sent, carry, threshold, alpha, parameters):
     """CRPI: r = max(u_T − u_0, −Q_T), then c ← clamp(μ·c + α·r, −κ·θ, κ·θ). A NaN stays visible in the carry."""
     residual = tl.where(-sent > gained, -sent, gained)
-    bound = clip * threshold
-    carry = memory * carry + alpha * residual
+    bound = parameters.clip * threshold
+    carry = parameters.memory * carry + alpha * residual
     carry = tl.where(carry > bound, bound, carry)
     return tl.where(-bound > carry, -bound, carry)
 
@@ -285,8 +285,7 @@ def take_steps(
     timesteps,
     stride_t,
     step_elements,
-    initial_fraction,
-    negative_fraction,
+    parameters,
     levels,
     KIND: tl.constexpr,
     LEVELS: tl.constexpr,
@@ -300,7 +299,7 @@ def take_steps(
     QUICK is for `MOST_STEPS`, thresholds that are regular, and currents that turn out not to be small.
     """
     level = load_row(threshold, columns, is_column, here)
-    _, potential = load_start(carry, here, inside, level, initial_fraction)
+    _, potential = load_start(carry, here, inside, level, parameters.initial_fraction)
     count = tl.zeros(here.shape, tl.int32)
     output_mean = tl.zeros(here.shape, tl.float32)
     current_mean = output_mean
@@ -331,7 +330,7 @@ def take_steps(
             current_mean,
             output_mean,
             level,
-            negative_fraction,
+            parameters,
             levels,
             time,
             high,
@@ -370,11 +369,7 @@ def neuron_kernel(
     stride_t,  # of the current, in elements
     stride_b,
     stride_n,
-    initial_fraction,
-    negative_fraction,
-    alpha,
-    memory,
-    clip,
+    parameters,  # `Parameters` of triton_environment.py
     levels,
     KIND: tl.constexpr,
     LEVELS: tl.constexpr,
@@ -428,8 +423,7 @@ def neuron_kernel(
             timesteps,
             stride_t,
             step_elements,
-            initial_fraction,
-            negative_fraction,
+            parameters,
             levels,
             KIND,
             LEVELS,
@@ -455,8 +449,7 @@ def neuron_kernel(
             timesteps,
             stride_t,
             step_elements,
-            initial_fraction,
-            negative_fraction,
+            parameters,
             levels,
             KIND,
             LEVELS,
@@ -467,16 +460,17 @@ def neuron_kernel(
         )
 
     level = load_row(threshold, columns, is_column, here)
-    before, start = load_start(carry, here, inside, level, initial_fraction)
+    before, start = load_start(carry, here, inside, level, parameters.initial_fraction)
     time = tl.cast(timesteps, tl.float32)
     if not SPIKES:
         mean = mean_output(count, output_mean, level, time, KIND, LEVELS)
         tl.store(target, mean.to(output.dtype.element_ty), inside)
     gained = potential - start
     sent = transmitted(count, output_mean, level, time, KIND, LEVELS)
+    alpha = parameters.alpha
     if ROW_ALPHA:
         alpha = tl.load(row_alpha + rows, is_row, other=0.0).to(tl.float32)[:, None]
-    after = residual_carry(gained, sent, before, level, alpha, memory, clip)
+    after = residual_carry(gained, sent, before, level, alpha, parameters)
     tl.store(next_carry + here, after.to(next_carry.dtype.element_ty), inside)
     events = tl.sum(sent_events.to(tl.int64), axis=1)
     if WHOLE_ROWS:
