@@ -65,7 +65,7 @@ MANY_STEPS = [("snm", 2**15 - 1), ("snm", 2**15), ("snm", 2**16), ("mt", MOST_ST
 
 @needs_cpu
 @pytest.mark.parametrize(("kind", "timesteps"), MANY_STEPS)
-def test_so_many_timesteps_that_the_quick_way_ends(cuda_device, kind, timesteps):
+def test_so_many_timesteps_that_the_fast_path_ends(cuda_device, kind, timesteps):
     """Some neurons fire at every step; compared with the CPU's kernels, which are quick enough."""
     layer = random_layer(Dynamics(DEFAULT_NEURONS[kind], timesteps, **CARRYING), Size(1, 5))
     layer = replace(layer, current=layer.current + torch.tensor([0.0, 0.0, 3.0, 0.0, 3.0]))
@@ -75,7 +75,7 @@ def test_so_many_timesteps_that_the_quick_way_ends(cuda_device, kind, timesteps)
 
 
 @pytest.mark.parametrize("levels", [1, 7])
-def test_what_is_tiny_for_the_quick_way(cuda_on_host, levels):
+def test_what_is_tiny_for_the_fast_path(cuda_on_host, levels):
     """A threshold whose smallest level is too small to be divided quickly, or too many steps."""
 
     def tiny(threshold: float, timesteps: int) -> bool:
@@ -215,13 +215,13 @@ def numbers_of_every_size(dtype: torch.dtype) -> torch.Tensor:
 @each("dtype", NATIVE_DTYPES)
 def test_division_by_steps_is_exact(cuda_on_host, dtype):
     x = numbers_of_every_size(dtype)
-    quick = x[~(x.abs() < least(dtype)) | (x == 0)]
+    ordinary = x[~(x.abs() < least(dtype)) | (x == 0)]
     for steps in [*range(1, 258), 1023, 1025, 2**16 - 1, 2**16, 2**16 + 1, 2**20 + 1, 2**24 + 2, 2**29 - 1]:
         number = torch.tensor(steps, dtype=dtype)
         assert_same_bits(divide(cuda_on_host, x, steps), x / number)
         if steps <= MOST_STEPS:
             for off in (-2, 0, 2):
-                assert_same_bits(divide(cuda_on_host, quick, steps, normal=True, off=off), quick / number)
+                assert_same_bits(divide(cuda_on_host, ordinary, steps, normal=True, off=off), ordinary / number)
 
 
 def between_two_numbers(steps: int, dtype: torch.dtype) -> torch.Tensor:

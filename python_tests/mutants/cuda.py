@@ -4,7 +4,7 @@ from mutants.mutant import Mutant
 
 RUNTIME = "python_tests/test_cuda_runtime.py"
 STRIDES = "python_tests/test_cuda_neurons.py -k 'host and any_strides'"
-MANY_STEPS = "python_tests/test_cuda_neurons.py -k 'host and quick_way or tiny_for'"
+MANY_STEPS = "python_tests/test_cuda_neurons.py -k 'host and fast_path or tiny_for'"
 DIVISION = "python_tests/test_cuda_neurons.py -k 'division'"
 NEURONS = "python_tests/test_cuda_neurons.py -k 'host and (hard_inputs or every_size)'"
 ACTOR = "python_tests/test_cuda_actor.py -k 'host'"

@@ -41,10 +41,10 @@ MUTANTS = [
         "MOST_STEPS = tl.constexpr((1 << 15) - 1)",
         "MOST_STEPS = tl.constexpr(1 << 15)",
     ),
-    _neurons("fewer-steps-than-most", "quick = timesteps <= MOST_STEPS", "quick = timesteps < MOST_STEPS"),
-    _neurons("more-steps-than-most", "quick = timesteps <= MOST_STEPS", "quick = timesteps <= MOST_STEPS + 1"),
+    _neurons("fewer-steps-than-most", "wanted = timesteps <= MOST_STEPS", "wanted = timesteps < MOST_STEPS"),
+    _neurons("more-steps-than-most", "wanted = timesteps <= MOST_STEPS", "wanted = timesteps <= MOST_STEPS + 1"),
     _neurons(
-        "never-divides-again", "            done = tl.min(tl.min(smallest", "            quick = tl.min(tl.min(smallest"
+        "never-divides-again", "            done = tl.min(tl.min(smallest", "            exact = tl.min(tl.min(smallest"
     ),
     _neurons("spikes-are-not-unpacked", "count = count >> 16", "count = count >> 15"),
     _neurons("fires-at-the-threshold", "up = (potential > threshold) & alive", "up = (potential >= threshold) & alive"),
