@@ -31,7 +31,7 @@ from snnkern.layers import (
     decide_by_layers,
     refuse_mapping,
 )
-from snnkern.neurons import Dynamics, Kind, Neuron, parse_neuron
+from snnkern.neurons import Dynamics, Neuron, parse_neuron
 from snnkern.tensors import CheckedState, check_tensor, counted_together, lasting, plain, stands_for_others
 
 
@@ -601,7 +601,7 @@ def _as_tensor(name: str, value: object) -> Tensor:
 
 
 def _check_bias(bias: Tensor, neuron: Neuron) -> Tensor:
-    if neuron.kind is not Kind.DC:
+    if not neuron.differential:
         raise InputError(f"bias is for DC neurons; the current of {neuron.label} neurons contains it")
     bias = _as_tensor("bias", bias)
     if not bias.dtype.is_floating_point or not bool(torch.isfinite(bias).all()):
