@@ -19,7 +19,7 @@ from snnkern import environments
 from snnkern.actors import Actor, check_actor
 from snnkern.errors import InputError, check_whole
 from snnkern.limits import MOST_OBSERVED, check_seed
-from snnkern.neurons import Kind, Neuron
+from snnkern.neurons import Neuron
 
 if TYPE_CHECKING:
     import gymnasium
@@ -267,8 +267,8 @@ def recommended(neuron: Neuron) -> tuple[Fitted, float]:
     Returns:
         How thresholds are fitted, and α.
     """
-    weighted = neuron.kind is not Kind.DC
-    return Fitted(weighted=weighted, correction="linear"), 0.2 if neuron.kind in (Kind.IF, Kind.SNM) else 0.0
+    weighted = not neuron.differential
+    return Fitted(weighted=weighted, correction="linear"), 0.0 if neuron.multilevel else 0.2
 
 
 def chosen_alpha(alpha: float | str, neuron: Neuron) -> Any:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snnkern import _backends, environments
+from snnkern import environments
+from snnkern._backends.choice import choose
 from snnkern.actors import Actor
 from snnkern.errors import InputError
 from snnkern.intervals import Interval, bootstrap
@@ -193,7 +194,7 @@ def describe_task(
 def backend_name(actor: Actor, backend: str) -> str:
     """What computes an actor's spiking versions: "auto" may be another backend on the next day."""
     own = actor.interface.action_scale
-    return str(_backends.choose(backend, own.device, own.dtype).NAME)
+    return choose(backend, own.device, own.dtype).NAME
 
 
 class RandomPolicy:

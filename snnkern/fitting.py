@@ -21,7 +21,7 @@ from snnkern import ops
 from snnkern.actors import Actor, check_actor
 from snnkern.calibration import Correction, Rule, as_tensor, batches, check_observations
 from snnkern.errors import InputError
-from snnkern.neurons import Dynamics, Kind, Neuron, parse_neuron
+from snnkern.neurons import Dynamics, Neuron, parse_neuron
 from snnkern.sensitivity import Sensitivity, sensitivity
 
 _RULES: tuple[str, ...] = get_args(Rule)
@@ -129,7 +129,7 @@ def _fit(
     thresholds, errors = [], []
     for index, activation in enumerate(activations):
         weight, bias = layers[index]
-        own_bias = bias if kind.kind is Kind.DC else None
+        own_bias = bias if kind.differential else None
         current = ops.linear(sent, weight.T.contiguous(), None if own_bias is not None else bias)
         maximum = activation.amax(dim=0)
         if settings.rule == "mse":
@@ -305,7 +305,7 @@ def _thin(states: Tensor) -> Tensor:
 
 def _decode(spikes: Tensor, neuron: Neuron) -> Tensor:
     """The mean `[S, N]` that spikes `[T, S, N]` stand for."""
-    if neuron.kind is not Kind.DC:
+    if not neuron.differential:
         return spikes.mean(dim=0)
     steps = torch.arange(1, len(spikes) + 1, dtype=spikes.dtype, device=spikes.device)
     return (spikes / steps[:, None, None]).sum(dim=0)
