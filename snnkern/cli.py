@@ -500,7 +500,7 @@ def _in_one_thread(verb: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for _name, _verb in {
+_VERBS: dict[str, Callable[..., None]] = {
     "demo": demo_command,
     "convert": convert_command,
     "evaluate": evaluate_command,
@@ -510,5 +510,6 @@ for _name, _verb in {
     "energy": energy_command,
     "report": report_command,
     "info": info_command,
-}.items():
+}
+for _name, _verb in _VERBS.items():
     app.command(name=_name)(_in_one_thread(_verb))
