@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from control import ROOT, fill
+from pages import ROOT, fill, table
 from rich.console import Console
 from rich.progress import Progress
 from scipy.stats import spearmanr
@@ -79,23 +79,23 @@ def returns_table(analyses: list[dict[str, Any]]) -> str:
     cells = [(DENSE, DENSE), (DENSE, PLAIN), (DENSE, RANDOM), (PLAIN, PLAIN), (PLAIN, DENSE), (CRPI, CRPI)]
     cells += [(WHITE, WHITE), (CORRELATED, CORRELATED)]
     heads = ["dense, dense", "dense, spiking", "dense, random", "spiking, spiking", "spiking, dense", "with CRPI"]
-    lines = _head("", *heads, "white noise", "correlated noise")
+    rows = []
     for analysis in analyses:
         means = {(entry["states"], entry["actions"]): entry["mean"] for entry in analysis["returns"]}
-        lines.append(_row(_setting(analysis), *(_interval(means[cell], "{:,.0f}") for cell in cells)))
-    return "\n".join(lines)
+        rows.append([_setting(analysis), *(_interval(means[cell], "{:,.0f}") for cell in cells)])
+    return table(["", *heads, "white noise", "correlated noise"], rows)
 
 
 def errors_table(analyses: list[dict[str, Any]]) -> str:
     """Size and correlation of action errors."""
-    lines = _head("", "states", "CRPI", "RMS", "lag 1", "lag 5", "lag 20", "low-frequency share, %", "offset share, %")
+    rows = []
     for analysis in analyses:
         for entry in analysis["errors"]:
             if _is_above(analysis, entry["actions"]):
                 continue
             lags = [f"{value:.2f}" for value in entry["autocorrelation"].values()]
-            lines.append(
-                _row(
+            rows.append(
+                [
                     _setting(analysis),
                     "dense" if entry["states"] == DENSE else "own",
                     "with" if entry["actions"] == CRPI else "without",
@@ -103,27 +103,29 @@ def errors_table(analyses: list[dict[str, Any]]) -> str:
                     *lags,
                     _interval(entry["low_frequency_share"], "{:.0f}", 100),
                     _interval(entry["offset_share"], "{:.1f}", 100),
-                )
+                ]
             )
-    return "\n".join(lines)
+    return table(
+        ["", "states", "CRPI", "RMS", "lag 1", "lag 5", "lag 20", "low-frequency share, %", "offset share, %"], rows
+    )
 
 
 def states_table(analyses: list[dict[str, Any]]) -> str:
     """Distances and shifts of states."""
-    lines = _head("", "whose states", *(f"distance at {step}" for step in STEPS), "shift (Wasserstein-1)")
+    rows = []
     for analysis in analyses:
         for entry in analysis["divergences"]:
             if _is_above(analysis, entry["states"]):
                 continue
             distances = ["–" if value is None else f"{value:.3f}" for value in entry["distance"].values()]
             shift = _interval(entry["shift"], "{:.3f}")
-            lines.append(_row(_setting(analysis), _whose(entry["states"]), *distances, shift))
-    return "\n".join(lines)
+            rows.append([_setting(analysis), _whose(entry["states"]), *distances, shift])
+    return table(["", "whose states", *(f"distance at {step}" for step in STEPS), "shift (Wasserstein-1)"], rows)
 
 
 def shifts_table(analyses: list[dict[str, Any]]) -> str:
     """Whether a lower return goes with a larger shift: rank correlation over policies and settings."""
-    lines = _head("environment", "policies", "Spearman's ρ of return and shift", "of return and distance at 100")
+    rows = []
     for env in dict.fromkeys(analysis["environment"] for analysis in analyses):
         found = {}  # some policies are the same in several settings
         for analysis in analyses:
@@ -135,21 +137,21 @@ def shifts_table(analyses: list[dict[str, Any]]) -> str:
                     found[_setting(analysis), name] = point
         returns, shifts, distances = zip(*found.values(), strict=True)
         ranks = [spearmanr(returns, other).statistic for other in (shifts, distances)]
-        lines.append(_row(env, str(len(found)), *(f"{rank:.2f}" for rank in ranks)))
-    return "\n".join(lines)
+        rows.append([env, str(len(found)), *(f"{rank:.2f}" for rank in ranks)])
+    return table(["environment", "policies", "Spearman's ρ of return and shift", "of return and distance at 100"], rows)
 
 
 def residuals_table(analyses: list[dict[str, Any]]) -> str:
     """Residuals and the clamp."""
     heads = ["CRPI", "layer", "not zero, %", "−θ, %", "beyond ±θ, %", "clamped, %", "carry"]
-    lines = _head("", *heads)
+    rows = []
     for analysis in analyses:
         for name, layers in analysis["residuals"].items():
             for number, layer in enumerate([] if _is_above(analysis, name) else layers, 1):
                 shares = [f"{100 * layer[key]:.1f}" for key in ("owing", "one_too_many", "large", "clamped")]
                 crpi = "with" if name == CRPI else "without"
-                lines.append(_row(_setting(analysis), crpi, str(number), *shares, f"{layer['carry']:.3f}"))
-    return "\n".join(lines)
+                rows.append([_setting(analysis), crpi, str(number), *shares, f"{layer['carry']:.3f}"])
+    return table(["", *heads], rows)
 
 
 def _is_above(analysis: dict[str, Any], name: str) -> bool:
@@ -170,14 +172,6 @@ def _setting(analysis: dict[str, Any]) -> str:
     return f"{analysis['environment'].removesuffix('-v4')}, {name} {setting['timesteps']}{memory}"
 
 
-def _head(*names: str) -> list[str]:
-    return [_row(*names), "|" + "---|" * len(names)]
-
-
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
 def _interval(estimate: dict[str, Any], form: str, factor: float = 1.0) -> str:
     value, low, high = (None if end is None else form.format(factor * end) for end in estimate.values())
     return f"{value} [{low} … {high}]" if low else f"{value}"
@@ -196,8 +190,8 @@ def main(
             raise typer.BadParameter(f"no file {pattern} in {folder}")
         write_atomically(RESULTS, json.dumps(measure(files, episodes), indent=1).encode())
     analyses = json.loads(RESULTS.read_text())["analyses"]
-    for name, table in TABLES.items():
-        fill(PAGE, name, table(analyses))
+    for name, draw in TABLES.items():
+        fill(PAGE, name, draw(analyses))
 
 
 TABLES = {

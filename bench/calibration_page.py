@@ -2,9 +2,9 @@
 
     python bench/calibration_page.py FOLDER
 
-FOLDER holds the published actors. Measures the bound of the carry, and calibration on states that the spiking actor
-visits; writes bench/results/carry.json, and draws the tables from it and from bench/results/calibration.jsonl and
-others.jsonl (`make results`); `--redraw` only does the latter.
+FOLDER holds the published actors. Measures the carry by layer, and its bound; writes bench/results/carry.json, and
+draws the tables from it and from bench/results/calibration.jsonl and others.jsonl (`make results`); `--redraw` only
+does the latter.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from control import ROOT, fill
 from numpy.typing import NDArray
+from pages import ROOT, fill, table
 from rich.console import Console
 from rich.progress import Progress
 
@@ -39,19 +39,17 @@ from snnkern.timing import machine
 RESULTS = ROOT / "bench" / "results"
 PAGE = ROOT / "docs" / "calibration.md"
 TARGETS = (("IF", 8), ("SNM", 8), ("MT", 2), ("DC", 2), ("IF", 4))
-# Beside the recommended settings: α by layer, κ, and a second calibration with states from turns with the first spiking
-# actor.
+# Beside the recommended settings: α by layer, and κ.
 VARIANTS: dict[str, dict[str, Any]] = {
     "recommended": {},
     "α = 0.2 in the first layer alone": {"alphas": (0.2, 0.0)},
     "α = 0.2 in the second layer alone": {"alphas": (0.0, 0.2)},
     "κ = 0.25": {"clip": 0.25},
     "κ = 1": {"clip": 1.0},
-    "visited states": {"visits": True},
 }
 _BEST = "mse:weighted:linear"
 RULES = ("max", "percentile:99.9", "gaussian", "mse", "mse:weighted", "mse:weighted:bias", "mse:linear", _BEST)
-NUMBERS = (_BEST, *(f"{_BEST}:{part}" for part in ("scale=0.85", "noise=0.1", "ridge=0.02", "ridge=0.5")))
+NUMBERS = (_BEST, *(f"{_BEST}:{part}" for part in ("ridge=0.02", "ridge=0.5")))
 MEASURED = (("if", 8),)
 SEED = 3000
 
@@ -85,12 +83,8 @@ def evaluate(episodes: int, task: tuple[Path, str, int, str]) -> list[float]:
     if not name:
         return list(snnkern.evaluate(actor, env, episodes=100, seed=SEED).returns)
     settings: dict[str, Any] = {"neuron": neuron, "timesteps": timesteps, **VARIANTS[name]}
-    visits, alphas = settings.pop("visits", False), settings.pop("alphas", None)
-    observations = snnkern.collect(actor, env)
-    snn = snnkern.convert(actor, observations, **settings)
-    if visits:
-        turns = snnkern.collect(actor, env, spiking=snn)
-        snn = snnkern.convert(actor, np.concatenate([observations[::2], turns[::2]]), **settings)
+    alphas = settings.pop("alphas", None)
+    snn = snnkern.convert(actor, snnkern.collect(actor, env), **settings)
     policy = ByLayer(snn, alphas) if alphas else snn
     return list(snnkern.evaluate(policy, env, episodes=episodes, seed=SEED, rows=episodes).returns)
 
@@ -101,7 +95,7 @@ def measure(files: list[Path], episodes: int) -> dict[str, Any]:
     tasks = [(file, *variant) for file in files for variant in [("", 0, ""), *variants]]
     found: dict[tuple[Path, str, int, str], Evaluation] = {}
     with Progress(console=Console(stderr=True)) as progress:
-        bar = progress.add_task("carry and visited states", total=len(tasks))
+        bar = progress.add_task("the carry", total=len(tasks))
         for index, returns in LocalExecutor(os.cpu_count() or 1).run(evaluate, episodes, tasks):
             if isinstance(returns, Failure):
                 raise returns.error
@@ -139,28 +133,27 @@ def points(collection: Collection, neuron: str, timesteps: int, calibration: str
 
 def recommended_table(collection: Collection) -> str:
     """Thresholds at the maximum beside what is recommended, for the README."""
-    lines = [_row("neuron", "T", "thresholds at the maximum", "recommended", "spikes per decision"), "|---" * 5 + "|"]
+    rows = []
     for target in TARGETS:
         found = {
             rule: next(point for point in points(collection, *target, rule) if point.setting.alpha == "auto")
             for rule in ("max", "auto")
         }
         ratios = [_percent(found[rule].average) for rule in ("max", "auto")]
-        lines.append(_row(*target, *ratios, f"{found['auto'].spikes:.0f}"))
-    return "\n".join(lines)
+        rows.append([*target, *ratios, f"{found['auto'].spikes:.0f}"])
+    return table(["neuron", "T", "thresholds at the maximum", "recommended", "spikes per decision"], rows)
 
 
 def rules_table(collection: Collection, rules: Sequence[str], targets: Sequence[tuple[str, int]] = TARGETS) -> str:
     """Average performance ratio by rule, at the recommended α."""
-    lines = [_heading("", targets), "|---" * (len(targets) + 1) + "|"]
-    lines += [_row(f"`{rule}`", *_averages(collection, targets, rule)) for rule in rules]
-    return "\n".join(lines)
+    rows = [[f"`{rule}`", *_averages(collection, targets, rule)] for rule in rules]
+    return table(_heading("", targets), rows)
 
 
 def observations_table(records: Sequence[Record]) -> str:
     """Average performance ratio by what the recommended rule is calibrated on."""
     targets = [("IF", 8), ("SNM", 8), ("MT", 2), ("DC", 2)]
-    lines = [_heading("observations, seed", targets), "|---" * (len(targets) + 1) + "|"]
+    rows = []
     dense = [record for record in records if record["task"]["calibration"] is None]
     by: dict[tuple[int, int], list[Record]] = defaultdict(list)
     for record in records:
@@ -168,12 +161,12 @@ def observations_table(records: Sequence[Record]) -> str:
             by[calibration["steps"], calibration["seed"]].append(record)
     for (steps, seed), spiking in sorted(by.items()):
         collection = collect_results("observations", dense + spiking)
-        lines.append(_row(f"{steps:,}, {seed}", *_averages(collection, targets, "auto")))
-    return "\n".join(lines)
+        rows.append([f"{steps:,}, {seed}", *_averages(collection, targets, "auto")])
+    return table(_heading("observations, seed", targets), rows)
 
 
-def _heading(first: str, targets: Sequence[tuple[str, int]]) -> str:
-    return _row(first, *(f"{neuron}, T = {timesteps}" for neuron, timesteps in targets))
+def _heading(first: str, targets: Sequence[tuple[str, int]]) -> list[str]:
+    return [first, *(f"{neuron}, T = {timesteps}" for neuron, timesteps in targets)]
 
 
 def _averages(collection: Collection, targets: Sequence[tuple[str, int]], rule: str) -> list[str]:
@@ -187,61 +180,48 @@ def _averages(collection: Collection, targets: Sequence[tuple[str, int]], rule: 
 def auto_table(collection: Collection) -> str:
     """The recommended setting, by environment."""
     actors = list(collection.dense)
-    lines = [
-        _row("neuron", "T", "average", *(actor.label for actor in actors), "spikes per decision"),
-        "|---" * (len(actors) + 4) + "|",
-    ]
+    rows = []
     for point in collection.points:
         if point.setting.calibration == "auto" and point.setting.alpha == "auto":
             ratios = [f"{100 * point.ratios[actor].value:.0f}" for actor in actors]
             cells = [point.setting.label, point.setting.timesteps, _percent(point.average), *ratios]
-            lines.append(_row(*cells, f"{point.spikes:.0f}"))
-    return "\n".join(lines)
+            rows.append([*cells, f"{point.spikes:.0f}"])
+    return table(["neuron", "T", "average", *(actor.label for actor in actors), "spikes per decision"], rows)
 
 
 def others_table(collection: Collection) -> str:
     """Recommended and maximum thresholds on other actors."""
     actors = list(collection.dense)
-    lines = [
-        _row("neuron, T", "thresholds", "average", *(actor.label for actor in actors)),
-        "|---" * (len(actors) + 3) + "|",
-    ]
+    rows = []
     for neuron, timesteps in TARGETS:
         for rule in ("max", "auto"):
             for point in points(collection, neuron, timesteps, rule):
                 ratios = [f"{100 * point.ratios[actor].value:.0f}" for actor in actors]
-                lines.append(_row(f"{neuron}, {timesteps}", f"`{rule}`", _percent(point.average), *ratios))
-    return "\n".join(lines)
+                rows.append([f"{neuron}, {timesteps}", f"`{rule}`", _percent(point.average), *ratios])
+    return table(["neuron, T", "thresholds", "average", *(actor.label for actor in actors)], rows)
 
 
 def carry_table(collection: Collection) -> str:
     """α and μ, by calibration."""
     alphas = [0.0, 0.2, 0.5, 1.0]
-    lines = [_row("neuron, T", "thresholds", "μ", *(f"α = {alpha:g}" for alpha in alphas)), "|---" * 7 + "|"]
+    rows = []
     for neuron, timesteps, rule in (("IF", 8, "max"), ("IF", 8, "auto"), ("MT", 2, "auto")):
         for memory in (0.0, 1.0):
             found = {point.setting.alpha: point for point in points(collection, neuron, timesteps, rule, memory)}
             cells = [_percent(found[alpha].average) if alpha in found else "" for alpha in alphas]
-            lines.append(_row(f"{neuron}, {timesteps}", f"`{rule}`", f"{memory:g}", *cells))
-    return "\n".join(lines)
+            rows.append([f"{neuron}, {timesteps}", f"`{rule}`", f"{memory:g}", *cells])
+    return table(["neuron, T", "thresholds", "μ", *(f"α = {alpha:g}" for alpha in alphas)], rows)
 
 
 def variants_table(results: dict[str, Any]) -> str:
-    """The bound of the carry, and calibration on visited states."""
+    """The carry by layer, and its bound."""
     found = {(entry["neuron"], entry["timesteps"], entry["variant"]): entry for entry in results["results"]}
-    lines = [
-        _row("", *(f"{name.upper()}, T = {timesteps}" for name, timesteps in MEASURED)),
-        "|---" * (len(MEASURED) + 1) + "|",
-    ]
+    rows = []
     for variant in VARIANTS:
         entries = [found[(*setting, variant)] for setting in MEASURED]
         cells = [_percent(Interval(entry["average_performance_ratio"], *entry["interval"])) for entry in entries]
-        lines.append(_row(variant, *cells))
-    return "\n".join(lines)
-
-
-def _row(*cells: object) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
+        rows.append([variant, *cells])
+    return table(_heading("", [(name.upper(), timesteps) for name, timesteps in MEASURED]), rows)
 
 
 def _percent(ratio: Interval | None) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pages import ROOT, fill, table
 from rich.console import Console
 from rich.progress import Progress
 
@@ -28,7 +29,6 @@ from snnkern.neurons import NEURON_NAMES
 from snnkern.settings import grid
 from snnkern.study import sweep
 
-ROOT = Path(__file__).parents[1]
 TIMESTEPS = (2, 4, 8, 16)
 ALPHAS = (0.0, 0.2)
 DENSE_EPISODES = 100
@@ -85,7 +85,7 @@ def measure(files: list[Path], episodes: int, store: Path) -> dict[str, Any]:
 
 def averages_table(results: dict[str, Any]) -> str:
     """Average performance ratios as Markdown."""
-    lines = ["| neuron | T | α = 0 | α = 0.2 | spikes per decision, α = 0.2 |", "|---|---|---|---|---|"]
+    rows = []
     found = _by_setting(results["averages"])
     for neuron in NEURON_NAMES:
         for timesteps in TIMESTEPS:
@@ -96,21 +96,19 @@ def averages_table(results: dict[str, Any]) -> str:
                 ratio = entry["average_performance_ratio"]
                 cells.append(f"{100 * ratio:.1f} % [{100 * low:.0f} … {100 * high:.0f}]")
             spikes = entries[-1]["spikes_per_decision"]
-            lines.append(f"| {neuron.upper()} | {timesteps} | {' | '.join(cells)} | {spikes:.0f} |")
-    return "\n".join(lines)
+            rows.append([neuron.upper(), timesteps, *cells, f"{spikes:.0f}"])
+    return table(["neuron", "T", "α = 0", "α = 0.2", "spikes per decision, α = 0.2"], rows)
 
 
 def environments_table(results: dict[str, Any]) -> str:
     """Mean returns and their spread, by environment, as Markdown."""
     names = list(results["environments"])
-    lines = [f"| neuron | T | α | {' | '.join(names)} |", "|---|---|---|" + "---|" * len(names)]
-    dense = [_return(summary["dense"]) for summary in results["environments"].values()]
-    lines.append(f"| dense | | | {' | '.join(dense)} |")
+    rows = [["dense", "", "", *(_return(summary["dense"]) for summary in results["environments"].values())]]
     found = [_by_setting(summary["results"]) for summary in results["environments"].values()]
     for neuron, timesteps, alpha in found[0]:
         cells = [_return(entries[neuron, timesteps, alpha]) for entries in found]
-        lines.append(f"| {neuron.upper()} | {timesteps} | {alpha:g} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([neuron.upper(), timesteps, f"{alpha:g}", *cells])
+    return table(["neuron", "T", "α", *names], rows)
 
 
 def _by_setting(entries: list[dict[str, Any]]) -> dict[tuple[str, int, float], dict[str, Any]]:
@@ -119,13 +117,6 @@ def _by_setting(entries: list[dict[str, Any]]) -> dict[tuple[str, int, float], d
 
 def _return(summary: dict[str, Any]) -> str:
     return f"{summary['return_mean']:,.0f} ± {summary['return_std']:,.0f}"
-
-
-def fill(page: Path, name: str, text: str) -> None:
-    """Puts a table between a page's `<!-- name -->` and `<!-- /name -->`."""
-    head, rest = page.read_text().split(f"<!-- {name} -->")
-    _, tail = rest.split(f"<!-- /{name} -->")
-    write_atomically(page, f"{head}<!-- {name} -->\n{text}\n<!-- /{name} -->{tail}".encode())
 
 
 def main(

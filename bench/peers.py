@@ -26,8 +26,8 @@ import torch
 import typer
 from comparison import ALPHA, T, Task
 from contenders import PEERS
-from control import ROOT, fill
 from numpy.typing import NDArray
+from pages import ROOT, fill
 from peers_page import BATCH, TABLES, batch_table, draw, latency_table, targets_table
 
 import snnkern

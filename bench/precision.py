@@ -61,8 +61,7 @@ def costs(kind: str) -> Iterator[tuple[str, Cost]]:
     dynamics = Dynamics(parse_neuron(kind.lower()), TIMESTEPS, 0.0)
     layers = [(layer.weight.T.contiguous(), layer.bias) for layer in [*actor.hidden, actor.output]]
     hidden = [(weight, bias, theta) for (weight, bias), theta in zip(layers[:-1], thresholds, strict=True)]
-    interface = dict(actor.interface.named_buffers()) | actor.interface.description()
-    parts = ActorParts(hidden, layers[-1], interface, dynamics)
+    parts = ActorParts(hidden, layers[-1], actor.interface.parts(), dynamics)
     exact = [tuple(tensor.double() for tensor in layer) for layer in hidden]
     output = tuple(tensor.double() for tensor in layers[-1])
 

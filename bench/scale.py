@@ -25,7 +25,7 @@ import numpy as np
 import ray
 import torch
 import typer
-from control import ROOT, fill
+from pages import ROOT, fill, table
 from rich.console import Console
 from rich.progress import Progress
 
@@ -173,7 +173,7 @@ def sizes_table(results: dict[str, Any]) -> str:
     collecting = results["collecting"]
     before = sum(results["prepare"].values()) + results["start"]
     heads = ["machines", "workers", "time", "before the first task", "tasks", "workers at work", "limited by"]
-    lines = [f"| {' | '.join([*heads, 'observations one after the other'])} |", "|" + "---|" * 8]
+    rows = []
     for machines in MACHINES:
         workers = machines * CORES
         driver = results["tasks"] * _driver_seconds(results)["local" if machines == 1 else "ray"]
@@ -191,8 +191,8 @@ def sizes_table(results: dict[str, Any]) -> str:
             "the workers" if working > driver else "the driver",
             duration(before + sum(collecting) + running),
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return table([*heads, "observations one after the other"], rows)
 
 
 def _driver_seconds(results: dict[str, Any]) -> dict[str, Any]:
@@ -224,8 +224,8 @@ def main(
         torch.set_num_threads(1)
         write_atomically(RESULTS, json.dumps(measure(folder, sample), indent=1).encode())
     results = json.loads(RESULTS.read_text())
-    for name, table in TABLES.items():
-        fill(PAGE, name, table(results))
+    for name, draw in TABLES.items():
+        fill(PAGE, name, draw(results))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ import torch
 from machine_code import KINDS, TARGETS, Code, Loop, resident_warps
 
 from snnkern import Dynamics, Interface
-from snnkern._backends import ActorParts, Problem, triton
+from snnkern._backends import ActorParts, Problem, triton, triton_environment
 from snnkern.neurons import parse_neuron
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def missing() -> str:
     """Why nothing can be compiled here; empty where it can."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
-    if triton.INTERPRETED:
+    if triton_environment.INTERPRETED:
         return "TRITON_INTERPRET is set: Triton interprets kernels"
     for name in ("nvdisasm", "cuobjdump"):
         if machine_code.tool(name) is None:
@@ -293,14 +293,13 @@ def _launch_neuron(case: Case) -> None:
 def _launch_actor(case: Case) -> None:
     from snnkern._backends.triton_engine import Engine
 
-    interface = Interface(case.widths[0], case.widths[-1])
     *hidden, output = [
         (torch.zeros(width, narrow), torch.zeros(narrow)) for width, narrow in itertools.pairwise(case.widths)
     ]
     parts = ActorParts(
         hidden=[(weight, bias, torch.ones_like(bias)) for weight, bias in hidden],
         output=output,
-        interface=dict(interface.named_buffers()) | interface.description(),
+        interface=Interface(case.widths[0], case.widths[-1]).parts(),
         dynamics=case.dynamics(),
     )
     engine = Engine(parts, case.precision)

@@ -14,7 +14,8 @@ from h100 import CLOCK, ISSUED, L2_SHARED, LAUNCH, MEMORY, MULTIPROCESSORS, PROD
 from machine_code import KINDS, TARGETS, table
 from triton_compiled import DTYPES, WIDTHS, Case, Compiled
 
-from snnkern._backends import small_batch, triton
+from snnkern._backends import triton
+from snnkern._backends.choice import small_batch
 from snnkern._backends.triton_engine import PRECISIONS, TILES, Tile, block, default_tile, planes
 
 BATCHES = (1024, 2048, 4096, 8192, 16384, 65536)
@@ -84,7 +85,7 @@ def instructions_table(kernels: Sequence[Compiled]) -> str:
 
 def width(case: Case) -> int:
     """Neurons of a neuron kernel's thread."""
-    elements = triton.tile_elements(case.dynamics().neuron.kind, DTYPES[case.precision])
+    elements = triton.tile_elements(case.dynamics().neuron, DTYPES[case.precision])
     return elements // (32 * triton.TILE_WARPS)
 
 

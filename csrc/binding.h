@@ -1,7 +1,15 @@
-// What Python's numbers become, in every Python module.
+// What Python gives becomes what kernels work on, in every Python module. Python's side is
+// snnkern/_backends/native.py: its tuples have the order of those here.
 #pragma once
 
-#include "neuron.h"
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <cstring>
+#include <tuple>
+
+#include "problem.h"
 
 namespace snnkern {
 
@@ -10,16 +18,54 @@ T* pointer(uintptr_t address) {
     return reinterpret_cast<T*>(address);
 }
 
-// Python's numbers in the precision of a kernel.
+// `Dynamics.numbers`.
+using Dynamics = std::array<double, sizeof(DynamicsNumbers) / sizeof(double)>;
+
+// Into a problem or a model: its kind, its steps and its parameters.
+template <class Target>
+void set_dynamics(Target& target, const Dynamics& dynamics) {
+    DynamicsNumbers numbers;
+    std::memcpy(&numbers, dynamics.data(), sizeof(numbers));
+    target.kind = static_cast<Kind>(static_cast<int32_t>(numbers.kind));
+    target.timesteps = static_cast<decltype(target.timesteps)>(numbers.timesteps);
+    target.parameters = decltype(target.parameters)(numbers);
+}
+
+// `LayerArguments`: rows, neurons, the current and its strides, addresses of inputs and results.
+using LayerArguments =
+    std::tuple<int64_t, int64_t, uintptr_t, bool, int64_t, int64_t, uintptr_t, uintptr_t, uintptr_t,
+               uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t>;
+
 template <class Real>
-Parameters<Real> parameters(int levels, double initial_fraction, double negative_fraction,
-                            double alpha, double memory, double clip) {
-    return {static_cast<Real>(initial_fraction),
-            static_cast<Real>(negative_fraction),
-            static_cast<Real>(alpha),
-            static_cast<Real>(memory),
-            static_cast<Real>(clip),
-            levels};
+NeuronProblem<Real> neuron_problem(const Dynamics& dynamics, const LayerArguments& layer) {
+    const auto& [batch, neurons, current, constant, stride_t, stride_b, threshold, bias, carry,
+                 row_alpha, spikes, mean, next_carry, counts] = layer;
+    NeuronProblem<Real> problem{};
+    set_dynamics(problem, dynamics);
+    problem.batch = batch;
+    problem.neurons = neurons;
+    problem.current = pointer<const Real>(current);
+    problem.constant = constant;
+    problem.current_stride_t = stride_t;
+    problem.current_stride_b = stride_b;
+    problem.threshold = pointer<const Real>(threshold);
+    problem.bias = pointer<const Real>(bias);
+    problem.carry = pointer<const Real>(carry);
+    problem.alpha = pointer<const Real>(row_alpha);
+    problem.spikes = pointer<Real>(spikes);
+    problem.mean = pointer<Real>(mean);
+    problem.next_carry = pointer<Real>(next_carry);
+    problem.counts = pointer<int64_t>(counts);
+    return problem;
+}
+
+// `InterfaceArguments`: the members of `ActorInterface`, addresses as numbers.
+using InterfaceArguments = std::tuple<uintptr_t, uintptr_t, double, uintptr_t, uintptr_t, bool>;
+
+inline ActorInterface actor_interface(const InterfaceArguments& interface) {
+    const auto& [mean, std, clip, scale, bias, squash] = interface;
+    return {pointer<const float>(mean),  pointer<const float>(std),  static_cast<float>(clip),
+            pointer<const float>(scale), pointer<const float>(bias), squash};
 }
 
 }  // namespace snnkern

@@ -28,7 +28,24 @@ namespace snnkern {
 // Same values as `Kind` in snnkern/neurons.py.
 enum class Kind : int32_t { IF = 0, SNM = 1, MT = 2, DC = 3 };
 
-// Neuron and carry parameters in the precision of the kernel; `Dynamics` in snnkern/neurons.py.
+// What kernels ask of a kind; `Neuron` in snnkern/neurons.py has the same.
+constexpr bool is_differential(Kind kind) { return kind == Kind::DC; }  // spikes change a rate
+constexpr bool has_levels(Kind kind) { return kind == Kind::MT || kind == Kind::DC; }
+constexpr bool is_binary(Kind kind) { return kind == Kind::IF; }  // a spike is θ or nothing
+template <Kind kind>
+constexpr bool kIsDifferential = is_differential(kind);
+template <Kind kind>
+constexpr bool kHasLevels = has_levels(kind);
+template <Kind kind>
+constexpr bool kIsBinary = is_binary(kind);
+
+// A layer's kind, steps and parameters as Python gives them: `Numbers` in snnkern/neurons.py, in
+// its order.
+struct DynamicsNumbers {
+    double kind, levels, initial_fraction, negative_fraction, timesteps, alpha, memory, clip;
+};
+
+// Neuron and carry parameters in the precision of the kernel.
 template <class Real>
 struct Parameters {
     Real initial_fraction;   // β
@@ -37,6 +54,15 @@ struct Parameters {
     Real memory;             // μ
     Real clip;               // κ
     int32_t levels;          // L
+
+    Parameters() = default;
+    explicit Parameters(const DynamicsNumbers& given)
+        : initial_fraction(static_cast<Real>(given.initial_fraction)),
+          negative_fraction(static_cast<Real>(given.negative_fraction)),
+          alpha(static_cast<Real>(given.alpha)),
+          memory(static_cast<Real>(given.memory)),
+          clip(static_cast<Real>(given.clip)),
+          levels(static_cast<int32_t>(given.levels)) {}
 };
 
 // A whole number of steps to divide by. Where it is a power of two, multiplying gives the same.
@@ -476,6 +502,29 @@ SNNKERN_INLINE V residual_carry(V gained, V transmitted, V carry, V threshold,
     const V residual = X::larger(-transmitted, gained);
     const V bound = p.clip * threshold;
     return X::larger(-bound, X::smaller(bound, p.memory * carry + alpha * residual));
+}
+
+// A kind at compile time, and whether some θ of its layers may be tiny.
+template <Kind of, bool tiny>
+struct Form {
+    static constexpr Kind kKind = of;
+    static constexpr bool kTiny = tiny;
+};
+
+// Calls a function with the `Form` of a kind that is known at run time.
+template <class Function>
+inline auto with_form(Kind kind, bool tiny, const Function& function) {
+    switch (kind) {
+        case Kind::IF:
+            break;
+        case Kind::SNM:
+            return function(Form<Kind::SNM, false>{});
+        case Kind::MT:
+            return tiny ? function(Form<Kind::MT, true>{}) : function(Form<Kind::MT, false>{});
+        case Kind::DC:
+            return tiny ? function(Form<Kind::DC, true>{}) : function(Form<Kind::DC, false>{});
+    }
+    return function(Form<Kind::IF, false>{});
 }
 
 }  // namespace SNNKERN_ARCH

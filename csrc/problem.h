@@ -1,4 +1,4 @@
-// What a kernel of neurons works on, on the CPU and on the GPU alike.
+// What kernels of neurons and of actors work on, on the CPU and on the GPU alike.
 #pragma once
 
 #include "neuron.h"
@@ -26,6 +26,16 @@ struct NeuronProblem {
     Real* mean;        // Q_T / T [B, N]
     Real* next_carry;  // [B, N], always wanted
     int64_t* counts;   // spikes of each row [B], always wanted
+};
+
+// What lies between an actor and its environment; `Interface` in snnkern/actors.py.
+struct ActorInterface {
+    const float* observation_mean;  // [inputs], or null for no normalisation
+    const float* observation_std;
+    float observation_clip;
+    const float* action_scale;  // [actions]
+    const float* action_bias;
+    bool squash;
 };
 
 }  // namespace snnkern

@@ -152,10 +152,10 @@ def gpu():
 @pytest.fixture
 def triton_gpu():
     """The CUDA device, for Triton's kernels."""
-    from snnkern._backends import triton
+    from snnkern._backends import triton, triton_environment
 
     why = triton.unavailable()
-    if why or triton.INTERPRETED:
+    if why or triton_environment.INTERPRETED:
         pytest.skip(why or "TRITON_INTERPRET is set")
     return torch.device("cuda", torch.cuda.current_device())
 

@@ -63,7 +63,7 @@ FUNCTIONS = {
 }
 COUNTS = [
     *(("evaluate", name) for name in ("episodes", "seed", "rows")),
-    *(("collect", name) for name in ("steps", "seed", "turn")),
+    *(("collect", name) for name in ("steps", "seed")),
     *((function, name) for function in ("rollout", "follow", "analyze") for name in ("episodes", "seed")),
     *(("sweep", name) for name in ("episodes", "dense_episodes", "seed", "workers")),
     *(("benchmark", name) for name in ("batches", "threads")),

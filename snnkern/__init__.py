@@ -14,7 +14,7 @@ except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+unknown"
 
 from snnkern import nir, nn, ops, reference, zoo
-from snnkern._backends import BackendStatus, backends
+from snnkern._backends.choice import BackendStatus, backends
 from snnkern.actors import Actor, Interface
 from snnkern.analysis import analyze
 from snnkern.calibration import Auto, Fitted, Max, Percentile, calibrate, collect

@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from snnkern import ops
+from snnkern._backends import ActorInterface
 from snnkern.errors import InputError
 from snnkern.tensors import CheckedState, check_memory, check_numbers, check_tensor
 
@@ -138,6 +139,29 @@ class Interface(CheckedState):
         """Turns the output layer's result z `[B, action_dim]` into an action `[B, action_dim]`."""
         squashed = torch.tanh(z) if self.squash else z
         return self.action_scale * squashed + self.action_bias
+
+    def parts(self) -> ActorInterface:
+        """As backends take it. A buffer that is no longer there is None."""
+        tensors: dict[str, Any] = self._buffers
+        return ActorInterface(
+            observation_dim=self.observation_dim,
+            action_dim=self.action_dim,
+            action_scale=tensors.get("action_scale"),  # type: ignore[arg-type]
+            action_bias=tensors.get("action_bias"),  # type: ignore[arg-type]
+            squash=self.squash,
+            observation_mean=tensors.get("observation_mean"),
+            observation_std=tensors.get("observation_std"),
+            observation_clip=self.observation_clip,
+        )
+
+    def with_normalization(self, mean: ArrayLike, std: ArrayLike, clip: float) -> Interface:
+        """The same with another normalisation of observations: the arguments are those of an `Interface`.
+
+        Raises:
+            InputError: as an `Interface`.
+        """
+        parts = self.parts()._asdict() | {"observation_mean": mean, "observation_std": std, "observation_clip": clip}
+        return Interface(**parts, dtype=self.action_scale.dtype)
 
     def description(self) -> dict[str, object]:
         """What a file stores of this interface in addition to its buffers, ready for JSON."""

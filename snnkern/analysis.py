@@ -19,8 +19,8 @@ from msgspec import Meta
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snnkern import environments
 from snnkern.actors import Actor, check_actor
+from snnkern.evaluation import RandomPolicy
 from snnkern.files import from_json, to_json
 from snnkern.internals import Raster, Residuals, raster, residuals
 from snnkern.intervals import Interval
@@ -216,9 +216,8 @@ def analyze(
         )
 
     spiking = _spiking_versions(corrected or actor, thresholds, dynamics, backend)
-    bounds = environments.make(env).action_space
-    generators = [np.random.default_rng([seed, index]) for index in range(3)]
-    policies: dict[str, Acts] = {DENSE: actor, **spiking, RANDOM: _Random(bounds, generators[0])}
+    random = RandomPolicy(env, [seed, 0])
+    policies: dict[str, Acts] = {DENSE: actor, **spiking, RANDOM: random}
     runs = {DENSE: run(DENSE, *spiking, RANDOM)}
     for name in spiking:
         runs[name] = run(name, DENSE)
@@ -230,8 +229,8 @@ def analyze(
 
     size = _error_size(runs[DENSE], PLAIN)
     kept = _kept(errors[0].autocorrelation)
-    for name, part, generator in ((WHITE, 0.0, generators[1]), (CORRELATED, kept, generators[2])):
-        policies[name] = _Noisy(actor, size, part, bounds, generator)
+    for index, (name, part) in enumerate(((WHITE, 0.0), (CORRELATED, kept)), 1):
+        policies[name] = _Noisy(actor, size, part, random, np.random.default_rng([seed, index]))
         runs[name] = run(name)
     runs[OTHER] = run(DENSE, first=seed + episodes)
     divergences = [_divergence(name, found, runs[DENSE]) for name, found in runs.items() if name != DENSE]
@@ -321,23 +320,11 @@ def _divergence(name: str, run: Trajectories, dense: Trajectories) -> Divergence
     )
 
 
-class _Random:
-    """Actions drawn evenly from the action space."""
-
-    def __init__(self, bounds: Any, generator: np.random.Generator) -> None:
-        self.bounds = bounds
-        self.generator = generator
-
-    def act(self, observation: NDArray[Any]) -> NDArray[Any]:
-        shape = len(observation), *self.bounds.shape
-        return self.generator.uniform(self.bounds.low, self.bounds.high, shape)
-
-
 class _Noisy:
     """The dense actor with Gaussian noise of a given size, a part of which stays from step to step."""
 
     def __init__(
-        self, actor: Actor, size: NDArray[np.float64], kept: float, bounds: Any, generator: np.random.Generator
+        self, actor: Actor, size: NDArray[np.float64], kept: float, bounds: RandomPolicy, generator: np.random.Generator
     ) -> None:
         self.actor = actor
         self.size = size

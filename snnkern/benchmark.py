@@ -23,7 +23,7 @@ from snnkern.calibration import Calibration, calibrate
 from snnkern.conversion import corrected_actor, dense_actor
 from snnkern.errors import InputError, check_number, check_whole
 from snnkern.limits import LEAST_SECONDS, MOST_BATCH, MOST_SECONDS, MOST_THREADS
-from snnkern.neurons import IF, Dynamics, Kind
+from snnkern.neurons import IF, Dynamics
 from snnkern.nn import SpikingActor
 from snnkern.timing import MOST, Contender, Machine, load_average, machine, quartiles, rounds, rows, using_threads
 
@@ -311,7 +311,7 @@ def expected(
     In float64; DC in the actor's precision, since whether a DC neuron may take a spike back turns on rounding of what
     it has sent, the same in every run of that precision.
     """
-    differential = setting is not None and setting.neuron.kind is Kind.DC
+    differential = setting is not None and setting.neuron.differential
     dtype = actor.output.weight.dtype if differential else torch.float64
     layers = [(layer.weight.to(dtype), layer.bias.to(dtype)) for layer in [*actor.hidden, actor.output]]
     interface = actor.interface

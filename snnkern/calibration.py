@@ -7,7 +7,7 @@ small clips activations; one that is too large wastes resolution.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
 import numpy as np
@@ -19,8 +19,7 @@ from snnkern import environments
 from snnkern.actors import Actor, check_actor
 from snnkern.errors import InputError, check_whole
 from snnkern.limits import MOST_OBSERVED, check_seed
-from snnkern.neurons import Kind, Neuron
-from snnkern.nn import SpikingActor
+from snnkern.neurons import Neuron
 
 if TYPE_CHECKING:
     import gymnasium
@@ -203,8 +202,6 @@ class Fitted:
     """
 
     rule: Rule = "mse"
-    scale: float = 1.0
-    noise: float = 0.0
     weighted: bool = False
     correction: Correction = "none"
     ridge: float = 0.1
@@ -213,12 +210,7 @@ class Fitted:
         parts: list[str] = [self.rule]
         parts += ["weighted"] if self.weighted else []
         parts += [self.correction] if self.correction != "none" else []
-        numbers = (field for field in fields(self) if field.name in _NUMBERS)
-        parts += [
-            f"{field.name}={getattr(self, field.name):g}"
-            for field in numbers
-            if getattr(self, field.name) != field.default
-        ]
+        parts += [f"ridge={self.ridge:g}"] if self.ridge != Fitted.ridge else []
         return ":".join(parts)
 
     @classmethod
@@ -237,19 +229,15 @@ class Fitted:
                     given[part] = True
                 elif part in ("bias", "linear"):
                     given["correction"] = part
-                elif name in _NUMBERS:
+                elif name == "ridge":
                     given[name] = float(value)
                 else:
                     raise ValueError
             except ValueError as error:
-                wanted = ", ".join(f"{name}=number" for name in _NUMBERS)
                 raise InputError(
-                    f"calibration {text!r}: {part!r} is none of weighted, bias, linear, {wanted}"
+                    f"calibration {text!r}: {part!r} is none of weighted, bias, linear, ridge=number"
                 ) from error
         return cls(cast("Rule", rule), **given)
-
-
-_NUMBERS = ("scale", "noise", "ridge")
 
 
 @dataclass(frozen=True)
@@ -279,8 +267,8 @@ def recommended(neuron: Neuron) -> tuple[Fitted, float]:
     Returns:
         How thresholds are fitted, and α.
     """
-    weighted = neuron.kind is not Kind.DC
-    return Fitted(weighted=weighted, correction="linear"), 0.2 if neuron.kind in (Kind.IF, Kind.SNM) else 0.0
+    weighted = not neuron.differential
+    return Fitted(weighted=weighted, correction="linear"), 0.0 if neuron.multilevel else 0.2
 
 
 def chosen_alpha(alpha: float | str, neuron: Neuron) -> Any:
@@ -358,52 +346,32 @@ def collect(
     steps: int = CALIBRATION_STEPS,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
-    *,
-    spiking: SpikingActor | None = None,
-    turn: int = 20,
 ) -> NDArray[np.float32]:
     """Runs the dense actor in an environment and returns the observations that it visits, `[steps, observation_dim]`.
-
-    With `spiking`, the two actors control the environment alternately, for a calibration on states that the spiking
-    actor reaches: the dense actor recovers from the spiking actor's errors before an episode fails.
 
     Args:
         actor: the dense actor.
         env: a registered name, a function that makes the environment, or an environment, which is not closed.
         steps: how many observations.
-        seed: seed of the first reset; later episodes use the environment's generator as it is then.
-        progress: called repeatedly with the number of observations collected so far.
-        spiking: a spiking actor for the same environment, which is reset; it controls the first steps of an episode.
-        turn: how many environment steps one actor controls before the other one does.
+        seed: seed of the first reset; later episodes go on with the environment's generator.
+        progress: called with the number of observations gathered so far, now and then.
 
     Raises:
-        InputError: the environment does not exist or does not fit the actors; `steps` or `turn` is below 1.
-
-    Source: querying the expert on states that the learner visits: Ross, Gordon and Bagnell, "A Reduction of Imitation
-    Learning and Structured Prediction to No-Regret Online Learning", AISTATS 2011; the alternation is ours.
+        InputError: the environment does not exist or does not fit the actor; a number is out of range.
     """
     check_actor(actor)
-    if not isinstance(spiking, SpikingActor | None):
-        raise InputError(f"spiking must be a SpikingActor (see convert), got {type(spiking).__name__}")
     steps = check_whole("steps", steps, least=1, most=MOST_OBSERVED // max(actor.interface.observation_dim, 1))
-    turn, seed = check_whole("turn", turn, least=1, most=MOST_OBSERVED), check_seed(seed)
+    seed = check_seed(seed)
     with environments.one_of(env) as environment:
-        for policy in (actor, spiking):
-            if policy is not None:
-                environments.check_spaces(policy.interface, environment.observation_space, environment.action_space)
+        environments.check_spaces(actor.interface, environment.observation_space, environment.action_space)
         observations = np.empty((steps, actor.interface.observation_dim), dtype=np.float32)
         observation, _ = environment.reset(seed=seed)
-        began = 0  # this episode
         for step in range(steps):
             observations[step] = observation
-            if spiking is not None and step == began:
-                spiking.reset()
-            policy = actor if spiking is None or (step - began) // turn % 2 else spiking
-            action = policy.act(np.asarray(observation, dtype=np.float32))
+            action = actor.act(np.asarray(observation, dtype=np.float32))
             observation, _, terminated, truncated, _ = environment.step(action)
             if terminated or truncated:
                 observation, _ = environment.reset()
-                began = step + 1
             if progress and (step + 1) % 500 == 0:
                 progress(step + 1)
     return observations

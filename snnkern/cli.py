@@ -19,7 +19,7 @@ from rich.text import Text
 
 import snnkern
 from snnkern import benchmark, conversion, zoo
-from snnkern._backends import choices, rule
+from snnkern._backends.choice import choices, rule
 from snnkern.actors import Actor
 from snnkern.benchmark_summary import summarize_benchmark
 from snnkern.calibration import parse_calibration

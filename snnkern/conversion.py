@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from snnkern import checkpoints
-from snnkern._backends import check_name
+from snnkern._backends.choice import check_name
 from snnkern.actors import Actor, Interface, check_actor
 from snnkern.calibration import Auto, Calibration, Fitted, calibrate, chosen_alpha, parse_calibration, recommended
 from snnkern.errors import CheckpointError, InputError

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from snnkern.actors import Actor
 from snnkern.errors import InputError, check_number
 from snnkern.limits import MOST_PICOJOULES, Amount
-from snnkern.neurons import Dynamics, Kind
+from snnkern.neurons import Dynamics
 from snnkern.nn import SpikingActor
 from snnkern.trajectories import LayerDecision, replay
 
@@ -264,7 +264,7 @@ def _products(inputs: float, outputs: int) -> Operations:
 def _neurons(dynamics: Dynamics, width: int, spikes: float, first: bool) -> Operations:
     """The neurons' own updates over T steps."""
     steps = dynamics.timesteps * width
-    if dynamics.neuron.kind is not Kind.DC:
+    if not dynamics.neuron.differential:
         # u takes weights in directly; at every step the bias, or the first layer's current, is added to it, and at
         # every spike θ or λ is taken off.
         return Operations(additions=steps + spikes)
@@ -282,7 +282,7 @@ def _carry(dynamics: Dynamics, width: int) -> Operations:
     if not dynamics.alpha and not dynamics.memory:
         return Operations()
     remembers, starts = dynamics.memory > 0, dynamics.neuron.initial_fraction > 0
-    counts = dynamics.neuron.kind is not Kind.DC
+    counts = not dynamics.neuron.differential
     return Operations(
         additions=float(width * (1 + remembers + starts)), multiplications=float(width * (1 + remembers + counts))
     )

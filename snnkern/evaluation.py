@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snnkern import _backends, environments
+from snnkern import environments
+from snnkern._backends.choice import choose
 from snnkern.actors import Actor
 from snnkern.errors import InputError
 from snnkern.intervals import Interval, bootstrap
@@ -193,31 +194,35 @@ def describe_task(
 def backend_name(actor: Actor, backend: str) -> str:
     """What computes an actor's spiking versions: "auto" may be another backend on the next day."""
     own = actor.interface.action_scale
-    return str(_backends.choose(backend, own.device, own.dtype).NAME)
+    return choose(backend, own.device, own.dtype).NAME
 
 
 class RandomPolicy:
     """Actions drawn evenly from an environment's action space, whatever it observes: the zero of normalised scores.
 
+    Attributes:
+        low: least actions, `[action_dim]`.
+        high: largest actions, `[action_dim]`.
+
     Args:
-        env: a registered name.
+        env: a registered name, or a function that makes the environment.
         seed: of the draws.
 
     Raises:
         InputError: there is no such environment, or its actions are not between finite bounds.
     """
 
-    def __init__(self, env: str, seed: int) -> None:
+    def __init__(self, env: str | Callable[[], gymnasium.Env[Any, Any]], seed: int | Sequence[int]) -> None:
         with environments.one_of(env) as environment:
             space: Any = environment.action_space
-        self._low, self._high = getattr(space, "low", np.inf), getattr(space, "high", np.inf)
-        if not np.isfinite([self._low, self._high]).all():
+        self.low, self.high = getattr(space, "low", np.inf), getattr(space, "high", np.inf)
+        if not np.isfinite([self.low, self.high]).all():
             raise InputError(f"no random policy acts in {env}: its actions are {space}, not between finite bounds")
         self._generator = np.random.default_rng(seed)
 
     def act(self, observation: NDArray[Any], /) -> NDArray[Any]:
         """Random actions, `[B, action_dim]` for observations `[B, observation_dim]`."""
-        actions = self._generator.uniform(self._low, self._high, (*observation.shape[:-1], *np.shape(self._low)))
+        actions = self._generator.uniform(self.low, self.high, (*observation.shape[:-1], *np.shape(self.low)))
         return actions.astype(np.float32)
 
 

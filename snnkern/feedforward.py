@@ -31,7 +31,7 @@ from snnkern.calibration import (
     parse_of_activations,
 )
 from snnkern.errors import InputError
-from snnkern.neurons import Dynamics, Kind, Neuron, parse_neuron
+from snnkern.neurons import Dynamics, Neuron, parse_neuron
 from snnkern.nn import SpikingActivation
 
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -152,7 +152,7 @@ def spikify(
     region = _Region(graph)
     thresholds, example = _calibrate(graph, region, sample_batches, rule)
     offsets: dict[fx.Node, Tensor] = {}
-    if dynamics.neuron.kind is Kind.DC:
+    if dynamics.neuron.differential:
         offsets = _Silence(graph, region).offsets(example)
         _drop_biases(graph, region)
     _make_spiking(graph, region, thresholds, offsets, dynamics, backend)

@@ -21,7 +21,7 @@ from snnkern import ops
 from snnkern.actors import Actor, check_actor
 from snnkern.calibration import Correction, Rule, as_tensor, batches, check_observations
 from snnkern.errors import InputError
-from snnkern.neurons import Dynamics, Kind, Neuron, parse_neuron
+from snnkern.neurons import Dynamics, Neuron, parse_neuron
 from snnkern.sensitivity import Sensitivity, sensitivity
 
 _RULES: tuple[str, ...] = get_args(Rule)
@@ -60,8 +60,6 @@ def fit(
     neuron: str | Neuron = "mt",
     timesteps: int = 4,
     rule: Rule = "mse",
-    scale: float = 1.0,
-    noise: float = 0.0,
     weighted: bool = False,
     correction: Correction = "none",
     ridge: float = 0.1,
@@ -75,10 +73,6 @@ def fit(
         neuron: as for `convert`.
         timesteps: T.
         rule: "mse" (`least_error_threshold`) or "gaussian" (`gaussian_threshold`).
-        scale: every threshold is multiplied by it.
-        noise: if above 0, every observation is used a second time with normal noise, whose deviation is this fraction
-            of each entry's. The dense actor's answer there is known as well, and a spiking actor visits states that
-            the dense one never does.
         weighted: whether an error counts by how much it moves the action (`snnkern.sensitivity`), in the mse rule and
             in the linear correction.
         correction: "none"; "bias", which subtracts the mean error of every layer's output from the next layer's bias;
@@ -91,14 +85,10 @@ def fit(
     Source: fitting on the converted layers' own output, and folding its mean error into the next bias: Li et al., "A
     Free Lunch From ANN: Towards Efficient, Accurate Spiking Neural Networks Calibration", ICML 2021, section 4.
     """
-    settings = _Settings(Dynamics(parse_neuron(neuron), timesteps), rule, scale, correction, ridge)
+    settings = _Settings(Dynamics(parse_neuron(neuron), timesteps), rule, correction, ridge)
     _check_positive("ridge", ridge)
-    if noise != 0:
-        _check_positive("noise", noise)
     check_actor(actor)
     signal = _gather(actor, observations)
-    if noise:
-        signal = torch.cat([signal, _noisy(signal, noise)])
     activations = actor.hidden_activations(signal)
     if not all(bool(torch.isfinite(activation).all()) for activation in activations):
         raise InputError("calibration observations are so large that activations overflow")
@@ -121,14 +111,12 @@ class _Settings:
 
     plain: Dynamics
     rule: Rule
-    scale: float
     correction: Correction
     ridge: float
 
     def __post_init__(self) -> None:
         _check_choice("rule", self.rule, _RULES)
         _check_choice("correction", self.correction, _CORRECTIONS)
-        _check_positive("scale", self.scale)
 
 
 def _fit(
@@ -141,7 +129,7 @@ def _fit(
     thresholds, errors = [], []
     for index, activation in enumerate(activations):
         weight, bias = layers[index]
-        own_bias = bias if kind.kind is Kind.DC else None
+        own_bias = bias if kind.differential else None
         current = ops.linear(sent, weight.T.contiguous(), None if own_bias is not None else bias)
         maximum = activation.amax(dim=0)
         if settings.rule == "mse":
@@ -152,7 +140,7 @@ def _fit(
         else:
             mean = sent if sent.dim() == 2 else _decode(sent, kind)
             threshold = gaussian_threshold(mean @ weight.T + bias, kind.levels, settings.plain.timesteps)
-        threshold = torch.where(maximum > 0, threshold * settings.scale, 0.0)
+        threshold = torch.where(maximum > 0, threshold, 0.0)
         carry = torch.zeros_like(activation)
         output, _, _ = ops.neuron_mean(current, threshold, carry, settings.plain, bias=own_bias)
         sent, _, _ = ops.neuron_spikes(current, threshold, carry, settings.plain, bias=own_bias)
@@ -317,17 +305,10 @@ def _thin(states: Tensor) -> Tensor:
 
 def _decode(spikes: Tensor, neuron: Neuron) -> Tensor:
     """The mean `[S, N]` that spikes `[T, S, N]` stand for."""
-    if neuron.kind is not Kind.DC:
+    if not neuron.differential:
         return spikes.mean(dim=0)
     steps = torch.arange(1, len(spikes) + 1, dtype=spikes.dtype, device=spikes.device)
     return (spikes / steps[:, None, None]).sum(dim=0)
-
-
-def _noisy(signal: Tensor, noise: float) -> Tensor:
-    """Observations with normal noise, its deviation a fraction of each entry's; the same every time."""
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randn(signal.shape, generator=generator).to(signal)
-    return signal + noise * signal.std(dim=0, unbiased=False) * drawn
 
 
 def _gather(

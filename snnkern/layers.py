@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from snnkern import ops
 from snnkern.actors import Interface
 from snnkern.errors import InputError
-from snnkern.neurons import Dynamics, Kind
+from snnkern.neurons import Dynamics
 from snnkern.tensors import CheckedState, check_numbers, check_tensor, stands_for_others
 
 
@@ -135,7 +135,7 @@ def decide_by_layers(
     Returns:
         z `[B, out]`, and the next carry `[B, N]` and the spike counts `[B]` of every hidden layer.
     """
-    differential = dynamics.neuron.kind is Kind.DC
+    differential = dynamics.neuron.differential
     after, counts = [], []
     for layer, carry in zip(hidden, carries, strict=True):
         run = ops.neuron_mean if layer is hidden[-1] else ops.neuron_spikes

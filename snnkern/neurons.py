@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import IntEnum
 from numbers import Integral, Real
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar, NamedTuple, TypedDict
 
 from snnkern.errors import InputError, brief
 
@@ -19,7 +19,7 @@ _MAX_COUNT = 2**31 - 1
 
 
 class Kind(IntEnum):
-    """Names a neuron kind in operators and native code; `Kind` in `csrc/neuron.h` has the same values."""
+    """Names a neuron kind in operators and kernels; `csrc/neuron.h` and `triton_neurons.py` have the same values."""
 
     IF = 0
     SNM = 1
@@ -35,9 +35,16 @@ class Neuron:
         initial_fraction: β, the potential at the start of a decision step as a fraction of the threshold, 0 … 1.
         negative_fraction: η, below which fraction of the threshold a negative spike is sent (SNM only).
         levels: L, the number of thresholds per sign, λ_j = θ / 2^j (MT and DC only).
+        signed: whether it may send negative spikes.
+        multilevel: whether its spikes have several sizes.
+        differential: whether its spikes carry changes of a rate, which the receiver integrates. Its layer adds the bias
+            once per decision, and a constant current is coded as x_1 = current, x_2 = … = 0.
     """
 
     kind: ClassVar[Kind]
+    signed: ClassVar[bool] = False
+    multilevel: ClassVar[bool] = False
+    differential: ClassVar[bool] = False
 
     initial_fraction: float = 0.5
     negative_fraction: float = field(default=0.0, init=False, repr=False)
@@ -86,6 +93,7 @@ class SNM(Neuron):
     """
 
     kind: ClassVar[Kind] = Kind.SNM
+    signed: ClassVar[bool] = True
     negative_fraction: float = 0.0
 
     @classmethod
@@ -102,6 +110,8 @@ class MT(Neuron):
     """
 
     kind: ClassVar[Kind] = Kind.MT
+    signed: ClassVar[bool] = True
+    multilevel: ClassVar[bool] = True
     initial_fraction: float = 0.0
     levels: int = 4
 
@@ -114,6 +124,9 @@ class DC(Neuron):
     """
 
     kind: ClassVar[Kind] = Kind.DC
+    signed: ClassVar[bool] = True
+    multilevel: ClassVar[bool] = True
+    differential: ClassVar[bool] = True
     initial_fraction: float = 0.0
     levels: int = 4
 
@@ -137,7 +150,7 @@ def parse_neuron(neuron: str | Neuron, levels: int | None = None) -> Neuron:
     if not isinstance(neuron, str) or neuron.lower() not in NEURON_NAMES:
         raise InputError(f"unknown neuron {neuron!r}: choose one of {', '.join(NEURON_NAMES)}")
     cls = NEURONS[Kind[neuron.upper()]]
-    if levels is not None and cls in (MT, DC):
+    if levels is not None and cls.multilevel:
         return neuron_from(cls.kind, {"levels": levels})
     return cls()
 
@@ -145,7 +158,7 @@ def parse_neuron(neuron: str | Neuron, levels: int | None = None) -> Neuron:
 def neuron_from(kind: Kind, parameters: Mapping[str, Any]) -> Neuron:
     """A neuron of a kind from named parameters; those that the kind does not have are left out."""
     cls = NEURONS[kind]
-    known = {name for name, spec in cls.__dataclass_fields__.items() if spec.init}
+    known = {spec.name for spec in fields(cls) if spec.init}
     return cls(**{name: value for name, value in parameters.items() if name in known})
 
 
@@ -162,6 +175,19 @@ class DynamicsDescription(TypedDict):
     """What `Dynamics.to_dict` returns."""
 
     neuron: NeuronDescription
+    timesteps: int
+    alpha: float
+    memory: float
+    clip: float
+
+
+class Numbers(NamedTuple):
+    """All numbers of a `Dynamics`, as operators and native code take them: `DynamicsNumbers` in `csrc/neuron.h`."""
+
+    kind: int
+    levels: int
+    initial_fraction: float
+    negative_fraction: float
     timesteps: int
     alpha: float
     memory: float
@@ -204,6 +230,28 @@ class Dynamics:
             raise InputError(f"clip (κ) must be a finite number of at least 0, got {brief(self.clip)}")
         for name, convert in (("timesteps", int), ("alpha", float), ("memory", float), ("clip", float)):
             object.__setattr__(self, name, convert(getattr(self, name)))
+
+    @property
+    def numbers(self) -> Numbers:
+        """All of these and the neuron's parameters."""
+        neuron = self.neuron
+        return Numbers(
+            kind=int(neuron.kind),
+            levels=neuron.levels,
+            initial_fraction=neuron.initial_fraction,
+            negative_fraction=neuron.negative_fraction,
+            timesteps=self.timesteps,
+            alpha=self.alpha,
+            memory=self.memory,
+            clip=self.clip,
+        )
+
+    @classmethod
+    def from_numbers(cls, *numbers: float) -> Dynamics:
+        """The dynamics whose `numbers` these are."""
+        given = Numbers._make(numbers)
+        neuron = neuron_from(Kind(given.kind), given._asdict())
+        return cls(neuron, given.timesteps, given.alpha, given.memory, given.clip)
 
     def to_dict(self) -> DynamicsDescription:
         """A JSON-ready description that `from_dict` reads back."""

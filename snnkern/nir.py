@@ -16,13 +16,12 @@ from torch import Tensor
 
 from snnkern import reference
 from snnkern.errors import InputError, require
-from snnkern.neurons import Kind
 from snnkern.nn import SpikingActor
 
 _WHY = {
-    Kind.SNM: "its negative spikes depend on what was sent before",
-    Kind.MT: "it sends spikes of several sizes",
-    Kind.DC: "its spikes are changes of a rate that the receiver integrates",
+    "differential": "its spikes are changes of a rate that the receiver integrates",
+    "multilevel": "it sends spikes of several sizes",
+    "signed": "its negative spikes depend on what was sent before",
 }
 
 
@@ -113,9 +112,10 @@ def _check(snn: SpikingActor) -> list[Tensor]:
     """The thresholds of a spiking actor that NIR can express, float64 `[N]` each."""
     if not isinstance(snn, SpikingActor):
         raise InputError(f"snn must be a SpikingActor (see convert), got {type(snn).__name__}")
-    kind = snn.dynamics.neuron.kind
-    if kind is not Kind.IF:
-        raise InputError(f"NIR cannot express {kind.name} neurons: {_WHY[kind]}. Convert with neuron='if'")
+    neuron = snn.dynamics.neuron
+    for trait, why in _WHY.items():
+        if getattr(neuron, trait):
+            raise InputError(f"NIR cannot express {neuron.label} neurons: {why}. Convert with neuron='if'")
     return [threshold.detach().cpu().double() for threshold in snn.thresholds]
 
 

@@ -15,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from snnkern import _backends, ops
+from snnkern import ops
+from snnkern._backends import ActorParts, Engine, choice
+from snnkern._backends.arguments import checked
 from snnkern._backends.watch import watch
 from snnkern.actors import Actor, Interface, Policy
 from snnkern.capture import CapturedDecision
@@ -29,7 +31,7 @@ from snnkern.layers import (
     decide_by_layers,
     refuse_mapping,
 )
-from snnkern.neurons import Dynamics, Kind, Neuron, parse_neuron
+from snnkern.neurons import Dynamics, Neuron, parse_neuron
 from snnkern.tensors import CheckedState, check_tensor, counted_together, lasting, plain, stands_for_others
 
 
@@ -72,7 +74,7 @@ class SpikingActivation(CheckedState):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        _backends.check_name(backend)
+        choice.check_name(backend)
         self.dynamics = Dynamics(parse_neuron(neuron), timesteps, alpha, memory, clip)
         self.backend = backend
         self.register_buffer("threshold", check_threshold(_as_tensor("threshold", threshold)))
@@ -131,7 +133,7 @@ class _Packed(NamedTuple):
         unchanged: whether the actor still consists of these parts.
     """
 
-    parts: _backends.ActorParts
+    parts: ActorParts
     tables: list[tuple[dict[str, Any], dict[str, Any]]]
     tensors: list[Tensor]
     unchanged: Callable[[], bool]
@@ -148,7 +150,7 @@ class _Bound(NamedTuple):
         unchanged: whether the actor still has these carries, and consists of what the engine was packed from.
     """
 
-    engine: _backends.Engine
+    engine: Engine
     shape: tuple[int, int]
     carries: Sequence[Tensor]
     counts: Tensor
@@ -198,7 +200,7 @@ class SpikingActor(Policy):
         check_finite: bool = True,
     ) -> None:
         super().__init__(copy.deepcopy(actor.interface), actor.metadata, check_finite)
-        _backends.check_name(backend)
+        choice.check_name(backend)
         self._dynamics = dynamics
         self._backend = backend
         if not isinstance(thresholds, Sequence):
@@ -221,12 +223,12 @@ class SpikingActor(Policy):
         self._row_alpha: Tensor | None = None
         self._spikes: Tensor | None = None
         self._packed: _Packed | None = None  # at the first decision
-        self._engine: _backends.Engine | None = None  # None too where no backend has one for this actor
-        self._large: bool | None = None  # whether `_engine` is for batches that are large (`_backends.is_large`)
+        self._engine: Engine | None = None  # None too where no backend has one for this actor
+        self._large: bool | None = None  # whether `_engine` is for batches that are large (`is_large`)
         self._bound: _Bound | None = None
         self._counted: list[Tensor] = []  # tensors that have one counter of changes
         self._count_together()
-        _backends.checked(self._parts())
+        checked(self._parts())
 
     @property
     def dynamics(self) -> Dynamics:
@@ -364,9 +366,8 @@ class SpikingActor(Policy):
         _check_batch(batch)
         self._notice_changes()
         bound = self._bind(batch)
-        prepare = None if bound is None else getattr(bound.engine, "warmup", None)
-        if prepare is not None:
-            prepare()
+        if bound is not None:
+            bound.engine.warmup()
 
     def stateless(self) -> StatelessActor:
         """The decision as a pure function: carries in, carries out. It shares this actor's weights.
@@ -437,7 +438,7 @@ class SpikingActor(Policy):
         bound = self._bound
         if bound is not None and bound.shape[0] == batch and bound.unchanged():
             return bound
-        large = _backends.is_large(self.output.weight.device, batch)
+        large = choice.is_large(self.output.weight.device, batch)
         if self._large != large:
             self._engine, self._large = self._pack(batch), large
         if self._engine is None:
@@ -482,9 +483,9 @@ class SpikingActor(Policy):
         held += [module._modules for module in (self, cast("nn.Module", self.hidden), *self.hidden)]
         tables = [(table, dict(table)) for table in held]
         unchanged = watch(tables, tensors)  # first: what changes from here on is noticed
-        self._packed = _Packed(_backends.checked(parts), tables, tensors, unchanged)
+        self._packed = _Packed(checked(parts), tables, tensors, unchanged)
 
-    def _parts(self) -> _backends.ActorParts:
+    def _parts(self) -> ActorParts:
         """What a decision is made from. Raises where the modules are not those of a spiking actor."""
         if not isinstance(self.hidden, nn.ModuleList) or not len(self.hidden):
             raise InputError(f"hidden must be a ModuleList of at least one SpikingLayer, got {self.hidden!r}")
@@ -500,10 +501,10 @@ class SpikingActor(Policy):
         for name, module, kind in kinds:
             if not isinstance(module, kind):
                 raise InputError(f"{name} must be of class {kind.__name__}, got {type(module).__name__}")
-        return _backends.ActorParts(
+        return ActorParts(
             hidden=[(layer.weight, layer.bias, layer.threshold) for layer in self.hidden],
             output=(self.output.weight, self.output.bias),
-            interface=dict(self.interface.named_buffers()) | self.interface.description(),
+            interface=self.interface.parts(),
             dynamics=self.dynamics,
         )
 
@@ -519,11 +520,11 @@ class SpikingActor(Policy):
         for (table, name, _), tensor in zip(slots, self._counted, strict=False):
             table[name] = tensor
 
-    def _pack(self, batch: int) -> _backends.Engine | None:
+    def _pack(self, batch: int) -> Engine | None:
         """An engine of the present weights and thresholds; None where there is none for this actor."""
         self._notice_changes()
         assert self._packed is not None
-        return _backends.engine(self.backend, self._packed.parts, batch)
+        return choice.engine(self.backend, self._packed.parts, batch)
 
     def _unpack(self) -> None:
         """Drops what was packed: weights or thresholds change."""
@@ -600,7 +601,7 @@ def _as_tensor(name: str, value: object) -> Tensor:
 
 
 def _check_bias(bias: Tensor, neuron: Neuron) -> Tensor:
-    if neuron.kind is not Kind.DC:
+    if not neuron.differential:
         raise InputError(f"bias is for DC neurons; the current of {neuron.label} neurons contains it")
     bias = _as_tensor("bias", bias)
     if not bias.dtype.is_floating_point or not bool(torch.isfinite(bias).all()):

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
 
-from snnkern import _backends
+from snnkern._backends import Problem
+from snnkern._backends.choice import choose
 from snnkern.errors import InputError
-from snnkern.neurons import Dynamics, Kind, neuron_from
+from snnkern.neurons import Dynamics, Numbers
 from snnkern.tensors import check_dtype
 
-# The fields of `Dynamics`, in the types that operator schemas have. `_flat` and `_dynamics` convert.
+# `Dynamics` crosses as its numbers, which have the types of operator schemas.
+_NUMBERS = ", ".join(f"{kind.__name__} {name}" for name, kind in get_type_hints(Numbers).items())
 _SCHEMA = (
-    "(Tensor current, Tensor threshold, Tensor carry, Tensor? bias, Tensor? row_alpha, int kind, int levels, "
-    "float initial_fraction, float negative_fraction, int timesteps, float alpha, float memory, "
-    "float clip, str backend) -> (Tensor, Tensor, Tensor)"
+    "(Tensor current, Tensor threshold, Tensor carry, Tensor? bias, Tensor? row_alpha, "
+    f"{_NUMBERS}, str backend) -> (Tensor, Tensor, Tensor)"
 )
+_dynamics = functools.lru_cache(maxsize=1024)(Dynamics.from_numbers)
 
 
 def neuron_spikes(
@@ -57,8 +59,7 @@ def neuron_spikes(
     Source: `docs/semantics.md`, "One decision step of one neuron" and "Residual carry".
     """
     refuse_grad(current=current, threshold=threshold, carry=carry, bias=bias, row_alpha=row_alpha)
-    flat = _flat(dynamics)
-    return torch.ops.snnkern.neuron_spikes(current, threshold, carry, bias, row_alpha, *flat, backend)
+    return torch.ops.snnkern.neuron_spikes(current, threshold, carry, bias, row_alpha, *dynamics.numbers, backend)
 
 
 def neuron_mean(
@@ -77,8 +78,7 @@ def neuron_mean(
         mean output Q_T / T (e_T for DC) `[B, N]`, carry `[B, N]`, counts int64 `[B]`.
     """
     refuse_grad(current=current, threshold=threshold, carry=carry, bias=bias, row_alpha=row_alpha)
-    flat = _flat(dynamics)
-    return torch.ops.snnkern.neuron_mean(current, threshold, carry, bias, row_alpha, *flat, backend)
+    return torch.ops.snnkern.neuron_mean(current, threshold, carry, bias, row_alpha, *dynamics.numbers, backend)
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str = "auto") -> Tensor:
@@ -122,16 +122,16 @@ def _finite(observation: Tensor) -> Tensor:
 
 
 def _neuron(wants_spikes: bool, current, threshold, carry, bias, row_alpha, *rest) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
-    *flat, backend = rest
-    dynamics = _dynamics(*flat)
+    *numbers, backend = rest
+    dynamics = _dynamics(*numbers)
     _check_neuron(current, threshold, carry, bias, row_alpha, dynamics)
-    module = _backends.choose(backend, current.device, current.dtype)
-    return tuple(module.neuron(_backends.Problem(current, threshold, carry, dynamics, bias, row_alpha, wants_spikes)))
+    chosen = choose(backend, current.device, current.dtype)
+    return chosen.neuron(Problem(current, threshold, carry, dynamics, bias, row_alpha, wants_spikes))
 
 
 def _neuron_fake(wants_spikes: bool, current, threshold, carry, bias, row_alpha, *rest) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
-    *flat, _ = rest
-    dynamics = _dynamics(*flat)
+    *numbers, _ = rest
+    dynamics = _dynamics(*numbers)
     _check_neuron(current, threshold, carry, bias, row_alpha, dynamics)
     shape = (dynamics.timesteps, *carry.shape) if wants_spikes else carry.shape
     counts = carry.new_empty(carry.shape[0], dtype=torch.int64)
@@ -140,46 +140,12 @@ def _neuron_fake(wants_spikes: bool, current, threshold, carry, bias, row_alpha,
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Tensor:
     _check_linear(input, weight, bias)
-    module = _backends.choose(backend, input.device, input.dtype)
-    return module.linear(input, weight, bias)
+    return choose(backend, input.device, input.dtype).linear(input, weight, bias)
 
 
 def _linear_fake(input: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Tensor:
     _check_linear(input, weight, bias)
     return input.new_empty((*input.shape[:-1], weight.shape[1]))
-
-
-def _flat(dynamics: Dynamics) -> tuple[int, int, float, float, int, float, float, float]:
-    neuron = dynamics.neuron
-    return (
-        int(neuron.kind),
-        neuron.levels,
-        neuron.initial_fraction,
-        neuron.negative_fraction,
-        dynamics.timesteps,
-        dynamics.alpha,
-        dynamics.memory,
-        dynamics.clip,
-    )
-
-
-@functools.lru_cache(maxsize=1024)
-def _dynamics(
-    kind: int,
-    levels: int,
-    initial_fraction: float,
-    negative_fraction: float,
-    timesteps: int,
-    alpha: float,
-    memory: float,
-    clip: float,
-) -> Dynamics:
-    parameters = {
-        "initial_fraction": initial_fraction,
-        "negative_fraction": negative_fraction,
-        "levels": levels,
-    }
-    return Dynamics(neuron_from(Kind(kind), parameters), timesteps, alpha, memory, clip)
 
 
 def refuse_grad(**tensors: Tensor | None) -> None:
@@ -217,7 +183,7 @@ def _check_neuron(
         _check_shape("current", current, (dynamics.timesteps, batch, neurons), "[T, B, N]")
     _check_shape("threshold", threshold, (neurons,), "[N]")
     if bias is not None:
-        if dynamics.neuron.kind is not Kind.DC:
+        if not dynamics.neuron.differential:
             raise InputError(f"bias is for DC neurons; the current of {dynamics.neuron.label} neurons contains it")
         _check_shape("bias", bias, (neurons,), "[N]")
     if row_alpha is not None:

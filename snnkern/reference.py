@@ -187,7 +187,7 @@ def neuron(
     margin = torch.full_like(start, torch.inf)
 
     for t in range(1, timesteps + 1):
-        x = _current_at(current, t, spec.kind)
+        x = _current_at(current, t, spec)
         state.integrate(x)
         for distance in state.distances(t):
             margin = torch.minimum(margin, distance)
@@ -266,7 +266,7 @@ def actor(
         dynamics: neuron, T, α, μ, κ; the same for all layers.
         row_alpha: α of every row, `[B]`, in place of `dynamics.alpha`.
     """
-    differential = dynamics.neuron.kind is Kind.DC
+    differential = dynamics.neuron.differential
     decisions: list[Decision] = []
     signal = observation  # the first layer's current is constant over t
     for (weight, bias, threshold), carry in zip(hidden, carries, strict=True):
@@ -276,10 +276,10 @@ def actor(
     return ActorDecision(linear(decisions[-1].mean, *output), decisions)
 
 
-def _current_at(current: Tensor, t: int, kind: Kind) -> Tensor:
+def _current_at(current: Tensor, t: int, neuron: Neuron) -> Tensor:
     if current.dim() == 3:
         return current[t - 1]
-    if kind is Kind.DC and t > 1:
+    if neuron.differential and t > 1:
         return torch.zeros_like(current)
     return current
 

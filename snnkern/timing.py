@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from snnkern import _backends
+from snnkern._backends.choice import backends
 from snnkern.neurons import Dynamics
 
 ROUND_SECONDS = 2e-3  # of one contender in a round: no fewer decisions than `fewest`, no more than MOST
@@ -205,7 +205,7 @@ def machine(packages: Sequence[str]) -> Machine:
     if cpuinfo.exists():
         found = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = found[0] if found else model
-    engine = next(status.detail for status in _backends.backends() if status.name == "cpu")
+    engine = next(status.detail for status in backends() if status.name == "cpu")
     versions = {name: _version(name) for name in packages}
     return {"cpu": model, "cores": os.cpu_count(), "engine": engine, "load": load_average(), "versions": versions}
 

@@ -16,7 +16,6 @@ from snnkern import environments, ops, reference
 from snnkern.actors import Policy
 from snnkern.errors import Error, InputError
 from snnkern.limits import MOST_REPLAYED, MOST_SIDE_BY_SIDE, check_episodes
-from snnkern.neurons import Kind
 from snnkern.nn import SpikingActor
 from snnkern.rollout import Acts
 
@@ -209,7 +208,7 @@ def replay(snn: SpikingActor, observations: NDArray[np.floating]) -> Iterator[li
             f"into: at most {MOST_REPLAYED:,} together"
         )
     whole = replace(dynamics, alpha=1.0, memory=0.0, clip=_UNBOUNDED)  # with these the carry is the residual
-    differential = dynamics.neuron.kind is Kind.DC
+    differential = dynamics.neuron.differential
     steps = torch.arange(1, dynamics.timesteps + 1).to(own) if differential else own.new_tensor(dynamics.timesteps)
     carries = [layer.threshold.new_zeros(observations.shape[1], len(layer.threshold)) for layer in snn.hidden]
     for observation in observations:

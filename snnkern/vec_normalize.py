@@ -264,7 +264,7 @@ def put_inside(actor: Actor, normalization: Normalization) -> Actor:
         InputError: it is for observations of another width.
     """
     interface = actor.interface
-    if normalization.mean is None:
+    if normalization.mean is None or normalization.std is None:
         return _with_metadata(actor, normalization.source)
     if interface.observation_mean is not None:
         raise InputError("the actor normalises its observations already: it takes no second normalisation")
@@ -273,17 +273,7 @@ def put_inside(actor: Actor, normalization: Normalization) -> Actor:
             f"{normalization.source} normalises {len(normalization.mean)} numbers, "
             f"but the actor's observations are [{interface.observation_dim}]"
         )
-    inside = Interface(
-        interface.observation_dim,
-        interface.action_dim,
-        action_scale=interface.action_scale,
-        action_bias=interface.action_bias,
-        squash=interface.squash,
-        observation_mean=normalization.mean,
-        observation_std=normalization.std,
-        observation_clip=normalization.clip,
-        dtype=interface.action_scale.dtype,
-    )
+    inside = interface.with_normalization(normalization.mean, normalization.std, normalization.clip)
     return _with_metadata(actor, normalization.source, inside)
 
 

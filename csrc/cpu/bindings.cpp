@@ -1,9 +1,6 @@
 // snnkern._cpu: the CPU kernels for Python. Takes addresses, sizes and strides; the caller has
 // checked them (snnkern/ops.py), so nothing here depends on torch.
 
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
 #include "engine_binding.h"
 #include "isa.h"
 #include "watch.h"
@@ -14,30 +11,8 @@ namespace snnkern {
 namespace {
 
 template <class Real>
-void neuron(int kind, int levels, double initial_fraction, double negative_fraction, double alpha,
-            double memory, double clip, int64_t timesteps, int64_t batch, int64_t neurons,
-            uintptr_t current, bool constant, int64_t current_stride_t, int64_t current_stride_b,
-            uintptr_t threshold, uintptr_t bias, uintptr_t carry, uintptr_t row_alpha,
-            uintptr_t spikes, uintptr_t mean, uintptr_t next_carry, uintptr_t counts) {
-    NeuronProblem<Real> problem{};
-    problem.kind = static_cast<Kind>(kind);
-    problem.parameters =
-        parameters<Real>(levels, initial_fraction, negative_fraction, alpha, memory, clip);
-    problem.timesteps = timesteps;
-    problem.batch = batch;
-    problem.neurons = neurons;
-    problem.current = pointer<const Real>(current);
-    problem.constant = constant;
-    problem.current_stride_t = current_stride_t;
-    problem.current_stride_b = current_stride_b;
-    problem.threshold = pointer<const Real>(threshold);
-    problem.bias = pointer<const Real>(bias);
-    problem.carry = pointer<const Real>(carry);
-    problem.alpha = pointer<const Real>(row_alpha);
-    problem.spikes = pointer<Real>(spikes);
-    problem.mean = pointer<Real>(mean);
-    problem.next_carry = pointer<Real>(next_carry);
-    problem.counts = pointer<int64_t>(counts);
+void neuron(const Dynamics& dynamics, const LayerArguments& layer) {
+    const auto problem = neuron_problem<Real>(dynamics, layer);
     py::gil_scoped_release release;
     if constexpr (std::is_same_v<Real, float>)
         kernels().run_neuron_float(problem);
@@ -65,12 +40,7 @@ void linear(int64_t rows, int64_t inputs, int64_t outputs, uintptr_t input, uint
 template <class Real>
 void define(py::module_& module, const char* neuron_name, const char* linear_name) {
     using py::arg;
-    module.def(neuron_name, &neuron<Real>, py::kw_only(), arg("kind"), arg("levels"),
-               arg("initial_fraction"), arg("negative_fraction"), arg("alpha"), arg("memory"),
-               arg("clip"), arg("timesteps"), arg("batch"), arg("neurons"), arg("current"),
-               arg("constant"), arg("current_stride_t"), arg("current_stride_b"), arg("threshold"),
-               arg("bias"), arg("carry"), arg("row_alpha"), arg("spikes"), arg("mean"),
-               arg("next_carry"), arg("counts"));
+    module.def(neuron_name, &neuron<Real>, arg("dynamics"), arg("layer"));
     module.def(linear_name, &linear<Real>, py::kw_only(), arg("rows"), arg("inputs"),
                arg("outputs"), arg("input"), arg("weight"), arg("bias"), arg("output"));
 }

@@ -1,7 +1,7 @@
 // A whole spiking actor in one call: what the kernels of engine_kernel.cpp work on.
 #pragma once
 
-#include "../neuron.h"
+#include "../problem.h"
 
 namespace snnkern {
 
@@ -38,14 +38,9 @@ struct EngineModel {
     Parameters<float> parameters;
     bool tiny;  // has_tiny of some layer
     int64_t timesteps;
-    int64_t hidden;                 // hidden layers
-    const EngineLayer* layers;      // [hidden + 1], the output layer last
-    const float* observation_mean;  // [inputs], or null for no normalisation
-    const float* observation_std;
-    float observation_clip;
-    const float* action_scale;  // [outputs]
-    const float* action_bias;
-    bool squash;
+    int64_t hidden;             // hidden layers
+    const EngineLayer* layers;  // [hidden + 1], the output layer last
+    ActorInterface interface;
     int64_t widest;  // the largest padded width, that of the observation included
 };
 

@@ -4,7 +4,6 @@
 #include "engine_binding.h"
 
 #include <pybind11/numpy.h>
-#include <pybind11/stl.h>
 
 #include <algorithm>
 #include <atomic>
@@ -42,21 +41,16 @@ class Floats {
 
 // One layer as Python gives it: sizes and addresses of weight [in, out], bias [out], threshold
 // [out] (0: none).
-using LayerArguments = std::tuple<int64_t, int64_t, uintptr_t, uintptr_t, uintptr_t>;
+using ActorLayer = std::tuple<int64_t, int64_t, uintptr_t, uintptr_t, uintptr_t>;
 
 // A thread came while another was deciding: InUseError of snnkern.errors.
 struct InUse {};
 
 class Engine {
   public:
-    Engine(int kind, int levels, double initial_fraction, double negative_fraction, double alpha,
-           double memory, double clip, int64_t timesteps, const std::vector<LayerArguments>& layers,
-           uintptr_t observation_mean, uintptr_t observation_std, double observation_clip,
-           uintptr_t action_scale, uintptr_t action_bias, bool squash) {
-        model_.kind = static_cast<Kind>(kind);
-        model_.parameters =
-            parameters<float>(levels, initial_fraction, negative_fraction, alpha, memory, clip);
-        model_.timesteps = timesteps;
+    Engine(const Dynamics& dynamics, const std::vector<ActorLayer>& layers,
+           const InterfaceArguments& interface) {
+        set_dynamics(model_, dynamics);
         model_.hidden = static_cast<int64_t>(layers.size()) - 1;
         pack(layers);
         inputs_ = layers_.front().inputs;
@@ -65,19 +59,20 @@ class Engine {
         for (const EngineLayer& layer : layers_)
             model_.widest = std::max(model_.widest, layer.width);
         model_.layers = layers_.data();
-        model_.observation_mean = copy(pointer<const float>(observation_mean), inputs_);
-        model_.observation_std = copy(pointer<const float>(observation_std), inputs_);
-        model_.observation_clip = static_cast<float>(observation_clip);
-        model_.action_scale = copy(pointer<const float>(action_scale), outputs_);
-        model_.action_bias = copy(pointer<const float>(action_bias), outputs_);
-        model_.squash = squash;
+        const ActorInterface given = actor_interface(interface);
+        model_.interface = {copy(given.observation_mean, inputs_),
+                            copy(given.observation_std, inputs_),
+                            given.observation_clip,
+                            copy(given.action_scale, outputs_),
+                            copy(given.action_bias, outputs_),
+                            given.squash};
     }
 
     // For the decisions to come: the carry of every hidden layer [batch, N], the counts [hidden,
     // batch], and α [batch], or 0 where all rows have the actor's.
     void bind(int64_t batch, const std::vector<uintptr_t>& carries, uintptr_t counts,
               uintptr_t alpha) {
-        const Turn turn(busy_);
+        const Claim claim(busy_);
         // What may find no memory comes first: then the engine goes on with what it was bound to.
         std::vector<float*> addresses;
         for (const uintptr_t carry : carries) addresses.push_back(pointer<float>(carry));
@@ -95,7 +90,7 @@ class Engine {
     // The action for a NumPy observation, or None where this is not a plain case that the engine is
     // bound for: the caller then finds out what is wrong, and says so.
     py::object act(const py::handle& given, bool check_finite, int threads) {
-        const Turn turn(busy_);
+        const Claim claim(busy_);
         if (!py::isinstance<py::array>(given)) return py::none();
         const auto array = py::reinterpret_borrow<py::array>(given);
         const auto dimensions = array.ndim();
@@ -127,7 +122,7 @@ class Engine {
     // As `act` for memory [batch, inputs] that the caller has checked; None where a value is not
     // finite.
     py::object decide(uintptr_t observation, bool check_finite, int threads) {
-        const Turn turn(busy_);
+        const Claim claim(busy_);
         const float* from = pointer<const float>(observation);
         if (check_finite && !finite(from)) return py::none();
         auto action = py::array_t<float>({batch_, outputs_});
@@ -139,20 +134,20 @@ class Engine {
     // What a decision works on is one thread's until it is done. `run` releases the GIL, so another
     // thread may come here meanwhile, to decide or to bind: it is refused before it changes
     // anything.
-    class Turn {
+    class Claim {
       public:
-        explicit Turn(std::atomic<bool>& busy) : busy_(busy) {
+        explicit Claim(std::atomic<bool>& busy) : busy_(busy) {
             if (busy_.exchange(true)) throw InUse();
         }
-        ~Turn() { busy_ = false; }
-        Turn(const Turn&) = delete;
-        Turn& operator=(const Turn&) = delete;
+        ~Claim() { busy_ = false; }
+        Claim(const Claim&) = delete;
+        Claim& operator=(const Claim&) = delete;
 
       private:
         std::atomic<bool>& busy_;
     };
 
-    void pack(const std::vector<LayerArguments>& layers) {
+    void pack(const std::vector<ActorLayer>& layers) {
         const int64_t widest = kernels_.engine_block();
         const float* sender = nullptr;  // thresholds of the layer before
         for (const auto& [inputs, outputs, weight_at, bias_at, threshold_at] : layers) {
@@ -265,13 +260,8 @@ void define_engine(py::module_& module) {
     });
     py::class_<Engine>(module, "Engine",
                        "A spiking actor, packed for the CPU; used by snnkern.nn.SpikingActor.")
-        .def(py::init<int, int, double, double, double, double, double, int64_t,
-                      const std::vector<LayerArguments>&, uintptr_t, uintptr_t, double, uintptr_t,
-                      uintptr_t, bool>(),
-             py::kw_only(), arg("kind"), arg("levels"), arg("initial_fraction"),
-             arg("negative_fraction"), arg("alpha"), arg("memory"), arg("clip"), arg("timesteps"),
-             arg("layers"), arg("observation_mean"), arg("observation_std"),
-             arg("observation_clip"), arg("action_scale"), arg("action_bias"), arg("squash"))
+        .def(py::init<const Dynamics&, const std::vector<ActorLayer>&, const InterfaceArguments&>(),
+             arg("dynamics"), arg("layers"), arg("interface"))
         .def("bind", &Engine::bind)
         .def("act", &Engine::act)
         .def("decide", &Engine::decide);

@@ -107,7 +107,7 @@ SNNKERN_INLINE Block<kVectors> receive(const EngineLayer& layer, const float* bi
 // is constant.
 template <Kind kind, bool kTiny, bool kFirst, int kVectors>
 __attribute__((noinline)) void run_block(const Row& row, int64_t n) {
-    constexpr bool kDifferential = kind == Kind::DC;
+    constexpr bool kDifferential = kIsDifferential<kind>;
     const EngineModel& model = *row.model;
     const EngineLayer& layer = *row.layer;
     const float* bias =
@@ -130,7 +130,7 @@ __attribute__((noinline)) void run_block(const Row& row, int64_t n) {
     for (int64_t step = 0; step < model.timesteps; ++step) {
         const Steps<float> t(step + 1);
         if constexpr (!kFirst) {
-            current = receive<kind != Kind::IF, kVectors>(layer, bias, row.received, step, n);
+            current = receive<!kIsBinary<kind>, kVectors>(layer, bias, row.received, step, n);
         }
         int32_t count = row.sent.count[step];
         uint16_t* sender = row.sent.sender + step * row.sent.stride;
@@ -143,7 +143,7 @@ __attribute__((noinline)) void run_block(const Row& row, int64_t n) {
             if (row.last)
                 count += __builtin_popcount(bits(spike.fires));
             else
-                count += compress<kind != Kind::IF>(spike.fires, spike.units,
+                count += compress<!kIsBinary<kind>>(spike.fires, spike.units,
                                                     static_cast<int32_t>(n + i * L), sender + count,
                                                     units + count);
             if constexpr (kFirst && kDifferential)
@@ -195,13 +195,14 @@ Spikes take_spikes(const EngineModel& model, char*& memory) {
 
 // The observation, normalised, as what the first layer receives.
 void observe(const EngineModel& model, const float* observation, const Spikes& spikes) {
+    const ActorInterface& interface = model.interface;
     const int64_t inputs = model.layers[0].inputs;
     for (int64_t k = 0; k < inputs; ++k) {
         float value = observation[k];
-        if (model.observation_mean) {
-            value = (value - model.observation_mean[k]) / model.observation_std[k];
-            value = value > model.observation_clip ? model.observation_clip : value;
-            value = value < -model.observation_clip ? -model.observation_clip : value;
+        if (interface.observation_mean) {
+            value = (value - interface.observation_mean[k]) / interface.observation_std[k];
+            value = value > interface.observation_clip ? interface.observation_clip : value;
+            value = value < -interface.observation_clip ? -interface.observation_clip : value;
         }
         spikes.sender[k] = static_cast<uint16_t>(k);
         spikes.units[k] = value;
@@ -238,8 +239,8 @@ void act(const EngineModel& model, const Spikes& means, const Spikes& speaking, 
     float* z = means.units;
     read_out<kBlockVectors>(output, speaking, 0, z);
     for (int64_t n = 0; n < output.outputs; ++n) {
-        const float squashed = model.squash ? __builtin_tanhf(z[n]) : z[n];
-        action[n] = model.action_scale[n] * squashed + model.action_bias[n];
+        const float squashed = model.interface.squash ? __builtin_tanhf(z[n]) : z[n];
+        action[n] = model.interface.action_scale[n] * squashed + model.interface.action_bias[n];
     }
 }
 
@@ -292,18 +293,9 @@ void run_rows(const EngineModel& model, const EngineRows& rows) {
 }  // namespace
 
 void run_engine(const EngineModel& model, const EngineRows& rows) {
-    switch (model.kind) {
-        case Kind::IF:
-            return run_rows<Kind::IF, false>(model, rows);
-        case Kind::SNM:
-            return run_rows<Kind::SNM, false>(model, rows);
-        case Kind::MT:
-            return model.tiny ? run_rows<Kind::MT, true>(model, rows)
-                              : run_rows<Kind::MT, false>(model, rows);
-        case Kind::DC:
-            return model.tiny ? run_rows<Kind::DC, true>(model, rows)
-                              : run_rows<Kind::DC, false>(model, rows);
-    }
+    with_form(model.kind, model.tiny, [&](auto form) {
+        run_rows<decltype(form)::kKind, decltype(form)::kTiny>(model, rows);
+    });
 }
 
 }  // namespace SNNKERN_ARCH

@@ -14,7 +14,7 @@ constexpr int64_t kMostCounted = int64_t(1) << 30;
 // Vectors that are worked on at once: the steps of one wait for each other, those of several do
 // not.
 template <Kind kind>
-constexpr int kVectorsOf = kind == Kind::IF ? 8 : 4;
+constexpr int kVectorsOf = kIsBinary<kind> ? 8 : 4;
 
 // The decision step of the neurons [n, n + vectors · lanes) of row b. Adds the spikes that each
 // lane sent to `fired`.
@@ -32,7 +32,7 @@ SNNKERN_INLINE void run_lanes(const NeuronProblem<typename Lanes<V>::Real>& p, i
 #pragma GCC unroll 8
     for (int i = 0; i < vectors; ++i) {
         const V threshold = load<V>(p.threshold + n + i * L);
-        const V bias = (kind == Kind::DC && p.bias) ? load<V>(p.bias + n + i * L) : V{};
+        const V bias = (kIsDifferential<kind> && p.bias) ? load<V>(p.bias + n + i * L) : V{};
         start[i] = p.parameters.initial_fraction * threshold + load<V>(p.carry + at + i * L);
         neurons[i] = Neuron<kind, V, kTiny>(p.parameters, threshold, start[i], bias);
         if constexpr (kConstant) x[i] = load<V>(current + i * L);
@@ -49,18 +49,18 @@ SNNKERN_INLINE void run_lanes(const NeuronProblem<typename Lanes<V>::Real>& p, i
             neurons[i].integrate(x[i]);
             const Spike<V> spike = neurons[i].fire(step);
             neurons[i].reset(spike, x[i], step);
-            if constexpr (kind != Kind::IF)
+            if constexpr (!kIsBinary<kind>)
                 fired = X::subtract(spike.fires, fired, typename X::Int{} - 1);
             if constexpr (kSpikes)
                 store<V>(p.spikes + t * p.batch * p.neurons + at + i * L, spike.value);
-            if constexpr (kConstant && kind == Kind::DC)
+            if constexpr (kConstant && kIsDifferential<kind>)
                 x[i] = V{};  // a constant is coded as x_1, 0, 0, …
         }
     }
     const Steps<Real> timesteps(p.timesteps);
 #pragma GCC unroll 8
     for (int i = 0; i < vectors; ++i) {
-        if constexpr (kind == Kind::IF) fired += neurons[i].count;
+        if constexpr (kIsBinary<kind>) fired += neurons[i].count;
         if constexpr (!kSpikes) store<V>(p.mean + at + i * L, neurons[i].mean(timesteps));
         store<V>(p.next_carry + at + i * L,
                  residual_carry<V>(neurons[i].potential - start[i],
@@ -105,29 +105,13 @@ void run_kind(const NeuronProblem<Real>& p) {
         p.spikes ? run_rows<kind, kTiny, false, true>(p) : run_rows<kind, kTiny, false, false>(p);
 }
 
-// With levels: those of tiny thresholds are searched in another way.
-template <Kind kind, class Real>
-void run_levels(const NeuronProblem<Real>& p) {
-    if (has_tiny(p.threshold, p.neurons, p.parameters.levels))
-        run_kind<kind, true>(p);
-    else
-        run_kind<kind, false>(p);
-}
-
 }  // namespace
 
 template <class Real>
 void run_neuron(const NeuronProblem<Real>& p) {
-    switch (p.kind) {
-        case Kind::IF:
-            return run_kind<Kind::IF, false>(p);
-        case Kind::SNM:
-            return run_kind<Kind::SNM, false>(p);
-        case Kind::MT:
-            return run_levels<Kind::MT>(p);
-        case Kind::DC:
-            return run_levels<Kind::DC>(p);
-    }
+    const bool tiny = has_levels(p.kind) && has_tiny(p.threshold, p.neurons, p.parameters.levels);
+    with_form(p.kind, tiny,
+              [&](auto form) { run_kind<decltype(form)::kKind, decltype(form)::kTiny>(p); });
 }
 
 template void run_neuron(const NeuronProblem<float>&);

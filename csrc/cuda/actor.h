@@ -1,7 +1,7 @@
 // A whole spiking actor in one launch: what actor_kernel.cu works on.
 #pragma once
 
-#include "../neuron.h"
+#include "../problem.h"
 #include "runtime.h"
 
 namespace snnkern {
@@ -30,14 +30,9 @@ struct ActorModel {
     int32_t hidden;  // layers
     ActorLayer layer[kMostHidden];
     int32_t actions;
-    const float* output_weight;     // [actions, outputs of the last hidden layer]
-    const float* output_bias;       // [actions]
-    const float* observation_mean;  // [inputs], or null for no normalisation
-    const float* observation_std;
-    float observation_clip;
-    const float* action_scale;  // [actions]
-    const float* action_bias;
-    bool squash;
+    const float* output_weight;  // [actions, outputs of the last hidden layer]
+    const float* output_bias;    // [actions]
+    ActorInterface interface;
 };
 
 // The rows of a decision.

@@ -99,7 +99,7 @@ struct State {
         fired += __popc(mask);
         if (l == p.model.hidden - 1) return;  // nobody receives these spikes, only their mean
         if (threadIdx.x % kWarp == 0) memory.mask(l, p.model.timesteps, step)[n / kWarp] = mask;
-        if (kind != Kind::IF) memory.units(l, p.model.timesteps, step)[n] = pack(spike.units);
+        if (!kIsBinary<kind>) memory.units(l, p.model.timesteps, step)[n] = pack(spike.units);
     }
 
     __device__ void end(const ActorProblem& p, const Memory& memory, int l, int64_t b, int n) {
@@ -119,13 +119,14 @@ struct State {
 // The observation, normalised, as what the first layer receives.
 __device__ void observe(const ActorProblem& p, const Memory& memory, int64_t b) {
     const ActorModel& model = p.model;
+    const ActorInterface& interface = model.interface;
     const int inputs = model.layer[0].inputs;
     for (int k = threadIdx.x; k < inputs; k += blockDim.x) {
         float value = p.rows.observation[b * inputs + k];
-        if (model.observation_mean) {
-            value = (value - model.observation_mean[k]) / model.observation_std[k];
-            value = value > model.observation_clip ? model.observation_clip : value;
-            value = value < -model.observation_clip ? -model.observation_clip : value;
+        if (interface.observation_mean) {
+            value = (value - interface.observation_mean[k]) / interface.observation_std[k];
+            value = value > interface.observation_clip ? interface.observation_clip : value;
+            value = value < -interface.observation_clip ? -interface.observation_clip : value;
         }
         memory.observation()[k] = value;
     }
@@ -134,7 +135,7 @@ __device__ void observe(const ActorProblem& p, const Memory& memory, int64_t b) 
 // The first layer: its current is constant, so a thread sums it once and needs nobody else.
 template <Kind kind, bool kTiny>
 __device__ void run_first_layer(const ActorProblem& p, const Memory& memory, int64_t b) {
-    constexpr bool kDifferential = kind == Kind::DC;
+    constexpr bool kDifferential = kIsDifferential<kind>;
     const ActorLayer& layer = p.model.layer[0];
     const float* observation = memory.observation();
     for (int n = threadIdx.x; n < layer.width; n += blockDim.x) {
@@ -254,8 +255,9 @@ __device__ void run_layer(const ActorProblem& p, const Memory& memory, int l, in
                 const int step = task / chunks;
                 const int column = task % chunks * kReceivers + 4 * lane;
                 const bool inside = column < columns;  // else the lane only helps to list
-                const Four sum = gather<kind != Kind::IF>(
-                    p, memory, l, begin + step, first + (inside ? column : 0), kind != Kind::DC);
+                const Four sum =
+                    gather<!kIsBinary<kind>>(p, memory, l, begin + step,
+                                             first + (inside ? column : 0), !kIsDifferential<kind>);
                 if (inside) *reinterpret_cast<Four*>(memory.current(step) + column) = sum;
             }
             __syncthreads();
@@ -283,9 +285,9 @@ __device__ void act(const ActorProblem& p, const Memory& memory, int64_t b) {
             z += __shfl_xor_sync(kAllLanes, z, offset);
         if (lane) continue;
         z += model.output_bias[n];
-        const float squashed = model.squash ? tanhf(z) : z;
+        const float squashed = model.interface.squash ? tanhf(z) : z;
         p.rows.action[b * model.actions + n] =
-            model.action_scale[n] * squashed + model.action_bias[n];
+            model.interface.action_scale[n] * squashed + model.interface.action_bias[n];
     }
 }
 
@@ -312,17 +314,9 @@ __global__ void __launch_bounds__(kMostActorWarps* kWarp, 1)
 using Kernel = void (*)(ActorProblem);
 
 Kernel kernel_of(const ActorModel& model) {
-    switch (model.kind) {
-        case Kind::IF:
-            return actor_kernel<Kind::IF, false>;
-        case Kind::SNM:
-            return actor_kernel<Kind::SNM, false>;
-        case Kind::MT:
-            return model.tiny ? actor_kernel<Kind::MT, true> : actor_kernel<Kind::MT, false>;
-        case Kind::DC:
-            return model.tiny ? actor_kernel<Kind::DC, true> : actor_kernel<Kind::DC, false>;
-    }
-    return nullptr;
+    return with_form(model.kind, model.tiny, [](auto form) -> Kernel {
+        return actor_kernel<decltype(form)::kKind, decltype(form)::kTiny>;
+    });
 }
 
 constexpr const char* kName = "the actor kernel";
@@ -356,7 +350,7 @@ ActorPlan plan_tile(const ActorModel& model, int tile_steps, int most_warps) {
     plan.mean = place(int64_t(model.layer[model.hidden - 1].width) * sizeof(float));
     plan.lists = place(model.hidden > 1 ? plan.warps * kListPlaces * sizeof(uint32_t) : 0);
     plan.masks = place(words * sizeof(uint32_t));
-    plan.units = place(model.kind == Kind::IF ? 0 : words * kWarp);
+    plan.units = place(is_binary(model.kind) ? 0 : words * kWarp);
     plan.counts = place(model.hidden * sizeof(int32_t));
     plan.bytes = static_cast<int32_t>(std::min<int64_t>(bytes, INT32_MAX));
     return plan;

@@ -1,11 +1,8 @@
 // snnkern._cuda: the CUDA kernels for Python. Takes addresses, sizes, strides, a device and a
 // stream; the caller has checked them (snnkern/ops.py), so nothing here depends on torch.
 
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
 #include <algorithm>
-#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "../binding.h"
@@ -21,44 +18,9 @@ namespace {
 Stream stream_at(uintptr_t handle) { return pointer<std::remove_pointer_t<Stream>>(handle); }
 
 template <class Real>
-void neuron(int device, uintptr_t stream, int kind, int levels, double initial_fraction,
-            double negative_fraction, double alpha, double memory, double clip, int64_t timesteps,
-            int64_t batch, int64_t neurons, uintptr_t current, bool constant,
-            int64_t current_stride_t, int64_t current_stride_b, uintptr_t threshold, uintptr_t bias,
-            uintptr_t carry, uintptr_t row_alpha, uintptr_t spikes, uintptr_t mean,
-            uintptr_t next_carry, uintptr_t counts) {
-    NeuronProblem<Real> problem{};
-    problem.kind = static_cast<Kind>(kind);
-    problem.parameters =
-        parameters<Real>(levels, initial_fraction, negative_fraction, alpha, memory, clip);
-    problem.timesteps = timesteps;
-    problem.batch = batch;
-    problem.neurons = neurons;
-    problem.current = pointer<const Real>(current);
-    problem.constant = constant;
-    problem.current_stride_t = current_stride_t;
-    problem.current_stride_b = current_stride_b;
-    problem.threshold = pointer<const Real>(threshold);
-    problem.bias = pointer<const Real>(bias);
-    problem.carry = pointer<const Real>(carry);
-    problem.alpha = pointer<const Real>(row_alpha);
-    problem.spikes = pointer<Real>(spikes);
-    problem.mean = pointer<Real>(mean);
-    problem.next_carry = pointer<Real>(next_carry);
-    problem.counts = pointer<int64_t>(counts);
+void neuron(const Dynamics& dynamics, const LayerArguments& layer, int device, uintptr_t stream) {
     const DeviceGuard guard(device);
-    launch_neuron(problem, stream_at(stream));
-}
-
-template <class Real>
-void define_neuron(py::module_& module, const char* name) {
-    using py::arg;
-    module.def(name, &neuron<Real>, py::kw_only(), arg("device"), arg("stream"), arg("kind"),
-               arg("levels"), arg("initial_fraction"), arg("negative_fraction"), arg("alpha"),
-               arg("memory"), arg("clip"), arg("timesteps"), arg("batch"), arg("neurons"),
-               arg("current"), arg("constant"), arg("current_stride_t"), arg("current_stride_b"),
-               arg("threshold"), arg("bias"), arg("carry"), arg("row_alpha"), arg("spikes"),
-               arg("mean"), arg("next_carry"), arg("counts"));
+    launch_neuron(neuron_problem<Real>(dynamics, layer), stream_at(stream));
 }
 
 // Whether some of a layer's thresholds, in the host's memory, is tiny.
@@ -70,25 +32,22 @@ bool has_tiny_threshold(uintptr_t threshold, int64_t count, int32_t levels, int6
 
 // A hidden layer as Python gives it: inputs, outputs, padded width, and addresses of weight, bias
 // and threshold, laid out as actor.h says.
-using LayerArguments = std::tuple<int32_t, int32_t, int32_t, uintptr_t, uintptr_t, uintptr_t>;
+using HiddenLayer = std::tuple<int32_t, int32_t, int32_t, uintptr_t, uintptr_t, uintptr_t>;
+
+// The output layer: actions, and addresses of weight and bias.
+using OutputLayer = std::tuple<int32_t, uintptr_t, uintptr_t>;
 
 // A whole actor. Memory belongs to the caller, who keeps it alive.
 class Engine {
   public:
-    Engine(int device, int kind, int levels, double initial_fraction, double negative_fraction,
-           double alpha, double memory, double clip, int32_t timesteps, bool tiny,
-           const std::vector<LayerArguments>& layers, int32_t actions, uintptr_t output_weight,
-           uintptr_t output_bias, uintptr_t observation_mean, uintptr_t observation_std,
-           double observation_clip, uintptr_t action_scale, uintptr_t action_bias, bool squash)
+    Engine(int device, const Dynamics& dynamics, bool tiny, const std::vector<HiddenLayer>& layers,
+           const OutputLayer& output, const InterfaceArguments& interface)
         : device_(device) {
         if (layers.empty() || layers.size() > kMostHidden)
             throw std::invalid_argument("a CUDA actor has 1 to " + std::to_string(kMostHidden) +
                                         " hidden layers");
         ActorModel& model = problem_.model;
-        model.kind = static_cast<Kind>(kind);
-        model.parameters =
-            parameters<float>(levels, initial_fraction, negative_fraction, alpha, memory, clip);
-        model.timesteps = timesteps;
+        set_dynamics(model, dynamics);
         model.tiny = tiny;
         model.hidden = static_cast<int32_t>(layers.size());
         for (size_t l = 0; l < layers.size(); ++l) {
@@ -100,15 +59,11 @@ class Engine {
                               pointer<const float>(bias),
                               pointer<const float>(threshold)};
         }
+        const auto& [actions, weight, bias] = output;
         model.actions = actions;
-        model.output_weight = pointer<const float>(output_weight);
-        model.output_bias = pointer<const float>(output_bias);
-        model.observation_mean = pointer<const float>(observation_mean);
-        model.observation_std = pointer<const float>(observation_std);
-        model.observation_clip = static_cast<float>(observation_clip);
-        model.action_scale = pointer<const float>(action_scale);
-        model.action_bias = pointer<const float>(action_bias);
-        model.squash = squash;
+        model.output_weight = pointer<const float>(weight);
+        model.output_bias = pointer<const float>(bias);
+        model.interface = actor_interface(interface);
     }
 
     // Whether the device has the shared memory that a decision takes.
@@ -147,14 +102,10 @@ void define_engine(py::module_& module) {
     using py::arg;
     py::class_<Engine>(module, "Engine",
                        "A spiking actor, packed for CUDA; used by snnkern.nn.SpikingActor.")
-        .def(py::init<int, int, int, double, double, double, double, double, int32_t, bool,
-                      const std::vector<LayerArguments>&, int32_t, uintptr_t, uintptr_t, uintptr_t,
-                      uintptr_t, double, uintptr_t, uintptr_t, bool>(),
-             py::kw_only(), arg("device"), arg("kind"), arg("levels"), arg("initial_fraction"),
-             arg("negative_fraction"), arg("alpha"), arg("memory"), arg("clip"), arg("timesteps"),
-             arg("tiny"), arg("layers"), arg("actions"), arg("output_weight"), arg("output_bias"),
-             arg("observation_mean"), arg("observation_std"), arg("observation_clip"),
-             arg("action_scale"), arg("action_bias"), arg("squash"))
+        .def(py::init<int, const Dynamics&, bool, const std::vector<HiddenLayer>&,
+                      const OutputLayer&, const InterfaceArguments&>(),
+             py::kw_only(), arg("device"), arg("dynamics"), arg("tiny"), arg("layers"),
+             arg("output"), arg("interface"))
         .def("fits", &Engine::fits)
         .def("bind", &Engine::bind)
         .def("decide", &Engine::decide);
@@ -164,8 +115,10 @@ void define_engine(py::module_& module) {
 
 PYBIND11_MODULE(_cuda, module) {
     module.doc() = "CUDA kernels of snnkern; called through snnkern.ops.";
-    define_neuron<float>(module, "neuron_float32");
-    define_neuron<double>(module, "neuron_float64");
+    using py::arg;
+    for (auto [name, run] : {std::pair("neuron_float32", &neuron<float>),
+                             std::pair("neuron_float64", &neuron<double>)})
+        module.def(name, run, arg("dynamics"), arg("layer"), arg("device"), arg("stream"));
     module.def("has_tiny_threshold", &has_tiny_threshold);
     define_engine(module);
     module.attr("most_hidden") = kMostHidden;

@@ -13,9 +13,8 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 
 // Registers decide how many warps hide memory's latency: 6 blocks of a multiprocessor leave 40 per
 // thread, 4 leave 64.
-constexpr int blocks_per_multiprocessor(Kind kind) {
-    return kind == Kind::IF || kind == Kind::SNM ? 6 : 4;
-}
+template <Kind kind>
+constexpr int kBlocksPerMultiprocessor = kHasLevels<kind> ? 4 : 6;
 
 // As many as a 16-byte load brings; but the state of two neurons in float64 does not fit those
 // registers.
@@ -48,22 +47,22 @@ SNNKERN_INLINE void store(Real* to, const Pack<Real, kWidth>& pack) {
 // SNM's count has the number of its spikes below this unit, where steps are few.
 constexpr int32_t kTally = 1 << 16;
 
-// A neuron, and what it takes steps as. The quick way is for what is ordinary: thresholds that are
-// not tiny, fewer steps than half a tally, no small current of DC.
-template <Kind kind, class Real, bool kQuick>
-struct Way {
+// The state of a neuron, and what it takes steps as. The fast path is for ordinary problems:
+// thresholds that are not tiny, fewer steps than half a tally, no small current of DC.
+template <Kind kind, class Real, bool kFast>
+struct Path {
     using Step = Steps<Real>;
-    using One = Neuron<kind, Real, !kQuick, Step>;
+    using State = Neuron<kind, Real, !kFast, Step>;
 };
 template <class Real>
-struct Way<Kind::SNM, Real, true> {
+struct Path<Kind::SNM, Real, true> {
     using Step = Steps<Real>;
-    using One = SignedNeuron<Real, Step, kTally>;
+    using State = SignedNeuron<Real, Step, kTally>;
 };
 template <class Real>
-struct Way<Kind::DC, Real, true> {
+struct Path<Kind::DC, Real, true> {
     using Step = NormalDivisor<Real>;
-    using One = Neuron<Kind::DC, Real, false, Step>;
+    using State = Neuron<Kind::DC, Real, false, Step>;
 };
 
 // Counts a spike. Left to itself, the compiler adds 1 and then chooses a sum; but IF's count of its
@@ -71,7 +70,7 @@ struct Way<Kind::DC, Real, true> {
 template <Kind kind>
 __device__ __forceinline__ void count(int32_t& fired, bool fires) {
 #if defined(__CUDA_ARCH__)
-    if constexpr (kind != Kind::IF) {
+    if constexpr (!kIsBinary<kind>) {
         asm("{ .reg .pred fires; setp.ne.s32 fires, %1, 0; @fires add.s32 %0, %0, 1; }"
             : "+r"(fired)
             : "r"(int32_t(fires)));
@@ -84,26 +83,26 @@ __device__ __forceinline__ void count(int32_t& fired, bool fires) {
 constexpr int32_t kUnfinished = -1;
 
 // The decision step of the neurons [n, n + kWidth) of row b, with these thresholds. Returns the
-// number of spikes they sent; or `kUnfinished`, where that takes the other way.
-template <Kind kind, bool kQuick, class Real, int kWidth, bool kCodedOnce, bool kSpikes>
+// number of spikes they sent; or `kUnfinished`, where that takes the other path.
+template <Kind kind, bool kFast, class Real, int kWidth, bool kCodedOnce, bool kSpikes>
 __device__ __forceinline__ int32_t run_neurons(const Tiled<Real>& tiled, uint32_t b, uint32_t n,
                                                const Pack<Real, kWidth>& threshold) {
     using Lanes = Pack<Real, kWidth>;
     const NeuronProblem<Real>& p = tiled.problem;
     const auto at = [&] { return b * p.neurons + n; };
-    using Step = typename Way<kind, Real, kQuick>::Step;
-    using One = typename Way<kind, Real, kQuick>::One;
-    constexpr bool kTallies = kind == Kind::SNM && kQuick;
-    One neuron[kWidth];
+    using Step = typename Path<kind, Real, kFast>::Step;
+    using State = typename Path<kind, Real, kFast>::State;
+    constexpr bool kTallies = kind == Kind::SNM && kFast;
+    State neuron[kWidth];
     {
         const Lanes carry = load<Real, kWidth>(p.carry + at());
         Lanes bias{};
-        if (kind == Kind::DC && p.bias) bias = load<Real, kWidth>(p.bias + n);
+        if (kIsDifferential<kind> && p.bias) bias = load<Real, kWidth>(p.bias + n);
 #pragma unroll
         for (int i = 0; i < kWidth; ++i)
-            neuron[i] = One(p.parameters, threshold.lane[i],
-                            p.parameters.initial_fraction * threshold.lane[i] + carry.lane[i],
-                            bias.lane[i]);
+            neuron[i] = State(p.parameters, threshold.lane[i],
+                              p.parameters.initial_fraction * threshold.lane[i] + carry.lane[i],
+                              bias.lane[i]);
     }
 
     const Real* current = p.current + b * p.current_stride_b + n;
@@ -139,9 +138,9 @@ __device__ __forceinline__ int32_t run_neurons(const Tiled<Real>& tiled, uint32_
         }
         advance(step, x);
     }
-    if (kind == Kind::DC && kQuick && Divisor<Real>::is_small(smallest)) return kUnfinished;
+    if (kIsDifferential<kind> && kFast && Divisor<Real>::is_small(smallest)) return kUnfinished;
     if constexpr (kTallies)
-        for (const One& one : neuron) fired += static_cast<int32_t>(one.count % kTally);
+        for (const State& state : neuron) fired += static_cast<int32_t>(state.count % kTally);
 
     Lanes out;
     const Step all(timesteps);
@@ -165,13 +164,13 @@ __device__ __forceinline__ int32_t run_neurons(const Tiled<Real>& tiled, uint32_
     return fired;
 }
 
-// The same, by the quick way if it can be.
+// The same, on the fast path if it can be.
 template <Kind kind, class Real, int kWidth, bool kCodedOnce, bool kSpikes>
 __device__ __forceinline__ int32_t run_thread(const Tiled<Real>& tiled, uint32_t b, uint32_t n) {
     const NeuronProblem<Real>& p = tiled.problem;
     const auto threshold = load<Real, kWidth>(p.threshold + n);
     bool ordinary = kind != Kind::SNM || p.timesteps < kTally / 2;
-    if constexpr (kind == Kind::MT || kind == Kind::DC) {
+    if constexpr (kHasLevels<kind>) {
 #pragma unroll
         for (int i = 0; i < kWidth; ++i)
             ordinary &= !is_tiny(threshold.lane[i], p.parameters.levels, p.timesteps);
@@ -179,7 +178,7 @@ __device__ __forceinline__ int32_t run_thread(const Tiled<Real>& tiled, uint32_t
     int32_t fired = kUnfinished;
     if (ordinary)
         fired = run_neurons<kind, true, Real, kWidth, kCodedOnce, kSpikes>(tiled, b, n, threshold);
-    if constexpr (kind != Kind::IF) {
+    if constexpr (!kIsBinary<kind>) {
         if (fired != kUnfinished) return fired;
         const auto again = load<Real, kWidth>(p.threshold + n);
         fired = run_neurons<kind, false, Real, kWidth, kCodedOnce, kSpikes>(tiled, b, n, again);
@@ -190,7 +189,7 @@ __device__ __forceinline__ int32_t run_thread(const Tiled<Real>& tiled, uint32_t
 // A block covers some rows and a part of their columns; a warp stays in one row. Where one warp
 // covers a row it writes the row's count; else warps add to it.
 template <Kind kind, class Real, int kWidth, bool kCodedOnce, bool kSpikes>
-__global__ void __launch_bounds__(kThreads, blocks_per_multiprocessor(kind))
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<kind>)
     neuron_kernel(const __grid_constant__ Tiled<Real> tiled) {
     const NeuronProblem<Real>& p = tiled.problem;
     const unsigned row_block = blockIdx.x / tiled.columns;
@@ -239,7 +238,7 @@ void launch_form(const NeuronProblem<Real>& p, Stream stream) {
 template <Kind kind, class Real, int kWidth>
 void launch_width(const NeuronProblem<Real>& p, Stream stream) {
     // Only DC codes a constant current as x_1, 0, 0, …; the others read it again at every step.
-    constexpr bool kDifferential = kind == Kind::DC;
+    constexpr bool kDifferential = kIsDifferential<kind>;
     if (kDifferential && p.constant)
         p.spikes ? launch_form<kind, Real, kWidth, kDifferential, true>(p, stream)
                  : launch_form<kind, Real, kWidth, kDifferential, false>(p, stream);
@@ -266,16 +265,7 @@ void launch_neuron(const NeuronProblem<Real>& problem, Stream stream) {
     if (p.batch == 0) return;
     if (std::max({p.batch, p.neurons, 4 * p.timesteps}) > INT32_MAX)
         throw std::invalid_argument("rows and neurons may be 2^31 - 1 at most, timesteps 2^29 - 1");
-    switch (p.kind) {
-        case Kind::IF:
-            return launch_kind<Kind::IF>(p, stream);
-        case Kind::SNM:
-            return launch_kind<Kind::SNM>(p, stream);
-        case Kind::MT:
-            return launch_kind<Kind::MT>(p, stream);
-        case Kind::DC:
-            return launch_kind<Kind::DC>(p, stream);
-    }
+    with_form(p.kind, false, [&](auto form) { launch_kind<decltype(form)::kKind>(p, stream); });
 }
 
 template void launch_neuron(const NeuronProblem<float>&, Stream);

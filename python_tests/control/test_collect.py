@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from support.builders import make_actor, make_observations
+from support.builders import make_actor
 
 import snnkern
 from snnkern import InputError, calibrate, collect
@@ -50,26 +50,6 @@ def test_collect_repeats_with_its_seed_alone(gymnasium, env, widths, scale):
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     assert all(bool((threshold > 0).any()) for threshold in calibrate(actor, first))
-
-
-def test_collect_lets_the_spiking_actor_have_every_other_turn(gymnasium, monkeypatch):
-    actor = make_actor(3, 9, 1)
-    snn = snnkern.convert(actor, make_observations(50, 3), neuron="if", timesteps=2)
-    turns, resets = [], []
-    for kind, name in ((snnkern.Actor, "dense"), (snnkern.SpikingActor, "spiking")):
-        act = kind.act
-        monkeypatch.setattr(kind, "act", lambda self, row, act=act, name=name: turns.append(name) or act(self, row))
-    reset = snnkern.SpikingActor.reset
-    monkeypatch.setattr(snnkern.SpikingActor, "reset", lambda self: resets.append(len(turns)) or reset(self))
-    collected = collect(actor, "Pendulum-v1", 260, spiking=snn, turn=30)
-    assert collected.shape == (260, 3)
-    assert resets == [0, 200]  # an episode has 200 steps
-    wanted = [("spiking", "dense")[step // 30 % 2] for step in range(200)]
-    assert turns == wanted + wanted[:60]
-    with pytest.raises(InputError, match="turn must be"):
-        collect(actor, "Pendulum-v1", 5, spiking=snn, turn=0)
-    with pytest.raises(InputError, match=r"spiking must be a SpikingActor .*got Actor"):
-        collect(actor, "Pendulum-v1", 5, spiking=actor)
 
 
 def test_collect_takes_a_function_and_closes_what_it_made(gymnasium):

@@ -390,10 +390,10 @@ def test_a_bad_percentile_is_quoted(value):
     ("calibration", "text"),
     [
         (Fitted(), "mse"),
-        (Fitted("gaussian", scale=0.85), "gaussian:scale=0.85"),
+        (Fitted("gaussian", ridge=0.85), "gaussian:ridge=0.85"),
         (
-            Fitted(noise=0.1, weighted=True, correction="linear", ridge=1e-3),
-            "mse:weighted:linear:noise=0.1:ridge=0.001",
+            Fitted(weighted=True, correction="linear", ridge=1e-3),
+            "mse:weighted:linear:ridge=0.001",
         ),
         (Fitted(correction="bias"), "mse:bias"),
     ],
@@ -404,7 +404,7 @@ def test_a_fitted_calibration_and_its_text_mean_the_same(calibration, text):
     assert parse_calibration(text) == calibration
 
 
-@pytest.mark.parametrize("part", ["heavy", "noise", "noise=much", "rule=mse", ""])
+@pytest.mark.parametrize("part", ["heavy", "ridge", "ridge=much", "rule=mse", ""])
 def test_an_unknown_part_of_a_fitted_calibration_is_quoted(part):
     with pytest.raises(InputError, match=re.escape(f"calibration 'mse:weighted:{part}': {part!r} is none of weighted")):
         parse_calibration(f"mse:weighted:{part}")

@@ -586,7 +586,7 @@ def test_auto_is_what_is_recommended(actor, observations, neuron, timesteps):
 
 @pytest.mark.parametrize("correction", ["none", "bias", "linear"])
 def test_the_dense_actor_is_kept_where_the_conversion_corrects_it(tmp_path, actor, observations, correction):
-    rule = snnkern.Fitted(correction=correction, noise=0.2)
+    rule = snnkern.Fitted(correction=correction)
     snn = convert(actor, observations, neuron="mt", timesteps=2, calibration=rule)
     save(snn, tmp_path / "snn.safetensors")
     loaded = load(tmp_path / "snn.safetensors")
@@ -600,14 +600,13 @@ def test_the_dense_actor_is_kept_where_the_conversion_corrects_it(tmp_path, acto
     assert corrected == (correction != "none")
 
 
-def test_fitting_takes_batches_and_noise_is_the_same_every_time(actor, observations):
-    rule = snnkern.Fitted(noise=0.3)
+def test_fitting_takes_batches(actor, observations):
+    rule = snnkern.Fitted()
     whole = convert(actor, observations, calibration=rule)
     assert_same_tensors(
         convert(actor, iter(np.array_split(observations, 3)), calibration=rule).state_dict(), whole.state_dict()
     )
-    assert not torch.equal(convert(actor, observations, calibration="mse").thresholds[0], whole.thresholds[0])
     with pytest.raises(InputError, match="depends on the neuron and T"):
         snnkern.calibrate(actor, observations, "auto")
-    with pytest.raises(InputError, match="noise must be a finite number above 0, got -1"):
-        convert(actor, observations, calibration=snnkern.Fitted(noise=-1))
+    with pytest.raises(InputError, match="ridge must be a finite number above 0, got -1"):
+        convert(actor, observations, calibration=snnkern.Fitted(ridge=-1))

@@ -16,7 +16,7 @@ from support.random_actors import random_episode, random_spiking_actor
 from torch import Tensor
 
 import snnkern
-from snnkern import _backends
+from snnkern._backends import ActorParts, choice
 from snnkern.capture import CapturedDecision
 from snnkern.neurons import Kind
 
@@ -177,15 +177,15 @@ def test_what_is_too_large_for_one_launch_runs_by_layers(cuda_device, shape) -> 
 
 def test_auto_prefers_triton_for_large_batches_on_a_gpu(monkeypatch) -> None:
     device = torch.device("cuda")
-    assert not _backends.is_large(device, 4096)
-    assert _backends.is_large(device, 4097)
-    assert not _backends.is_large(torch.device("cpu"), 10**6)
+    assert not choice.is_large(device, 4096)
+    assert choice.is_large(device, 4097)
+    assert not choice.is_large(torch.device("cpu"), 10**6)
     monkeypatch.setenv("SNNKERN_SMALL_BATCH", "64")
-    assert _backends.is_large(device, 65)
-    assert "up to 64 rows" in _backends.rule()
+    assert choice.is_large(device, 65)
+    assert "up to 64 rows" in choice.rule()
     monkeypatch.setenv("SNNKERN_SMALL_BATCH", "many")
     with pytest.raises(snnkern.InputError, match="SNNKERN_SMALL_BATCH must be a whole number of rows, got 'many'"):
-        _backends.is_large(device, 65)
+        choice.is_large(device, 65)
 
 
 def test_the_rule_decides_which_engine_is_packed(monkeypatch) -> None:
@@ -205,12 +205,12 @@ def test_the_rule_decides_which_engine_is_packed(monkeypatch) -> None:
             return self.made
 
     weight = torch.zeros(1, device="meta")
-    parts = _backends.ActorParts([], (weight, weight), {}, snnkern.Dynamics(snnkern.IF(), 1))
-    monkeypatch.setattr(_backends, "is_large", lambda device, rows: rows > 10)
+    parts = ActorParts([], (weight, weight), snnkern.Interface(1, 1).parts(), snnkern.Dynamics(snnkern.IF(), 1))
+    monkeypatch.setattr(choice, "is_large", lambda device, rows: rows > 10)
 
     def packed(*modules: Fake, rows: int, name: str = "auto") -> object:
-        monkeypatch.setattr(_backends, "_modules", lambda: modules)
-        return _backends.engine(name, parts, rows)
+        monkeypatch.setattr(choice, "_BACKENDS", modules)
+        return choice.engine(name, parts, rows)
 
     cuda_one, triton_one = Fake("cuda", "cuda's"), Fake("triton", "triton's")
     assert packed(cuda_one, triton_one, rows=10) == "cuda's"
@@ -244,9 +244,9 @@ def test_what_auto_takes_is_explained(monkeypatch) -> None:
         Fake("triton", "cuda", single, half),
         Fake("reference", "cpu cuda", single, double, half),
     )
-    monkeypatch.setattr(_backends, "_modules", lambda: modules)
+    monkeypatch.setattr(choice, "_BACKENDS", modules)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    taken = {choice.what: choice.backend for choice in _backends.choices()}
+    taken = {one.what: one.backend for one in choice.choices()}
     assert taken == {
         "float32, float64 on the CPU": "cpu",
         "bfloat16, float16 on the CPU": "reference",
@@ -257,7 +257,7 @@ def test_what_auto_takes_is_explained(monkeypatch) -> None:
         "an actor on a GPU, more than 4,096 rows": "triton",
     }
     modules[1].missing = "not built"
-    double_on_gpu = next(choice for choice in _backends.choices() if choice.what == "a layer in float64 on a GPU")
+    double_on_gpu = next(one for one in choice.choices() if one.what == "a layer in float64 on a GPU")
     assert double_on_gpu.backend == "reference"
     assert double_on_gpu.passed_over == {
         "cpu": "does not compute float64 on cuda",

@@ -22,7 +22,7 @@ from support.cuda_actors import assert_twins, decide, twins
 
 import snnkern
 from snnkern import Dynamics
-from snnkern._backends import cuda
+from snnkern._backends import cuda, native
 
 pytestmark = needs_cpu
 needs_module = pytest.mark.skipif(cuda._cuda is None, reason=cuda._reason or "")
@@ -133,21 +133,12 @@ def test_auto_takes_cuda_for_tensors_on_a_gpu(gpu) -> None:
     assert_twins(ours, wanted, random_observations(1, 2, 11))
 
 
-def arguments(device: int) -> dict[str, int | float | bool]:
-    numbers = dict.fromkeys(("kind", "stream", "initial_fraction", "negative_fraction", "alpha", "memory", "clip"), 0)
-    addresses = dict.fromkeys(
-        ("current", "threshold", "bias", "carry", "row_alpha", "spikes", "mean", "next_carry", "counts"), 0
-    )
-    sizes = dict.fromkeys(("levels", "timesteps", "batch", "neurons"), 1)
-    strides = {"current_stride_t": 0, "current_stride_b": 1}
-    return {**numbers, **addresses, **sizes, **strides, "device": device, "constant": True}
-
-
 @needs_module
 def test_an_error_names_the_call_that_failed() -> None:
     """There is no device 4096; where there is no driver, asking for the current device fails already."""
+    layer = native.LayerArguments(1, 1, *[0] * 12)
     with pytest.raises(RuntimeError, match=r"^cuda(SetDevice\(4096\)|GetDevice) failed: .* \(cudaError\w+\)$"):
-        cuda._cuda.neuron_float32(**arguments(4096))
+        cuda._cuda.neuron_float32(snnkern.Dynamics(snnkern.IF(), 1).numbers, layer, device=4096, stream=0)
 
 
 @needs_module

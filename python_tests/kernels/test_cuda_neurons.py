@@ -66,7 +66,7 @@ MANY_STEPS = [("snm", 2**15 - 1), ("snm", 2**15), ("snm", 2**16), ("mt", MOST_ST
 
 @needs_cpu
 @pytest.mark.parametrize(("kind", "timesteps"), MANY_STEPS)
-def test_so_many_timesteps_that_the_quick_way_ends(cuda_device, kind, timesteps):
+def test_so_many_timesteps_that_the_fast_path_ends(cuda_device, kind, timesteps):
     """Some neurons fire at every step; compared with the CPU's kernels, which are quick enough."""
     layer = random_layer(Dynamics(DEFAULT_NEURONS[kind], timesteps, **CARRYING), Size(1, 5))
     layer = replace(layer, current=layer.current + torch.tensor([0.0, 0.0, 3.0, 0.0, 3.0]))
@@ -76,7 +76,7 @@ def test_so_many_timesteps_that_the_quick_way_ends(cuda_device, kind, timesteps)
 
 
 @pytest.mark.parametrize("levels", [1, 7])
-def test_what_is_tiny_for_the_quick_way(cuda_on_host, levels):
+def test_what_is_tiny_for_the_fast_path(cuda_on_host, levels):
     """A threshold whose smallest level is too small to be divided quickly, or too many steps."""
 
     def tiny(threshold: float, timesteps: int) -> bool:
@@ -154,18 +154,19 @@ class Guarded:
         self.module = module
         self.calls = 0
 
-    def neuron_float32(self, **arguments) -> None:
-        timesteps, batch, neurons = (arguments[name] for name in ("timesteps", "batch", "neurons"))
-        sizes = {"spikes": timesteps * batch * neurons, "mean": batch * neurons, "next_carry": batch * neurons}
-        buffers = {name: torch.full((size + 64,), 1e30) for name, size in sizes.items() if arguments[name]}
-        buffers["counts"] = torch.full((batch + 64,), -1, dtype=torch.int64)
+    def neuron_float32(self, dynamics, layer, **place) -> None:
+        size = layer.batch * layer.neurons
+        sizes = {"spikes": dynamics.timesteps * size, "mean": size, "next_carry": size}
+        buffers = {name: torch.full((size + 64,), 1e30) for name, size in sizes.items() if getattr(layer, name)}
+        buffers["counts"] = torch.full((layer.batch + 64,), -1, dtype=torch.int64)
         inner = {name: buffer[32:-32] for name, buffer in buffers.items()}
-        self.module.neuron_float32(**arguments | {name: one.data_ptr() for name, one in inner.items()})
+        guarded = layer._replace(**{name: one.data_ptr() for name, one in inner.items()})
+        self.module.neuron_float32(dynamics, guarded, **place)
         self.calls += 1
         for name, buffer in buffers.items():
             outside = torch.cat([buffer[:32], buffer[-32:]])
             assert bool((outside == outside[0]).all()), f"{name} was written outside"
-            ctypes.memmove(arguments[name], inner[name].data_ptr(), inner[name].nbytes)
+            ctypes.memmove(getattr(layer, name), inner[name].data_ptr(), inner[name].nbytes)
 
 
 @each("size", {"B3-N20": Size(3, 20), "B5-N33": Size(5, 33), "B2-N1028": Size(2, 1028)})
@@ -195,13 +196,13 @@ def numbers_of_every_size(dtype: torch.dtype) -> torch.Tensor:
 @each("dtype", NATIVE_DTYPES)
 def test_division_by_steps_is_exact(cuda_on_host, dtype):
     x = numbers_of_every_size(dtype)
-    quick = x[~(x.abs() < least(dtype)) | (x == 0)]
+    ordinary = x[~(x.abs() < least(dtype)) | (x == 0)]
     for steps in [*range(1, 258), 1023, 1025, 2**16 - 1, 2**16, 2**16 + 1, 2**20 + 1, 2**24 + 2, 2**29 - 1]:
         number = torch.tensor(steps, dtype=dtype)
         assert_same_bits(divide(cuda_on_host, x, steps), x / number)
         if steps <= MOST_STEPS:
             for off in (-2, 0, 2):
-                assert_same_bits(divide(cuda_on_host, quick, steps, normal=True, off=off), quick / number)
+                assert_same_bits(divide(cuda_on_host, ordinary, steps, normal=True, off=off), ordinary / number)
 
 
 def between_two_numbers(steps: int, dtype: torch.dtype) -> torch.Tensor:

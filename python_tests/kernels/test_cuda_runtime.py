@@ -28,7 +28,8 @@ from torch import Tensor
 
 import snnkern
 from snnkern import Dynamics, ops, reference
-from snnkern._backends import cuda
+from snnkern._backends import Problem, Result, cuda
+from snnkern._backends.native import run_neuron
 
 pytestmark = needs_cpu
 HOST = torch.device("cpu")
@@ -179,32 +180,10 @@ def test_a_layer_beyond_two_to_the_32_numbers(module, neurons, spikes) -> None:
     current[:, -rows:, -last:], threshold[-last:], carry[-rows:, -last:] = small.current, small.threshold, small.carry
     per_block = 32 * (4 if neurons % 4 == 0 else 1)
     blocks = batch // rows * -(-neurons // per_block)
-    spec = dynamics.neuron
+    problem = Problem(current, threshold, carry, dynamics, None, None, spikes)
     with from_block(module, blocks - 1):
-        module.neuron_float32(
-            **cuda._place(current),
-            kind=int(spec.kind),
-            levels=spec.levels,
-            initial_fraction=spec.initial_fraction,
-            negative_fraction=spec.negative_fraction,
-            alpha=dynamics.alpha,
-            memory=dynamics.memory,
-            clip=dynamics.clip,
-            timesteps=timesteps,
-            batch=batch,
-            neurons=neurons,
-            current=current.data_ptr(),
-            constant=False,
-            current_stride_t=batch * neurons,
-            current_stride_b=neurons,
-            threshold=threshold.data_ptr(),
-            bias=0,
-            carry=carry.data_ptr(),
-            row_alpha=0,
-            spikes=output.data_ptr() if spikes else 0,
-            mean=0 if spikes else output.data_ptr(),
-            next_carry=next_carry.data_ptr(),
-            counts=counts.data_ptr(),
+        run_neuron(
+            module.neuron_float32, problem, Result(output, next_carry, counts), cuda._address, **cuda._place(current)
         )
     wanted = reference.neuron(small.current, small.threshold, small.carry, dynamics)
     assert_same_bits(output[..., -rows:, -last:], wanted.spikes if spikes else wanted.mean)

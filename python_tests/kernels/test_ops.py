@@ -16,8 +16,8 @@ from support.cases import (
 )
 
 import snnkern
-from snnkern import IF, MT, Dynamics, InputError, _backends, ops
-from snnkern._backends import cpu
+from snnkern import IF, MT, Dynamics, InputError, ops
+from snnkern._backends import choice, cpu
 from snnkern.neurons import Kind
 
 CARRYING = {"alpha": 0.7, "memory": 0.6}
@@ -44,18 +44,10 @@ def layer_of(neuron=None, dtype=torch.float32):
 def test_opcheck_of_the_neuron_operators(name, constant, neuron, backend):
     layer = layer_of(neuron)
     layer = layer.constant() if constant else layer
-    flat = (
-        int(neuron.kind),
-        neuron.levels,
-        neuron.initial_fraction,
-        neuron.negative_fraction,
-        3,
-        *(layer.dynamics.alpha, layer.dynamics.memory, layer.dynamics.clip),
-    )
     operator = getattr(torch.ops.snnkern, name).default
     tensors = (layer.current, layer.threshold, layer.carry, layer.bias)
     for row_alpha in (None, torch.tensor([0.0, 0.5])):
-        torch.library.opcheck(operator, (*tensors, row_alpha, *flat, backend))
+        torch.library.opcheck(operator, (*tensors, row_alpha, *layer.dynamics.numbers, backend))
 
 
 @backend
@@ -311,7 +303,7 @@ def no_native_code(monkeypatch):
     """As on a machine where the native kernels were not built."""
     monkeypatch.setattr(cpu, "_cpu", None)
     monkeypatch.setattr(cpu, "_reason", "the native CPU kernels were not built", raising=False)
-    monkeypatch.setattr(_backends, "_warned", False)
+    monkeypatch.setattr(choice, "_warned", False)
 
 
 @pytest.mark.usefixtures("no_native_code")

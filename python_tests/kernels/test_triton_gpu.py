@@ -9,7 +9,7 @@ from support.engine_cases import assert_agrees, engine_actor
 
 import snnkern
 from snnkern import DC, IF, Dynamics, ops, reference
-from snnkern._backends import triton
+from snnkern._backends import choice, triton
 
 pytestmark = pytest.mark.gpu
 WIDTHS = (17, 256, 256, 6)
@@ -134,7 +134,7 @@ def test_auto_takes_triton_for_large_batches(triton_gpu) -> None:
 
     plain = snnkern.nn.SpikingActor(snnkern.load_actor("td3-hopper"), [torch.ones(256)] * 2, Dynamics(IF(), 4))
     auto = plain.to(triton_gpu)
-    auto(torch.zeros(snnkern._backends.small_batch() + 1, 11, device=triton_gpu))
+    auto(torch.zeros(choice.small_batch() + 1, 11, device=triton_gpu))
     assert isinstance(auto._engine, triton_engine.Engine)
 
 

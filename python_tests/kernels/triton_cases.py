@@ -36,7 +36,7 @@ from torch import Tensor
 
 import snnkern
 from snnkern import Dynamics
-from snnkern._backends import Problem, triton
+from snnkern._backends import Problem, choice, triton, triton_environment
 from snnkern._backends.triton_neurons import LEAST, MOST_STEPS, TALLY
 from snnkern.neurons import Kind
 
@@ -55,9 +55,9 @@ def test_runs_in_the_interpreter_and_only_by_name() -> None:
     assert "interpreter" in status.detail
     for dtype in (torch.float32, torch.bfloat16):
         assert triton.serves(torch.device("cpu"), dtype)
-        assert snnkern._backends.choose("auto", torch.device("cpu"), dtype) is not triton
+        assert choice.choose("auto", torch.device("cpu"), dtype) is not triton
     with pytest.raises(snnkern.InputError, match=r"'triton' does not compute torch\.float64 tensors on cpu"):
-        snnkern._backends.choose("triton", torch.device("cpu"), torch.float64)
+        choice.choose("triton", torch.device("cpu"), torch.float64)
 
 
 @each("size", {name: SIZES[name] for name in ("B1-N1", "B1-N17", "B3-N257")})
@@ -89,20 +89,20 @@ def below(value: float) -> float:
 
 
 SMALLEST_THRESHOLD = LEAST.value * 2**24  # whose 24 levels may all be divided
-# Currents, thresholds, and the ways in which DC's steps are taken; the quick way comes first where it may do.
+# Currents, thresholds, and the paths on which DC's steps are taken; the fast path comes first where it may do.
 WAYS = {
-    "ordinary": ([1.0, -0.5, 0.0], [1.0, 2.0, 0.5], {"quick"}),
-    "smallest-quick-current": ([LEAST.value, -LEAST.value, 0.0], [1.0, 2.0, 0.5], {"quick"}),
-    "a-small-current": ([1.0, -below(LEAST.value), 0.0], [1.0, 2.0, 0.5], {"quick", "careful"}),
-    "a-denormal-current": ([1e-42, 1.0, 0.0], [1.0, 2.0, 0.5], {"quick", "careful"}),
-    "smallest-quick-threshold": ([0.0, 1.0, -1.0], [0.0, SMALLEST_THRESHOLD, 1.0], {"quick"}),
+    "ordinary": ([1.0, -0.5, 0.0], [1.0, 2.0, 0.5], {"fast"}),
+    "smallest-fast-current": ([LEAST.value, -LEAST.value, 0.0], [1.0, 2.0, 0.5], {"fast"}),
+    "a-small-current": ([1.0, -below(LEAST.value), 0.0], [1.0, 2.0, 0.5], {"fast", "careful"}),
+    "a-denormal-current": ([1e-42, 1.0, 0.0], [1.0, 2.0, 0.5], {"fast", "careful"}),
+    "smallest-fast-threshold": ([0.0, 1.0, -1.0], [0.0, SMALLEST_THRESHOLD, 1.0], {"fast"}),
     "a-small-threshold": ([0.0, 1.0, -1.0], [1.0, below(SMALLEST_THRESHOLD), 1.0], {"careful"}),
 }
 
 
 @pytest.fixture
-def ways(monkeypatch) -> set[str]:
-    """The ways in which a kernel in the interpreter has taken steps."""
+def paths(monkeypatch) -> set[str]:
+    """The paths on which a kernel in the interpreter has taken steps."""
     from snnkern._backends import triton_neurons
 
     taken = set()
@@ -116,26 +116,26 @@ def ways(monkeypatch) -> set[str]:
 
         monkeypatch.setattr(triton_neurons, name, run)
 
-    spy("fire_level_regular", lambda _: "quick")
+    spy("fire_level_regular", lambda _: "fast")
     spy("fire_level", lambda _: "careful")
-    spy("fire_single", lambda args: "quick" if args[-1] == TALLY.value else "careful")
+    spy("fire_single", lambda args: "fast" if args[-1] == TALLY.value else "careful")
     return taken
 
 
 @interpreted
 @each("case", WAYS)
-def test_steps_are_taken_the_quick_way_as_far_as_it_is_exact(case, ways) -> None:
+def test_steps_are_taken_on_the_fast_path_as_far_as_it_is_exact(case, paths) -> None:
     """A small current is no matter to MT, which does not divide it."""
     currents, thresholds, wanted = case
     for neuron in (NEURONS["mt-L4"], NEURONS["dc-L24"]):
-        ways.clear()
+        paths.clear()
         layer = random_layer(Dynamics(neuron, 6, **CARRYING), Size(16, 3))
         layer.current[:, 0] = torch.tensor(currents)
         assert_triton_is_reference(replace(layer, threshold=torch.tensor(thresholds), carry=torch.zeros(16, 3)))
-        assert ways == (wanted if neuron.kind is Kind.DC else {"quick"} & wanted or wanted)
+        assert paths == (wanted if neuron.kind is Kind.DC else {"fast"} & wanted or wanted)
 
 
-@each("other", {"quick": 1.0, "careful": 2.0**-70})
+@each("other", {"fast": 1.0, "careful": 2.0**-70})
 def test_levels_are_found_at_their_bounds(other) -> None:
     """Of neurons of threshold 1, beside one whose threshold decides how levels are found."""
     levels = 2.0 ** -torch.arange(4)
@@ -147,7 +147,7 @@ def test_levels_are_found_at_their_bounds(other) -> None:
         assert_triton_is_reference(Layer(current, threshold, torch.zeros_like(potential), Dynamics(neuron, 2)))
 
 
-def test_as_many_steps_as_a_tally_counts_are_taken_the_quick_way() -> None:
+def test_as_many_steps_as_a_tally_counts_are_taken_on_the_fast_path() -> None:
     """A neuron that fires at each of them adds `TALLY` and 1."""
     most = (MOST_STEPS.value + 1) * TALLY.value
     assert MOST_STEPS.value * (TALLY.value + 1) < 2**31 <= most
@@ -156,17 +156,17 @@ def test_as_many_steps_as_a_tally_counts_are_taken_the_quick_way() -> None:
 
 @interpreted
 @each("neuron", {name: DEFAULT_NEURONS[name] for name in ("snm", "mt", "dc")})
-def test_so_many_timesteps_that_the_quick_way_ends(monkeypatch, neuron, ways) -> None:
+def test_so_many_timesteps_that_the_fast_path_ends(monkeypatch, neuron, paths) -> None:
     """The border is moved to where there are few."""
     import triton.language as tl
 
     from snnkern._backends import triton_neurons
 
     monkeypatch.setattr(triton_neurons, "MOST_STEPS", tl.constexpr(4))
-    for timesteps, wanted in ((4, {"quick"}), (5, {"careful"})):
-        ways.clear()
+    for timesteps, wanted in ((4, {"fast"}), (5, {"careful"})):
+        paths.clear()
         assert_triton_is_reference(random_layer(Dynamics(neuron, timesteps, **CARRYING), Size(3, 17)))
-        assert ways == wanted
+        assert paths == wanted
 
 
 @interpreted
@@ -210,7 +210,7 @@ def test_offsets_are_of_more_than_32_bits(far, monkeypatch) -> None:
 
 def narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:
     """A float32 value as it is stored: a GPU rounds to the nearest, the interpreter truncates to bfloat16."""
-    if dtype == torch.bfloat16 and triton.INTERPRETED:
+    if dtype == torch.bfloat16 and triton_environment.INTERPRETED:
         value = (value.view(torch.int32) & -0x10000).view(torch.float32)
     return value.to(dtype)
 

@@ -266,7 +266,7 @@ MUTANTS = [
     Mutant(
         name="engine-ignores-sizes-of-spikes",
         file="csrc/cpu/engine_kernel.cpp",
-        text="current = receive<kind != Kind::IF, kVectors>(layer, bias, row.received, step, n);",
+        text="current = receive<!kIsBinary<kind>, kVectors>(layer, bias, row.received, step, n);",
         replacement="current = receive<false, kVectors>(layer, bias, row.received, step, n);",
         tests=ENGINE,
     ),
@@ -287,14 +287,14 @@ MUTANTS = [
     Mutant(
         name="engine-does-not-clip-from-below",
         file="csrc/cpu/engine_kernel.cpp",
-        text="value = value < -model.observation_clip ? -model.observation_clip : value;",
+        text="value = value < -interface.observation_clip ? -interface.observation_clip : value;",
         replacement="",
         tests=ENGINE,
     ),
     Mutant(
         name="engine-does-not-squash",
         file="csrc/cpu/engine_kernel.cpp",
-        text="model.squash ? __builtin_tanhf(z[n]) : z[n]",
+        text="model.interface.squash ? __builtin_tanhf(z[n]) : z[n]",
         replacement="z[n]",
         tests=ENGINE,
     ),

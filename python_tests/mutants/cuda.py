@@ -4,7 +4,7 @@ from mutants.mutant import Mutant
 
 RUNTIME = "python_tests/kernels/test_cuda_runtime.py"
 STRIDES = "python_tests/kernels/test_cuda_neurons.py -k 'host and any_strides'"
-MANY_STEPS = "python_tests/kernels/test_cuda_neurons.py -k 'host and quick_way or tiny_for'"
+MANY_STEPS = "python_tests/kernels/test_cuda_neurons.py -k 'host and fast_path or tiny_for'"
 DIVISION = "python_tests/kernels/test_cuda_neurons.py -k 'division'"
 NEURONS = "python_tests/kernels/test_cuda_neurons.py -k 'host and (hard_inputs or every_size)'"
 ACTOR = "python_tests/kernels/test_cuda_actor.py -k 'host'"
@@ -245,7 +245,7 @@ MUTANTS = [
     Mutant(
         name="cuda-small-currents-of-dc-go-unnoticed",
         file="csrc/cuda/neuron_kernel.cu",
-        text="if (kind == Kind::DC && kQuick && Divisor<Real>::is_small(smallest)) return kUnfinished;",
+        text="if (kIsDifferential<kind> && kFast && Divisor<Real>::is_small(smallest)) return kUnfinished;",
         replacement="(void)smallest;",
         tests="python_tests/kernels/test_cuda_neurons.py -k 'host and small_quotients'",
     ),
@@ -280,7 +280,7 @@ MUTANTS = [
     Mutant(
         name="cuda-dc-adds-its-bias-to-currents",
         file="csrc/cuda/actor_kernel.cu",
-        text="kind != Kind::DC);",
+        text="!kIsDifferential<kind>);",
         replacement="true);",
         tests=ACTOR,
     ),
@@ -314,7 +314,7 @@ MUTANTS = [
     ),
     Mutant(
         name="cuda-current-is-not-made-contiguous",
-        file="snnkern/_backends/cuda.py",
+        file="snnkern/_backends/native.py",
         text="current = current.contiguous()",
         replacement="pass",
         tests=STRIDES,

@@ -41,10 +41,10 @@ MUTANTS = [
         "MOST_STEPS = tl.constexpr((1 << 15) - 1)",
         "MOST_STEPS = tl.constexpr(1 << 15)",
     ),
-    _neurons("fewer-steps-than-most", "quick = timesteps <= MOST_STEPS", "quick = timesteps < MOST_STEPS"),
-    _neurons("more-steps-than-most", "quick = timesteps <= MOST_STEPS", "quick = timesteps <= MOST_STEPS + 1"),
+    _neurons("fewer-steps-than-most", "wanted = timesteps <= MOST_STEPS", "wanted = timesteps < MOST_STEPS"),
+    _neurons("more-steps-than-most", "wanted = timesteps <= MOST_STEPS", "wanted = timesteps <= MOST_STEPS + 1"),
     _neurons(
-        "never-divides-again", "            done = tl.min(tl.min(smallest", "            quick = tl.min(tl.min(smallest"
+        "never-divides-again", "            done = tl.min(tl.min(smallest", "            exact = tl.min(tl.min(smallest"
     ),
     _neurons("spikes-are-not-unpacked", "count = count >> 16", "count = count >> 15"),
     _neurons("fires-at-the-threshold", "up = (potential > threshold) & alive", "up = (potential >= threshold) & alive"),
@@ -72,7 +72,9 @@ MUTANTS = [
     ),
     _neurons("residual-is-not-bounded", "tl.where(-sent > gained, -sent, gained)", "gained"),
     _neurons("carry-is-not-clamped-below", "return tl.where(-bound > carry, -bound, carry)", "return carry"),
-    _neurons("carry-forgets", "carry = memory * carry + alpha * residual", "carry = carry + alpha * residual"),
+    _neurons(
+        "carry-forgets", "carry = parameters.memory * carry + alpha * residual", "carry = carry + alpha * residual"
+    ),
     _neurons("constant-current-is-repeated", "arriving = tl.zeros_like(arriving)", "arriving = arriving"),
     _neurons(
         "counts-are-overwritten",

@@ -309,8 +309,7 @@ def actor_parts(widths: tuple[int, ...], dynamics: Dynamics) -> ActorParts:
     actor, thresholds = random_actor(widths)
     layers = [(layer.weight.T.contiguous(), layer.bias) for layer in [*actor.hidden, actor.output]]
     hidden = [(*layer, threshold) for layer, threshold in zip(layers[:-1], thresholds, strict=True)]
-    interface = dict(actor.interface.named_buffers()) | actor.interface.description()
-    return ActorParts(hidden, layers[-1], interface, dynamics)
+    return ActorParts(hidden, layers[-1], actor.interface.parts(), dynamics)
 
 
 def random_observations(

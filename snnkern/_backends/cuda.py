@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from snnkern import _backends
 from snnkern._backends import ActorParts, Problem, Result
+from snnkern._backends.native import interface_arguments, run_neuron
 from snnkern.neurons import Dynamics
 
 _reason = ""
@@ -41,47 +39,10 @@ def serves(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def neuron(problem: Problem) -> Result:
-    current = problem.current
-    if current.stride(-1) != 1 and current.shape[-1] > 1:  # rows must be contiguous; T and B may be strided
-        current = current.contiguous()
-    threshold, carry = problem.threshold.contiguous(), problem.carry.contiguous()
-    bias = None if problem.bias is None else problem.bias.contiguous()
-    row_alpha = None if problem.row_alpha is None else problem.row_alpha.contiguous()
-    batch, neurons = carry.shape
-    timesteps = problem.dynamics.timesteps
-    constant = current.dim() == 2
-
-    next_carry = torch.empty_like(carry)
-    output = carry.new_empty((timesteps, batch, neurons) if problem.wants_spikes else (batch, neurons))
-    counts = carry.new_empty(batch, dtype=torch.int64)
-    spec = problem.dynamics.neuron
-    run = _cuda.neuron_float32 if carry.dtype == torch.float32 else _cuda.neuron_float64
-    run(
-        **_place(carry),
-        kind=int(spec.kind),
-        levels=spec.levels,
-        initial_fraction=spec.initial_fraction,
-        negative_fraction=spec.negative_fraction,
-        alpha=problem.dynamics.alpha,
-        memory=problem.dynamics.memory,
-        clip=problem.dynamics.clip,
-        timesteps=timesteps,
-        batch=batch,
-        neurons=neurons,
-        current=current.data_ptr(),
-        constant=constant,
-        current_stride_t=0 if constant else current.stride(0),
-        current_stride_b=current.stride(-2),
-        threshold=threshold.data_ptr(),
-        bias=_address(bias),
-        carry=carry.data_ptr(),
-        row_alpha=_address(row_alpha),
-        spikes=output.data_ptr() if problem.wants_spikes else 0,
-        mean=0 if problem.wants_spikes else output.data_ptr(),
-        next_carry=next_carry.data_ptr(),
-        counts=counts.data_ptr(),
-    )
-    return Result(output, next_carry, counts)
+    result = problem.new_result()
+    kernel = _cuda.neuron_float32 if problem.carry.dtype == torch.float32 else _cuda.neuron_float64
+    run_neuron(kernel, problem, result, _address, **_place(problem.carry))
+    return result
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -98,37 +59,21 @@ def engine(actor: ActorParts) -> Engine | None:
     return made if made.fits() else None
 
 
-class Engine:
+class Engine(_backends.Engine):
     """A whole actor in one launch (`csrc/cuda/actor.h`). Weights are packed here, once."""
 
     def __init__(self, actor: ActorParts) -> None:
-        spec, dynamics, interface = actor.dynamics.neuron, actor.dynamics, actor.interface
         weight, bias = actor.output
         self._packed: list[Tensor] = []  # keeps alive what the kernel has the addresses of
         self._bound: list[Tensor] = []
         self._outputs = weight.shape[1]
-        clip = interface["observation_clip"]
         self._native = _cuda.Engine(
             device=_place(weight)["device"],
-            kind=int(spec.kind),
-            levels=spec.levels,
-            initial_fraction=spec.initial_fraction,
-            negative_fraction=spec.negative_fraction,
-            alpha=dynamics.alpha,
-            memory=dynamics.memory,
-            clip=dynamics.clip,
-            timesteps=dynamics.timesteps,
-            tiny=any(_is_tiny(threshold, dynamics) for *_, threshold in actor.hidden),
+            dynamics=actor.dynamics.numbers,
+            tiny=any(_is_tiny(threshold, actor.dynamics) for *_, threshold in actor.hidden),
             layers=self._layers(actor.hidden),
-            actions=self._outputs,
-            output_weight=self._keep(weight.T),
-            output_bias=self._keep(bias),
-            observation_mean=self._keep(interface.get("observation_mean")),
-            observation_std=self._keep(interface.get("observation_std")),
-            observation_clip=math.inf if clip is None else clip,
-            action_scale=self._keep(interface["action_scale"]),
-            action_bias=self._keep(interface["action_bias"]),
-            squash=interface["squash"],
+            output=(self._outputs, self._keep(weight.T), self._keep(bias)),
+            interface=interface_arguments(actor.interface, self._keep),
         )
         self.fits = self._native.fits
 
@@ -165,10 +110,6 @@ class Engine:
         action = observation.new_empty(self._rows, self._outputs)
         self._native.decide(_place(observation)["stream"], observation.data_ptr(), action.data_ptr())
         return action
-
-    def act(self, observation: NDArray[Any], check_finite: bool, threads: int) -> None:
-        """A NumPy observation takes the way over `decide`."""
-        return None
 
 
 def _place(tensor: Tensor) -> dict[str, int]:

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import os
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
 from snnkern import reference
 from snnkern._backends import ActorParts, Engine, Problem, Result
-from snnkern.neurons import Kind
+from snnkern._backends.triton_environment import INTERPRETED, on_device, parameters
+from snnkern.neurons import Neuron
 
 NAME = "triton"
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
 _OLDEST = (8, 0)  # compute capability: the first with bfloat16 tensor cores
 # 3.4 has no loops whose invariants stay where they are (`disable_licm`), and 3.5 takes no element of a tuple as a size.
 _OLDEST_RELEASE = (3, 6)
@@ -79,14 +77,13 @@ def neuron(problem: Problem) -> Result:
     row_alpha = None if problem.row_alpha is None else problem.row_alpha.contiguous()
     batch, neurons = carry.shape
     constant = current.dim() == 2
-    elements = tile_elements(spec.kind, carry.dtype)
+    elements = tile_elements(spec, carry.dtype)
     rows, columns = tile_shape(neurons, elements)
     whole_rows = neurons <= columns
 
-    next_carry = torch.empty_like(carry)
-    shape = (dynamics.timesteps, batch, neurons) if problem.wants_spikes else (batch, neurons)
-    output = carry.new_empty(shape)
-    counts = carry.new_empty(batch, dtype=torch.int64) if whole_rows else carry.new_zeros(batch, dtype=torch.int64)
+    result = problem.new_result()
+    if not (whole_rows and batch and neurons):
+        result.counts.zero_()
     if batch and neurons:
         tiles = -(-batch // rows) * -(-neurons // columns)
         with on_device(carry):
@@ -95,21 +92,17 @@ def neuron(problem: Problem) -> Result:
                 threshold,
                 threshold if bias is None else bias,
                 carry,
-                output,
-                next_carry,
+                result.output,
+                result.carry,
                 threshold if row_alpha is None else row_alpha,
-                counts,
+                result.counts,
                 batch,
                 neurons,
                 dynamics.timesteps,
                 0 if constant else current.stride(0),
                 current.stride(-2),
                 current.stride(-1),
-                spec.initial_fraction,
-                spec.negative_fraction,
-                dynamics.alpha,
-                dynamics.memory,
-                dynamics.clip,
+                parameters(dynamics),
                 spec.levels,
                 KIND=int(spec.kind),
                 LEVELS=spec.levels,
@@ -124,9 +117,7 @@ def neuron(problem: Problem) -> Result:
                 maxnreg=NARROW_REGISTERS if elements == NARROW_TILE_ELEMENTS else None,
                 enable_fp_fusion=False,
             )
-    else:
-        counts.zero_()
-    return Result(output, next_carry, counts)
+    return result
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -139,9 +130,9 @@ def engine(actor: ActorParts) -> Engine | None:
     return triton_engine.Engine(actor, triton_engine.chosen_precision()) if triton_engine.fits(actor) else None
 
 
-def tile_elements(kind: Kind, dtype: torch.dtype) -> int:
+def tile_elements(neuron: Neuron, dtype: torch.dtype) -> int:
     """Neurons of a program."""
-    return NARROW_TILE_ELEMENTS if kind in (Kind.MT, Kind.DC) and dtype.itemsize == 2 else TILE_ELEMENTS
+    return NARROW_TILE_ELEMENTS if neuron.multilevel and dtype.itemsize == 2 else TILE_ELEMENTS
 
 
 def tile_shape(neurons: int, elements: int) -> tuple[int, int]:
@@ -152,8 +143,3 @@ def tile_shape(neurons: int, elements: int) -> tuple[int, int]:
     widths = [width for width in (256, 128, 64, 32, 16) if width >= min(neurons, 64)]
     columns = min(widths, key=lambda width: (-(-neurons // width) * width, -width))
     return elements // columns, columns
-
-
-def on_device(tensor: Tensor) -> AbstractContextManager[object]:
-    """Triton launches on the current device, whatever device the tensors are on."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()

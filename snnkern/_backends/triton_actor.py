@@ -200,7 +200,7 @@ def run_tile(
     n,
     timesteps,
     quarters,
-    negative_fraction,
+    parameters,
     FIRST: tl.constexpr,
     LAST: tl.constexpr,
     INPUTS: tl.constexpr,
@@ -267,7 +267,7 @@ def run_tile(
                         current_mean,
                         output_mean,
                         threshold,
-                        negative_fraction,
+                        parameters,
                         LEVELS,
                         time,
                         time,
@@ -313,11 +313,7 @@ def actor_kernel(
     timesteps,
     quarters,  # 4: unknown to the compiler, which would spread the loop over them, and registers with it
     observation_clip,
-    initial_fraction,
-    negative_fraction,
-    alpha,
-    memory,
-    clip,
+    parameters,  # `Parameters` of triton_environment.py
     WIDTHS: tl.constexpr,
     PADDED: tl.constexpr,
     WIDEST: tl.constexpr,
@@ -383,14 +379,14 @@ def actor_kernel(
                     current,
                     threshold,
                     bias,
-                    initial_fraction * threshold + tl.load(place, inside, 0.0),
+                    parameters.initial_fraction * threshold + tl.load(place, inside, 0.0),
                     weights[layer],
                     scratch_words + (own + (layer % 2) * buffer) // 4,
                     scratch + (own + ((layer + 1) % 2) * buffer),
                     n,
                     timesteps,
                     quarters,
-                    negative_fraction,
+                    parameters,
                     layer == 0,
                     layer == HIDDEN - 1,
                     PADDED[layer],
@@ -410,12 +406,12 @@ def actor_kernel(
                 # Read again: in between they have no registers to wait in.
                 before = tl.load(place, inside, 0.0, volatile=True)
                 threshold = tl.load(thresholds[layer] + n, volatile=True)[None, :]
-                gained = potential - (initial_fraction * threshold + before)
+                gained = potential - (parameters.initial_fraction * threshold + before)
                 total = transmitted(count, output_mean, threshold, last_time, KIND, LEVELS)
-                share = alpha
+                share = parameters.alpha
                 if ROW_ALPHA:
                     share = tl.load(row_alpha + before_tile + row, is_row, other=0.0)[:, None]
-                after = residual_carry(gained, total, before, threshold, share, memory, clip)
+                after = residual_carry(gained, total, before, threshold, share, parameters)
                 tl.store(place, after, inside)
                 if layer == HIDDEN - 1:
                     mean = mean_output(count, output_mean, threshold, last_time, KIND, LEVELS)

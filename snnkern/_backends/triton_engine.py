@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import os
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from snnkern import _backends
 from snnkern._backends import ActorParts
-from snnkern._backends.triton import INTERPRETED, on_device
 from snnkern._backends.triton_actor import BLOCK, actor_kernel
+from snnkern._backends.triton_environment import INTERPRETED, on_device, parameters
 from snnkern.errors import InputError
 from snnkern.neurons import Dynamics, Kind, Neuron
 
@@ -85,7 +83,7 @@ def block(neuron: Neuron, tile: Tile, precision: str, capability: tuple[int, int
     """
     blackwell = capability >= (10, 0)
     half = capability < (9, 0) or (precision == "tf32" and not (blackwell and neuron.kind is Kind.SNM))
-    narrow = tile.rows > 16 and (neuron.kind is Kind.DC or half)
+    narrow = tile.rows > 16 and (neuron.differential or half)
     alone = neuron.kind is Kind.SNM or (neuron.kind is Kind.MT and precision == "bf16")
     return 16 if narrow else 32, min(8 // spike_bits(neuron), 1 if alone and not narrow else 2)
 
@@ -124,8 +122,8 @@ def scaling(neuron: Neuron) -> tuple[float, float]:
 
 
 def spike_bits(neuron: Neuron) -> int:
-    """Bits of a packed spike: its size, which is 0 or one of L levels, and its sign, which IF has none of."""
-    return neuron.levels.bit_length() + (neuron.kind is not Kind.IF)
+    """Bits of a packed spike: its size, which is 0 or one of L levels, and its sign where it has one."""
+    return neuron.levels.bit_length() + neuron.signed
 
 
 def planes(dynamics: Dynamics) -> int:
@@ -145,7 +143,7 @@ def chosen_precision() -> str:
     return precision
 
 
-class Engine:
+class Engine(_backends.Engine):
     """A whole actor in one launch. Weights are packed here, once, in one of the `PRECISIONS`."""
 
     def __init__(self, actor: ActorParts, precision: str) -> None:
@@ -163,16 +161,13 @@ class Engine:
         self._thresholds = tuple(
             _pad(threshold, (width,)) for (*_, threshold), width in zip(actor.hidden, padded[1:-1], strict=True)
         )
-        self._scale, self._shift = (interface[name].contiguous() for name in ("action_scale", "action_bias"))
-        normalize = interface["normalized"]
-        self._mean, self._std = (
-            interface[name].contiguous() if normalize else self._scale  # which is not read
-            for name in ("observation_mean", "observation_std")
-        )
-        clip = interface["observation_clip"]
-        self._clip = math.inf if clip is None else float(clip)
+        self._scale, self._shift = interface.action_scale, interface.action_bias
+        # Without a normalisation none is read.
+        self._mean = self._scale if interface.observation_mean is None else interface.observation_mean
+        self._std = self._scale if interface.observation_std is None else interface.observation_std
+        self._clip = interface.observation_clip
         self._planes = planes(dynamics)
-        self._constants = {
+        self._constants: dict[str, Any] = {
             "WIDTHS": self._widths,
             "PADDED": padded,
             "WIDEST": max(padded[1:-1]),
@@ -184,8 +179,8 @@ class Engine:
             "UNIT": scaling(spec)[1],
             "STAGES": _STAGES,
             "PARTS": 3 if self._precision == "float32" else 1,
-            "NORMALIZE": normalize,
-            "SQUASH": interface["squash"],
+            "NORMALIZE": interface.observation_mean is not None,
+            "SQUASH": interface.squash,
         }
 
     def _pack(self, actor: ActorParts) -> tuple[Tensor, ...]:
@@ -227,9 +222,6 @@ class Engine:
         if check_finite and not bool(torch.isfinite(observation).all()):
             return None
         return self._launch(observation.contiguous(), self._carries, self._counts)
-
-    def act(self, observation: NDArray[Any], check_finite: bool, threads: int) -> NDArray[np.float32] | None:
-        return None  # an array comes from the host: what is saved by a way of its own would be lost in the copies
 
     def warmup(self) -> Tile:
         """Compiles the kernel for the bound rows and keeps the fastest tile; the carries and counts stay as they are.
@@ -275,11 +267,7 @@ class Engine:
                 dynamics.timesteps,
                 4,
                 self._clip,
-                spec.initial_fraction,
-                spec.negative_fraction,
-                dynamics.alpha,
-                dynamics.memory,
-                dynamics.clip,
+                parameters(dynamics),
                 **self._constants,
                 ROW_ALPHA=self._row_alpha is not None,
                 ROWS=self._tile.rows,

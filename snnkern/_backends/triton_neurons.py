@@ -15,9 +15,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from snnkern._backends import triton as backend
+from snnkern._backends import triton_environment
 
-INTERPRETED = tl.constexpr(backend.INTERPRETED)
+INTERPRETED = tl.constexpr(triton_environment.INTERPRETED)
 
 # The values of `snnkern.neurons.Kind`; kernels can read only globals that are `constexpr`.
 IF = tl.constexpr(0)
@@ -33,10 +33,10 @@ EXPONENTS = tl.constexpr(-0x800000)
 INFINITY = tl.constexpr(0x7F800000)
 ONE = tl.constexpr(0x3F800000)
 
-# What a number must be, where it is not 0, for `divide_quickly`.
+# What a number must be, where it is not 0, for `divide_fast`.
 LEAST = tl.constexpr(2.0**-84)
 SMALL = tl.constexpr(2 * ((127 - 84) << 23) - 1)  # its `place`
-MOST_STEPS = tl.constexpr((1 << 15) - 1)  # what `take_steps` does quickly
+MOST_STEPS = tl.constexpr((1 << 15) - 1)  # what `run_steps` does on the fast path
 
 
 @triton.jit
@@ -67,7 +67,7 @@ def fused(a, b, c):
 
 @triton.jit
 def reciprocal(time):
-    """1 / time as the sum of two numbers, for `divide_quickly`: `Divisor` of `csrc/cuda/divisor.h`."""
+    """1 / time as the sum of two numbers, for `divide_fast`: `Divisor` of `csrc/cuda/divisor.h`."""
     if INTERPRETED:
         about = 1.0 / time
     else:  # the hardware's, off by a unit in the last place: times are far from where `/` is careful
@@ -78,7 +78,7 @@ def reciprocal(time):
 
 
 @triton.jit
-def divide_quickly(value, high, low):
+def divide_fast(value, high, low):
     """value / time to the last bit, for a time up to 2^16 and a value that is 0 or not below `LEAST`."""
     return fused(value, high, value * low)
 
@@ -163,7 +163,7 @@ def fire_level(potential, threshold, count, promised, levels, KIND: tl.constexpr
 
 @triton.jit
 def is_regular(threshold):
-    """Whether `fire_level_regular` serves all of these thresholds, and `divide_quickly` 24 levels of each."""
+    """Whether `fire_level_regular` serves all of these thresholds, and `divide_fast` 24 levels of each."""
     regular = (threshold == 0.0) | ((threshold >= LEAST * (1 << 24)) & (threshold <= 3.4028234663852886e38))
     return tl.min(tl.min(regular.to(tl.int32), axis=1), axis=0) > 0
 
@@ -199,7 +199,7 @@ def neuron_step(
     current_mean,
     output_mean,
     threshold,
-    negative_fraction,
+    parameters,
     levels,
     time,
     high,
@@ -207,12 +207,12 @@ def neuron_step(
     KIND: tl.constexpr,
     LEVELS: tl.constexpr,
     REGULAR: tl.constexpr,
-    QUICK: tl.constexpr,
+    FAST: tl.constexpr,
 ):
     """One simulation step, the `time`-th: where it fires, s_t, s_t / θ, and the state after it.
 
-    `levels` is LEVELS at run time. REGULAR says that `fire_level_regular` serves the thresholds; QUICK, that
-    `divide_quickly` with `high` and `low` serves everything.
+    `levels` is LEVELS at run time. REGULAR says that `fire_level_regular` serves the thresholds; FAST, that
+    `divide_fast` with `high` and `low` serves everything.
     """
     if KIND == DC:
         potential = potential + current + current_mean - output_mean
@@ -235,12 +235,12 @@ def neuron_step(
             count += (units * (1 << (LEVELS - 1))).to(tl.int32)  # both factors are powers of two: exact
     else:
         fires, spike, units, count = fire_single(
-            potential, threshold, count, negative_fraction, KIND, TALLY if QUICK else 1
+            potential, threshold, count, parameters.negative_fraction, KIND, TALLY if FAST else 1
         )
     if KIND == DC:
-        if QUICK:
-            current_mean = current_mean + divide_quickly(current, high, low)
-            output_mean = output_mean + divide_quickly(spike, high, low)
+        if FAST:
+            current_mean = current_mean + divide_fast(current, high, low)
+            output_mean = output_mean + divide_fast(spike, high, low)
         else:
             current_mean = current_mean + tl.div_rn(current, time)
             output_mean = output_mean + tl.div_rn(spike, time)
@@ -248,11 +248,11 @@ def neuron_step(
 
 
 @triton.jit
-def residual_carry(gained, sent, carry, threshold, alpha, memory, clip):
+def residual_carry(gained, sent, carry, threshold, alpha, parameters):
     """CRPI: r = max(u_T − u_0, −Q_T), then c ← clamp(μ·c + α·r, −κ·θ, κ·θ). A NaN stays visible in the carry."""
     residual = tl.where(-sent > gained, -sent, gained)
-    bound = clip * threshold
-    carry = memory * carry + alpha * residual
+    bound = parameters.clip * threshold
+    carry = parameters.memory * carry + alpha * residual
     carry = tl.where(carry > bound, bound, carry)
     return tl.where(-bound > carry, -bound, carry)
 
@@ -272,7 +272,7 @@ def load_start(carry, here, inside, threshold, initial_fraction):
 
 
 @triton.jit
-def take_steps(
+def run_steps(
     source,
     target,
     threshold,
@@ -285,22 +285,21 @@ def take_steps(
     timesteps,
     stride_t,
     step_elements,
-    initial_fraction,
-    negative_fraction,
+    parameters,
     levels,
     KIND: tl.constexpr,
     LEVELS: tl.constexpr,
     CONSTANT: tl.constexpr,
     SPIKES: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    QUICK: tl.constexpr,
+    FAST: tl.constexpr,
 ):
     """All T steps of a tile: its state after them, how often pairs fired, and the place of the smallest current.
 
-    QUICK is for `MOST_STEPS`, thresholds that are regular, and currents that turn out not to be small.
+    FAST is for `MOST_STEPS`, thresholds that are regular, and currents that turn out not to be small.
     """
     level = load_row(threshold, columns, is_column, here)
-    _, potential = load_start(carry, here, inside, level, initial_fraction)
+    _, potential = load_start(carry, here, inside, level, parameters.initial_fraction)
     count = tl.zeros(here.shape, tl.int32)
     output_mean = tl.zeros(here.shape, tl.float32)
     current_mean = output_mean
@@ -322,7 +321,7 @@ def take_steps(
             # The next step's current is asked for before this step's is used, so that a read is always under way.
             source += stride_t
             arriving = tl.load(source, inside & (step < timesteps), other=0.0)
-        if QUICK and KIND == DC and source.dtype.element_ty != tl.float16:  # which is never small
+        if FAST and KIND == DC and source.dtype.element_ty != tl.float16:  # which is never small
             smallest = tl.minimum(smallest, tl.min(tl.reshape(place(current), PAIRS), axis=2))
         fires, spike, _, potential, count, current_mean, output_mean = neuron_step(
             current,
@@ -331,24 +330,24 @@ def take_steps(
             current_mean,
             output_mean,
             level,
-            negative_fraction,
+            parameters,
             levels,
             time,
             high,
             low,
             KIND,
             LEVELS,
-            QUICK,
-            QUICK,
+            FAST,
+            FAST,
         )
-        if KIND != IF and not (KIND == SNM and QUICK):
+        if KIND != IF and not (KIND == SNM and FAST):
             events += tl.sum(tl.reshape(fires.to(tl.int32), PAIRS), axis=2)
         if SPIKES:
             tl.store(target, spike.to(target.dtype.element_ty), inside)
             target += step_elements
     if KIND == IF:
         events = tl.sum(tl.reshape(count, PAIRS), axis=2)
-    if KIND == SNM and QUICK:
+    if KIND == SNM and FAST:
         events = tl.sum(tl.reshape(count & (TALLY - 1), PAIRS), axis=2)
         count = count >> 16
     return potential, count, output_mean, events, smallest
@@ -370,11 +369,7 @@ def neuron_kernel(
     stride_t,  # of the current, in elements
     stride_b,
     stride_n,
-    initial_fraction,
-    negative_fraction,
-    alpha,
-    memory,
-    clip,
+    parameters,  # `Parameters` of triton_environment.py
     levels,
     KIND: tl.constexpr,
     LEVELS: tl.constexpr,
@@ -403,80 +398,58 @@ def neuron_kernel(
     source = current + (rows[:, None] * stride_b + columns.to(tl.int64)[None, :] * stride_n)
     target = output + here
 
-    # Assigned for the compiler, which asks that they are there on every way.
+    # Assigned for the compiler, which asks that they are there on every path.
     potential = tl.zeros((ROWS, COLUMNS), tl.float32)
     count = tl.zeros((ROWS, COLUMNS), tl.int32)
     output_mean = potential
     sent_events = tl.zeros((ROWS, COLUMNS // 2), tl.int32)
-    done = False
-    quick = True
+    wanted = True
     if KIND != IF:
-        quick = timesteps <= MOST_STEPS
+        wanted = timesteps <= MOST_STEPS
     if KIND == MT or KIND == DC:
-        quick = quick & is_regular(load_row(threshold, columns, is_column, here))
-    if quick:
-        potential, count, output_mean, sent_events, smallest = take_steps(
-            source,
-            target,
-            threshold,
-            bias,
-            carry,
-            here,
-            inside,
-            columns,
-            is_column,
-            timesteps,
-            stride_t,
-            step_elements,
-            initial_fraction,
-            negative_fraction,
-            levels,
-            KIND,
-            LEVELS,
-            CONSTANT,
-            SPIKES,
-            HAS_BIAS,
-            True,
-        )
-        done = True
-        if KIND == DC:
-            done = tl.min(tl.min(smallest, axis=1), axis=0) >= SMALL
-    if not done:
-        potential, count, output_mean, sent_events, _ = take_steps(
-            source,
-            target,
-            threshold,
-            bias,
-            carry,
-            here,
-            inside,
-            columns,
-            is_column,
-            timesteps,
-            stride_t,
-            step_elements,
-            initial_fraction,
-            negative_fraction,
-            levels,
-            KIND,
-            LEVELS,
-            CONSTANT,
-            SPIKES,
-            HAS_BIAS,
-            False,
-        )
+        wanted = wanted & is_regular(load_row(threshold, columns, is_column, here))
+    done = False
+    for path in tl.static_range(2):  # the fast one; then, where that is not wanted or not exact, the careful one
+        if wanted:
+            potential, count, output_mean, sent_events, smallest = run_steps(
+                source,
+                target,
+                threshold,
+                bias,
+                carry,
+                here,
+                inside,
+                columns,
+                is_column,
+                timesteps,
+                stride_t,
+                step_elements,
+                parameters,
+                levels,
+                KIND,
+                LEVELS,
+                CONSTANT,
+                SPIKES,
+                HAS_BIAS,
+                path == 0,
+            )
+            done = True
+            if KIND == DC:
+                done = tl.min(tl.min(smallest, axis=1), axis=0) >= SMALL
+        wanted = not done
 
     level = load_row(threshold, columns, is_column, here)
-    before, start = load_start(carry, here, inside, level, initial_fraction)
+    before, start = load_start(carry, here, inside, level, parameters.initial_fraction)
     time = tl.cast(timesteps, tl.float32)
     if not SPIKES:
         mean = mean_output(count, output_mean, level, time, KIND, LEVELS)
         tl.store(target, mean.to(output.dtype.element_ty), inside)
     gained = potential - start
     sent = transmitted(count, output_mean, level, time, KIND, LEVELS)
+    alpha = parameters.alpha
     if ROW_ALPHA:
         alpha = tl.load(row_alpha + rows, is_row, other=0.0).to(tl.float32)[:, None]
-    after = residual_carry(gained, sent, before, level, alpha, memory, clip)
+    after = residual_carry(gained, sent, before, level, alpha, parameters)
     tl.store(next_carry + here, after.to(next_carry.dtype.element_ty), inside)
     events = tl.sum(sent_events.to(tl.int64), axis=1)
     if WHOLE_ROWS:
