@@ -194,7 +194,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
     meanings = {"spiking, snnkern": neuron_bar("if"), "spiking, others": OTHER_BAR, "dense": DENSE_BAR}
     handles = [Patch(**look, label=meaning) for meaning, look in meanings.items()]
     panel.legend(handles=handles, loc="upper right", frameon=False)
-    for name, (color, dash, marker) in NEURON_STYLES.items():
+    for name in NEURON_NAMES:
+        color, dash, marker = NEURON_STYLES[name]
         medians = [1e6 * one[f"act {name} {timesteps}"][1] for timesteps in TIMESTEPS]
         lines.plot(TIMESTEPS, medians, color=color, linestyle=dash, marker=marker, markersize=4, label=name.upper())
     if "dense ONNX Runtime" in one:
