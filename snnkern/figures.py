@@ -33,6 +33,7 @@ NEURON_STYLES = {
     "snm": NeuronStyle("#E69F00", ":", "^"),
     "mt": NeuronStyle("#009E73", "-.", "v"),
     "dc": NeuronStyle("#0072B2", "-", "o"),
+    "lif": NeuronStyle("#CC79A7", "--", "D"),
 }
 GREY, DARK = "#767676", "0.25"  # what no neuron's colour stands for: the plain conversion; the dense actor
 # Bars of what is no neuron of ours: another spiking implementation, the dense actor.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from typing import Any
 
 from snnkern.evaluation import Interval
 from snnkern.markup import Markup, element, join
+from snnkern.neurons import NEURONS, Kind
 from snnkern.report import duration
 from snnkern.results import Collection, cheapest, describe_setting, plain
 
@@ -189,8 +191,9 @@ def _neuron(setting: dict[str, Any]) -> str:
     """A neuron with all its parameters."""
     given = dict(setting["neuron"])
     name = given.pop("name").upper()
-    symbols = {"initial_fraction": "β"} | ({"negative_fraction": "η"} if name == "SNM" else {})
-    symbols |= {"levels": "L"} if name in ("MT", "DC") else {}
+    has = {field.name for field in fields(NEURONS[Kind[name]]) if field.init}
+    symbols = {"initial_fraction": "β", "negative_fraction": "η", "levels": "L", "leak": "leak"}
+    symbols = {key: symbol for key, symbol in symbols.items() if key in has}
     return f"{name} ({', '.join(f'{symbol} = {given[key]:g}' for key, symbol in symbols.items())})"
 
 

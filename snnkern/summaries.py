@@ -27,7 +27,7 @@ Curve = dict[Literal["at", "value", "low", "high"], list[Number | None]]
 class Neuron(Struct):
     """A neuron and all its parameters."""
 
-    name: Literal["if", "snm", "mt", "dc"]
+    name: Literal["if", "snm", "mt", "dc", "lif"]
     initial_fraction: Number
     negative_fraction: Number
     levels: Count
