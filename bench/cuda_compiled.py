@@ -11,7 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from machine_code import KINDS, ROOT, disassembled, resident_warps, table, tool
+from machine_code import ROOT, disassembled, resident_warps, table, tool
+
+from snnkern.neurons import Kind
 
 SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 _NAME = re.compile(r"(neuron|actor)_kernelILNS_4KindE(\d)E(?:([fd])Li(\d)E)?((?:Lb\dE)+)")
@@ -129,7 +131,7 @@ def parse(said: str, target: str) -> list[Compiled]:
                 symbol=name[0],
                 target=target,
                 kernel=name[1],
-                kind=KINDS[int(name[2])],
+                kind=Kind(int(name[2])).name,
                 dtype="float64" if name[3] == "d" else "float32",
                 width=int(name[4] or 1),
                 registers=int(registers[1]),
@@ -168,7 +170,7 @@ def compiled_table(kernels: list[Compiled]) -> str:
     lines = []
     rows: dict[tuple[str, str, int, int], list[Compiled]] = {}
     for kernel in kernels:
-        place = (kernel.kernel, kernel.dtype, -kernel.width, KINDS.index(kernel.kind))
+        place = (kernel.kernel, kernel.dtype, -kernel.width, Kind[kernel.kind])
         rows.setdefault(place, []).append(kernel)
     for _, group in sorted(rows.items()):
         first = group[0]

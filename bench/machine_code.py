@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-KINDS = ("IF", "SNM", "MT", "DC")
+KINDS = ("IF", "SNM", "MT", "DC")  # that are predicted and measured
 TARGETS = ("sm_80", "sm_90", "sm_100")
 
 

@@ -203,7 +203,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
     panel.grid(axis="x", color=GRID)
     ours = [neuron_bar(name) for name in NEURON_NAMES]
     legend_of_bars(panel, {"spiking, snnkern": ours, "spiking, others": [OTHER_BAR], "dense": [DENSE_BAR]})
-    for name, (color, dash, marker) in NEURON_STYLES.items():
+    for name in NEURON_NAMES:
+        color, dash, marker = NEURON_STYLES[name]
         medians = [1e6 * one[f"act {name} {timesteps}"][1] for timesteps in TIMESTEPS]
         lines.plot(TIMESTEPS, medians, color=color, linestyle=dash, marker=marker, markersize=4, label=name.upper())
     if "dense ONNX Runtime" in one:

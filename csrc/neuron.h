@@ -26,12 +26,13 @@
 namespace snnkern {
 
 // Same values as `Kind` in snnkern/neurons.py.
-enum class Kind : int32_t { IF = 0, SNM = 1, MT = 2, DC = 3 };
+enum class Kind : int32_t { IF = 0, SNM = 1, MT = 2, DC = 3, LIF = 4 };
 
 // What kernels ask of a kind; `Neuron` in snnkern/neurons.py has the same.
 constexpr bool is_differential(Kind kind) { return kind == Kind::DC; }  // spikes change a rate
 constexpr bool has_levels(Kind kind) { return kind == Kind::MT || kind == Kind::DC; }
-constexpr bool is_binary(Kind kind) { return kind == Kind::IF; }  // a spike is θ or nothing
+// Whether a spike is θ or nothing.
+constexpr bool is_binary(Kind kind) { return kind == Kind::IF || kind == Kind::LIF; }
 template <Kind kind>
 constexpr bool kIsDifferential = is_differential(kind);
 template <Kind kind>
@@ -42,7 +43,7 @@ constexpr bool kIsBinary = is_binary(kind);
 // A layer's kind, steps and parameters as Python gives them: `Numbers` in snnkern/neurons.py, in
 // its order.
 struct DynamicsNumbers {
-    double kind, levels, initial_fraction, negative_fraction, timesteps, alpha, memory, clip;
+    double kind, levels, initial_fraction, negative_fraction, leak, timesteps, alpha, memory, clip;
 };
 
 // Neuron and carry parameters in the precision of the kernel.
@@ -50,6 +51,7 @@ template <class Real>
 struct Parameters {
     Real initial_fraction;   // β
     Real negative_fraction;  // η
+    Real decay;              // 1 − leak
     Real alpha;              // α
     Real memory;             // μ
     Real clip;               // κ
@@ -59,6 +61,7 @@ struct Parameters {
     explicit Parameters(const DynamicsNumbers& given)
         : initial_fraction(static_cast<Real>(given.initial_fraction)),
           negative_fraction(static_cast<Real>(given.negative_fraction)),
+          decay(static_cast<Real>(1 - given.leak)),
           alpha(static_cast<Real>(given.alpha)),
           memory(static_cast<Real>(given.memory)),
           clip(static_cast<Real>(given.clip)),
@@ -238,6 +241,21 @@ struct Neuron<Kind::IF, V, kTiny, Steps> {
     SNNKERN_INLINE V mean(const Steps& timesteps) const {
         return timesteps.divide(transmitted(timesteps));
     }
+};
+
+// IF that loses a part of its potential before the current arrives.
+template <class V, bool kTiny, class Steps>
+struct Neuron<Kind::LIF, V, kTiny, Steps> : Neuron<Kind::IF, V, kTiny, Steps> {
+    using Base = Neuron<Kind::IF, V, kTiny, Steps>;
+    using Real = typename Base::Real;
+
+    Real decay;
+
+    Neuron() = default;
+    SNNKERN_INLINE Neuron(const Parameters<Real>& p, V threshold, V start, V bias)
+        : Base(p, threshold, start, bias), decay(p.decay) {}
+
+    SNNKERN_INLINE void integrate(V x) { this->potential = decay * this->potential + x; }
 };
 
 // SNM, which adds `kUnit` to its count for a spike. Below a larger unit than 1, the count has the
@@ -517,6 +535,8 @@ inline auto with_form(Kind kind, bool tiny, const Function& function) {
     switch (kind) {
         case Kind::IF:
             break;
+        case Kind::LIF:
+            return function(Form<Kind::LIF, false>{});
         case Kind::SNM:
             return function(Form<Kind::SNM, false>{});
         case Kind::MT:

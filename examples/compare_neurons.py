@@ -8,6 +8,7 @@ from rich.progress import track
 
 import snnkern
 from snnkern.figures import NEURON_STYLES, write_figure
+from snnkern.neurons import NEURON_NAMES
 
 
 def main(name: str = "td3-walker2d", steps: int = 10_000, episodes: int = 10, output: Path = Path("neurons.png")):
@@ -21,13 +22,15 @@ def main(name: str = "td3-walker2d", steps: int = 10_000, episodes: int = 10, ou
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     axes.axhline(100, color="0.7", linewidth=0.8)
-    for neuron, style in track(NEURON_STYLES.items(), "neurons"):
+    for neuron in track(NEURON_NAMES, "neurons"):
         points = []
         for timesteps in (2, 4, 8, 16):
             snn = snnkern.convert(actor, observations, neuron=neuron, timesteps=timesteps)
             result = snnkern.evaluate(snn, environment, episodes=episodes)
             points.append((sum(result.spikes), 100 * result.ratio(dense).value))
-        axes.plot(*zip(*points, strict=True), **style._asdict(), label=f"{neuron.upper()}, T = 2, 4, 8, 16")
+        axes.plot(
+            *zip(*points, strict=True), **NEURON_STYLES[neuron]._asdict(), label=f"{neuron.upper()}, T = 2, 4, 8, 16"
+        )
     axes.set_xscale("log", base=2)
     axes.set(xlabel="spikes per decision", ylabel="return, % of the dense one", title=f"{name} in {environment}")
     axes.legend()

@@ -31,7 +31,7 @@ from snnkern.errors import (
 )
 from snnkern.evaluation import Evaluation, evaluate
 from snnkern.feedforward import SpikingNetwork, spikify
-from snnkern.neurons import DC, IF, MT, SNM, Dynamics, Neuron
+from snnkern.neurons import DC, IF, LIF, MT, SNM, Dynamics, Neuron
 from snnkern.nir import to_nir
 from snnkern.nn import SpikingActivation, SpikingActor
 from snnkern.sb3 import SB3Policy, from_sb3
@@ -42,6 +42,7 @@ from snnkern.study import sweep
 __all__ = [
     "DC",
     "IF",
+    "LIF",
     "MT",
     "SNM",
     "Actor",

@@ -266,8 +266,8 @@ def _neurons(dynamics: Dynamics, width: int, spikes: float, first: bool) -> Oper
     steps = dynamics.timesteps * width
     if not dynamics.neuron.differential:
         # u takes weights in directly; at every step the bias, or the first layer's current, is added to it, and at
-        # every spike θ or λ is taken off.
-        return Operations(additions=steps + spikes)
+        # every spike θ or λ is taken off. A leak multiplies u at every step.
+        return Operations(additions=steps + spikes, multiplications=steps if dynamics.neuron.leak else 0)
     # At every step u ← u + x + e^x − e and Q = t·e; with x also e^x ← e^x + x / t, where the first layer's x comes at
     # t = 1 alone; at every spike u ← u − s and e ← e + s / t.
     arriving, divided = (width, 0) if first else (steps, steps)

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from snnkern.errors import InputError, require
 from snnkern.files import write_atomically
-from snnkern.neurons import NEURON_NAMES
+from snnkern.neurons import NEURONS
 from snnkern.text import printable
 
 
@@ -39,7 +39,7 @@ _STYLES = (
     NeuronStyle("#0072B2", "-", "o"),
     NeuronStyle("#8C564B", (0, (5, 1, 1, 1)), "D"),
 )
-NEURON_STYLES = dict(zip(NEURON_NAMES, _STYLES, strict=False))
+NEURON_STYLES = dict(zip((kind.name.lower() for kind in NEURONS), _STYLES, strict=True))
 # What no neuron's colour stands for: the plain conversion, the dense actor, random actions; noise of two kinds.
 GREY, DARK, LIGHT = "#767676", "0.25", "0.6"
 SKY, PINK = "#56B4E9", "#CC79A7"

@@ -25,11 +25,12 @@ class Kind(IntEnum):
     SNM = 1
     MT = 2
     DC = 3
+    LIF = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Neuron:
-    """The base of all neurons; use one of `IF`, `SNM`, `MT`, `DC`.
+    """The base of all neurons; use one of `IF`, `SNM`, `MT`, `DC`, `LIF`.
 
     Attributes:
         initial_fraction: β, the potential at the start of a decision step as a fraction of the threshold, 0 … 1.
@@ -65,13 +66,18 @@ class Neuron:
             object.__setattr__(self, name, convert(getattr(self, name)))
 
     @property
+    def leak(self) -> float:
+        """The part of the potential that is lost at every step (LIF only)."""
+        return 0.0
+
+    @property
     def name(self) -> str:
-        """The name that `parse_neuron` knows this kind by: "if", "snm", "mt" or "dc"."""
+        """The name that `parse_neuron` knows this kind by: "if", "snm", "mt", "dc" or "lif"."""
         return self.kind.name.lower()
 
     @property
     def label(self) -> str:
-        """The name as papers print it: "IF", "SNM", "MT" or "DC"."""
+        """The name as papers print it: "IF", "SNM", "MT", "DC" or "LIF"."""
         return self.kind.name
 
 
@@ -131,24 +137,45 @@ class DC(Neuron):
     levels: int = 4
 
 
-NEURONS: dict[Kind, type[Neuron]] = {cls.kind: cls for cls in (IF, SNM, MT, DC)}
-NEURON_NAMES = tuple(kind.name.lower() for kind in NEURONS)
+@dataclass(frozen=True, kw_only=True)
+class LIF(Neuron):
+    """Leaky integrate-and-fire: IF that loses a part of its potential at every step, before the current arrives.
+
+    Attributes:
+        leak: the part that is lost, 0 … below 1; 0 is IF.
+
+    Source: Gerstner et al., "Neuronal Dynamics", 2014, section 1.3, in steps of one unit of time.
+    """
+
+    kind: ClassVar[Kind] = Kind.LIF
+    leak: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not _is_finite(self.leak) or not 0 <= self.leak < 1:
+            raise InputError(f"LIF's leak must be a number from 0 to below 1, got {brief(self.leak)}")
+        object.__setattr__(self, "leak", float(self.leak))
+
+
+NEURONS: dict[Kind, type[Neuron]] = {cls.kind: cls for cls in (IF, SNM, MT, DC, LIF)}
+NEURON_NAMES = ("if", "snm", "mt", "dc")  # what is compared where none is named: the neurons of the papers
 
 
 def parse_neuron(neuron: str | Neuron, levels: int | None = None) -> Neuron:
-    """Turns "if", "snm", "mt" or "dc" into a neuron with default parameters; a `Neuron` passes through.
+    """Turns "if", "snm", "mt", "dc" or "lif" into a neuron with default parameters; a `Neuron` passes through.
 
     Args:
         neuron: a name, in any case, or a neuron.
         levels: L for MT and DC named by string; others ignore it, so that one value serves a list of names.
 
     Raises:
-        InputError: the name is not one of the four.
+        InputError: there is no such neuron.
     """
     if isinstance(neuron, Neuron):
         return neuron
-    if not isinstance(neuron, str) or neuron.lower() not in NEURON_NAMES:
-        raise InputError(f"unknown neuron {neuron!r}: choose one of {', '.join(NEURON_NAMES)}")
+    names = [cls.kind.name.lower() for cls in NEURONS.values()]
+    if not isinstance(neuron, str) or neuron.lower() not in names:
+        raise InputError(f"unknown neuron {neuron!r}: choose one of {', '.join(names)}")
     cls = NEURONS[Kind[neuron.upper()]]
     if levels is not None and cls.multilevel:
         return neuron_from(cls.kind, {"levels": levels})
@@ -162,13 +189,17 @@ def neuron_from(kind: Kind, parameters: Mapping[str, Any]) -> Neuron:
     return cls(**{name: value for name, value in parameters.items() if name in known})
 
 
-class NeuronDescription(TypedDict):
-    """A neuron in `Dynamics.to_dict`: its name and all parameters, used or not."""
-
+class _EveryNeuron(TypedDict):
     name: str
     initial_fraction: float
     negative_fraction: float
     levels: int
+
+
+class NeuronDescription(_EveryNeuron, total=False):
+    """A neuron in `Dynamics.to_dict`: its name, what every neuron has, used or not, and what some have."""
+
+    leak: float
 
 
 class DynamicsDescription(TypedDict):
@@ -188,10 +219,16 @@ class Numbers(NamedTuple):
     levels: int
     initial_fraction: float
     negative_fraction: float
+    leak: float
     timesteps: int
     alpha: float
     memory: float
     clip: float
+
+    @property
+    def decay(self) -> float:
+        """The part of the potential that stays, which is what kernels compute with."""
+        return 1.0 - self.leak
 
 
 @dataclass(frozen=True)
@@ -216,7 +253,7 @@ class Dynamics:
 
     def __post_init__(self) -> None:
         if not isinstance(self.neuron, Neuron):
-            raise InputError(f"neuron must be IF(), SNM(), MT() or DC(), got {self.neuron!r}")
+            raise InputError(f"neuron must be IF(), SNM(), MT(), DC() or LIF(), got {self.neuron!r}")
         if not _is_integer(self.timesteps) or self.timesteps < 1:
             raise InputError(f"timesteps (T) must be a whole number of at least 1, got {brief(self.timesteps)}")
         largest = _MAX_COUNT >> (self.neuron.levels - 1)
@@ -240,6 +277,7 @@ class Dynamics:
             levels=neuron.levels,
             initial_fraction=neuron.initial_fraction,
             negative_fraction=neuron.negative_fraction,
+            leak=neuron.leak,
             timesteps=self.timesteps,
             alpha=self.alpha,
             memory=self.memory,

@@ -22,6 +22,7 @@ _WHY = {
     "differential": "its spikes are changes of a rate that the receiver integrates",
     "multilevel": "it sends spikes of several sizes",
     "signed": "its negative spikes depend on what was sent before",
+    "leak": "it loses a part of its potential at every step, NIR's LIF one in continuous time",
 }
 
 

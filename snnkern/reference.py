@@ -66,6 +66,13 @@ class _IF:
         return _divide(self.transmitted(timesteps), timesteps)
 
 
+class _LIF(_IF):
+    """IF that loses a part of its potential before the current arrives."""
+
+    def integrate(self, current: Tensor) -> None:
+        self.potential = (1 - self.neuron.leak) * self.potential + current
+
+
 class _SNM(_IF):
     """IF, and s_t = −θ if u < η·θ and something was sent that can be taken back."""
 
@@ -158,7 +165,7 @@ class _DC(_MT):
         return self.output_mean
 
 
-_STATES: dict[Kind, type[_IF]] = {Kind.IF: _IF, Kind.SNM: _SNM, Kind.MT: _MT, Kind.DC: _DC}
+_STATES: dict[Kind, type[_IF]] = {Kind.IF: _IF, Kind.LIF: _LIF, Kind.SNM: _SNM, Kind.MT: _MT, Kind.DC: _DC}
 
 
 def neuron(

@@ -160,7 +160,9 @@ def test_a_float64_actor_gives_a_float64_spiking_actor(observations):
         pytest.param({"memory": math.nan}, r"memory \(μ\) .* got nan", id="memory-nan"),
         pytest.param({"clip": -0.5}, r"clip \(κ\) .* at least 0, got -0.5", id="clip-negative"),
         pytest.param({"clip": math.inf}, r"clip \(κ\) must be a finite number .* got inf", id="clip-inf"),
-        pytest.param({"neuron": "lif"}, "unknown neuron 'lif': choose one of if, snm, mt, dc", id="neuron-unknown"),
+        pytest.param(
+            {"neuron": "izhikevich"}, "unknown neuron 'izhikevich': choose one of if, snm, mt, dc", id="neuron-unknown"
+        ),
         pytest.param({"neuron": None}, "unknown neuron None: choose one of if, snm, mt, dc", id="neuron-none"),
         pytest.param({"neuron": snnkern.MT}, "unknown neuron .*choose one of", id="neuron-class"),
         pytest.param({"calibration": "mean"}, "unknown calibration 'mean': choose auto", id="calibration"),
@@ -551,7 +553,11 @@ def test_a_carry_of_another_dtype_is_refused_or_brought_to_the_actors(tmp_path):
         ("memory", "all", "memory"),
         ("clip", -1.0, "clip"),
         ("neuron", "mt", "neuron"),
-        ("neuron", {**snnkern.Dynamics(snnkern.MT(), 4).to_dict()["neuron"], "name": "lif"}, "unknown neuron 'lif'"),
+        (
+            "neuron",
+            {**snnkern.Dynamics(snnkern.MT(), 4).to_dict()["neuron"], "name": "izhikevich"},
+            "unknown neuron 'izhikevich'",
+        ),
         ("neuron", {"levels": 4}, "name"),
         ("extra", 1, "extra"),
     ],

@@ -9,6 +9,7 @@ from support.cases import (
     CARRYING,
     DEFAULT_NEURONS,
     INPUTS,
+    LAYER_BACKENDS,
     NATIVE_DTYPES,
     NEURONS,
     PARAMETERS,
@@ -26,7 +27,7 @@ from support.cases import (
 )
 from support.layouts import LAYOUTS, strided, transposed
 
-from snnkern import Dynamics, ops
+from snnkern import IF, LIF, Dynamics, ops
 from snnkern._backends import cpu
 from snnkern.neurons import Kind
 
@@ -114,6 +115,16 @@ def test_carry_is_bit_identical_with_an_alpha_for_every_row(neuron, dtype):
     carries = [run_layer(alone, "cpu").carry for alone in each_alone]
     assert_same_bits(run_layer(layer, "cpu").carry, torch.cat(carries))
     assert not torch.equal(carries[0], torch.zeros_like(carries[0]))
+
+
+@each("dtype", NATIVE_DTYPES)
+@each("change", INPUTS)
+@pytest.mark.parametrize("backend", LAYER_BACKENDS)
+def test_a_leak_of_nothing_is_if(backend, change, dtype):
+    layer = change(random_layer(Dynamics(IF(), 5, **CARRYING), Size(3, 63), dtype))
+    leakless = replace(layer, dynamics=replace(layer.dynamics, neuron=LIF(leak=0)))
+    for actual, wanted in zip(run_layer(leakless, backend), run_layer(layer, backend), strict=True):
+        assert_same_bits(actual, wanted)
 
 
 @each("dtype", NATIVE_DTYPES)

@@ -10,12 +10,12 @@ import pytest
 import torch
 from support.cases import NEURONS, each
 
-from snnkern import DC, IF, MT, SNM, Dynamics, InputError, ops
+from snnkern import DC, IF, LIF, MT, SNM, Dynamics, InputError, ops
 from snnkern.neurons import MAX_LEVELS, NEURON_NAMES, Kind, neuron_from, parse_neuron
 from snnkern.neurons import NEURONS as CLASSES
 
 NAN, INFINITY = float("nan"), float("inf")
-KINDS = {"if": IF, "snm": SNM, "mt": MT, "dc": DC}
+KINDS = {"if": IF, "snm": SNM, "mt": MT, "dc": DC, "lif": LIF}
 WITH_LEVELS = {"mt": MT, "dc": DC}
 
 
@@ -25,6 +25,7 @@ def test_defaults_are_those_of_the_semantics_page():
     assert SNM().negative_fraction == 0.0
     assert MT().initial_fraction == 0.0
     assert DC().initial_fraction == 0.0
+    assert (LIF().initial_fraction, LIF().leak) == (0.5, 0.1)
     dynamics = Dynamics(IF(), 4)
     assert (dynamics.alpha, dynamics.memory, dynamics.clip) == (0.0, 0.0, 0.5)
 
@@ -122,7 +123,7 @@ def test_parse_neuron_gives_levels_to_the_kinds_that_have_them(name, expected):
     assert parse_neuron(name, levels=6) == expected
 
 
-@pytest.mark.parametrize("name", ["lif", "", "mt4", None, 3, MT], ids=repr)
+@pytest.mark.parametrize("name", ["izhikevich", "", "mt4", None, 3, MT], ids=repr)
 def test_parse_neuron_names_the_choices_for_what_it_does_not_know(name):
     with pytest.raises(InputError, match="choose one of if, snm, mt, dc") as refusal:
         parse_neuron(name)
@@ -130,16 +131,35 @@ def test_parse_neuron_names_the_choices_for_what_it_does_not_know(name):
 
 
 def test_neuron_from_leaves_out_what_a_kind_does_not_have():
-    everything = {"initial_fraction": 0.25, "negative_fraction": -1.0, "levels": 6}
+    everything = {"initial_fraction": 0.25, "negative_fraction": -1.0, "levels": 6, "leak": 0.5}
     assert neuron_from(Kind.IF, everything) == IF(initial_fraction=0.25)
     assert neuron_from(Kind.SNM, everything) == SNM(initial_fraction=0.25, negative_fraction=-1.0)
     assert neuron_from(Kind.MT, everything) == MT(initial_fraction=0.25, levels=6)
     assert neuron_from(Kind.DC, everything) == DC(initial_fraction=0.25, levels=6)
+    assert neuron_from(Kind.LIF, everything) == LIF(initial_fraction=0.25, leak=0.5)
+
+
+@pytest.mark.parametrize("leak", [-0.1, 1, 1.5, NAN, "half"], ids=str)
+def test_a_leak_is_a_number_from_0_to_below_1(leak):
+    with pytest.raises(InputError, match="LIF's leak must be a number from 0 to below 1"):
+        LIF(leak=leak)
+
+
+def test_only_lif_says_that_it_leaks():
+    """Files of the other neurons are as they were before there was a leak."""
+    assert Dynamics(LIF(leak=0.25), 4).to_dict()["neuron"]["leak"] == 0.25
+    assert all("leak" not in Dynamics(cls(), 4).to_dict()["neuron"] for cls in (IF, SNM, MT, DC))
+
+
+@each("neuron", NEURONS)
+def test_numbers_hold_everything(neuron):
+    dynamics = Dynamics(neuron, 4, 0.1, 0.2, 0.3)
+    assert Dynamics.from_numbers(*dynamics.numbers) == dynamics
 
 
 @pytest.mark.parametrize("neuron", ["mt", None, MT, 4], ids=repr)
 def test_dynamics_want_a_neuron(neuron):
-    with pytest.raises(InputError, match=r"neuron must be IF\(\), SNM\(\), MT\(\) or DC\(\)") as refusal:
+    with pytest.raises(InputError, match=r"neuron must be IF\(\), SNM\(\), MT\(\), DC\(\) or LIF\(\)") as refusal:
         Dynamics(neuron, 4)
     assert str(refusal.value).endswith(f"got {neuron!r}")
 
@@ -233,7 +253,7 @@ MALFORMED = {
     "neuron-without-name": (changed({"name": None}), "name"),
     "neuron-without-levels": (changed({"levels": None}), "levels"),
     "neuron-by-name-alone": ({**WHOLE, "neuron": "mt"}, "neuron"),
-    "unknown-neuron": (changed({"name": "lif"}), "unknown neuron 'lif'"),
+    "unknown-neuron": (changed({"name": "izhikevich"}), "unknown neuron 'izhikevich'"),
     "unknown-parameter": (changed(gamma=1), "gamma too many"),
     "unknown-parameter-of-the-neuron": (changed({"gamma": 1}), "gamma too many"),
     "levels-out-of-range": (changed({"levels": 99}), "levels"),

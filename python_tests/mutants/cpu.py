@@ -33,6 +33,13 @@ MUTANTS = [
         tests=SIZES,
     ),
     Mutant(
+        name="lif-does-not-leak",
+        file="csrc/neuron.h",
+        text="this->potential = decay * this->potential + x;",
+        replacement="this->potential = this->potential + x;",
+        tests=SIZES,
+    ),
+    Mutant(
         name="snm-takes-back-what-it-never-sent",
         file="csrc/neuron.h",
         text="X::both(X::greater(lower, potential), X::at_least(count, Int{} + kUnit))",

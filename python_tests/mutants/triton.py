@@ -58,6 +58,7 @@ MUTANTS = [
         "down = alive & (-bound >= potential) & (promised >= level)",
         "down = alive & (-bound > potential) & (promised >= level)",
     ),
+    _neurons("lif-does-not-leak", "parameters.decay * potential + current", "potential + current"),
     _neurons("takes-back-more-than-promised", "tl.where(promised > 0.0, promised, 0.0)", "threshold"),
     _neurons("takes-back-more-than-counted", "tl.minimum(count, 1 << (LEVELS - 1))", "(1 << (LEVELS - 1))"),
     _neurons("reciprocal-is-not-below", "about * 0.999999523162841796875", "about * 1.0"),

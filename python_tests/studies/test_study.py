@@ -64,7 +64,7 @@ MISTAKES = {
     "an empty list": ({"seeds": []}, r"Expected `array` of length >= 1 - at `\$\.seeds`"),
     "no actors": ({"actors": []}, r"Expected `array` of length >= 1 - at `\$\.actors`"),
     "no such actor": ({"actors": ["nobody"]}, "no actor"),
-    "unknown neuron": ({"neurons": ["lif"]}, "unknown neuron 'lif'"),
+    "unknown neuron": ({"neurons": ["izhikevich"]}, "unknown neuron 'izhikevich'"),
     "alpha": ({"alphas": [2]}, r"alpha \(α\) must be a number from 0 to 1, got 2.0"),
     "a list of alphas": ({"alphas": [[0.2]]}, r"Expected `float \| str`, got `array` - at `\$\.alphas\[0\]`"),
     "a list of seeds": ({"seeds": [[1]]}, r"Expected `int`, got `array` - at `\$\.seeds\[0\]`"),

@@ -18,12 +18,14 @@ import torch
 from torch import Tensor
 
 import snnkern
-from snnkern import DC, IF, MT, SNM, Actor, Dynamics, Interface, Neuron
+from snnkern import DC, IF, LIF, MT, SNM, Actor, Dynamics, Interface, Neuron
 from snnkern._backends import ActorParts
 from snnkern.neurons import Kind
 
 NEURONS: dict[str, Neuron] = {
     "if": IF(),
+    "lif": LIF(),
+    "lif-half": LIF(leak=0.5, initial_fraction=0.0),
     "snm": SNM(),
     "snm-original": SNM.original(),
     "mt-L1": MT(levels=1),
@@ -37,7 +39,7 @@ NEURONS: dict[str, Neuron] = {
 }
 # Their levels are multiples of 1/8 of the threshold: in small numbers, exact in every dtype.
 NEURONS_ON_GRID = {name: NEURONS[name] for name in ("if", "snm", "snm-original", "mt-L1", "mt-L4", "dc-L1", "dc-L4")}
-DEFAULT_NEURONS: dict[str, Neuron] = {"if": IF(), "snm": SNM(), "mt": MT(), "dc": DC()}
+DEFAULT_NEURONS: dict[str, Neuron] = {"if": IF(), "lif": LIF(), "snm": SNM(), "mt": MT(), "dc": DC()}
 
 CARRYING = {"alpha": 0.7, "memory": 0.6}
 # Of the carry, at the ends of their ranges.

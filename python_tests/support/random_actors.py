@@ -34,6 +34,7 @@ class Episode(NamedTuple):
 def random_neuron(kind: Kind, choose: random.Random) -> Neuron:
     parameters = {"initial_fraction": choose.choice([0.0, 0.5, 1.0, choose.random()])}
     parameters["negative_fraction"] = choose.choice([-1.0, -0.3, 0.0, 0.4])
+    parameters["leak"] = choose.choice([0.0, 0.1, 0.5, 0.99])
     parameters["levels"] = choose.choice([1, 2, 3, 4, 5, 8, 24])
     return neuron_from(kind, parameters if choose.random() < 0.7 else {})
 

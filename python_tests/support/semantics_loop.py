@@ -32,7 +32,8 @@ def decide(
     current: list[float], threshold: float, carry: float, dynamics: Dynamics, bias: float = 0.0
 ) -> NeuronDecision:
     """One decision step of one neuron for its T currents; for DC they are W·s_t, without the bias."""
-    run = {Kind.IF: _run_if, Kind.SNM: _run_snm, Kind.MT: _run_mt, Kind.DC: _run_dc}[dynamics.neuron.kind]
+    runs = {Kind.IF: _run_if, Kind.LIF: _run_if, Kind.SNM: _run_snm, Kind.MT: _run_mt, Kind.DC: _run_dc}
+    run = runs[dynamics.neuron.kind]
     start = dynamics.neuron.initial_fraction * threshold + carry
     spikes, end, transmitted, mean, closest = run(current, threshold, start, dynamics, bias)
     residual = max(end - start, -transmitted)
@@ -123,7 +124,7 @@ class _Closest:
 def _run_if(current, threshold, start, dynamics, bias):
     u, n, spikes, closest = start, 0, [], _Closest(threshold)
     for x in current:
-        u = u + x
+        u = (1 - dynamics.neuron.leak) * u + x
         closest.see(u, threshold)
         spike = threshold if u > threshold else 0.0
         u = u - spike

@@ -3,9 +3,10 @@
 A program takes a tile of rows through one decision: layer by layer, and within a layer a tile of neurons at a time,
 whose state stays in registers for all T steps.
 
-A layer's spikes go to the next layer packed: 1 bit per neuron and step for IF, 2 for SNM, 1 + ⌈log2(L + 1)⌉ for MT and
-DC. A byte holds the steps of one neuron that fit, a plane one byte per neuron, and a 32-bit word of a plane the bytes
-of four neighbouring neurons: bit operations turn a tile of words into four tiles of spikes.
+A layer's spikes go to the next layer packed: 1 bit per neuron and step for IF and LIF, 2 for SNM,
+1 + ⌈log2(L + 1)⌉ for MT and DC. A byte holds the steps of one neuron that fit, a plane one byte per neuron, and a
+32-bit word of a plane the bytes of four neighbouring neurons: bit operations turn a tile of words into four tiles of
+spikes.
 The planes lie in scratch memory that each program uses again for every tile of rows, and that stays in the L2 cache.
 
 Currents come from tensor cores. With the sender's θ folded into the weights a spike is 0, ±1 or ±2^-j, which bfloat16
@@ -21,7 +22,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from snnkern._backends.triton_neurons import DC, IF, mean_output, neuron_step, residual_carry, transmitted
+from snnkern._backends.triton_neurons import DC, is_binary, mean_output, neuron_step, residual_carry, transmitted
 
 # The widest block of inputs that is decoded at a time.
 BLOCK = tl.constexpr(256)
@@ -53,7 +54,7 @@ def decode(words, PLACE: tl.constexpr, KIND: tl.constexpr, EXPONENT_BITS: tl.con
     goes to the top of the exponent, beside the sign.
     """
     if EXPONENT_BITS == 1:
-        bits = moved(words, 30 - PLACE) & (0x40000000 if KIND == IF else 0xC0000000)
+        bits = moved(words, 30 - PLACE) & (0x40000000 if is_binary(KIND) else 0xC0000000)
     else:
         sign = moved(words, 31 - EXPONENT_BITS - PLACE) & 0x80000000
         bits = (moved(words, 23 - PLACE) & (((1 << EXPONENT_BITS) - 1) << 23)) | sign
@@ -277,7 +278,7 @@ def run_tile(
                         True,
                         False,
                     )
-                    if KIND != IF:
+                    if not is_binary(KIND):
                         packing += (units != 0.0).to(tl.int32) << 8  # how many, above the byte
                     if not LAST:
                         packing |= encode(units, LEVELS, EXPONENT_BITS) << ((chunk + step) * BITS)
@@ -285,9 +286,9 @@ def run_tile(
                         current = tl.zeros_like(current)  # a constant is coded as x_1, 0, 0, …
         if not LAST:
             tl.store(sent + plane * (ROWS * NEURONS) + (in_tile * NEURONS + n[None, :]), packing.to(tl.int8))
-        if KIND != IF:
+        if not is_binary(KIND):
             events += tl.sum(packing >> 8, axis=1)
-    if KIND == IF:
+    if is_binary(KIND):
         events = tl.sum(count, axis=1)
     return potential, count, output_mean, events
 

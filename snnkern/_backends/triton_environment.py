@@ -19,6 +19,7 @@ class Parameters(NamedTuple):
 
     initial_fraction: float
     negative_fraction: float
+    decay: float
     alpha: float
     memory: float
     clip: float

@@ -5,7 +5,7 @@
 steps with a reciprocal that all share (`csrc/cuda/divisor.h` says why it is exact), or with `div_rn`: `/` in Triton is
 an approximation. A neuron's state is four tensors, of which each kind uses what it needs:
 
-    count         IF, SNM: n; MT: m, what was sent in units of the smallest level
+    count         IF, LIF, SNM: n; MT: m, what was sent in units of the smallest level
     current_mean  DC: e^x
     output_mean   DC: e
 """
@@ -24,6 +24,7 @@ IF = tl.constexpr(0)
 SNM = tl.constexpr(1)
 MT = tl.constexpr(2)
 DC = tl.constexpr(3)
+LIF = tl.constexpr(4)
 
 TALLY = tl.constexpr(1 << 16)
 
@@ -37,6 +38,12 @@ ONE = tl.constexpr(0x3F800000)
 LEAST = tl.constexpr(2.0**-84)
 SMALL = tl.constexpr(2 * ((127 - 84) << 23) - 1)  # its `place`
 MOST_STEPS = tl.constexpr((1 << 15) - 1)  # what `run_steps` does on the fast path
+
+
+@triton.constexpr_function
+def is_binary(kind):
+    """Whether a spike is θ or nothing."""
+    return kind in (IF.value, LIF.value)
 
 
 @triton.jit
@@ -91,13 +98,13 @@ def place(value):
 
 @triton.jit
 def fire_single(potential, threshold, count, negative_fraction, KIND: tl.constexpr, UNIT: tl.constexpr):
-    """IF and SNM: where it fires, s_t, s_t / θ (0 where θ = 0), and the new count.
+    """IF, LIF and SNM: where it fires, s_t, s_t / θ (0 where θ = 0), and the new count.
 
     SNM may count in units of `TALLY`; then what is below a unit counts its spikes of both signs.
     """
     alive = threshold > 0.0
     up = (potential > threshold) & alive
-    if KIND == IF:
+    if is_binary(KIND):
         fires = up
         spike = tl.where(up, threshold, 0.0)
         units = tl.where(up, 1.0, 0.0)
@@ -216,6 +223,8 @@ def neuron_step(
     """
     if KIND == DC:
         potential = potential + current + current_mean - output_mean
+    elif KIND == LIF:
+        potential = parameters.decay * potential + current
     else:
         potential = potential + current
     if KIND == MT or KIND == DC:
@@ -340,12 +349,12 @@ def run_steps(
             FAST,
             FAST,
         )
-        if KIND != IF and not (KIND == SNM and FAST):
+        if not is_binary(KIND) and not (KIND == SNM and FAST):
             events += tl.sum(tl.reshape(fires.to(tl.int32), PAIRS), axis=2)
         if SPIKES:
             tl.store(target, spike.to(target.dtype.element_ty), inside)
             target += step_elements
-    if KIND == IF:
+    if is_binary(KIND):
         events = tl.sum(tl.reshape(count, PAIRS), axis=2)
     if KIND == SNM and FAST:
         events = tl.sum(tl.reshape(count & (TALLY - 1), PAIRS), axis=2)
@@ -404,7 +413,7 @@ def neuron_kernel(
     output_mean = potential
     sent_events = tl.zeros((ROWS, COLUMNS // 2), tl.int32)
     wanted = True
-    if KIND != IF:
+    if not is_binary(KIND):
         wanted = timesteps <= MOST_STEPS
     if KIND == MT or KIND == DC:
         wanted = wanted & is_regular(load_row(threshold, columns, is_column, here))
