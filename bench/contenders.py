@@ -8,7 +8,7 @@ the library can, thresholds are folded into weights beforehand. Only the publish
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from comparison import ALPHA, T, Task, setting
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from snnkern import baselines
+from snnkern import Actor, baselines
 from snnkern.baselines import optional
 from snnkern.neurons import NEURON_NAMES
 from snnkern.timing import Contender
@@ -73,6 +73,46 @@ def published_loop(task: Task) -> Contender:
     return baselines.PublishedLoop(task.actor, task.thresholds, T, ALPHA).contender()
 
 
+def loop_as_function(
+    actor: Actor, thresholds: Sequence[Tensor], timesteps: int, alpha: float
+) -> Callable[..., tuple[Tensor, ...]]:
+    """The published loop for compilers and graphs: without state, the first layer's current computed once.
+
+    Returns:
+        a function of the observation `[B, observation_dim]` and the carry `[B, N]` of every hidden layer, which gives
+        the action and the next carries.
+    """
+
+    def decide(observation: Tensor, *carries: Tensor) -> tuple[Tensor, ...]:
+        current = nn.functional.linear(
+            actor.interface.normalize(observation), actor.hidden[0].weight, actor.hidden[0].bias
+        )
+        starts = [0.5 * theta + carry for theta, carry in zip(thresholds, carries, strict=True)]
+        potentials = list(starts)
+        counts = [torch.zeros_like(start) for start in starts]
+        for _ in range(timesteps):
+            signal = current
+            for index, theta in enumerate(thresholds):
+                if index > 0:
+                    layer = actor.hidden[index]
+                    signal = nn.functional.linear(signal, layer.weight, layer.bias)
+                potential = potentials[index] + signal
+                fired = (potential > theta).to(theta.dtype)
+                signal = fired * theta
+                potentials[index], counts[index] = potential - signal, counts[index] + fired
+        mean = counts[-1] * thresholds[-1] / timesteps
+        z = nn.functional.linear(mean, actor.output.weight, actor.output.bias)
+        residuals = [
+            torch.maximum(potential - start, -theta * count)
+            for potential, start, theta, count in zip(potentials, starts, thresholds, counts, strict=True)
+        ]
+        bounds = [0.5 * theta for theta in thresholds]
+        next_carries = [torch.clamp(alpha * owed, -bound, bound) for owed, bound in zip(residuals, bounds, strict=True)]
+        return actor.interface.action(z), *next_carries
+
+    return decide
+
+
 def compiled_loop(task: Task) -> Contender:
     loop = CompiledLoop(task)
     return Contender(loop.act, loop.reset, setting=setting())
@@ -82,7 +122,7 @@ class CompiledLoop:
     """The published loop under torch.compile."""
 
     def __init__(self, task: Task) -> None:
-        function = baselines.loop_as_function(task.actor, task.thresholds, T, ALPHA)
+        function = loop_as_function(task.actor, task.thresholds, T, ALPHA)
         self.decide = torch.compile(function, fullgraph=True)
         self.zeros = [torch.zeros(1, len(theta)) for theta in task.thresholds]
         self.reset()

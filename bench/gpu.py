@@ -40,6 +40,8 @@ sys.path.insert(0, str(ROOT))  # it need not be installed
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # triton reads it when it is imported
 
+from contenders import loop_as_function  # noqa: E402
+
 import snnkern  # noqa: E402
 from snnkern import SpikingActor, baselines, benchmark, ops, reference, timing  # noqa: E402
 from snnkern.baselines import Missing  # noqa: E402
@@ -313,7 +315,7 @@ def loop(task: Task, batch: int) -> Decider:
 
 def compiled_loop(task: Task, batch: int) -> Decider:
     """The loop in its faster form, under torch.compile."""
-    function = baselines.loop_as_function(task.actor, task.thresholds, T, ALPHA)
+    function = loop_as_function(task.actor, task.thresholds, T, ALPHA)
     compiled = _on_gpu(task, lambda: torch.compile(function, fullgraph=True, dynamic=False))
     zeros = [threshold.new_zeros(batch, len(threshold)) for threshold in task.thresholds]
     carries = list(zeros)
@@ -330,7 +332,7 @@ def compiled_loop(task: Task, batch: int) -> Decider:
 
 def loop_in_a_graph(task: Task, batch: int) -> Decider:
     """The loop in its faster form, as a CUDA graph."""
-    function = baselines.loop_as_function(task.actor, task.thresholds, T, ALPHA)
+    function = loop_as_function(task.actor, task.thresholds, T, ALPHA)
     carries = [threshold.new_zeros(batch, len(threshold)) for threshold in task.thresholds]
 
     def decide(observation: Tensor) -> Tensor:

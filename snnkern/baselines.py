@@ -125,46 +125,6 @@ class PublishedLoop:
         return self.interface.action(total / self.dynamics.timesteps)
 
 
-def loop_as_function(
-    actor: Actor, thresholds: Sequence[Tensor], timesteps: int, alpha: float
-) -> Callable[..., tuple[Tensor, ...]]:
-    """The published loop for compilers and graphs: without state, the first layer's current computed once.
-
-    Returns:
-        a function of the observation `[B, observation_dim]` and the carry `[B, N]` of every hidden layer, which gives
-        the action and the next carries.
-    """
-
-    def decide(observation: Tensor, *carries: Tensor) -> tuple[Tensor, ...]:
-        current = nn.functional.linear(
-            actor.interface.normalize(observation), actor.hidden[0].weight, actor.hidden[0].bias
-        )
-        starts = [0.5 * theta + carry for theta, carry in zip(thresholds, carries, strict=True)]
-        potentials = list(starts)
-        counts = [torch.zeros_like(start) for start in starts]
-        for _ in range(timesteps):
-            signal = current
-            for index, theta in enumerate(thresholds):
-                if index > 0:
-                    layer = actor.hidden[index]
-                    signal = nn.functional.linear(signal, layer.weight, layer.bias)
-                potential = potentials[index] + signal
-                fired = (potential > theta).to(theta.dtype)
-                signal = fired * theta
-                potentials[index], counts[index] = potential - signal, counts[index] + fired
-        mean = counts[-1] * thresholds[-1] / timesteps
-        z = nn.functional.linear(mean, actor.output.weight, actor.output.bias)
-        residuals = [
-            torch.maximum(potential - start, -theta * count)
-            for potential, start, theta, count in zip(potentials, starts, thresholds, counts, strict=True)
-        ]
-        bounds = [0.5 * theta for theta in thresholds]
-        next_carries = [torch.clamp(alpha * owed, -bound, bound) for owed, bound in zip(residuals, bounds, strict=True)]
-        return actor.interface.action(z), *next_carries
-
-    return decide
-
-
 # ---- the dense actor
 
 
