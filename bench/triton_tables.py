@@ -187,8 +187,8 @@ def borders_table(kernels: Sequence[Compiled], spikes: Mapping[str, cuda_tables.
     every = loads(kernels)
 
     def times(kind: str, batch: int) -> tuple[float, float]:
-        triton = every[kind, default_tile(batch, MULTIPROCESSORS)].seconds(batch)
-        return cuda_tables.batched(kind, spikes[kind], batch).expected, triton
+        by_triton = every[kind, default_tile(batch, MULTIPROCESSORS)].seconds(batch)
+        return cuda_tables.batched(kind, spikes[kind], batch).expected, by_triton
 
     rows = []
     for kind in KINDS:
