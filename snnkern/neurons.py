@@ -6,7 +6,7 @@ All are frozen dataclasses: hashable, comparable, and checked when they are made
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import IntEnum
 from numbers import Integral, Real
@@ -309,17 +309,18 @@ class Dynamics:
         Raises:
             InputError: something is missing, of another type or out of range.
         """
-        found = _entries("it", description, DynamicsDescription.__annotations__)
-        parameters = _entries("neuron", found["neuron"], NeuronDescription.__annotations__)
+        found = _entries("it", description, DynamicsDescription)
+        parameters = _entries("neuron", found["neuron"], NeuronDescription)
         neuron = neuron_from(parse_neuron(parameters["name"]).kind, parameters)
         return cls(neuron, found["timesteps"], found["alpha"], found["memory"], found["clip"])
 
 
-def _entries(name: str, value: object, wanted: Iterable[str]) -> Mapping[str, Any]:
-    """A part of a description, refused where its keys are not the wanted ones; constructors look at the values."""
+def _entries(name: str, value: object, kind: Any) -> Mapping[str, Any]:
+    """A part of a description, refused where its keys are not a TypedDict's; constructors look at the values."""
     if not isinstance(value, Mapping):
         raise InputError(f"not a description of neuron dynamics: {name} must be a dictionary, got {brief(value)}")
-    for keys, problem in ((set(wanted) - set(value), "too few"), (set(value) - set(wanted), "too many")):
+    missing, unknown = kind.__required_keys__ - value.keys(), value.keys() - kind.__annotations__.keys()
+    for keys, problem in ((missing, "too few"), (unknown, "too many")):
         if keys:
             names = ", ".join(sorted(map(str, keys)))
             raise InputError(f"not a description of neuron dynamics: {name} has {names} {problem}")
