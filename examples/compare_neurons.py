@@ -8,7 +8,6 @@ from rich.progress import track
 
 import snnkern
 from snnkern.figures import NEURON_STYLES, write_figure
-from snnkern.neurons import NEURON_NAMES
 
 
 def main(name: str = "td3-walker2d", steps: int = 10_000, episodes: int = 10, output: Path = Path("neurons.png")):
@@ -22,7 +21,7 @@ def main(name: str = "td3-walker2d", steps: int = 10_000, episodes: int = 10, ou
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     axes.axhline(100, color="0.7", linewidth=0.8)
-    for neuron in track(NEURON_NAMES, "neurons"):
+    for neuron in track(("if", "snm", "mt", "dc"), "neurons"):
         points = []
         for timesteps in (2, 4, 8, 16):
             snn = snnkern.convert(actor, observations, neuron=neuron, timesteps=timesteps)

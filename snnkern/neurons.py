@@ -271,17 +271,17 @@ class Dynamics:
     @property
     def numbers(self) -> Numbers:
         """All of these and the neuron's parameters."""
-        neuron = self.neuron
-        return Numbers(
-            kind=int(neuron.kind),
-            levels=neuron.levels,
-            initial_fraction=neuron.initial_fraction,
-            negative_fraction=neuron.negative_fraction,
-            leak=neuron.leak,
-            timesteps=self.timesteps,
-            alpha=self.alpha,
-            memory=self.memory,
-            clip=self.clip,
+        own = self.neuron
+        return Numbers(  # by position, in half the time of names: every call of an operator asks
+            int(own.kind),
+            own.levels,
+            own.initial_fraction,
+            own.negative_fraction,
+            own.leak,
+            self.timesteps,
+            self.alpha,
+            self.memory,
+            self.clip,
         )
 
     @classmethod
