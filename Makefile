@@ -5,7 +5,7 @@
 # make bench   microbenchmarks of the CPU kernels and the engine, under two minutes on a quiet machine
 # make results   the study of bench/grids and its report; docs/report.md says how long it takes
 # make docs    the site, from docs/, README.md and the docstrings, into site/
-# make lint    check formatting, lint and types;  make format  mend what can be mended
+# make lint    check formatting, lint, types and the walls between the floors;  make format  mend what can be mended
 
 PYTHON ?= python3
 VENV := .venv
@@ -49,6 +49,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/clang-format --dry-run --Werror $(SOURCES)
 
 format: $(READY)

@@ -20,10 +20,10 @@ from rich.progress import Progress
 from scipy.stats import spearmanr
 
 import snnkern
-from snnkern.analysis import CORRELATED, CRPI, DENSE, OTHER, PLAIN, RANDOM, WHITE
+from snnkern.analysis.amplification import CORRELATED, CRPI, DENSE, OTHER, PLAIN, RANDOM, WHITE
+from snnkern.control.timing import machine
 from snnkern.files import write_atomically
-from snnkern.settings import grid
-from snnkern.timing import machine
+from snnkern.studies.settings import grid
 
 RESULTS = ROOT / "bench" / "results" / "analysis.json"
 PAGE = ROOT / "docs" / "analysis.md"

@@ -18,7 +18,7 @@ from suite import Call, Suite, time_in_rounds
 from support.cases import DEFAULT_NEURONS, needs_cpu
 
 import snnkern
-from snnkern import timing
+from snnkern.control import timing
 
 pytestmark = [needs_cpu, pytest.mark.benchmark(disable_gc=True)]
 

@@ -15,7 +15,8 @@ import torch
 from suite import Call, Suite, time_in_rounds
 from support.cases import DEFAULT_NEURONS, SIZES, Layer, Size, assert_same_bits, needs_cpu, random_layer, run_layer
 
-from snnkern import Dynamics, ops
+from snnkern import Dynamics
+from snnkern.kernels import ops
 
 pytestmark = [needs_cpu, pytest.mark.benchmark(disable_gc=True)]
 

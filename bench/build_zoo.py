@@ -16,9 +16,9 @@ from typing import Annotated
 import typer
 
 import snnkern
-from snnkern.checkpoints import load_actor
-from snnkern.evaluation import evaluate
+from snnkern.control.evaluation import evaluate
 from snnkern.files import write_atomically
+from snnkern.policies.loading import load_actor
 
 EPISODES, SEED = 20, 1000
 

@@ -26,15 +26,15 @@ from rich.console import Console
 from rich.progress import Progress
 
 import snnkern
-from snnkern import ops
-from snnkern.evaluation import Evaluation, average_performance_ratio
-from snnkern.executors import Failure, LocalExecutor
+from snnkern.control.evaluation import Evaluation, average_performance_ratio
+from snnkern.control.intervals import Interval
+from snnkern.control.records import Record
+from snnkern.control.timing import machine
 from snnkern.files import write_atomically
-from snnkern.intervals import Interval
-from snnkern.records import Record
-from snnkern.results import Collection, Point, collect_results, read_collection
-from snnkern.store import read_records
-from snnkern.timing import machine
+from snnkern.kernels import ops
+from snnkern.studies.executors import Failure, LocalExecutor
+from snnkern.studies.results import Collection, Point, collect_results, read_collection
+from snnkern.studies.store import read_records
 
 RESULTS = ROOT / "bench" / "results"
 PAGE = ROOT / "docs" / "calibration.md"

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import snnkern
-from snnkern import Actor, SpikingActor, benchmark
-from snnkern.neurons import Dynamics, parse_neuron
-from snnkern.timing import Contender
+from snnkern import Actor, SpikingActor
+from snnkern.analysis import latency
+from snnkern.control.timing import Contender
+from snnkern.kernels.neurons import Dynamics, parse_neuron
 
 T = 8  # of everyone but snnkern, which runs all of TIMESTEPS
 ALPHA = 0.2
@@ -65,8 +66,8 @@ def check(
     Raises:
         AssertionError: a certain action differs, or one in ten of all.
     """
-    wanted = benchmark.expected(task.actor, task.thresholds, contender.setting, observations)
-    found = benchmark.agreement(contender, observations, wanted, by_row)
+    wanted = latency.expected(task.actor, task.thresholds, contender.setting, observations)
+    found = latency.agreement(contender, observations, wanted, by_row)
     assert not found.wrong, f"{name}: {found.wrong} actions differ that rounding cannot decide"
     assert found.agreeing > 0.9, f"{name}: {1 - found.agreeing:.0%} of the actions differ"
     return {"certain": found.certain, "agreeing": found.agreeing}

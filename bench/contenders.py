@@ -17,10 +17,11 @@ from comparison import ALPHA, T, Task, setting
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from snnkern import Actor, baselines
-from snnkern.baselines import optional
-from snnkern.neurons import NEURON_NAMES
-from snnkern.timing import Contender
+from snnkern import Actor
+from snnkern.analysis import rivals
+from snnkern.analysis.rivals import optional
+from snnkern.control.timing import Contender
+from snnkern.kernels.neurons import NEURON_NAMES
 
 TIMESTEPS = (1, 2, 4, 8, 16, 32)
 
@@ -70,7 +71,7 @@ def readable(task: Task, neuron: str) -> Contender:
 
 
 def published_loop(task: Task) -> Contender:
-    return baselines.PublishedLoop(task.actor, task.thresholds, T, ALPHA).contender()
+    return rivals.PublishedLoop(task.actor, task.thresholds, T, ALPHA).contender()
 
 
 def loop_as_function(
@@ -253,7 +254,7 @@ def norse(task: Task) -> Contender:
 
 
 def compiled(task: Task) -> Contender:
-    return baselines.from_network(torch.compile(baselines.dense_network(task.actor), fullgraph=True))
+    return rivals.from_network(torch.compile(rivals.dense_network(task.actor), fullgraph=True))
 
 
 # ---- all of them
@@ -275,9 +276,9 @@ def at_batch_one(task: Task, compiling: bool = True) -> Iterator[tuple[str, Call
     yield "sinabs", lambda: sinabs(task)
     yield "Norse", lambda: norse(task)
     yield "dense Actor.act", lambda: Contender(task.actor.act)
-    yield "dense eager PyTorch", lambda: baselines.eager(task.actor)
-    yield "dense ONNX Runtime", lambda: baselines.onnx_runtime(task.actor)
-    yield "dense NumPy", lambda: baselines.numpy(task.actor)
+    yield "dense eager PyTorch", lambda: rivals.eager(task.actor)
+    yield "dense ONNX Runtime", lambda: rivals.onnx_runtime(task.actor)
+    yield "dense NumPy", lambda: rivals.numpy(task.actor)
 
 
 def at_batch_many(task: Task) -> Iterator[tuple[str, Callable[[], Contender]]]:
@@ -287,4 +288,4 @@ def at_batch_many(task: Task) -> Iterator[tuple[str, Callable[[], Contender]]]:
         if (os.cpu_count() or 1) > 1:
             yield f"act {neuron} {T} ×2", lambda n=neuron: engine(task, n, T, threads=2)
     yield "published loop", lambda: published_loop(task)
-    yield "dense ONNX Runtime", lambda: baselines.onnx_runtime(task.actor)
+    yield "dense ONNX Runtime", lambda: rivals.onnx_runtime(task.actor)

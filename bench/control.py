@@ -22,12 +22,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 import snnkern
-from snnkern.columns import summarize_sweep
-from snnkern.evaluation import Evaluation, average_performance_ratio
+from snnkern.control.evaluation import Evaluation, average_performance_ratio
 from snnkern.files import write_atomically
-from snnkern.neurons import NEURON_NAMES
-from snnkern.settings import grid
-from snnkern.study import sweep
+from snnkern.kernels.neurons import NEURON_NAMES
+from snnkern.report.columns import summarize_sweep
+from snnkern.studies.settings import grid
+from snnkern.studies.study import sweep
 
 TIMESTEPS = (2, 4, 8, 16)
 ALPHAS = (0.0, 0.2)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from machine_code import ROOT, disassembled, resident_warps, table, tool
 
-from snnkern.neurons import Kind
+from snnkern.kernels.neurons import Kind
 
 SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 _NAME = re.compile(r"(neuron|actor)_kernelILNS_4KindE(\d)E(?:([fd])Li(\d)E)?((?:Lb\dE)+)")

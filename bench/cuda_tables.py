@@ -31,7 +31,7 @@ from h100 import (
 from machine_code import KINDS, table
 
 import snnkern
-from snnkern.calibration import collect
+from snnkern.control.collect import collect
 
 IN_FLIGHT = 8
 FIRST_IN_FLIGHT = 16

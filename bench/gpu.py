@@ -43,10 +43,19 @@ if not torch.cuda.is_available():
 from contenders import loop_as_function  # noqa: E402
 
 import snnkern  # noqa: E402
-from snnkern import SpikingActor, baselines, benchmark, ops, reference, timing  # noqa: E402
-from snnkern.baselines import Missing  # noqa: E402
+from snnkern import SpikingActor  # noqa: E402
+from snnkern.analysis import (  # noqa: E402
+    latency,
+    rivals,
+)
+from snnkern.analysis.rivals import Missing  # noqa: E402
+from snnkern.control import timing  # noqa: E402
 from snnkern.files import write_atomically  # noqa: E402
-from snnkern.neurons import NEURON_NAMES, Dynamics, Kind, parse_neuron  # noqa: E402
+from snnkern.kernels import (  # noqa: E402
+    ops,
+    reference,
+)
+from snnkern.kernels.neurons import NEURON_NAMES, Dynamics, Kind, parse_neuron  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results"
 OBSERVATIONS = RESULTS / "halfcheetah.npy"
@@ -309,7 +318,7 @@ def ours_in_a_graph(neuron: str, backend: str, task: Task, batch: int) -> Decide
 
 
 def loop(task: Task, batch: int) -> Decider:
-    published = baselines.PublishedLoop(task.actor, task.thresholds, T, ALPHA)
+    published = rivals.PublishedLoop(task.actor, task.thresholds, T, ALPHA)
     return Decider(published.decide, published.dynamics, published.reset)
 
 
@@ -349,16 +358,16 @@ def loop_in_a_graph(task: Task, batch: int) -> Decider:
 
 
 def dense(task: Task, batch: int) -> Decider:
-    return Decider(baselines.dense_network(task.actor), None)
+    return Decider(rivals.dense_network(task.actor), None)
 
 
 def dense_in_a_graph(task: Task, batch: int) -> Decider:
-    return Decider(_in_a_graph(task, baselines.dense_network(task.actor), batch), None)
+    return Decider(_in_a_graph(task, rivals.dense_network(task.actor), batch), None)
 
 
 def spikingjelly(task: Task, batch: int) -> Decider:
     """Its IF neurons, which choose a Triton kernel by themselves on a GPU; without a carry, which it does not have."""
-    neuron = baselines.optional("spikingjelly.activation_based.neuron")
+    neuron = rivals.optional("spikingjelly.activation_based.neuron")
     reachable = [torch.where(threshold > 0, threshold, 1e30) for threshold in task.thresholds]
     layers = [*task.actor.hidden, task.actor.output]
     sent = [None, *task.thresholds]
@@ -440,7 +449,7 @@ def cases(here: Task, on_host: Task, backends: Sequence[str], batches: Sequence[
 def time_decisions(run: Run, cases: Iterator[Case], on_host: Task) -> Iterator[dict[str, Any]]:
     """Everyone decides as the reference does, and then is timed; whoever there is no time for is noted."""
     few = timing.rows(on_host.observations, *CHECKED)
-    expected = functools.cache(lambda dynamics: benchmark.expected(on_host.actor, on_host.thresholds, dynamics, few))
+    expected = functools.cache(lambda dynamics: latency.expected(on_host.actor, on_host.thresholds, dynamics, few))
     for case in cases:
         what = f"{case.name} {case.neuron} at batch {case.batch:,}"
         if run.left() < (COMPILING if case.name == COMPILED else 5):
@@ -476,7 +485,7 @@ def agreement(
         threads=torch.get_num_threads(),
     )
     again = np.arange(batch) % few.shape[1]
-    found = benchmark.agreement(contender, few[:, again], (wanted[:, again], certain[:, again]), by_row=False)
+    found = latency.agreement(contender, few[:, again], (wanted[:, again], certain[:, again]), by_row=False)
     assert not found.wrong, f"{found.wrong} actions differ that rounding cannot decide"
     return {"certain": found.certain, "agreeing": found.agreeing}
 

@@ -31,11 +31,12 @@ from pages import ROOT, fill
 from peers_page import BATCH, TABLES, batch_table, draw, latency_table, targets_table
 
 import snnkern
-from snnkern import ops, timing
-from snnkern._backends import Problem, cpu
-from snnkern.baselines import Missing
+from snnkern.analysis.rivals import Missing
+from snnkern.control import timing
+from snnkern.control.timing import MOST, Contender, machine, quartiles
 from snnkern.files import write_atomically
-from snnkern.timing import MOST, Contender, machine, quartiles
+from snnkern.kernels import ops
+from snnkern.kernels.backends import Problem, cpu
 
 ROUNDS = 100
 CHECKED_ROWS, CHECKED_DECISIONS = 24, 4

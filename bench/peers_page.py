@@ -9,7 +9,8 @@ from typing import Any
 from comparison import T
 from contenders import PEERS, TIMESTEPS
 
-from snnkern.figures import (
+from snnkern.kernels.neurons import NEURON_NAMES
+from snnkern.report.style import (
     DENSE_BAR,
     DENSE_LINE,
     GRID,
@@ -21,7 +22,6 @@ from snnkern.figures import (
     tidy,
     write_figure,
 )
-from snnkern.neurons import NEURON_NAMES
 from snnkern.text import shorten
 
 BATCH = 1024

@@ -17,10 +17,11 @@ from machine_code import KINDS, ROOT, table
 from torch import Tensor
 
 import snnkern
-from snnkern import Dynamics, reference
-from snnkern._backends import ActorParts
-from snnkern._backends.triton_engine import PRECISIONS, Engine, scaling
-from snnkern.neurons import parse_neuron
+from snnkern import Dynamics
+from snnkern.kernels import reference
+from snnkern.kernels.backends import ActorParts
+from snnkern.kernels.backends.triton.engine import PRECISIONS, Engine, scaling
+from snnkern.kernels.neurons import parse_neuron
 
 OBSERVATIONS = ROOT / "bench" / "results" / "halfcheetah.npy"
 TIMESTEPS = 8

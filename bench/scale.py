@@ -29,17 +29,17 @@ from pages import ROOT, fill, table
 from rich.console import Console
 from rich.progress import Progress
 
-from snnkern.calibration import collect
-from snnkern.estimates import RemainingTime
-from snnkern.executors import Executor, LocalExecutor
+from snnkern.contrib.ray import RayExecutor
+from snnkern.control.collect import collect
+from snnkern.control.records import Record
+from snnkern.control.timing import machine
 from snnkern.files import write_atomically
-from snnkern.grids import read_study
-from snnkern.ray_executor import RayExecutor
-from snnkern.records import Record
-from snnkern.store import Store, complete
-from snnkern.study import Shared, Study, Task, found_in, run_task
+from snnkern.studies.estimate import RemainingTime
+from snnkern.studies.executors import Executor, LocalExecutor
+from snnkern.studies.grids import read_study
+from snnkern.studies.store import Store, complete
+from snnkern.studies.study import Shared, Study, Task, found_in, run_task
 from snnkern.text import duration, shorten
-from snnkern.timing import machine
 
 GRID = ROOT / "bench" / "grids" / "scale.toml"
 RESULTS = ROOT / "bench" / "results" / "scale.json"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from snnkern.timing import ROUND_SECONDS, seconds_per_call
+from snnkern.control.timing import ROUND_SECONDS, seconds_per_call
 
 FEWEST_ROUNDS = 10
 

@@ -28,11 +28,12 @@ import torch
 from machine_code import KINDS, TARGETS, Code, Loop, resident_warps
 
 from snnkern import Dynamics, Interface
-from snnkern._backends import ActorParts, Problem, triton, triton_environment
-from snnkern.neurons import parse_neuron
+from snnkern.kernels.backends import ActorParts, Problem
+from snnkern.kernels.backends.triton import environment, launch
+from snnkern.kernels.neurons import parse_neuron
 
 if TYPE_CHECKING:
-    from snnkern._backends.triton_engine import Tile
+    from snnkern.kernels.backends.triton.engine import Tile
 
 WIDTHS = (17, 256, 256, 6)  # td3-halfcheetah's
 TIMESTEPS = 8
@@ -113,7 +114,7 @@ def missing() -> str:
     """Why nothing can be compiled here; empty where it can."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
-    if triton_environment.INTERPRETED:
+    if environment.INTERPRETED:
         return "TRITON_INTERPRET is set: Triton interprets kernels"
     for name in ("nvdisasm", "cuobjdump"):
         if machine_code.tool(name) is None:
@@ -131,7 +132,7 @@ def neurons(targets: Sequence[str] = TARGETS, dtypes: Sequence[str] = tuple(DTYP
 
 def actors(targets: Sequence[str] = TARGETS) -> list[Case]:
     """Every actor kernel that `warmup` may choose, in every precision."""
-    from snnkern._backends.triton_engine import PRECISIONS, TILES
+    from snnkern.kernels.backends.triton.engine import PRECISIONS, TILES
 
     return [
         Case("actor", kind, target, precision, str(tile.rows))
@@ -203,7 +204,7 @@ def decision(code: Code, case: Case) -> int:
     Raises:
         RuntimeError: the loops are not those of the source.
     """
-    from snnkern._backends.triton_engine import block, planes, spike_bits
+    from snnkern.kernels.backends.triton.engine import block, planes, spike_bits
 
     dynamics = case.dynamics()
     columns, steps = block(dynamics.neuron, tile_of(case), case.precision, (9, 0))
@@ -225,7 +226,7 @@ def decision(code: Code, case: Case) -> int:
 
 def tile_of(case: Case) -> Tile:
     """The tile of rows that an actor's kernel is for."""
-    from snnkern._backends.triton_engine import TILES
+    from snnkern.kernels.backends.triton.engine import TILES
 
     return next(tile for tile in TILES if str(tile.rows) == case.form)
 
@@ -259,7 +260,7 @@ def caught(target: str) -> Iterator[list[Any]]:
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
-    from snnkern._backends import triton_engine
+    from snnkern.kernels.backends.triton import engine as triton_engine
 
     kernels: list[Any] = []
     run = JITFunction.run
@@ -287,11 +288,11 @@ def _launch_neuron(case: Case) -> None:
     current = torch.zeros(32, 1024, dtype=dtype) if constant else torch.zeros(TIMESTEPS, 32, 1024, dtype=dtype)
     threshold = torch.ones(1024, dtype=dtype)
     bias = threshold if case.kind == "DC" else None
-    triton.neuron(Problem(current, threshold, torch.zeros(32, 1024, dtype=dtype), dynamics, bias, None, spikes))
+    launch.neuron(Problem(current, threshold, torch.zeros(32, 1024, dtype=dtype), dynamics, bias, None, spikes))
 
 
 def _launch_actor(case: Case) -> None:
-    from snnkern._backends.triton_engine import Engine
+    from snnkern.kernels.backends.triton.engine import Engine
 
     *hidden, output = [
         (torch.zeros(width, narrow), torch.zeros(narrow)) for width, narrow in itertools.pairwise(case.widths)

@@ -14,9 +14,9 @@ from h100 import CLOCK, ISSUED, L2_SHARED, LAUNCH, MEMORY, MULTIPROCESSORS, PROD
 from machine_code import KINDS, TARGETS, table
 from triton_compiled import DTYPES, WIDTHS, Case, Compiled
 
-from snnkern._backends import triton
-from snnkern._backends.choice import small_batch
-from snnkern._backends.triton_engine import PRECISIONS, TILES, Tile, block, default_tile, planes
+from snnkern.kernels.backends.choice import small_batch
+from snnkern.kernels.backends.triton import launch
+from snnkern.kernels.backends.triton.engine import PRECISIONS, TILES, Tile, block, default_tile, planes
 
 BATCHES = (1024, 2048, 4096, 8192, 16384, 65536)
 OBSERVED = 32  # the first layer's inputs, padded
@@ -65,7 +65,7 @@ def compiled_table(kernels: Sequence[Compiled]) -> str:
     local = sum(one.local for one in kernels)
     return (
         table(heading, rows) + f"\n\nRegisters per thread, of the hungriest form. Local memory of all {len(kernels)} "
-        f"compiled kernels together: {local} bytes. Triton {triton.release()}."
+        f"compiled kernels together: {local} bytes. Triton {launch.release()}."
     )
 
 
@@ -85,8 +85,8 @@ def instructions_table(kernels: Sequence[Compiled]) -> str:
 
 def width(case: Case) -> int:
     """Neurons of a neuron kernel's thread."""
-    elements = triton.tile_elements(case.dynamics().neuron, DTYPES[case.precision])
-    return elements // (32 * triton.TILE_WARPS)
+    elements = launch.tile_elements(case.dynamics().neuron, DTYPES[case.precision])
+    return elements // (32 * launch.TILE_WARPS)
 
 
 @dataclass(frozen=True)

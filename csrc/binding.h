@@ -1,5 +1,5 @@
 // What Python gives becomes what kernels work on, in every Python module. Python's side is
-// snnkern/_backends/native.py: its tuples have the order of those here.
+// snnkern/kernels/backends/native.py: its tuples have the order of those here.
 #pragma once
 
 #include <pybind11/pybind11.h>

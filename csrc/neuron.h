@@ -25,10 +25,10 @@
 
 namespace snnkern {
 
-// Same values as `Kind` in snnkern/neurons.py.
+// Same values as `Kind` in snnkern/kernels/neurons.py.
 enum class Kind : int32_t { IF = 0, SNM = 1, MT = 2, DC = 3, LIF = 4 };
 
-// What kernels ask of a kind; `Neuron` in snnkern/neurons.py has the same.
+// What kernels ask of a kind; `Neuron` in snnkern/kernels/neurons.py has the same.
 constexpr bool is_differential(Kind kind) { return kind == Kind::DC; }  // spikes change a rate
 constexpr bool has_levels(Kind kind) { return kind == Kind::MT || kind == Kind::DC; }
 // Whether a spike is θ or nothing.
@@ -40,7 +40,7 @@ constexpr bool kHasLevels = has_levels(kind);
 template <Kind kind>
 constexpr bool kIsBinary = is_binary(kind);
 
-// A layer's kind, steps and parameters as Python gives them: `Numbers` in snnkern/neurons.py, in
+// A layer's kind, steps and parameters as Python gives them: `Numbers` in snnkern/kernels/neurons.py, in
 // its order.
 struct DynamicsNumbers {
     double kind, levels, initial_fraction, negative_fraction, leak, timesteps, alpha, memory, clip;

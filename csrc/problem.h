@@ -28,7 +28,7 @@ struct NeuronProblem {
     int64_t* counts;   // spikes of each row [B], always wanted
 };
 
-// What lies between an actor and its environment; `Interface` in snnkern/actors.py.
+// What lies between an actor and its environment; `Interface` in snnkern/policies/actor.py.
 struct ActorInterface {
     const float* observation_mean;  // [inputs], or null for no normalisation
     const float* observation_std;

@@ -27,7 +27,7 @@ def on_files(files: Any, config: Any) -> Any:
     for program in sorted((ROOT / "examples").glob("*.py")):
         content = f"---\nhide: [toc]\n---\n\n# {program.name}\n\n```python\n{program.read_text()}```\n"
         files.append(File.generated(config, f"examples/{program.stem}.md", content=content))
-    modules = set(re.findall(r"api/(\w+)\.md", str(config.nav))) - {"index"}
+    modules = set(re.findall(r"api/([\w.]+)\.md", str(config.nav))) - {"index"}
     for module in modules:
         content = f"---\ntitle: snnkern.{module}\n---\n\n::: snnkern.{module}\n"
         files.append(File.generated(config, f"api/{module}.md", content=content))
@@ -69,7 +69,7 @@ def public_names(modules: Collection[str]) -> str:
         found = package[name].final_target if package[name].is_alias else package[name]
         summary = found.docstring.value.partition("\n\n")[0].replace("\n", " ").replace("|", "\\|")
         rows.append(f"| [`{name}`][{found.canonical_path}] | {summary} |")
-        if found.module.name not in modules:
+        if found.module.path.removeprefix("snnkern.") not in modules:
             rest.append(f"::: snnkern.{name}\n    options: {{heading_level: 2}}\n")
     return "\n".join(["# API", "", "The public names of `snnkern`:", "", "| name | |", "|---|---|", *rows, "", *rest])
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import typer
 from matplotlib.figure import Figure
 from rich.progress import track
+from snnkern.figures import NEURON_STYLES, write_figure
 
 import snnkern
-from snnkern.figures import NEURON_STYLES, write_figure
 
 
 def main(name: str = "td3-walker2d", steps: int = 10_000, episodes: int = 10, output: Path = Path("neurons.png")):

@@ -20,12 +20,12 @@ import jax
 import numpy as np
 import typer
 from sbx import SAC, TD3
+from snnkern.environments import make
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise
 
 import snnkern
-from snnkern.environments import make
 
 
 class Algorithm(str, Enum):

@@ -142,7 +142,7 @@ def cuda_on_host(tmp_path_factory):
 @pytest.fixture
 def gpu():
     """The CUDA device, with the kernels built."""
-    from snnkern._backends import cuda
+    from snnkern.kernels.backends import cuda
 
     if why := cuda.unavailable():
         pytest.skip(why)
@@ -152,10 +152,10 @@ def gpu():
 @pytest.fixture
 def triton_gpu():
     """The CUDA device, for Triton's kernels."""
-    from snnkern._backends import triton, triton_environment
+    from snnkern.kernels.backends.triton import environment, launch
 
-    why = triton.unavailable()
-    if why or triton_environment.INTERPRETED:
+    why = launch.unavailable()
+    if why or environment.INTERPRETED:
         pytest.skip(why or "TRITON_INTERPRET is set")
     return torch.device("cuda", torch.cuda.current_device())
 

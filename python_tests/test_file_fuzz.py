@@ -31,11 +31,11 @@ import torch
 from support.builders import make_actor, make_layers, make_observations, sac_state, td3_state
 
 import snnkern
+from snnkern.analysis.summaries import BenchSummary, read_summaries
 from snnkern.files import read_array
-from snnkern.grids import read_study
-from snnkern.results import collect_results, read_collection
-from snnkern.store import Store, read_records, task_name
-from snnkern.summaries import BenchSummary, read_summaries
+from snnkern.studies.grids import read_study
+from snnkern.studies.results import collect_results, read_collection
+from snnkern.studies.store import Store, read_records, task_name
 
 CASES = 200 if "SNNKERN_ALL_CASES" in os.environ else 40  # of every format, at least
 SECONDS = float(os.environ.get("SNNKERN_FUZZ_SECONDS", "0"))
@@ -130,7 +130,7 @@ def saved(kind: str, folder: Path) -> tuple[dict[str, Any], bytes]:
     """The header and the data of a file that `snnkern.save` wrote."""
     policy = spiking()
     policy.act(make_observations(1, 5))
-    dense = snnkern.conversion.dense_actor(policy)
+    dense = snnkern.policies.spiking.dense_actor(policy)
     path = folder / "good"
     snnkern.save(dense if kind == "actor" else policy, path, **({} if kind == "actor" else {"include_carry": True}))
     content = path.read_bytes()
@@ -333,7 +333,7 @@ def rezipped(content: bytes, choose: random.Random) -> bytes:
 
 def loads(path: Path) -> None:
     """A checkpoint's file, as each of its readers takes it."""
-    for load in (snnkern.load_actor, snnkern.load, snnkern.conversion.load_policy):
+    for load in (snnkern.load_actor, snnkern.load, snnkern.policies.loading.load_policy):
         attempt(lambda load=load: decide(load(path)))
 
 

@@ -55,7 +55,7 @@ def test_what_is_no_regular_file_is_neither_read_nor_replaced(tmp_path, case) ->
     for write in (check_writable, lambda path: write_atomically(path, b"x"), lambda path: snnkern.save(actor, path)):
         with pytest.raises(InputError, match=f"cannot write .*: it is {kind}, and only a regular file is replaced"):
             write(path)
-    for read in (read_bytes, snnkern.load_actor, snnkern.load, snnkern.conversion.load_policy, read_array):
+    for read in (read_bytes, snnkern.load_actor, snnkern.load, snnkern.policies.loading.load_policy, read_array):
         with pytest.raises(InputError, match=f"cannot read .*: it is {kind}"):
             read(path)
     assert os.stat(path)[:3] == before[:3]
@@ -84,7 +84,7 @@ def test_what_names_no_file_is_refused(tmp_path, monkeypatch, case) -> None:
     for use in (
         snnkern.load_actor,
         snnkern.load,
-        snnkern.conversion.load_policy,
+        snnkern.policies.loading.load_policy,
         read_bytes,
         read_array,
         check_writable,
@@ -127,7 +127,7 @@ def shorten():
 thread = threading.Thread(target=shorten)
 thread.start()
 for _ in range(200):
-    for load in (snnkern.load_actor, snnkern.load, snnkern.conversion.load_policy):
+    for load in (snnkern.load_actor, snnkern.load, snnkern.policies.loading.load_policy):
         try:
             load(path)
         except snnkern.Error:
@@ -267,7 +267,7 @@ for module in pkgutil.walk_packages(snnkern.__path__, "snnkern."):
         importlib.import_module(module.name)
     except ImportError as error:
         assert error.name not in absent, (module.name, error)
-with tempfile.TemporaryDirectory() as folder, snnkern.store.Store(Path(folder)).alone():
+with tempfile.TemporaryDirectory() as folder, snnkern.studies.store.Store(Path(folder)).alone():
     pass
 """
 

@@ -15,11 +15,13 @@ pytest.importorskip("gymnasium", reason="Gymnasium is not installed")
 import gymnasium
 
 import snnkern
-from snnkern import benchmark, limits, trajectories
-from snnkern.energy import Energies
+from snnkern import limits
+from snnkern.analysis import latency
+from snnkern.analysis.energy import Energies
+from snnkern.control import follow
+from snnkern.control.rollout import rollout
 from snnkern.errors import check_number, check_whole
-from snnkern.executors import LocalExecutor
-from snnkern.rollout import rollout
+from snnkern.studies.executors import LocalExecutor
 
 ACTOR, OBSERVATIONS = make_actor(3, 5, 2), make_observations(20, 3)
 
@@ -52,12 +54,12 @@ FUNCTIONS = {
     "evaluate": functools.partial(snnkern.evaluate, ACTOR, refused),
     "collect": functools.partial(snnkern.collect, ACTOR, refused),
     "rollout": functools.partial(rollout, ACTOR, None),
-    "follow": functools.partial(trajectories.follow, "a", {"a": ACTOR}, refused),
+    "follow": functools.partial(follow.follow, "a", {"a": ACTOR}, refused),
     "analyze": functools.partial(
         snnkern.analyze, ACTOR, refused, snnkern.Dynamics(snnkern.IF(), 1), thresholds=[np.ones(5)]
     ),
     "sweep": sweep,
-    "benchmark": functools.partial(benchmark.run, ACTOR, OBSERVATIONS, snnkern.grid(["if"], [1])),
+    "benchmark": functools.partial(latency.run, ACTOR, OBSERVATIONS, snnkern.grid(["if"], [1])),
     "executor": LocalExecutor,
     "energies": Energies,
 }
@@ -137,7 +139,7 @@ def test_more_steps_than_fit_are_refused() -> None:
         snnkern.grid(["if"], [100_001])
     snn = snnkern.convert(ACTOR, OBSERVATIONS, neuron="if", timesteps=10**8, calibration="max")
     with pytest.raises(snnkern.InputError, match="100,000,000 steps of 3 rows of 5 neurons are too many to look into"):
-        next(trajectories.replay(snn, np.zeros((2, 3, 3))))
+        next(follow.replay(snn, np.zeros((2, 3, 3))))
 
 
 def test_a_setting_counts_once() -> None:

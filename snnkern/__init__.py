@@ -4,40 +4,77 @@ actor = snnkern.load_actor("td3-halfcheetah")
 observations = snnkern.collect(actor, "HalfCheetah-v5")
 snn = snnkern.convert(actor, observations, neuron="mt", timesteps=4)
 action = snn.act(observation)
+
+`import snnkern` loads nothing else: a name is looked up when it is first used.
 """
 
-from importlib.metadata import PackageNotFoundError, version
+from __future__ import annotations
 
-try:
-    __version__ = version("snnkern")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    __version__ = "0+unknown"
+import importlib.util
+import sys
+from typing import TYPE_CHECKING, Any
 
-from snnkern import nir, nn, ops, reference, zoo
-from snnkern._backends.choice import BackendStatus, backends
-from snnkern.actors import Actor, Interface
-from snnkern.analysis import analyze
-from snnkern.calibration import Auto, Fitted, Max, Percentile, calibrate, collect
-from snnkern.checkpoints import actor_from_module, actor_from_state_dict, load_actor
-from snnkern.conversion import convert, load, save
-from snnkern.errors import (
-    CheckpointError,
-    Error,
-    InputError,
-    InputWarning,
-    InUseError,
-    MissingDependencyError,
-    SlowBackendWarning,
-)
-from snnkern.evaluation import Evaluation, evaluate
-from snnkern.feedforward import SpikingNetwork, spikify
-from snnkern.neurons import DC, IF, LIF, MT, SNM, Dynamics, Neuron
-from snnkern.nir import to_nir
-from snnkern.nn import SpikingActivation, SpikingActor
-from snnkern.sb3 import SB3Policy, from_sb3
-from snnkern.settings import grid
-from snnkern.spikingjelly import from_spikingjelly
-from snnkern.study import sweep
+from snnkern.former import Finder
+
+if TYPE_CHECKING:
+    from snnkern.analysis.amplification import analyze
+    from snnkern.control.collect import collect
+    from snnkern.control.evaluation import Evaluation, evaluate
+    from snnkern.conversion.convert import convert
+    from snnkern.conversion.rules import Auto, Fitted, Max, Percentile, calibrate
+    from snnkern.conversion.spikify import SpikingNetwork, spikify
+    from snnkern.errors import (
+        CheckpointError,
+        Error,
+        InputError,
+        InputWarning,
+        InUseError,
+        MissingDependencyError,
+        SlowBackendWarning,
+    )
+    from snnkern.interop import nir
+    from snnkern.interop.nir import to_nir
+    from snnkern.interop.sb3 import SB3Policy, from_sb3
+    from snnkern.interop.spikingjelly import from_spikingjelly
+    from snnkern.kernels import nn, ops, reference
+    from snnkern.kernels.backends.choice import BackendStatus, backends
+    from snnkern.kernels.neurons import DC, IF, LIF, MT, SNM, Dynamics, Neuron
+    from snnkern.kernels.nn import SpikingActivation
+    from snnkern.policies import zoo
+    from snnkern.policies.actor import Actor, Interface
+    from snnkern.policies.loading import load_actor
+    from snnkern.policies.readers.torch_rl import actor_from_module, actor_from_state_dict
+    from snnkern.policies.spiking import SpikingActor
+    from snnkern.policies.storage import load, save
+    from snnkern.studies.settings import grid
+    from snnkern.studies.study import sweep
+    from snnkern.version import __version__ as __version__
+
+# What type checkers read above, for `__getattr__`: a module, and the public names that are looked up in it.
+_HOMES = {
+    "analysis.amplification": "analyze",
+    "control.collect": "collect",
+    "control.evaluation": "Evaluation evaluate",
+    "conversion.convert": "convert",
+    "conversion.rules": "Auto Fitted Max Percentile calibrate",
+    "conversion.spikify": "SpikingNetwork spikify",
+    "errors": ("CheckpointError Error InputError InputWarning InUseError MissingDependencyError SlowBackendWarning"),
+    "interop.nir": "to_nir",
+    "interop.sb3": "SB3Policy from_sb3",
+    "interop.spikingjelly": "from_spikingjelly",
+    "kernels.backends.choice": "BackendStatus backends",
+    "kernels.neurons": "DC IF LIF MT SNM Dynamics Neuron",
+    "kernels.nn": "SpikingActivation",
+    "policies.actor": "Actor Interface",
+    "policies.loading": "load_actor",
+    "policies.readers.torch_rl": "actor_from_module actor_from_state_dict",
+    "policies.spiking": "SpikingActor",
+    "policies.storage": "load save",
+    "studies.settings": "grid",
+    "studies.study": "sweep",
+    "version": "__version__",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
     "DC",
@@ -89,3 +126,22 @@ __all__ = [
     "to_nir",
     "zoo",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, or a module: of a floor, or by the name that it had before there were floors."""
+    if home := _HOME_OF.get(name):
+        value = getattr(importlib.import_module(f"snnkern.{home}"), name)
+    elif importlib.util.find_spec(f"snnkern.{name}") is not None:
+        value = importlib.import_module(f"snnkern.{name}")
+    else:
+        raise AttributeError(f"module 'snnkern' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+sys.meta_path.insert(0, Finder())

@@ -15,7 +15,7 @@ def main() -> None:
     except Error as error:
         print(f"snnkern: {error}", file=sys.stderr)
         sys.exit(2)
-    from snnkern.cli import run
+    from snnkern.cli.app import run
 
     sys.exit(run())
 

@@ -1,5 +1,5 @@
 // snnkern._cpu: the CPU kernels for Python. Takes addresses, sizes and strides; the caller has
-// checked them (snnkern/ops.py), so nothing here depends on torch.
+// checked them (snnkern/kernels/ops.py), so nothing here depends on torch.
 
 #include "engine_binding.h"
 #include "isa.h"

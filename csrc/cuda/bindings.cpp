@@ -1,5 +1,5 @@
 // snnkern._cuda: the CUDA kernels for Python. Takes addresses, sizes, strides, a device and a
-// stream; the caller has checked them (snnkern/ops.py), so nothing here depends on torch.
+// stream; the caller has checked them (snnkern/kernels/ops.py), so nothing here depends on torch.
 
 #include <algorithm>
 #include <utility>

@@ -15,11 +15,13 @@ import torch
 from support.builders import make_actor, make_observations
 
 import snnkern
-from snnkern import baselines, benchmark, figures, timing
-from snnkern.benchmark import ACT, DENSE, LOOP, NUMPY, ONNX, PYTORCH, TENSOR, Benchmark, Case
-from snnkern.benchmark_summary import summarize_benchmark
-from snnkern.conversion import dense_actor
-from snnkern.latency_figures import latency_figure
+from snnkern.analysis import latency, rivals
+from snnkern.analysis.latency import ACT, DENSE, LOOP, NUMPY, ONNX, PYTORCH, TENSOR, Benchmark, Case
+from snnkern.analysis.latency_summary import summarize_benchmark
+from snnkern.control import timing
+from snnkern.policies.spiking import dense_actor
+from snnkern.report import style
+from snnkern.report.latency_figures import latency_figure
 
 OBSERVATIONS = make_observations(200, 5)
 SETTINGS = snnkern.grid(["if", "dc"], [2, 3], [0.2])
@@ -40,7 +42,7 @@ def stop_after(calls: int):
 def run(policy=None, settings=SETTINGS, **options) -> Benchmark:
     actor = make_actor(5, 17, 8, 3) if policy is None else policy
     given = {"batches": (1, 3), "threads": (1, 2), "seconds": 1e6, "progress": stop_after(120)}
-    return benchmark.run(actor, OBSERVATIONS, settings, **given | options)
+    return latency.run(actor, OBSERVATIONS, settings, **given | options)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +106,7 @@ def test_what_is_not_installed_is_reported(monkeypatch) -> None:
 def test_the_time_is_respected(monkeypatch) -> None:
     """By a clock that goes on by a second whenever it is looked at: half of the time makes contenders ready."""
     clock = SimpleNamespace(monotonic=itertools.count().__next__)
-    monkeypatch.setattr(benchmark, "time", clock)
+    monkeypatch.setattr(latency, "time", clock)
     heard: list[float] = []
     found = run(batches=(1, 4096), seconds=10, progress=heard.append)
     assert heard == [float(second) for second in range(1, 12)]  # the last turn ends the time
@@ -115,7 +117,7 @@ def test_the_time_is_respected(monkeypatch) -> None:
 
 
 def test_an_interruption_keeps_what_is_measured() -> None:
-    found = run(progress=stop_after(len(benchmark._cases(SETTINGS, (1, 3), (1, 2))) + 5))
+    found = run(progress=stop_after(len(latency._cases(SETTINGS, (1, 3), (1, 2))) + 5))
     assert found.interrupted
     assert sum(len(seconds) for seconds in found.rounds.values()) == 5
     assert json.dumps(summarize_benchmark(found), allow_nan=False)
@@ -133,7 +135,7 @@ def test_a_spiking_actor_is_measured_as_it_is() -> None:
     assert {found.wrong for found in found.agreements.values()} == {0}
     # The conversion has corrected its weights, and those are what decides.
     (sent,) = found.spikes.values()
-    assert sent == benchmark.spikes_per_decision(snn, timing.rows(OBSERVATIONS, *benchmark._COUNTED))
+    assert sent == latency.spikes_per_decision(snn, timing.rows(OBSERVATIONS, *latency._COUNTED))
 
 
 @pytest.mark.parametrize(
@@ -169,28 +171,28 @@ INTERFACES = {
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("interface", INTERFACES.values(), ids=INTERFACES)
-@pytest.mark.parametrize("make", [baselines.eager, baselines.numpy, baselines.onnx_runtime])
+@pytest.mark.parametrize("make", [rivals.eager, rivals.numpy, rivals.onnx_runtime])
 def test_dense_runtimes_decide_as_the_actor(make, interface, dtype) -> None:
     actor = make_actor(5, 17, 8, 3, dtype=dtype, **interface)
     try:
         contender = make(actor)
-    except baselines.Missing as error:
+    except rivals.Missing as error:
         pytest.skip(str(error))
     observations = timing.rows(OBSERVATIONS.astype(str(dtype).removeprefix("torch.")), 4, 3)
-    wanted = benchmark.expected(actor, [], None, observations)
+    wanted = latency.expected(actor, [], None, observations)
     with torch.no_grad():
         assert np.allclose(wanted[0][0], actor.act(observations[0]), atol=1e-5)
         for by_row in (False, True):
-            assert benchmark.agreement(contender, observations, wanted, by_row).wrong == 0
+            assert latency.agreement(contender, observations, wanted, by_row).wrong == 0
 
 
 def test_a_contender_with_other_dynamics_is_found_out() -> None:
     actor = make_actor(5, 17, 8, 3)
     thresholds = snnkern.calibrate(actor, OBSERVATIONS)
-    loop = baselines.PublishedLoop(actor, thresholds, 4, alpha=0.2).contender()
+    loop = rivals.PublishedLoop(actor, thresholds, 4, alpha=0.2).contender()
     observations = timing.rows(OBSERVATIONS, 8, 4)
-    wanted = benchmark.expected(actor, thresholds, snnkern.Dynamics(snnkern.IF(), 3, 0.2), observations)
-    assert benchmark.agreement(loop, observations, wanted, by_row=False).wrong > 0
+    wanted = latency.expected(actor, thresholds, snnkern.Dynamics(snnkern.IF(), 3, 0.2), observations)
+    assert latency.agreement(loop, observations, wanted, by_row=False).wrong > 0
 
 
 def test_in_a_round_everyone_is_timed_once() -> None:
@@ -234,7 +236,7 @@ def test_a_busy_machine_is_noticed() -> None:
 
 def test_all_or_what_there_is_can_be_drawn_and_printed(measured, tmp_path, capsys) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    latency_tables = pytest.importorskip("snnkern.latency_tables", reason="Rich is not installed")
+    latency_tables = pytest.importorskip("snnkern.report.latency_tables", reason="Rich is not installed")
     keep = {
         "all": lambda case: True,
         "one batch": lambda case: case.batch == 3,
@@ -244,7 +246,7 @@ def test_all_or_what_there_is_can_be_drawn_and_printed(measured, tmp_path, capsy
     }
     for name, kept in keep.items():
         found = replace(measured, rounds={case: seconds for case, seconds in measured.rounds.items() if kept(case)})
-        figures.write_figure(latency_figure(summarize_benchmark(found), name), tmp_path / f"{name}.png")
+        style.write_figure(latency_figure(summarize_benchmark(found), name), tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         latency_tables.print_benchmark({"actor": name, **summarize_benchmark(found)})
         assert f"{name} (5-17-8-3)" in capsys.readouterr().out

@@ -10,7 +10,7 @@ import torch
 from support.builders import NEURONS, make_actor, make_observations
 
 import snnkern
-from snnkern.energy import Energies, Operations, dense_cost, spiking_cost
+from snnkern.analysis.energy import Energies, Operations, dense_cost, spiking_cost
 
 
 def tiny(neuron, timesteps: int, alpha: float = 0.0) -> snnkern.SpikingActor:

@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("scipy", reason="SciPy is not installed")
 
-from snnkern import statistics
-from snnkern.statistics import autocorrelation, curve_over_steps, distances, low_frequency_share, state_shift
+from snnkern.analysis import statistics
+from snnkern.analysis.statistics import autocorrelation, curve_over_steps, distances, low_frequency_share, state_shift
 
 ROWS, STEPS = 30, 800
 EVERYWHERE = np.ones((STEPS, ROWS), dtype=bool)

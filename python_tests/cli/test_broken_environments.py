@@ -16,10 +16,10 @@ from support.command_line import run
 from support.environments_for_tests import ACTION_DIM, OBSERVATION_DIM, Scripted
 
 import snnkern
-from snnkern.executors import LocalExecutor
-from snnkern.grids import read_study
-from snnkern.store import Store, read_records
-from snnkern.study import Task, run_study
+from snnkern.studies.executors import LocalExecutor
+from snnkern.studies.grids import read_study
+from snnkern.studies.store import Store, read_records
+from snnkern.studies.study import Task, run_study
 
 SETTING = {"neurons": ["if"], "timesteps": [2], "alphas": [0.2], "calibrations": ["max"], "calibration_steps": 20}
 

@@ -23,10 +23,11 @@ pytest.importorskip("mujoco", reason="MuJoCo is not installed")
 from support.command_line import run, run_json
 
 import snnkern
-from snnkern import cli, demo, latency_tables, tables
-from snnkern.columns import SweepRow
-from snnkern.evaluation import Evaluation
-from snnkern.intervals import Interval
+from snnkern.cli import app, demo
+from snnkern.control.evaluation import Evaluation
+from snnkern.control.intervals import Interval
+from snnkern.report import latency_tables, tables
+from snnkern.report.columns import SweepRow
 
 
 @pytest.fixture
@@ -60,8 +61,8 @@ def test_info_names_versions_backends_and_actors(capsys) -> None:
 
 
 def test_info_says_why_the_native_backend_is_missing(capsys, monkeypatch) -> None:
-    monkeypatch.setattr("snnkern._backends.cpu._cpu", None)
-    monkeypatch.setattr("snnkern._backends.cpu._reason", "the native CPU kernels were not built", raising=False)
+    monkeypatch.setattr("snnkern.kernels.backends.cpu._cpu", None)
+    monkeypatch.setattr("snnkern.kernels.backends.cpu._reason", "the native CPU kernels were not built", raising=False)
     code, out, _ = run(capsys, "info")
     assert code == 0
     assert "not built" in out
@@ -187,7 +188,7 @@ def test_options_reach_what_they_are_about(capsys, tmp_path, observations, monke
         given.append((sorted({(s.alpha, s.memory) for s in settings}), options["seed"], options["episodes"]))
         raise snnkern.InputError("enough")
 
-    monkeypatch.setattr(cli, "sweep", fake_sweep)
+    monkeypatch.setattr("snnkern.studies.study.sweep", fake_sweep)
     arguments = ["--alpha", "0.1,0.5", "--memory", "0,1", "--episode-seed", 7, "--episodes", 3, "--steps", 20]
     run(capsys, "evaluate", "td3-hopper", "--neuron", "if", *arguments)
     assert given == [([(0.1, 0.0), (0.1, 1.0), (0.5, 0.0), (0.5, 1.0)], 7, 3)]
@@ -412,7 +413,7 @@ def test_an_interrupted_bench_shows_and_writes_what_it_has(capsys, tmp_path, fil
             raise KeyboardInterrupt
 
     heard: list[float] = []
-    monkeypatch.setattr(cli, "_seconds_left", lambda seconds: contextlib.nullcontext(interrupt))
+    monkeypatch.setattr("snnkern.cli.bench._seconds_left", lambda seconds: contextlib.nullcontext(interrupt))
     output = tmp_path / "bench.json"
     code, out, err = run(
         capsys, "bench", files["SPIKING"], "--observations", files["THREE"], "--batch", 1, "-o", output
@@ -505,12 +506,12 @@ def test_output_that_nobody_takes_ends_without_a_traceback(
 ) -> None:
     with stream(tmp_path) as output:
         monkeypatch.setattr(sys, "stdout", output)
-        assert cli.run(arguments) == code
+        assert app.run(arguments) == code
     assert capsys.readouterr().err == message
 
 
 def test_no_memory_is_one_line(capsys, monkeypatch) -> None:
-    monkeypatch.setattr(cli, "load_actor", lambda *arguments, **options: np.empty(10**14))
+    monkeypatch.setattr("snnkern.policies.loading.load_actor", lambda *arguments, **options: np.empty(10**14))
     code, _, err = run(capsys, "convert", "td3-hopper", "x.safetensors")
     assert code == 2
     assert err.startswith("snnkern: there is not enough memory for this: Unable to allocate")
@@ -520,7 +521,7 @@ def test_an_interruption_ends_with_130(capsys, monkeypatch) -> None:
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "evaluate", interrupted)
+    monkeypatch.setattr("snnkern.control.evaluation.evaluate", interrupted)
     code, _, err = run(capsys, "evaluate", "td3-hopper")
     assert code == 130
     assert "Traceback" not in err
@@ -541,7 +542,7 @@ def test_importing_the_package_needs_torch_numpy_and_safetensors_alone() -> None
 import sys
 for name in {hidden!r}:
     sys.modules[name] = None
-import snnkern, snnkern.evaluation, snnkern.columns, snnkern.__main__
+import snnkern, snnkern.control.evaluation, snnkern.report.columns, snnkern.__main__
 actor = snnkern.load_actor("td3-hopper")
 try:
     snnkern.collect(actor, "Hopper-v5", 10)

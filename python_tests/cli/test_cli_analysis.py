@@ -17,8 +17,8 @@ from matplotlib import image
 from support.command_line import run, run_json
 
 import snnkern
-from snnkern import analysis_figures, cli_analysis
-from snnkern.summaries import AnalysisSummary
+from snnkern.analysis.summaries import AnalysisSummary
+from snnkern.report import analysis_figures
 
 FIGURES = ("returns", "errors", "states", "residuals", "raster")
 
@@ -26,12 +26,12 @@ FIGURES = ("returns", "errors", "states", "residuals", "raster")
 @pytest.fixture(autouse=True)
 def short_episodes(monkeypatch):
     """Every environment ends after 40 steps."""
-    make = snnkern.environments.make
+    make = snnkern.control.environments.make
 
     def make_short(env):
         return gymnasium.wrappers.TimeLimit(make(env).unwrapped, 40)
 
-    monkeypatch.setattr(snnkern.environments, "make", make_short)
+    monkeypatch.setattr(snnkern.control.environments, "make", make_short)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_an_interrupted_analysis_leaves_no_file(capsys, tmp_path, monkeypatch, f
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli_analysis, "analyze", interrupt)
+    monkeypatch.setattr("snnkern.analysis.amplification.analyze", interrupt)
     code, _, err = run(capsys, "analyze", files["TINY"], "--steps", 20, "-o", tmp_path)
     assert code == 130
     assert "interrupted" in err

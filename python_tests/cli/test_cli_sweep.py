@@ -13,7 +13,8 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 pytest.importorskip("scipy", reason="SciPy is not installed")
 
 import snnkern
-from snnkern import cli_sweep, study
+from snnkern.cli import options
+from snnkern.studies import study
 
 GRID = {"neurons": ["if", "dc"], "timesteps": [2, 4], "alphas": [0, 0.2], "episodes": 2, "calibration_steps": 50}
 
@@ -121,5 +122,5 @@ def test_a_mistake_is_one_clear_line(capsys, folder, arguments, message) -> None
 
 
 def test_names_of_rules_pass_through() -> None:
-    assert cli_sweep._number("0.2") == 0.2
-    assert cli_sweep._number("auto") == "auto"
+    assert options.parse_number("0.2") == 0.2
+    assert options.parse_number("auto") == "auto"

@@ -23,10 +23,10 @@ from support.command_line import run, run_json
 from support.sweep_processes import sweeping, wait_for
 
 import snnkern
-from snnkern import ray_executor
+from snnkern.contrib import ray as ray_executor
+from snnkern.contrib.ray import RayExecutor
 from snnkern.errors import Error, InputError
-from snnkern.executors import Failure
-from snnkern.ray_executor import RayExecutor
+from snnkern.studies.executors import Failure
 
 
 @pytest.fixture(scope="module")

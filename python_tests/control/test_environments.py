@@ -13,8 +13,9 @@ pytest.importorskip("gymnasium", reason="Gymnasium is not installed")
 pytest.importorskip("typer", reason="Typer is not installed")
 
 import snnkern
-from snnkern import cli, environments, trajectories
-from snnkern.grids import read_study
+from snnkern.cli import app
+from snnkern.control import environments, follow
+from snnkern.studies.grids import read_study
 
 NAME = "environment_of_a_stranger:Pendulum-v1"
 ACTOR, OBSERVATIONS = make_actor(3, 5, 1, metadata={"environment": NAME}), make_observations(9, 3)
@@ -52,7 +53,7 @@ USERS = {
     "metadata": lambda folder: snnkern.evaluate(ACTOR, ACTOR.metadata["environment"]),
     "evaluate": lambda folder: snnkern.evaluate(ACTOR, NAME),
     "collect": lambda folder: snnkern.collect(ACTOR, NAME, 5),
-    "follow": lambda folder: trajectories.follow("a", {"a": ACTOR}, NAME),
+    "follow": lambda folder: follow.follow("a", {"a": ACTOR}, NAME),
     "sweep": lambda folder: snnkern.sweep(ACTOR, NAME, snnkern.grid(["if"], [1]), observations=OBSERVATIONS),
     "grid": read_grid,
     "example": run_example,
@@ -85,11 +86,11 @@ def test_who_trusts_a_module_names_it(module, way) -> None:
 
 def test_the_command_line_trusts_its_user_alone(module, tmp_path, capsys) -> None:
     snnkern.save(ACTOR, tmp_path / "actor.safetensors")
-    assert cli.run(["evaluate", "actor.safetensors", "--episodes", "1"]) == 2
+    assert app.run(["evaluate", "actor.safetensors", "--episodes", "1"]) == 2
     assert "would import a module" in capsys.readouterr().err
     assert module not in sys.modules
     # Its action scale is not Pendulum's, but it is an environment.
-    assert cli.run(["evaluate", "actor.safetensors", "--episodes", "1", "--env", NAME, "--json"]) == 0
+    assert app.run(["evaluate", "actor.safetensors", "--episodes", "1", "--env", NAME, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["environment"] == NAME
 
 

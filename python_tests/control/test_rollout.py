@@ -12,8 +12,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from support.environments_for_tests import ACTION_DIM, Scripted, length, observation, random_actor
 
 import snnkern
-from snnkern.environments import make_vector
-from snnkern.rollout import rollout
+from snnkern.control.environments import make_vector
+from snnkern.control.rollout import rollout
 
 MODES = [pytest.param(mode, id=mode.value) for mode in AutoresetMode]
 

@@ -13,7 +13,8 @@ from support.builders import NEURONS, identity_actor, make_actor, make_layers, m
 
 import snnkern
 from snnkern import Fitted, InputError, Max, Percentile, calibrate
-from snnkern.calibration import ActivationRecorder, parse_calibration
+from snnkern.conversion.activations import ActivationRecorder
+from snnkern.conversion.rules import parse_calibration
 
 RULES = ["max", "percentile", "percentile:99", "percentile:50", "percentile:1"]
 

@@ -23,8 +23,9 @@ from torch import nn
 
 import snnkern
 from snnkern import CheckpointError, InputError, convert, load, save
-from snnkern.calibration import recommended
-from snnkern.conversion import corrected_actor, dense_actor, load_policy
+from snnkern.conversion.rules import recommended
+from snnkern.policies.loading import load_policy
+from snnkern.policies.spiking import corrected_actor, dense_actor
 
 WIDTHS = (5, 9, 13, 3)
 
@@ -582,7 +583,7 @@ def test_a_negative_threshold_in_a_file_is_refused(tmp_path):
 @pytest.mark.parametrize("timesteps", [1, 2, 4, 8])
 @pytest.mark.parametrize("neuron", ["if", "snm", "mt", "dc"])
 def test_auto_is_what_is_recommended(actor, observations, neuron, timesteps):
-    settings, alpha = recommended(snnkern.neurons.parse_neuron(neuron))
+    settings, alpha = recommended(snnkern.kernels.neurons.parse_neuron(neuron))
     snn = convert(actor, observations, neuron=neuron, timesteps=timesteps)
     same = convert(actor, observations, neuron=neuron, timesteps=timesteps, calibration=settings, alpha=alpha)
     assert snn.alpha == alpha

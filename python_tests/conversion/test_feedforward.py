@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn import functional
 
 import snnkern
-from snnkern import InputError, reference, spikify
+from snnkern import InputError, spikify
+from snnkern.kernels import reference
 
 NEURONS = ("if", "snm", "mt", "dc")
 

@@ -7,9 +7,9 @@ from support.builders import NEURONS, identity_actor, make_actor, make_observati
 
 import snnkern
 from snnkern import InputError
-from snnkern.fitting import CANDIDATES, fit, gaussian_threshold, least_squares
-from snnkern.neurons import Dynamics, parse_neuron
-from snnkern.sensitivity import _squared_slope, sensitivity
+from snnkern.conversion.fitting import CANDIDATES, fit, gaussian_threshold, least_squares
+from snnkern.conversion.sensitivity import _squared_slope, sensitivity
+from snnkern.kernels.neurons import Dynamics, parse_neuron
 
 
 @pytest.mark.parametrize("timesteps", [1, 2, 5])

@@ -29,7 +29,7 @@ def test_sbx_models_act_as_they_did(tmp_path):
     observations = make_observations(20, 5)
     for algorithm in (sbx.TD3, sbx.SAC):
         model = algorithm("MlpPolicy", Space(), policy_kwargs={"net_arch": [17, 9]}, buffer_size=10)
-        actor = snnkern.conversion.dense_actor(snnkern.from_sb3(model, observations).actor)
+        actor = snnkern.policies.spiking.dense_actor(snnkern.from_sb3(model, observations).actor)
         np.testing.assert_allclose(
             actor.act(observations), model.predict(observations, deterministic=True)[0], atol=1e-5
         )

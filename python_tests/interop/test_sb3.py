@@ -44,7 +44,7 @@ def test_the_actor_acts_as_the_model(algorithm, from_file, tmp_path):
     observations = make_observations(50, 5)
     source = saved(model, tmp_path) if from_file else model
     policy = snnkern.from_sb3(source, observations, neuron="if", timesteps=8)
-    dense = snnkern.conversion.dense_actor(policy.actor)
+    dense = snnkern.policies.spiking.dense_actor(policy.actor)
     wanted, _ = model.predict(observations, deterministic=True)
     np.testing.assert_allclose(dense.act(observations), wanted, rtol=0, atol=1e-6)
     assert np.ptp(wanted, axis=0).min() > 1e-3
@@ -221,8 +221,8 @@ def test_vec_normalize_moves_inside(normalized):
     wanted, _ = model.predict(seen, deterministic=True)
     inside = snnkern.from_sb3(model, vec_normalize=env, neuron="dc", timesteps=8, alpha=0.0)
     outside = snnkern.from_sb3(model, neuron="dc", timesteps=8, alpha=0.0)
-    np.testing.assert_allclose(snnkern.conversion.dense_actor(inside.actor).act(raw), wanted, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(snnkern.conversion.dense_actor(outside.actor).act(seen), wanted, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(snnkern.policies.spiking.dense_actor(inside.actor).act(raw), wanted, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(snnkern.policies.spiking.dense_actor(outside.actor).act(seen), wanted, rtol=0, atol=1e-5)
     # Both were calibrated on what the replay buffer holds, each as it sees it.
     for first, second in zip(inside.actor.thresholds, outside.actor.thresholds, strict=True):
         torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
@@ -327,7 +327,7 @@ def test_no_pickle_of_the_zip_is_opened(tmp_path, capsys):
 def test_every_verb_reads_the_zip(verb, tmp_path, monkeypatch, capsys):
     pytest.importorskip("typer", reason="typer is not installed")
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    from snnkern import cli
+    from snnkern.cli import app
 
     path = saved(make(), tmp_path)
     np.save(tmp_path / "observations.npy", make_observations(20, 5))
@@ -339,7 +339,7 @@ def test_every_verb_reads_the_zip(verb, tmp_path, monkeypatch, capsys):
         "analyze": ["--env", "none-v0", "-o", str(tmp_path / "analysis")],
         "convert": [str(tmp_path / "snn.safetensors"), *given],
     }
-    code = cli.run([verb, str(path), *options[verb]])
+    code = app.run([verb, str(path), *options[verb]])
     message = capsys.readouterr().err
     assert (code, "no environment 'none-v0'" in message) in ((0, False), (2, True)), message
     assert "damaged" not in message

@@ -8,7 +8,8 @@ from support.builders import make_actor, make_observations
 from torch import nn
 
 import snnkern
-from snnkern import InputError, reference
+from snnkern import InputError
+from snnkern.kernels import reference
 
 pytest.importorskip("spikingjelly", reason="spikingjelly is not installed: pip install 'snnkern[spikingjelly]'")
 

@@ -11,7 +11,8 @@ from support.builders import NEURONS, make_layers, make_observations
 from torch import nn
 
 import snnkern
-from snnkern import InputError, SpikingActivation, reference
+from snnkern import InputError, SpikingActivation
+from snnkern.kernels import reference
 
 BACKENDS = [status.name for status in snnkern.backends() if status.available]
 

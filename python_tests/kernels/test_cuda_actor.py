@@ -16,9 +16,9 @@ from support.random_actors import random_episode, random_spiking_actor
 from torch import Tensor
 
 import snnkern
-from snnkern._backends import ActorParts, choice
-from snnkern.capture import CapturedDecision
-from snnkern.neurons import Kind
+from snnkern.kernels.backends import ActorParts, choice
+from snnkern.kernels.neurons import Kind
+from snnkern.policies.capture import CapturedDecision
 
 pytestmark = needs_cpu
 

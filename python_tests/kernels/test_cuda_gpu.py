@@ -22,7 +22,7 @@ from support.cuda_actors import assert_twins, decide, twins
 
 import snnkern
 from snnkern import Dynamics
-from snnkern._backends import cuda, native
+from snnkern.kernels.backends import cuda, native
 
 pytestmark = needs_cpu
 needs_module = pytest.mark.skipif(cuda._cuda is None, reason=cuda._reason or "")

@@ -30,9 +30,10 @@ from support.cases import (
 from support.cuda_on_host import ORDERS, divide, take_turns
 from support.layouts import CUDA_LAYOUTS, unaligned
 
-from snnkern import Dynamics, ops
-from snnkern._backends import cuda
-from snnkern.neurons import Kind
+from snnkern import Dynamics
+from snnkern.kernels import ops
+from snnkern.kernels.backends import cuda
+from snnkern.kernels.neurons import Kind
 
 MOST_STEPS = 2**16  # of what `divide_normal` is for
 

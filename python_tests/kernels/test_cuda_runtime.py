@@ -27,9 +27,10 @@ from support.cuda_on_host import ORDERS, current_device, from_block, recorded, t
 from torch import Tensor
 
 import snnkern
-from snnkern import Dynamics, ops, reference
-from snnkern._backends import Problem, Result, cuda
-from snnkern._backends.native import run_neuron
+from snnkern import Dynamics
+from snnkern.kernels import ops, reference
+from snnkern.kernels.backends import Problem, Result, cuda
+from snnkern.kernels.backends.native import run_neuron
 
 pytestmark = needs_cpu
 HOST = torch.device("cpu")

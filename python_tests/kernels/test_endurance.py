@@ -23,8 +23,9 @@ from support.cases import DEFAULT_NEURONS, assert_same_bits, each, needs_cpu, ra
 from torch import Tensor
 
 import snnkern
-from snnkern import Actor, Interface, SpikingActor, reference
-from snnkern.neurons import Kind
+from snnkern import Actor, Interface, SpikingActor
+from snnkern.kernels import reference
+from snnkern.kernels.neurons import Kind
 
 pytestmark = needs_cpu
 

@@ -17,8 +17,8 @@ from support.engine_cases import FORMS, ISAS, assert_agrees, carries, engine_act
 from torch import Tensor
 
 import snnkern
-from snnkern._backends import cpu
-from snnkern.neurons import Kind
+from snnkern.kernels.backends import cpu
+from snnkern.kernels.neurons import Kind
 
 pytestmark = needs_cpu
 

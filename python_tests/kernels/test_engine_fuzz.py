@@ -16,8 +16,8 @@ from support.cases import needs_cpu
 from support.engine_cases import ISAS, assert_agrees
 from support.random_actors import random_episode, random_spiking_actor
 
-from snnkern._backends import cpu
-from snnkern.neurons import Kind
+from snnkern.kernels.backends import cpu
+from snnkern.kernels.neurons import Kind
 
 pytestmark = needs_cpu
 

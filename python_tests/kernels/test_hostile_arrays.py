@@ -34,8 +34,9 @@ from support.engine_cases import engine_actor, runs_on_engine
 from torch import Tensor, nn
 
 import snnkern
-from snnkern import Actor, InputError, Interface, SpikingActor, ops
-from snnkern._backends import cpu, watch
+from snnkern import Actor, InputError, Interface, SpikingActor
+from snnkern.kernels import ops
+from snnkern.kernels.backends import cpu, watch
 
 WIDTHS = (5, 9, 13, 3)
 ROWS = 6

@@ -27,9 +27,10 @@ from support.cases import (
 )
 from support.layouts import LAYOUTS, strided, transposed
 
-from snnkern import IF, LIF, Dynamics, ops
-from snnkern._backends import cpu
-from snnkern.neurons import Kind
+from snnkern import IF, LIF, Dynamics
+from snnkern.kernels import ops
+from snnkern.kernels.backends import cpu
+from snnkern.kernels.neurons import Kind
 
 pytestmark = [needs_cpu, pytest.mark.usefixtures("_each_isa")]
 

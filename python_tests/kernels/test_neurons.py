@@ -10,9 +10,10 @@ import pytest
 import torch
 from support.cases import NEURONS, each
 
-from snnkern import DC, IF, LIF, MT, SNM, Dynamics, InputError, ops
-from snnkern.neurons import MAX_LEVELS, NEURON_NAMES, Kind, neuron_from, parse_neuron
-from snnkern.neurons import NEURONS as CLASSES
+from snnkern import DC, IF, LIF, MT, SNM, Dynamics, InputError
+from snnkern.kernels import ops
+from snnkern.kernels.neurons import MAX_LEVELS, NEURON_NAMES, Kind, neuron_from, parse_neuron
+from snnkern.kernels.neurons import NEURONS as CLASSES
 
 NAN, INFINITY = float("nan"), float("inf")
 KINDS = {"if": IF, "snm": SNM, "mt": MT, "dc": DC, "lif": LIF}

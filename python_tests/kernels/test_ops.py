@@ -16,9 +16,10 @@ from support.cases import (
 )
 
 import snnkern
-from snnkern import IF, MT, Dynamics, InputError, ops
-from snnkern._backends import choice, cpu
-from snnkern.neurons import Kind
+from snnkern import IF, MT, Dynamics, InputError
+from snnkern.kernels import ops
+from snnkern.kernels.backends import choice, cpu
+from snnkern.kernels.neurons import Kind
 
 CARRYING = {"alpha": 0.7, "memory": 0.6}
 OPERATORS = {"neuron_spikes": ops.neuron_spikes, "neuron_mean": ops.neuron_mean}

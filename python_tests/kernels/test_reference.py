@@ -19,8 +19,9 @@ from support.cases import (
 )
 from torch import Tensor
 
-from snnkern import DC, IF, MT, SNM, Dynamics, reference
-from snnkern.neurons import Kind
+from snnkern import DC, IF, MT, SNM, Dynamics
+from snnkern.kernels import reference
+from snnkern.kernels.neurons import Kind
 
 
 def run_one(currents: list[float], dynamics: Dynamics, *, threshold=1.0, carry=0.0, bias=None) -> reference.Decision:

@@ -30,8 +30,9 @@ from support.semantics_loop import LoopActor, constant_code, decide_layer
 from torch import Tensor
 
 import snnkern
-from snnkern import MT, SNM, Dynamics, SpikingActivation, reference
-from snnkern.neurons import Kind
+from snnkern import MT, SNM, Dynamics, SpikingActivation
+from snnkern.kernels import reference
+from snnkern.kernels.neurons import Kind
 
 check = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 backend = pytest.mark.parametrize("backend", LAYER_BACKENDS)

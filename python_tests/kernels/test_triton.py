@@ -45,8 +45,8 @@ def test_kernels_on_a_gpu(triton_gpu, file, marked) -> None:
 @pytest.mark.parametrize("fastest", range(3))
 def test_warmup_times_every_tile_on_the_actors_device(fastest, monkeypatch) -> None:
     """An event that is recorded on another device tells nothing of a launch on this one."""
-    from snnkern._backends import triton_engine
-    from snnkern._backends.triton_engine import TILES
+    from snnkern.kernels.backends.triton import engine as triton_engine
+    from snnkern.kernels.backends.triton.engine import TILES
 
     engine = triton_engine.Engine(actor_parts((3, 7, 2), Dynamics(MT(), 8)), "float32")
     engine.bind([torch.zeros(5, 7)], torch.zeros(1, 5, dtype=torch.int64), None)

@@ -20,8 +20,8 @@ from machine_code import KINDS, ROOT, TARGETS
 from support.builders import run_cases
 from triton_compiled import SHARED, WIDTHS, Case
 
-from snnkern._backends import triton
-from snnkern._backends.triton_engine import TILES
+from snnkern.kernels.backends.triton import launch
+from snnkern.kernels.backends.triton.engine import TILES
 
 MOST_REGISTERS = {"IF": 40, "SNM": 40, "MT": 64, "DC": 64, "LIF": 40}
 # Which instruction multiplies a tile of 64 rows; one of 16 rows is too small for the newer ones.
@@ -99,9 +99,9 @@ def test_kernels_compile_with_the_oldest_release_that_is_promised() -> None:
     ("release", "new_enough"), [("3.5.1", False), ("3.6.0", True), ("3.10.0+git1b2c", True), ("4.0", True)]
 )
 def test_a_release_older_than_promised_is_named(release, new_enough, monkeypatch) -> None:
-    monkeypatch.setattr(triton, "release", lambda: release)
+    monkeypatch.setattr(launch, "release", lambda: release)
     wanted = "" if new_enough else f"Triton {release} is too old: 3.6 or newer is needed"
-    assert triton.too_old() == wanted
+    assert launch.too_old() == wanted
 
 
 @pytest.mark.long
@@ -110,8 +110,8 @@ def test_every_kernel_fits_every_target_and_the_page_shows_it() -> None:
     for kernel in kernels:
         check(kernel)
     page = PAGE.read_text()
-    if f"Triton {triton.release()}." not in page:
-        pytest.skip(f"the page was drawn with another Triton than {triton.release()}")
+    if f"Triton {launch.release()}." not in page:
+        pytest.skip(f"the page was drawn with another Triton than {launch.release()}")
     assert triton_tables.compiled_table(kernels) in page
     assert triton_tables.instructions_table(kernels) in page
     assert triton_tables.parts_table(kernels) in page

@@ -8,8 +8,10 @@ from support.cases import DEFAULT_NEURONS, Size, assert_same_bits, each, random_
 from support.engine_cases import assert_agrees, engine_actor
 
 import snnkern
-from snnkern import DC, IF, Dynamics, ops, reference
-from snnkern._backends import choice, triton
+from snnkern import DC, IF, Dynamics
+from snnkern.kernels import ops, reference
+from snnkern.kernels.backends import choice
+from snnkern.kernels.backends.triton import launch
 
 pytestmark = pytest.mark.gpu
 WIDTHS = (17, 256, 256, 6)
@@ -120,23 +122,23 @@ def test_actors_of_large_batches_agree_in_every_row(triton_gpu) -> None:
 
 
 def test_warmup_keeps_the_fastest_tile_for_actors_like_this_one(triton_gpu) -> None:
-    from snnkern._backends import triton_engine
+    from snnkern.kernels.backends.triton import engine
 
     actors = [actor_on(triton_gpu, "dc") for _ in range(2)]
     actors[0].warmup(4096)
     actors[1](torch.zeros(4096, 17, device=triton_gpu))
     assert actors[1]._engine._tile == actors[0]._engine._tile
-    assert actors[0]._engine._key() in triton_engine._tuned
+    assert actors[0]._engine._key() in engine._tuned
 
 
 def test_auto_takes_triton_for_large_batches(triton_gpu) -> None:
-    from snnkern._backends import triton_engine
+    from snnkern.kernels.backends.triton import engine
 
     plain = snnkern.nn.SpikingActor(snnkern.load_actor("td3-hopper"), [torch.ones(256)] * 2, Dynamics(IF(), 4))
     auto = plain.to(triton_gpu)
     auto(torch.zeros(choice.small_batch() + 1, 11, device=triton_gpu))
-    assert isinstance(auto._engine, triton_engine.Engine)
+    assert isinstance(auto._engine, engine.Engine)
 
 
 def test_the_device_is_served_from_bfloat16_tensor_cores_on(triton_gpu) -> None:
-    assert triton.serves(triton_gpu, torch.float32) == (torch.cuda.get_device_capability(triton_gpu) >= (8, 0))
+    assert launch.serves(triton_gpu, torch.float32) == (torch.cuda.get_device_capability(triton_gpu) >= (8, 0))

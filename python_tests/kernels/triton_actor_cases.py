@@ -24,8 +24,8 @@ from torch import Tensor
 
 import snnkern
 from snnkern import Dynamics, SpikingActor
-from snnkern._backends import triton_engine
-from snnkern.neurons import Kind
+from snnkern.kernels.backends.triton import engine as triton_engine
+from snnkern.kernels.neurons import Kind
 
 pytest_plugins = ["support.triton_device"]  # for its fixtures
 

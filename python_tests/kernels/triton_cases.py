@@ -36,9 +36,10 @@ from torch import Tensor
 
 import snnkern
 from snnkern import Dynamics
-from snnkern._backends import Problem, choice, triton, triton_environment
-from snnkern._backends.triton_neurons import LEAST, MOST_STEPS, TALLY
-from snnkern.neurons import Kind
+from snnkern.kernels.backends import Problem, choice
+from snnkern.kernels.backends.triton import environment, launch
+from snnkern.kernels.backends.triton.neurons import LEAST, MOST_STEPS, TALLY
+from snnkern.kernels.neurons import Kind
 
 pytest_plugins = ["support.triton_device"]  # for its fixtures
 HALVES = {name: ALL_DTYPES[name] for name in ("bfloat16", "float16")}
@@ -54,8 +55,8 @@ def test_runs_in_the_interpreter_and_only_by_name() -> None:
     assert status.available
     assert "interpreter" in status.detail
     for dtype in (torch.float32, torch.bfloat16):
-        assert triton.serves(torch.device("cpu"), dtype)
-        assert choice.choose("auto", torch.device("cpu"), dtype) is not triton
+        assert launch.serves(torch.device("cpu"), dtype)
+        assert choice.choose("auto", torch.device("cpu"), dtype) is not launch
     with pytest.raises(snnkern.InputError, match=r"'triton' does not compute torch\.float64 tensors on cpu"):
         choice.choose("triton", torch.device("cpu"), torch.float64)
 
@@ -103,7 +104,7 @@ WAYS = {
 @pytest.fixture
 def paths(monkeypatch) -> set[str]:
     """The paths on which a kernel in the interpreter has taken steps."""
-    from snnkern._backends import triton_neurons
+    from snnkern.kernels.backends.triton import neurons as triton_neurons
 
     taken = set()
 
@@ -160,7 +161,7 @@ def test_so_many_timesteps_that_the_fast_path_ends(monkeypatch, neuron, paths) -
     """The border is moved to where there are few."""
     import triton.language as tl
 
-    from snnkern._backends import triton_neurons
+    from snnkern.kernels.backends.triton import neurons as triton_neurons
 
     monkeypatch.setattr(triton_neurons, "MOST_STEPS", tl.constexpr(4))
     for timesteps, wanted in ((4, {"fast"}), (5, {"careful"})):
@@ -185,7 +186,7 @@ FAR = {"rows": (2**25 + 4, None), "columns": (4, (64, 1, 2**26)), "steps": (4, (
 @each("far", FAR)
 def test_offsets_are_of_more_than_32_bits(far, monkeypatch) -> None:
     """The last tile of a layer whose rows, columns or steps stand far apart; what lies between is never touched."""
-    from snnkern._backends import triton_neurons
+    from snnkern.kernels.backends.triton import neurons as triton_neurons
 
     batch, strides = far
     small = random_layer(Dynamics(DEFAULT_NEURONS["if"], 3, **CARRYING), Size(4, 64), torch.bfloat16)
@@ -200,7 +201,7 @@ def test_offsets_are_of_more_than_32_bits(far, monkeypatch) -> None:
     current[:, -4:] = small.current
     monkeypatch.setattr(triton_neurons, "neuron_kernel", LastProgram(triton_neurons.neuron_kernel, monkeypatch))
     for spikes in (True, False):
-        output, after, counts = triton.neuron(
+        output, after, counts = launch.neuron(
             Problem(current, small.threshold, carry, small.dynamics, None, None, spikes)
         )
         assert_same_bits(output[..., -4:, :], wanted.spikes if spikes else wanted.mean)
@@ -210,7 +211,7 @@ def test_offsets_are_of_more_than_32_bits(far, monkeypatch) -> None:
 
 def narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:
     """A float32 value as it is stored: a GPU rounds to the nearest, the interpreter truncates to bfloat16."""
-    if dtype == torch.bfloat16 and triton_environment.INTERPRETED:
+    if dtype == torch.bfloat16 and environment.INTERPRETED:
         value = (value.view(torch.int32) & -0x10000).view(torch.float32)
     return value.to(dtype)
 

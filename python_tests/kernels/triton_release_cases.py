@@ -12,12 +12,12 @@ import pytest
 import triton_compiled
 from triton_compiled import SHARED, Case
 
-from snnkern._backends import triton
+from snnkern.kernels.backends.triton import launch
 
 
 def test_the_release_is_promised_and_the_one_asked_for() -> None:
-    assert triton.release() == os.environ["SNNKERN_TRITON_RELEASE"]
-    assert not triton.too_old()
+    assert launch.release() == os.environ["SNNKERN_TRITON_RELEASE"]
+    assert not launch.too_old()
 
 
 @pytest.mark.parametrize(

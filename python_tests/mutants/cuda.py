@@ -307,14 +307,14 @@ MUTANTS = [
     ),
     Mutant(
         name="cuda-weights-are-not-folded",
-        file="snnkern/_backends/cuda.py",
+        file="snnkern/kernels/backends/cuda.py",
         text="folded = weight if sender is None else weight * sender[:, None]",
         replacement="folded = weight",
         tests=ACTOR,
     ),
     Mutant(
         name="cuda-current-is-not-made-contiguous",
-        file="snnkern/_backends/native.py",
+        file="snnkern/kernels/backends/native.py",
         text="current = current.contiguous()",
         replacement="pass",
         tests=STRIDES,

@@ -10,15 +10,15 @@ WARMUP_TESTS = "python_tests/kernels/test_triton.py::test_warmup_times_every_til
 
 
 def _neurons(name: str, text: str, replacement: str, tests: str = NEURON_TESTS) -> Mutant:
-    return Mutant(f"triton-{name}", "snnkern/_backends/triton_neurons.py", text, replacement, tests)
+    return Mutant(f"triton-{name}", "snnkern/kernels/backends/triton/neurons.py", text, replacement, tests)
 
 
 def _actor(name: str, text: str, replacement: str, tests: str = ACTOR_TESTS) -> Mutant:
-    return Mutant(f"triton-actor-{name}", "snnkern/_backends/triton_actor.py", text, replacement, tests)
+    return Mutant(f"triton-actor-{name}", "snnkern/kernels/backends/triton/actor.py", text, replacement, tests)
 
 
 def _engine(name: str, text: str, replacement: str, tests: str = ACTOR_TESTS) -> Mutant:
-    return Mutant(f"triton-engine-{name}", "snnkern/_backends/triton_engine.py", text, replacement, tests)
+    return Mutant(f"triton-engine-{name}", "snnkern/kernels/backends/triton/engine.py", text, replacement, tests)
 
 
 MUTANTS = [
@@ -84,7 +84,7 @@ MUTANTS = [
     ),
     Mutant(
         "triton-fused-multiply-add",
-        "snnkern/_backends/triton.py",
+        "snnkern/kernels/backends/triton/launch.py",
         "enable_fp_fusion=False",
         "enable_fp_fusion=True",
         COMPILED_NEURONS,

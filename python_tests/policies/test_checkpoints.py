@@ -450,8 +450,8 @@ def test_a_changed_file_of_the_zoo_is_refused(tmp_path, monkeypatch):
     content = bytearray(snnkern.zoo.read("td3-hopper"))
     content[-1] ^= 1
     (tmp_path / "td3-hopper.safetensors").write_bytes(content)
-    monkeypatch.setattr(snnkern.zoo, "_FOLDER", tmp_path)
-    for load in (load_actor, snnkern.conversion.load_policy):
+    monkeypatch.setattr("snnkern.policies.zoo._FOLDER", tmp_path)
+    for load in (load_actor, snnkern.policies.loading.load_policy):
         with pytest.raises(CheckpointError, match="the zoo's td3-hopper has changed since the package was made"):
             load("td3-hopper")
     assert load_actor(tmp_path / "td3-hopper.safetensors")  # by its path it is a file like any other

@@ -13,8 +13,9 @@ from support.cases import random_actor
 from torch import nn
 
 import snnkern
-from snnkern import InputError, SpikingActivation, SpikingActor, reference
-from snnkern.neurons import parse_neuron
+from snnkern import InputError, SpikingActivation, SpikingActor
+from snnkern.kernels import reference
+from snnkern.kernels.neurons import parse_neuron
 
 WIDTHS = (5, 9, 13, 3)
 BACKENDS = [status.name for status in snnkern.backends() if status.available]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from snnkern import CheckpointError
-from snnkern.unpickle import Record, read_objects
+from snnkern.policies.readers.unpickle import Record, read_objects
 
 ARRAYS = {
     "float64": np.arange(6.0).reshape(2, 3),

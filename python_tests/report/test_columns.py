@@ -9,12 +9,12 @@ import pytest
 pytest.importorskip("scipy", reason="SciPy is not installed")
 
 import snnkern
-from snnkern import columns, report_tables, tables
-from snnkern.columns import Column, SweepRow, tabulate, to_entry
-from snnkern.evaluation import Evaluation
-from snnkern.intervals import Interval
-from snnkern.results import Collection, Point
-from snnkern.settings import Setting
+from snnkern.control.evaluation import Evaluation
+from snnkern.control.intervals import Interval
+from snnkern.report import columns, html, tables
+from snnkern.report.columns import Column, SweepRow, tabulate, to_entry
+from snnkern.studies.results import Collection, Point
+from snnkern.studies.settings import Setting
 
 EVALUATION = Evaluation((1.0, 3.0), (1, 1), (2.0, 5.0))
 POINT = Point(Setting(snnkern.MT(levels=6), 4, "auto", 0.0, "max"), {}, {}, Interval(0.5, 0.4, 0.6), 7.0)
@@ -25,14 +25,14 @@ def test_a_new_column_is_in_the_terminal_on_the_page_and_in_json(monkeypatch, ca
         "kappa", "κ", lambda point: point.setting.clip, "{:.2f}".format, "κ: bound of the carry"
     )
     monkeypatch.setattr(columns, "POINT_COLUMNS", (*columns.POINT_COLUMNS, new))
-    for module in (tables, report_tables):
+    for module in (tables, html):
         monkeypatch.setattr(module, "POINT_COLUMNS", columns.POINT_COLUMNS)
     collection = Collection("test", {}, [POINT], [])
     tables.print_collection(collection)
     out = capsys.readouterr().out
     assert "0.50" in out
     assert "κ: bound of the carry" in out
-    page = report_tables.averages_table(collection)
+    page = html.averages_table(collection)
     assert (page.headings[-1], page.rows[0][-1]) == ("κ", "0.50")
     assert to_entry(columns.POINT_COLUMNS, POINT)["kappa"] == 0.5
 

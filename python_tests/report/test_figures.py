@@ -16,21 +16,22 @@ import peers_page
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from snnkern import analysis_figures, figures, performance_figures, report_figures
-from snnkern.analysis import CRPI
-from snnkern.analysis_figures import energy_figure
-from snnkern.benchmark import ACT, LOOP, NUMPY
-from snnkern.energy import CostSummary
-from snnkern.evaluation import Evaluation
-from snnkern.figures import NEURON_STYLES
-from snnkern.intervals import Interval
-from snnkern.latency_figures import latency_figure
-from snnkern.neurons import NEURON_NAMES, parse_neuron
-from snnkern.performance_figures import performance_figure
-from snnkern.results import Point
-from snnkern.settings import Setting, grid
-from snnkern.study import Sweep
-from snnkern.summaries import EnergySummary, SettingCost
+from snnkern.analysis.amplification import CRPI
+from snnkern.analysis.energy import CostSummary
+from snnkern.analysis.latency import ACT, LOOP, NUMPY
+from snnkern.analysis.summaries import EnergySummary, SettingCost
+from snnkern.control.evaluation import Evaluation
+from snnkern.control.intervals import Interval
+from snnkern.kernels.neurons import NEURON_NAMES, parse_neuron
+from snnkern.report import analysis_figures, performance_figures, sweep_figures
+from snnkern.report import style as figures
+from snnkern.report.analysis_figures import energy_figure
+from snnkern.report.latency_figures import latency_figure
+from snnkern.report.performance_figures import performance_figure
+from snnkern.report.style import NEURON_STYLES
+from snnkern.studies.results import Point
+from snnkern.studies.settings import Setting, grid
+from snnkern.studies.study import Sweep
 
 SETTINGS = grid(NEURON_NAMES, [2, 4], [0.2])
 
@@ -75,15 +76,13 @@ def latency(drawn=None):
 
 def frontier(drawn=None):
     points = [point(setting, 10.0 + index, 0.5 + 0.1 * index) for index, setting in enumerate(SETTINGS)]
-    return report_figures._draw_frontier(points, points, narrow=False)
+    return sweep_figures._draw_frontier(points, points, narrow=False)
 
 
 def timesteps(drawn=None):
     points = [point(setting, 10.0, 0.5) for setting in SETTINGS]
-    panels = report_figures._panels(
-        points, "α", [0.2], lambda setting: setting.alpha, lambda setting: setting.timesteps
-    )
-    return report_figures._draw_panels(panels, "T", narrow=False)
+    panels = sweep_figures._panels(points, "α", [0.2], lambda setting: setting.alpha, lambda setting: setting.timesteps)
+    return sweep_figures._draw_panels(panels, "T", narrow=False)
 
 
 def peers(drawn):
@@ -188,4 +187,4 @@ def setting(neuron: str, steps: int, alpha: float | str = 0.2, memory: float = 0
     ],
 )
 def test_points_of_the_frontier_have_names_of_their_own(settings, names) -> None:
-    assert report_figures._short_names(settings) == names
+    assert sweep_figures._short_names(settings) == names

@@ -23,16 +23,16 @@ from rich.cells import cell_len
 from rich.table import Table
 
 import snnkern
-from snnkern import analysis_tables, figures, tables, terminal
-from snnkern.analysis_figures import energy_figure
-from snnkern.columns import SweepRow
-from snnkern.energy import Energies, dense_cost, spiking_cost
-from snnkern.evaluation import Evaluation
+from snnkern.analysis.energy import Energies, dense_cost, spiking_cost
+from snnkern.analysis.summaries import EnergySummary, SettingCost
+from snnkern.control.evaluation import Evaluation
+from snnkern.control.intervals import Interval
 from snnkern.files import to_json
-from snnkern.intervals import Interval
-from snnkern.report_page import page_environment, write_report
-from snnkern.results import collect_results
-from snnkern.summaries import EnergySummary, SettingCost
+from snnkern.report import analysis_tables, style, tables, terminal
+from snnkern.report.analysis_figures import energy_figure
+from snnkern.report.columns import SweepRow
+from snnkern.report.page import page_environment, write_report
+from snnkern.studies.results import collect_results
 from snnkern.text import SUBSTITUTE, printable
 
 NAMES = {
@@ -110,8 +110,8 @@ def test_a_figure_shows_names_as_they_are(energy, name) -> None:
     panel = figure.axes[0]
     panel.set_yticks([30, 40], [name, f"another {name}"])
     panel.set_title(name)
-    figures.encode(figure, "svg")
-    image = figures.encode(figure, "png")
+    style.encode(figure, "svg")
+    image = style.encode(figure, "png")
     assert image.startswith(b"\x89PNG")
     width, height = np.frombuffer(image[16:24], ">u4")
     assert (width, height) == (9.5 * 150, 4 * 150)
@@ -131,7 +131,7 @@ def test_short_names_are_drawn_letter_by_letter() -> None:
     axes.plot([1, 2], [3, 4], label="$a$ and $b$")
     axes.set_xticks([1, 2], ["$c$", "d_e"])
     axes.legend()
-    figures.encode(figure, "svg")
+    style.encode(figure, "svg")
     assert axes.get_legend().get_texts()[0].get_text() == "$a$ and $b$"
     assert [label.get_text() for label in axes.get_xticklabels()] == ["$c$", "d_e"]
 
@@ -142,7 +142,7 @@ def test_numbers_along_logarithmic_axes_are_no_formulas() -> None:
     axes.plot([1, 1000], [1e-3, 1])
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    figures.encode(figure, "png")
+    style.encode(figure, "png")
     shown = {label.get_text() for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]}
     assert {"0.01", "0.1", "64", "256"} <= shown
     assert not any("$" in text for text in shown)
@@ -151,7 +151,7 @@ def test_numbers_along_logarithmic_axes_are_no_formulas() -> None:
 @pytest.mark.parametrize("path", ["figure", "figure.jpg", "figure.png.gz", ".png"])
 def test_a_figure_of_another_format_is_refused(tmp_path, path) -> None:
     with pytest.raises(snnkern.InputError, match=r"a figure's file ends in \.png, \.pdf, \.svg, got"):
-        figures.write_figure(Figure(), tmp_path / path)
+        style.write_figure(Figure(), tmp_path / path)
     assert list(tmp_path.iterdir()) == []
 
 

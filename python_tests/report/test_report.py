@@ -13,12 +13,12 @@ pytest.importorskip("scipy", reason="SciPy is not installed")
 from matplotlib import image
 
 import snnkern
-from snnkern import performance_figures
-from snnkern.columns import summarize_sweep
-from snnkern.evaluation import Evaluation
-from snnkern.performance_figures import performance_figure
-from snnkern.settings import grid
-from snnkern.study import Sweep
+from snnkern.control.evaluation import Evaluation
+from snnkern.report import performance_figures
+from snnkern.report.columns import summarize_sweep
+from snnkern.report.performance_figures import performance_figure
+from snnkern.studies.settings import grid
+from snnkern.studies.study import Sweep
 
 
 @pytest.fixture

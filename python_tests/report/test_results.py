@@ -17,9 +17,9 @@ from matplotlib import image
 
 import snnkern
 from snnkern.errors import InputError
-from snnkern.report_page import page_environment, write_report
-from snnkern.results import cheapest, collect_results, frontier, read_collection
-from snnkern.store import write_records
+from snnkern.report.page import page_environment, write_report
+from snnkern.studies.results import cheapest, collect_results, frontier, read_collection
+from snnkern.studies.store import write_records
 
 ACTORS = {"first": ("Hopper-v5", 100.0), "second <b>&": ("Ant-v5", 1000.0)}
 
@@ -48,7 +48,7 @@ def record(actor, setting, returns, *, seed=0, spikes=(), day=1, lengths=None, r
 
 
 def dynamics(name, timesteps, alpha=0.0):
-    return snnkern.Dynamics(snnkern.neurons.parse_neuron(name), timesteps, alpha)
+    return snnkern.Dynamics(snnkern.kernels.neurons.parse_neuron(name), timesteps, alpha)
 
 
 @pytest.fixture

@@ -16,12 +16,13 @@ pytest.importorskip("scipy", reason="SciPy is not installed")
 import gymnasium
 
 import snnkern
-from snnkern import benchmark, report_page
-from snnkern.benchmark_summary import summarize_benchmark
-from snnkern.energy import Energies, dense_cost, spiking_cost
+from snnkern.analysis import latency
+from snnkern.analysis.energy import Energies, dense_cost, spiking_cost
+from snnkern.analysis.latency_summary import summarize_benchmark
+from snnkern.analysis.summaries import AnalysisSummary, BenchSummary, EnergySummary, read_summaries
 from snnkern.files import to_json
-from snnkern.report_page import write_report
-from snnkern.summaries import AnalysisSummary, BenchSummary, EnergySummary, read_summaries
+from snnkern.report import page
+from snnkern.report.page import write_report
 
 ACTOR, OBSERVATIONS = make_actor(3, 6, 5, 1, metadata={"environment": "Pendulum-v1"}), make_observations(30, 3)
 
@@ -45,7 +46,7 @@ def summaries() -> dict[str, dict]:
     analysis = snnkern.analyze(ACTOR, short_pendulum, setting, thresholds=thresholds, episodes=2)
     cost = spiking_cost(snnkern.convert(ACTOR, OBSERVATIONS, **vars(setting)), OBSERVATIONS).to_dict()
     dense = dense_cost(ACTOR).to_dict(Energies())
-    timed = benchmark.run(ACTOR, OBSERVATIONS, [setting], batches=(1, 4), seconds=0.3)
+    timed = latency.run(ACTOR, OBSERVATIONS, [setting], batches=(1, 4), seconds=0.3)
     made = {
         "analyze": {"actor": "a", "environment": "Pendulum-v1", **analysis.to_dict()},
         "energy": {
@@ -63,7 +64,7 @@ def summaries() -> dict[str, dict]:
 @pytest.fixture(autouse=True)
 def _sketches(monkeypatch):
     """Figures are made and not encoded, which takes a second each; test_names.py and test_cli_sweep.py encode them."""
-    monkeypatch.setattr(report_page, "encode", lambda figure, suffix: b"")
+    monkeypatch.setattr(page, "encode", lambda figure, suffix: b"")
 
 
 def draw(tmp_path, verb: str, summary: dict) -> None:

@@ -61,7 +61,7 @@ def test_links_lead_to_files_of_the_repository(page):
 @every_page
 def test_command_lines_exist(page):
     typer = pytest.importorskip("typer", reason="typer is not installed: pip install 'snnkern[cli]'")
-    from snnkern.cli import app
+    from snnkern.cli.app import app
 
     group = typer.main.get_command(app)
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)

@@ -14,7 +14,8 @@ from support import ROOT
 from support.cases import needs_cpu
 
 import snnkern
-from snnkern import baselines, timing
+from snnkern.analysis import rivals
+from snnkern.control import timing
 
 pytestmark = needs_cpu
 
@@ -34,7 +35,7 @@ def task() -> comparison.Task:
 def make(task: comparison.Task, name: str, makers=contenders.at_batch_one) -> timing.Contender:
     try:
         return dict(makers(task))[name]()
-    except baselines.Missing as error:
+    except rivals.Missing as error:
         pytest.skip(f"{name} is missing: {error}")
 
 
@@ -76,8 +77,8 @@ def test_turns_are_measured_and_give_ratios(task):
 
 
 def test_a_package_that_is_not_installed_is_missing():
-    with pytest.raises(baselines.Missing, match="ModuleNotFoundError"):
-        baselines.optional("no_such_package")
+    with pytest.raises(rivals.Missing, match="ModuleNotFoundError"):
+        rivals.optional("no_such_package")
 
 
 def test_the_page_is_drawn_from_the_data_alone(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from support import sweep_tasks
 
 from snnkern.errors import Error, InputError
-from snnkern.executors import Failure, LocalExecutor
+from snnkern.studies.executors import Failure, LocalExecutor
 
 
 def results(executor: LocalExecutor, function, shared, tasks) -> dict[int, object]:

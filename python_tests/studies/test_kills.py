@@ -19,12 +19,12 @@ pytest.importorskip("mujoco", reason="MuJoCo is not installed")
 from support.builders import make_actor
 
 import snnkern
-from snnkern import evaluation
-from snnkern.evaluation import Evaluation
-from snnkern.executors import LocalExecutor
-from snnkern.grids import read_study
-from snnkern.store import Store, read_records
-from snnkern.study import found_in, run_study
+from snnkern.control import evaluation
+from snnkern.control.evaluation import Evaluation
+from snnkern.studies.executors import LocalExecutor
+from snnkern.studies.grids import read_study
+from snnkern.studies.store import Store, read_records
+from snnkern.studies.study import found_in, run_study
 
 GRID = {
     "actors": ["tiny.safetensors"],

@@ -23,17 +23,18 @@ from support.builders import make_actor
 from support.sweep_processes import sweeping, wait_for
 
 import snnkern
-from snnkern import evaluation, grids
+from snnkern.control import evaluation
+from snnkern.control.evaluation import Evaluation
 from snnkern.errors import InputError
-from snnkern.estimates import RemainingTime
-from snnkern.evaluation import Evaluation
-from snnkern.executors import LocalExecutor
-from snnkern.grids import read_study
-from snnkern.report_tables import chosen_table
-from snnkern.results import collect_results
-from snnkern.settings import Setting
-from snnkern.store import Store, read_records, write_records
-from snnkern.study import found_in, run_study
+from snnkern.report.html import chosen_table
+from snnkern.studies import grids
+from snnkern.studies.estimate import RemainingTime
+from snnkern.studies.executors import LocalExecutor
+from snnkern.studies.grids import read_study
+from snnkern.studies.results import collect_results
+from snnkern.studies.settings import Setting
+from snnkern.studies.store import Store, read_records, write_records
+from snnkern.studies.study import found_in, run_study
 
 SMALL = {
     "actors": ["tiny.safetensors"],
@@ -215,7 +216,7 @@ class TestRuns:
     def test_calibration_data_are_collected_once(self, folder, monkeypatch) -> None:
         store = Store(folder / "store")
         run_study(study(folder), store, LocalExecutor())
-        monkeypatch.setattr("snnkern.study.collect", lambda *arguments: pytest.fail("collected again"))
+        monkeypatch.setattr("snnkern.studies.study.collect", lambda *arguments: pytest.fail("collected again"))
         run_study(study(folder, alphas=[0.7]), store, LocalExecutor())
         (file,) = store.folder.glob("*.npy")
         assert np.load(file).shape == (50, 11)
@@ -238,7 +239,7 @@ class TestRuns:
 
         real = snnkern.convert
         for module in ("grids", "study"):
-            monkeypatch.setattr(f"snnkern.{module}.convert", convert)
+            monkeypatch.setattr(f"snnkern.studies.{module}.convert", convert)
         grid = study(folder, alphas=["auto"], memories=[0.5], calibrations=["best"])
         records, _ = run_study(grid, Store(folder / "store"), LocalExecutor())
         record = records[grid.tasks[-1]]
@@ -258,7 +259,7 @@ class TestRuns:
             return real(*arguments, backend=backend, **others)
 
         real = snnkern.convert
-        monkeypatch.setattr("snnkern.study.convert", convert)
+        monkeypatch.setattr("snnkern.studies.study.convert", convert)
         grid = study(folder)
         run_study(grid, Store(folder / "store"), LocalExecutor())
         assert asked == [grid.describe(grid.tasks[-1])["backend"]]

@@ -16,12 +16,12 @@ from support.builders import make_actor, make_observations
 from support.environments_for_tests import random_actor
 
 import snnkern
-from snnkern import evaluation
-from snnkern.columns import summarize_sweep
-from snnkern.evaluation import Evaluation
-from snnkern.results import collect_results
-from snnkern.settings import grid
-from snnkern.study import sweep
+from snnkern.control import evaluation
+from snnkern.control.evaluation import Evaluation
+from snnkern.report.columns import summarize_sweep
+from snnkern.studies.results import collect_results
+from snnkern.studies.settings import grid
+from snnkern.studies.study import sweep
 
 OBSERVATIONS = make_observations(100, 17)
 
@@ -200,4 +200,4 @@ def test_what_auto_means_is_part_of_a_result(tmp_path) -> None:
     tasks = [json.loads(file.read_text())["task"] for file in tmp_path.glob("*.json")]
     (calibration,) = (task["calibration"] for task in tasks if task["calibration"])
     assert calibration["rule"] == "auto"
-    assert calibration["recommended"] == {"calibration": str(snnkern.calibration.recommended(snnkern.IF())[0])}
+    assert calibration["recommended"] == {"calibration": str(snnkern.conversion.rules.recommended(snnkern.IF())[0])}

@@ -19,8 +19,8 @@ from torch import Tensor
 
 import snnkern
 from snnkern import DC, IF, LIF, MT, SNM, Actor, Dynamics, Interface, Neuron
-from snnkern._backends import ActorParts
-from snnkern.neurons import Kind
+from snnkern.kernels.backends import ActorParts
+from snnkern.kernels.neurons import Kind
 
 NEURONS: dict[str, Neuron] = {
     "if": IF(),

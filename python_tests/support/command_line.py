@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 
-from snnkern import cli
+from snnkern.cli import app
 
 
 def run(capsys, *arguments: object) -> tuple[int, str, str]:
-    code = cli.run([str(argument) for argument in arguments])
+    code = app.run([str(argument) for argument in arguments])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 import snnkern
 from snnkern import SpikingActor
-from snnkern._backends import cuda
+from snnkern.kernels.backends import cuda
 from support.cases import random_actor
 
 

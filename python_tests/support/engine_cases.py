@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 import snnkern
-from snnkern import SpikingActor, reference
-from snnkern._backends import cpu
+from snnkern import SpikingActor
+from snnkern.kernels import reference
+from snnkern.kernels.backends import cpu
 from support.cases import random_actor
 
 # The builds that this machine runs, or the one that the environment asks for.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import snnkern
 from snnkern import Actor, Interface, Neuron, SpikingActor
-from snnkern.neurons import Kind, neuron_from
+from snnkern.kernels.neurons import Kind, neuron_from
 from support.cases import random_actor, random_observations
 from support.engine_cases import FORMS
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from snnkern.neurons import Dynamics, Kind
+from snnkern.kernels.neurons import Dynamics, Kind
 
 
 @dataclass

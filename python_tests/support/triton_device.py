@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from snnkern._backends import triton_environment
+from snnkern.kernels.backends.triton import environment
 
-DEVICE = torch.device("cpu" if triton_environment.INTERPRETED else "cuda")
+DEVICE = torch.device("cpu" if environment.INTERPRETED else "cuda")
 interpreted = pytest.mark.skipif(
-    not triton_environment.INTERPRETED, reason="is about the interpreter, which TRITON_INTERPRET asks for"
+    not environment.INTERPRETED, reason="is about the interpreter, which TRITON_INTERPRET asks for"
 )
 
 
@@ -25,7 +25,7 @@ def _interpreter_wastes_no_time():
     At each call of a function in a kernel it changes `triton.language` again: what it changes depends on the function's
     module only. After each launch it copies all tensors of the CPU onto themselves.
     """
-    if not triton_environment.INTERPRETED:
+    if not environment.INTERPRETED:
         return
     from triton.runtime import interpreter
 

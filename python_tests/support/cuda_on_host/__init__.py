@@ -92,7 +92,7 @@ def load(path: Path) -> ModuleType:
 
 def use(module: ModuleType, setattr: Callable[[object, str, object], None] = setattr) -> None:
     """Makes the module what the backend "cuda" computes with, on tensors of the CPU."""
-    from snnkern._backends import cuda
+    from snnkern.kernels.backends import cuda
 
     setattr(cuda, "_cuda", module)
     setattr(cuda, "unavailable", lambda: "")

@@ -1,0 +1,227 @@
+"""Options that several verbs of the command line share, and what they do with them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from snnkern.errors import InputError, MissingDependencyError, check_whole
+from snnkern.kernels.neurons import MAX_LEVELS
+from snnkern.limits import MOST_EPISODES, MOST_SEED, MOST_SIDE_BY_SIDE, MOST_STEPS, MOST_WORKERS
+from snnkern.text import printable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from snnkern.policies.actor import Actor, Policy
+    from snnkern.policies.spiking import SpikingActor
+
+ACTOR = typer.Argument(
+    help="A zoo actor (snnkern info lists them), or a checkpoint: .safetensors, or a TD3, DDPG or SAC state dict."
+)
+Env = Annotated[
+    str | None,
+    typer.Option(
+        "--env",
+        "--environment",
+        help="Gymnasium environment, such as HalfCheetah-v5; the actor's own where its file says.",
+    ),
+]
+Scale = Annotated[
+    float | None, typer.Option("--action-scale", help="max_action, where the checkpoint does not hold it (default 1).")
+]
+Activation = Annotated[
+    str | None,
+    typer.Option("--activation", help="relu: says that the network is of ReLUs, which a state dict does not say."),
+]
+VecNormalize = Annotated[
+    str | None,
+    typer.Option(
+        "--vec-normalize",
+        help="The file of the VecNormalize that a Stable-Baselines3 model was trained in; one beside the zip is found "
+        "(docs/ecosystem.md); none: take none.",
+    ),
+]
+Levels = Annotated[
+    int | None,
+    typer.Option("--levels", help="L, thresholds per sign of MT and DC (default 4).", min=1, max=MAX_LEVELS),
+]
+Calibration = Annotated[
+    str,
+    typer.Option(
+        "--calibration",
+        help="Thresholds: auto (recommended), max, percentile:P, mse, gaussian; see docs/calibration.md.",
+    ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option("--steps", help="Steps of the dense actor to calibrate on (default 30000).", min=1, max=MOST_STEPS),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", help="Seed of the calibration run's first episode (default 0).", min=0, max=MOST_SEED),
+]
+Observations = Annotated[
+    Path | None,
+    typer.Option("--observations", help="Calibrate on a .npy array [N, observation_dim] instead of running."),
+]
+Backend = Annotated[str, typer.Option("--backend", help="What computes; snnkern info lists them.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of a table.")]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", help="Processes that share the work (default: one per core).", min=1, max=MOST_WORKERS),
+]
+EPISODES = typer.Option("--episodes", help="Episodes per setting.", min=1, max=MOST_EPISODES)
+EPISODES_SIDE_BY_SIDE = typer.Option(
+    "--episodes", help="Episodes of every policy, at once.", min=1, max=MOST_SIDE_BY_SIDE
+)
+EPISODE_SEED = typer.Option("--episode-seed", help="Seed of the first episode.", min=0, max=MOST_SEED)
+
+
+def parse_normalization(option: str | None) -> str | bool | None:
+    """What `load_actor` takes for `--vec-normalize`."""
+    return False if option == "none" else option
+
+
+def note_how_it_was_read(policy: Policy) -> None:
+    """What about a policy was taken from elsewhere than its file, or for granted; on standard error."""
+
+    from snnkern.policies.readers import vec_normalize
+    from snnkern.policies.readers.torch_rl import ASSUMED
+
+    source = policy.metadata.get(vec_normalize.KEY, vec_normalize.OUTSIDE)
+    if source != vec_normalize.OUTSIDE:
+        print(f"Note: observations are normalised as {source} says.", file=sys.stderr)
+    if policy.metadata.get("activation") == ASSUMED:
+        print(
+            "Note: the file does not say the network's activation, and ReLU is assumed; "
+            "snnkern convert --activation relu says that it is.",
+            file=sys.stderr,
+        )
+
+
+def refuse(options: Mapping[str, object], why: str) -> None:
+    """Refuses options that were given where they would be ignored."""
+    for option, given in options.items():
+        if given is not None:
+            raise InputError(f"{option} has no use here: {why}")
+
+
+def check_output(output: Path, *inputs: Path | str | None) -> None:
+    """Refuses a file that cannot be written, or that the command reads."""
+
+    from snnkern.files import check_writable
+
+    check_writable(output)
+    for file in inputs:
+        if file is not None and output.exists() and Path(file).exists() and output.samefile(file):
+            raise InputError(f"{output} is what the command reads: give another file for what it writes")
+
+
+def make_folder(folder: Path) -> None:
+    from snnkern.files import check_writable, reason
+
+    try:
+        folder.mkdir(exist_ok=True)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise InputError(f"cannot make the folder {folder}: {reason(error)}") from error
+    check_writable(folder / "file")
+
+
+def collect_observations(actor: Actor, env: str, steps: int | None, seed: int | None) -> NDArray[np.floating]:
+    from snnkern.control.collect import CALIBRATION_STEPS, collect
+
+    steps = CALIBRATION_STEPS if steps is None else steps
+    with progress_bars() as report:
+        return collect(actor, env, steps, seed or 0, lambda done: report(f"calibration in {env}", done, steps))
+
+
+def load_observations(
+    actor: Actor, file: Path | None, env: str | None, steps: int | None, seed: int | None
+) -> NDArray[np.floating]:
+    """Observations from a file where one is given, else from the actor's environment."""
+
+    from snnkern.files import read_array
+
+    if file is None:
+        try:
+            return collect_observations(actor, environment_of(actor, env, "--env or --observations"), steps, seed)
+        except MissingDependencyError as error:
+            raise MissingDependencyError(f"{error}, or give --observations") from error
+    refuse({"--env": env, "--steps": steps, "--seed": seed}, "you give the observations yourself")
+    return read_array(file)
+
+
+def environment_of(policy: Actor | SpikingActor, env: str | None, options: str = "--env") -> str:
+    from snnkern.control import environments
+
+    if env is not None:
+        return environments.trusted(env)
+    name = environments.named_by(policy)
+    if not name:
+        raise InputError(f"the file does not say which environment the actor is for: give {options}")
+    return name
+
+
+T = TypeVar("T")
+
+
+def parse_number(text: str) -> float | str:
+    """A number, or the name of a rule, which is judged where settings are."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def parse_list(option: str, text: str, convert: Callable[[str], T]) -> list[T]:
+    try:
+        return [convert(part.strip()) for part in text.split(",")]
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{option} takes one value or several with commas between, got {text!r}") from error
+
+
+def parse_counts(option: str, text: str, most: int) -> list[int]:
+    return [check_whole(option, number, 1, most) for number in parse_list(option, text, int)]
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars on standard error, one per description, from the first report on."""
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from snnkern.report.terminal import console
+
+    name = TextColumn("{task.description}", markup=False)
+    progress = Progress(name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console(stderr=True))
+    bars: dict[str, Any] = {}
+
+    def report(description: str, done: int, total: int) -> None:
+        progress.start()
+        if description not in bars:
+            bars[description] = progress.add_task(printable(description))
+        progress.update(bars[description], completed=done, total=total)
+
+    try:
+        yield report
+    finally:
+        if bars:
+            progress.stop()
+
+
+def print_json(content: Any) -> None:
+    from snnkern.files import to_json
+
+    print(to_json(content, indent=1).decode())

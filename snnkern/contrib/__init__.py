@@ -1,0 +1,1 @@
+"""What needs a large library of its own."""

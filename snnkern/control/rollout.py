@@ -1,0 +1,156 @@
+"""Runs a policy in a Gymnasium vector environment; each row's carry is reset exactly when its episode ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snnkern.control import environments
+from snnkern.errors import InputError, require
+from snnkern.limits import check_episodes
+from snnkern.policies.actor import Policy, check_actor
+from snnkern.policies.spiking import SpikingActor
+
+if TYPE_CHECKING:
+    import gymnasium
+
+
+@runtime_checkable
+class Acts(Protocol):
+    """Anything that maps observations `[B, observation_dim]` to actions `[B, action_dim]`.
+
+    An `Actor` or a `SpikingActor` is checked against the environment; a `SpikingActor` is also reset and its spikes
+    are counted.
+    """
+
+    def act(self, observation: NDArray[Any], /) -> NDArray[Any]: ...
+
+
+@runtime_checkable
+class WrapsSpikingActor(Protocol):
+    """A policy around a spiking actor, such as an `SB3Policy`."""
+
+    @property
+    def actor(self) -> SpikingActor: ...
+
+
+@runtime_checkable
+class DoesNotAct(Protocol):
+    """What may be taken for a policy and is none, such as a `SpikingNetwork`; it says what to do instead."""
+
+    why_it_does_not_act: str
+
+
+def acting(policy: object) -> Acts:
+    """The policy itself, or the spiking actor inside of another one, whose carry is then reset where episodes end.
+
+    Raises:
+        InputError: it cannot act; says what could.
+    """
+    if isinstance(policy, WrapsSpikingActor) and isinstance(policy.actor, SpikingActor):
+        return policy.actor
+    if isinstance(policy, Acts):
+        return policy
+    if isinstance(policy, DoesNotAct):
+        raise InputError(policy.why_it_does_not_act)
+    return check_actor(policy)
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Finished episodes, `[rows, episodes per row]`.
+
+    Attributes:
+        returns: undiscounted sum of rewards.
+        lengths: environment steps.
+        spikes: spikes per decision in each hidden layer, averaged over the decisions of these episodes,
+            `[hidden layers]`; None for a policy that does not spike.
+    """
+
+    returns: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    spikes: NDArray[np.float64] | None
+
+
+def rollout(
+    policy: Acts,
+    envs: gymnasium.vector.VectorEnv[Any, Any, Any],
+    *,
+    episodes: int = 1,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Episodes:
+    """Runs a policy until every row has finished `episodes` episodes.
+
+    Every row counts the same number of episodes, whatever their lengths: counting the first so many to finish would
+    favour short ones. A row that is done early goes on unrecorded. All three autoreset modes of Gymnasium work:
+
+    * disabled: ended rows are reset here, episode e of row r with seed + r + e · rows, so that the seeds of all
+      episodes are the same however many rows share them;
+    * next step: the step after an episode's last one only resets; its action and reward are not counted;
+    * same step: the observation that comes with the end is already the next episode's.
+
+    In the last two, the seed of a row's first episode is seed + r, and later ones continue the environment's generator.
+
+    Args:
+        policy: an `Actor`, a `SpikingActor`, an `SB3Policy`, or anything with `act`.
+        envs: a Gymnasium vector environment, such as `snnkern.control.environments.make_vector` makes.
+        episodes: episodes per row.
+        seed: seed of the first episode of row 0.
+        progress: called after every step with the number of episodes finished so far.
+
+    Raises:
+        InputError: the environment is not a vector, its spaces do not fit the policy, or a number is out of range.
+    """
+    episodes, seed = check_episodes(episodes, seed)
+    policy = acting(policy)
+    gym = require("gymnasium", "rl", "running environments")
+    if not isinstance(envs, gym.vector.VectorEnv):
+        raise InputError(f"rollout needs a Gymnasium vector environment, got {type(envs).__name__}")
+    if isinstance(policy, Policy):
+        environments.check_spaces(policy.interface, envs.single_observation_space, envs.single_action_space)
+    modes = gym.vector.AutoresetMode
+    mode = modes(envs.metadata.get("autoreset_mode", modes.NEXT_STEP))
+    spiking = policy if isinstance(policy, SpikingActor) else None
+
+    rows = envs.num_envs
+    returns = np.zeros((rows, episodes))
+    lengths = np.zeros((rows, episodes), dtype=np.int64)
+    finished = np.zeros(rows, dtype=np.int64)
+    resetting = np.zeros(rows, dtype=bool)  # rows whose next step only resets
+    spikes: NDArray[np.int64] | None = None
+
+    observation, _ = envs.reset(seed=seed)
+    if spiking:
+        spiking.reset()
+    while (finished < episodes).any():
+        recorded = (finished < episodes) & ~resetting
+        action = policy.act(observation)
+        if spiking:
+            sent = spiking.spikes[:, recorded].sum(dim=1).cpu().numpy()
+            spikes = sent if spikes is None else spikes + sent
+        observation, reward, terminated, truncated, _ = envs.step(action)
+
+        at = np.flatnonzero(recorded), finished[recorded]
+        returns[at] += reward[recorded]
+        lengths[at] += 1
+        ended = (terminated | truncated) & ~resetting
+        finished += ended & recorded
+
+        if mode == modes.NEXT_STEP:
+            started, resetting = resetting, ended
+        else:
+            started = ended
+        if mode == modes.DISABLED and ended.any():
+            seeds: Any = [seed + row + int(episode) * rows for row, episode in enumerate(finished)]
+            observation, _ = envs.reset(seed=seeds, options={"reset_mask": ended})
+        if spiking and started.any():
+            spiking.reset(started)
+        if progress:
+            progress(int(finished.sum()))
+    mean_spikes = None if spikes is None else spikes / lengths.sum()
+    return Episodes(returns, lengths, mean_spikes)

@@ -1,0 +1,93 @@
+"""`convert`: the spiking version of a dense actor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from snnkern.conversion.fitting import fit
+from snnkern.conversion.rules import Auto, Calibration, Fitted, calibrate, chosen_alpha, parse_calibration, recommended
+from snnkern.errors import InputError
+from snnkern.kernels.neurons import Dynamics, Neuron, parse_neuron
+from snnkern.policies.actor import Actor, check_actor
+from snnkern.policies.readers import torch_rl
+from snnkern.policies.readers.vec_normalize import warn_of_other_observations
+from snnkern.policies.spiking import SpikingActor
+
+
+def convert(
+    actor: Actor | nn.Sequential,
+    observations: NDArray[np.floating] | Tensor | Iterable[NDArray[np.floating] | Tensor] | None = None,
+    *,
+    neuron: str | Neuron = "mt",
+    timesteps: int = 4,
+    alpha: float | Literal["auto"] = "auto",
+    memory: float = 0.0,
+    clip: float = 0.5,
+    calibration: str | Calibration = "auto",
+    thresholds: Sequence[Tensor] | None = None,
+    backend: str = "auto",
+    check_finite: bool = True,
+) -> SpikingActor:
+    """Converts a trained actor into a spiking one, without training.
+
+    Args:
+        actor: from `load_actor`, or a plain `nn.Sequential` of Linear and ReLU with or without a Tanh at its end.
+        observations: those that the thresholds are calibrated on, `[N, observation_dim]` or an iterable of such
+            batches; see `snnkern.collect`.
+        neuron: "if", "snm", "mt", "dc", or a neuron with parameters of your own, such as `snnkern.MT(levels=6)`.
+        timesteps: T, simulation steps per decision.
+        alpha: α, the part of the residual that is carried into the next decision (CRPI); 0 is plain conversion. "auto"
+            is the recommended α of the neuron (`snnkern.conversion.rules.recommended`).
+        memory: μ, the part of the old carry that stays in the new one; 0 is the published CRPI.
+        clip: κ, bound on the carry as a fraction of the threshold.
+        calibration: "auto", the recommended one of the neuron; "max", as in the papers; "percentile", "percentile:P",
+            "mse", "gaussian"; or one with parameters of your own: `Percentile(p)`, `Fitted(…)`. If it corrects
+            weights or biases, `SpikingActor.original` keeps the dense ones.
+        thresholds: θ of every hidden layer, `[N]` each, instead of observations.
+        backend: a name from `snnkern.backends()`, or "auto".
+        check_finite: whether the spiking actor refuses observations with a NaN or an infinity.
+
+    Raises:
+        InputError: a parameter is out of range, observations are missing, empty or do not fit, a threshold is negative
+            or NaN.
+
+    Warns:
+        InputWarning: observations are not of the kind that the actor received in training, as far as its file shows.
+
+    Source: Xu et al., "Error Amplification Limits ANN-to-SNN Conversion in Continuous Control", ICML 2026.
+    """
+    kind = parse_neuron(neuron)
+    dynamics = Dynamics(kind, timesteps, chosen_alpha(alpha, kind), memory, clip)
+    if isinstance(actor, nn.Sequential):
+        actor = torch_rl.actor_from_module(actor)
+    check_actor(actor)
+    if (observations is None) == (thresholds is None):
+        raise InputError("give either observations to calibrate on or thresholds, and not both")
+    rule = parse_calibration(calibration)
+    origin = "given thresholds"
+    fitted, original = actor, None
+    if observations is not None:
+        warn_of_other_observations(actor, observations)
+        origin = f"{rule}"
+        if isinstance(rule, Auto):
+            rule, _ = recommended(kind)
+            origin += f" ({rule})"
+        if isinstance(rule, Fitted):
+            found = fit(actor, observations, neuron=kind, timesteps=timesteps, **asdict(rule))
+            fitted, thresholds = found.actor, found.thresholds
+            original = actor if rule.correction != "none" else None
+        else:
+            thresholds = calibrate(actor, observations, rule)
+    assert thresholds is not None
+    snn = SpikingActor(fitted, thresholds, dynamics, original=original, backend=backend, check_finite=check_finite)
+    # What was measured with the dense actor is not true of the spiking one.
+    measured = ("eval_return", "return_mean", "return_std", "return_measured")
+    snn.metadata = {f"dense_{key}" if key in measured else key: value for key, value in actor.metadata.items()}
+    snn.metadata["calibration"] = origin
+    return snn

@@ -1,0 +1,336 @@
+"""Fits thresholds to a neuron and a T, layer by layer, and corrects the remaining errors in the layer above.
+
+`rules` computes thresholds from the activations alone; here the neurons themselves run. A layer is fitted on the spikes
+that the layers below it really send, which are fitted already. Only observations are used: no reward, no gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from snnkern.conversion.activations import as_tensor, batches, check_observations
+from snnkern.conversion.rules import Correction, Rule
+from snnkern.conversion.sensitivity import Sensitivity, sensitivity
+from snnkern.errors import InputError
+from snnkern.kernels import ops
+from snnkern.kernels.neurons import Dynamics, Neuron, parse_neuron
+from snnkern.policies.actor import Actor, check_actor
+
+_RULES: tuple[str, ...] = get_args(Rule)
+_CORRECTIONS: tuple[str, ...] = get_args(Correction)
+# Candidates for θ as fractions of the largest activation: geometric, since an error of θ counts by its ratio.
+CANDIDATES = tuple(float(fraction) for fraction in np.geomspace(0.2, 1.3, 20))
+_ITERATIONS = 100
+_ROWS = 30_000  # what `collect` gives: with a third of them, returns depend on which ones they are
+_FEW = 10_000  # as many as one number per neuron needs
+_FIRST_GUESS = 0.2  # of z's deviation: how large its errors may be
+# A drive lower than this many deviations below 0 counts this much, where others count about 1.
+_NEAR, _FAR = 0.5, 0.01
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The result of `fit`.
+
+    Attributes:
+        actor: the dense actor, with corrected weights and biases if a correction was asked for.
+        thresholds: θ of every hidden layer, `[N]` each.
+        error: mean squared error of every hidden layer's mean output against the dense actor's activation, before the
+            layer above is corrected, as a fraction of that activation's mean square.
+    """
+
+    actor: Actor
+    thresholds: list[Tensor]
+    error: list[float]
+
+
+@torch.no_grad()
+def fit(
+    actor: Actor,
+    observations: NDArray[np.floating] | Tensor | Iterable[NDArray[np.floating] | Tensor],
+    *,
+    neuron: str | Neuron = "mt",
+    timesteps: int = 4,
+    rule: Rule = "mse",
+    weighted: bool = False,
+    correction: Correction = "none",
+    ridge: float = 0.1,
+) -> Fit:
+    """Fits thresholds layer by layer, every layer on the spikes that the layers below it send.
+
+    Args:
+        actor: the dense actor.
+        observations: `[S, observation_dim]`, finite, or an iterable of such batches; at most 30,000 of them are used,
+            taken at even distances.
+        neuron: as for `convert`.
+        timesteps: T.
+        rule: "mse" (`least_error_threshold`) or "gaussian" (`gaussian_threshold`).
+        weighted: whether an error counts by how much it moves the action (`sensitivity`), in the mse rule and
+            in the linear correction.
+        correction: "none"; "bias", which subtracts the mean error of every layer's output from the next layer's bias;
+            or "linear", which fits the next layer's weights and bias to the spikes (`least_squares`).
+        ridge: for "linear", how strongly weights are kept at their trained values.
+
+    Raises:
+        InputError: a parameter is out of range, or observations do not fit, are empty, or hold a NaN or an infinity.
+
+    Source: fitting on the converted layers' own output, and folding its mean error into the next bias: Li et al., "A
+    Free Lunch From ANN: Towards Efficient, Accurate Spiking Neural Networks Calibration", ICML 2021, section 4.
+    """
+    settings = _Settings(Dynamics(parse_neuron(neuron), timesteps), rule, correction, ridge)
+    _check_positive("ridge", ridge)
+    check_actor(actor)
+    signal = _gather(actor, observations)
+    activations = actor.hidden_activations(signal)
+    if not all(bool(torch.isfinite(activation).all()) for activation in activations):
+        raise InputError("calibration observations are so large that activations overflow")
+    signal = actor.interface.normalize(signal)
+    counted = None
+    if weighted:
+        # The slope of tanh is taken over the errors that are there: a first fit, uncorrected, tells how large they are.
+        few = [_thin(activation) for activation in activations]
+        z = actor.output(few[-1])
+        guess = sensitivity(actor, few, _FIRST_GUESS * z.std(dim=0, unbiased=False))
+        _, output = _fit(actor, _thin(signal), few, replace(settings, correction="none"), guess)
+        deviation = (actor.output(output) - z).square().mean(dim=0).sqrt()
+        counted = sensitivity(actor, activations, deviation)
+    return _fit(actor, signal, activations, settings, counted)[0]
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """How layers are fitted: what `fit` is given, checked."""
+
+    plain: Dynamics
+    rule: Rule
+    correction: Correction
+    ridge: float
+
+    def __post_init__(self) -> None:
+        _check_choice("rule", self.rule, _RULES)
+        _check_choice("correction", self.correction, _CORRECTIONS)
+
+
+def _fit(
+    actor: Actor, signal: Tensor, activations: Sequence[Tensor], settings: _Settings, counted: Sensitivity | None
+) -> tuple[Fit, Tensor]:
+    """The fit, and the mean output `[S, N]` of the last hidden layer."""
+    kind = settings.plain.neuron
+    dense: list[tuple[Tensor, Tensor]] = [(layer.weight, layer.bias) for layer in (*actor.hidden, actor.output)]
+    layers, sent = list(dense), signal
+    thresholds, errors = [], []
+    for index, activation in enumerate(activations):
+        weight, bias = layers[index]
+        own_bias = bias if kind.differential else None
+        current = ops.linear(sent, weight.T.contiguous(), None if own_bias is not None else bias)
+        maximum = activation.amax(dim=0)
+        if settings.rule == "mse":
+            importance = _thin(counted.hidden[index]) if counted else None
+            threshold = least_error_threshold(
+                _thin(current), _thin(activation), settings.plain, bias=own_bias, importance=importance
+            )
+        else:
+            mean = sent if sent.dim() == 2 else _decode(sent, kind)
+            threshold = gaussian_threshold(mean @ weight.T + bias, kind.levels, settings.plain.timesteps)
+        threshold = torch.where(maximum > 0, threshold, 0.0)
+        carry = torch.zeros_like(activation)
+        output, _, _ = ops.neuron_mean(current, threshold, carry, settings.plain, bias=own_bias)
+        sent, _, _ = ops.neuron_spikes(current, threshold, carry, settings.plain, bias=own_bias)
+        thresholds.append(threshold)
+        errors.append(float((output - activation).square().mean() / activation.square().mean().clamp(min=1e-30)))
+        layers[index + 1] = _corrected(dense[index + 1], output, activation, settings, counted, index + 1)
+    fitted = Actor(layers[:-1], layers[-1], actor.interface, actor.metadata)
+    return Fit(fitted, thresholds, errors), output
+
+
+def least_error_threshold(
+    current: Tensor,
+    activation: Tensor,
+    dynamics: Dynamics,
+    *,
+    bias: Tensor | None = None,
+    importance: Tensor | None = None,
+    candidates: Sequence[float] = CANDIDATES,
+) -> Tensor:
+    """Threshold with which each neuron's T-step response comes closest to its activation, `[N]`.
+
+    Every candidate is tried with the kernels, so that whatever the neuron does (rounding, clipping, spikes that come
+    too early or are taken back) counts as it happens. 0 for a neuron that is never active.
+
+    Args:
+        current: `[S, N]`, constant over a decision, or `[T, S, N]`.
+        activation: what the mean output should be, `[S, N]`, ≥ 0.
+        dynamics: neuron and T; every row starts with an empty carry.
+        bias: of a DC layer, `[N]`.
+        importance: what a squared error counts, `[S, N]`; None where all count alike.
+        candidates: fractions of the largest activation.
+    """
+    maximum = activation.amax(dim=0)
+    carry = torch.zeros_like(activation)
+    best = torch.full_like(maximum, math.inf)
+    threshold = torch.zeros_like(maximum)
+    for fraction in candidates:
+        trial = maximum * fraction
+        output, _, _ = ops.neuron_mean(current, trial, carry, dynamics, bias=bias)
+        squares = (output - activation).square()
+        error = (squares if importance is None else squares * importance).mean(dim=0)
+        better = (error < best) & (maximum > 0)
+        best = torch.where(better, error, best)
+        threshold = torch.where(better, trial, threshold)
+    return threshold
+
+
+def gaussian_threshold(drive: Tensor, levels: int, timesteps: int) -> Tensor:
+    """The threshold iteration for a normally distributed drive, `[N]`.
+
+    With X ~ N(m, σ²) and n = T·2^(L−1) equal steps up to θ, a neuron answers θ·q(X/θ), q the rounding to a multiple of
+    1/n in 0 … 1. For given q the least E(X − θq)² is at θ = E[Xq] / E[q²]; that changes q, and so on, 100 times.
+
+    Args:
+        drive: input of the ReLU, `[S, N]`.
+        levels: L; 1 for IF and SNM.
+        timesteps: T.
+
+    Returns:
+        θ; the largest drive where the iteration has no positive, finite answer, 0 for a neuron that is never active.
+
+    Source: Huang et al., "Differential Coding for Training-Free ANN-to-SNN Conversion", ICML 2025, "threshold
+    iteration method".
+    """
+    drive = drive.double()
+    mean, deviation = drive.mean(dim=0), drive.std(dim=0, unbiased=False)
+    maximum = drive.amax(dim=0).clamp(min=0.0)
+    steps = min(timesteps << (levels - 1), 1024)  # finer ones change θ by less than its own uncertainty
+    step = torch.arange(1, steps + 1, dtype=drive.dtype, device=drive.device)[:, None]
+    theta = maximum.clone()
+    for _ in range(_ITERATIONS):
+        distance = ((step - 0.5) / steps * theta - mean) / deviation  # of the boundary below the step
+        above = 0.5 * torch.erfc(distance / math.sqrt(2.0))
+        density = torch.exp(-0.5 * distance.square()) / math.sqrt(2.0 * math.pi)
+        product = (mean * above + deviation * density).sum(dim=0) / steps
+        square = ((2.0 * step - 1.0) * above).sum(dim=0) / steps**2
+        theta = product / square
+    usable = torch.isfinite(theta) & (theta > 0) & (maximum > 0)
+    return torch.where(usable, theta, maximum).float()
+
+
+def least_squares(
+    output: Tensor, wanted: Tensor, weight: Tensor, bias: Tensor, ridge: float, importance: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The weight and bias whose output is closest to `wanted`, given what the layer below really sends.
+
+    For each receiver, min over w', b' of E p·(w'·output + b' − wanted)² + λ·|w' − w|², λ = `ridge` · mean variance of
+    the outputs, p = `importance`, of mean 1, by which variances are taken as well.
+
+    Args:
+        output: mean output of the layer below, `[S, in]`.
+        wanted: what this layer's dense original computes from the dense activations, `[S, out]`.
+        weight: W, `[out, in]`.
+        bias: b, `[out]`.
+        ridge: above 0.
+        importance: `[S, out]`, above 0, or None where all count alike: then one system of equations serves all
+            receivers.
+
+    Returns:
+        W' and b', in the dtype of W.
+
+    Source: ridge regression towards W; a layer's reconstruction from quantised inputs as in Nagel et al., "Up or Down?
+    Adaptive Rounding for Post-Training Quantization", ICML 2020, here in closed form.
+    """
+    if importance is None:
+        importance = wanted.new_ones(1, 1).expand(wanted.shape)
+    # Sums over states take the time: what all states count is summed once, for each receiver only what some count
+    # beyond that. In the actor's dtype, around the mean; the equations are solved in float64.
+    common = importance.amin()
+    beyond = importance - common
+    center = output.mean(dim=0)
+    sent = output - center
+    missing = wanted - output @ weight.T
+    squares, products, totals = common * (sent.T @ sent), common * (sent.T @ missing), common * missing.sum(dim=0)
+    fitted, offset = weight.clone(), torch.empty_like(bias)
+    alike = not bool((beyond > 0).any())
+    for receivers in [slice(None)] if alike else [slice(j, j + 1) for j in range(len(weight))]:
+        states = beyond[:, receivers][:, 0].nonzero()[:, 0]
+        share = beyond[states, receivers][:, :1]
+        counted, lacking = sent[states], missing[states, receivers]
+        weighted = counted * share
+        total = float(common) * len(sent) + float(share.sum())
+        mean, lack = weighted.sum(dim=0) / total, (totals[receivers] + (lacking * share).sum(dim=0)) / total
+        covariance = ((squares + weighted.T @ counted) / total - torch.outer(mean, mean)).double()
+        cross = (products[:, receivers] + weighted.T @ lacking) / total - torch.outer(mean, lack)
+        covariance.diagonal().add_(max(ridge * float(covariance.diagonal().mean()), 1e-12))
+        change = torch.linalg.solve(covariance, cross.double()).T.to(weight)
+        fitted[receivers] += change
+        offset[receivers] = lack - change @ (center + mean)
+    return fitted, offset
+
+
+def _corrected(
+    layer: tuple[Tensor, Tensor],
+    output: Tensor,
+    activation: Tensor,
+    settings: _Settings,
+    counted: Sensitivity | None,
+    index: int,
+) -> tuple[Tensor, Tensor]:
+    """The weight and bias of a layer whose senders send `output` `[S, in]` in place of `activation`."""
+    weight, bias = layer
+    if settings.correction == "none":
+        return layer
+    if settings.correction == "bias":
+        return weight, bias + (activation - output).double().mean(dim=0).to(weight) @ weight.T
+    wanted = activation @ weight.T + bias
+    importance = None
+    if counted and index < len(counted.hidden):
+        # A drive far below zero stays silent, whatever its error.
+        near = wanted > -_NEAR * wanted.std(dim=0, unbiased=False)
+        importance = counted.hidden[index] * near + _FAR
+    elif counted:
+        importance = counted.output
+    return least_squares(output, wanted, weight, bias, settings.ridge, importance)
+
+
+def _thin(states: Tensor) -> Tensor:
+    """At most about `_FEW` of the states in `[…, S, N]`, at even distances."""
+    return states[..., :: -(-states.shape[-2] // _FEW), :]
+
+
+def _decode(spikes: Tensor, neuron: Neuron) -> Tensor:
+    """The mean `[S, N]` that spikes `[T, S, N]` stand for."""
+    if not neuron.differential:
+        return spikes.mean(dim=0)
+    steps = torch.arange(1, len(spikes) + 1, dtype=spikes.dtype, device=spikes.device)
+    return (spikes / steps[:, None, None]).sum(dim=0)
+
+
+def _gather(
+    actor: Actor, observations: NDArray[np.floating] | Tensor | Iterable[NDArray[np.floating] | Tensor]
+) -> Tensor:
+    """At most `_ROWS` observations `[S, observation_dim]`, in the actor's dtype."""
+    checked = []
+    for batch in batches(observations):
+        check_observations(actor, batch)
+        checked.append(as_tensor(batch).to(actor.output.weight))
+    rows = torch.cat(checked) if checked else torch.empty(0)
+    if not len(rows):
+        raise InputError("calibration data is empty: give at least one observation")
+    chosen = torch.linspace(0, len(rows) - 1, min(len(rows), _ROWS), dtype=torch.float64).round().long()
+    return rows[chosen.to(rows.device)]
+
+
+def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise InputError(f"unknown {name} {value!r}: choose {', '.join(choices)}")
+
+
+def _check_positive(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise InputError(f"{name} must be a finite number above 0, got {value!r}")

@@ -1,0 +1,211 @@
+"""Sets thresholds from recorded activations of the dense actor.
+
+A threshold θ bounds the mean output of IF, SNM and MT neurons, and T divides it into levels. A threshold that is too
+small clips activations; one that is too large wastes resolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from snnkern.conversion.activations import ActivationRecorder, Statistics, batches
+from snnkern.errors import InputError
+from snnkern.kernels.neurons import Neuron
+from snnkern.policies.actor import Actor, check_actor
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Max:
+    """Sets θ to the largest recorded activation: nothing is clipped on the calibration data."""
+
+    name: ClassVar[str] = "max"
+
+    def thresholds(self, recorder: Statistics) -> list[Tensor]:
+        """θ `[N]` of every hidden layer."""
+        return recorder.maximum()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Percentile:
+    """Sets θ to a percentile of the positive activations: robust to outliers, finer for the rest.
+
+    Source: Rueckauer et al., "Conversion of Continuous-Valued Deep Networks to Efficient Event-Driven Networks for
+    Image Classification", Frontiers in Neuroscience 2017; there per layer and over all activations.
+    """
+
+    name: ClassVar[str] = "percentile"
+    percentile: float = 99.9
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.percentile, (int, float)) or not 0 < self.percentile <= 100:
+            raise InputError(f"the percentile must be a number above 0 and up to 100, got {self.percentile!r}")
+
+    def thresholds(self, recorder: Statistics) -> list[Tensor]:
+        """θ `[N]` of every hidden layer."""
+        return recorder.percentile(self.percentile)
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.percentile:g}"
+
+
+Rule = Literal["mse", "gaussian"]
+
+Correction = Literal["none", "bias", "linear"]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Fits thresholds layer by layer to the neuron and its T; it holds the parameters of `fitting.fit`.
+
+    `str` gives the rule and every parameter that differs from its default: "mse:weighted:linear:ridge=0.05".
+    """
+
+    rule: Rule = "mse"
+    weighted: bool = False
+    correction: Correction = "none"
+    ridge: float = 0.1
+
+    def __str__(self) -> str:
+        parts: list[str] = [self.rule]
+        parts += ["weighted"] if self.weighted else []
+        parts += [self.correction] if self.correction != "none" else []
+        parts += [f"ridge={self.ridge:g}"] if self.ridge != Fitted.ridge else []
+        return ":".join(parts)
+
+    @classmethod
+    def parse(cls, text: str) -> Fitted:
+        """Reads what `str` wrote.
+
+        Raises:
+            InputError: a part is not one of them.
+        """
+        rule, *parts = text.split(":")
+        given: dict[str, Any] = {}
+        for part in parts:
+            name, _, value = part.partition("=")
+            try:
+                if part == "weighted":
+                    given[part] = True
+                elif part in ("bias", "linear"):
+                    given["correction"] = part
+                elif name == "ridge":
+                    given[name] = float(value)
+                else:
+                    raise ValueError
+            except ValueError as error:
+                raise InputError(
+                    f"calibration {text!r}: {part!r} is none of weighted, bias, linear, ridge=number"
+                ) from error
+        return cls(cast("Rule", rule), **given)
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Takes the recommended calibration of the neuron, found on four TD3 actors and then frozen; see `recommended`."""
+
+    name: ClassVar[str] = "auto"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Calibration = Max | Percentile | Fitted | Auto
+
+
+def recommended(neuron: Neuron) -> tuple[Fitted, float]:
+    """The recommended calibration and α of a neuron, for every T; they are what "auto" stands for.
+
+    Thresholds have the least squared error of the neuron's own response, and the next layer's weights are corrected.
+    Errors count by how much they move the action; DC's errors are so small that DC does better if all states count
+    alike. α is 0.2 for IF and SNM, and 0 for MT and DC, which do better without a carry. The measurements are in
+    `docs/calibration.md`.
+
+    Args:
+        neuron: the neuron; its parameters do not matter.
+
+    Returns:
+        How thresholds are fitted, and α.
+    """
+    weighted = not neuron.differential
+    return Fitted(weighted=weighted, correction="linear"), 0.0 if neuron.multilevel else 0.2
+
+
+def chosen_alpha(alpha: float | str, neuron: Neuron) -> Any:
+    """α, or the recommended one where it is "auto"; `Dynamics` judges what else it may be."""
+    return recommended(neuron)[1] if alpha == "auto" else alpha
+
+
+def parse_calibration(calibration: str | Calibration) -> Calibration:
+    """Turns "auto", "max", "percentile" (99.9), "percentile:99", "mse" or "gaussian" into a calibration.
+
+    The last two take parameters: see `Fitted`. A calibration passes through.
+
+    Raises:
+        InputError: the name is unknown, or the percentile is not one.
+    """
+    if isinstance(calibration, Max | Percentile | Fitted | Auto):
+        return calibration
+    name, _, value = str(calibration).partition(":")
+    if name in get_args(Rule):
+        return Fitted.parse(calibration)
+    try:
+        if name == Max.name and not value:
+            return Max()
+        if calibration == Auto.name:
+            return Auto()
+        if name == Percentile.name:
+            return Percentile(float(value)) if ":" in calibration else Percentile()
+    except ValueError as error:
+        raise InputError(f"not a percentile from 0 to 100: {value!r}") from error
+    raise InputError(
+        f"unknown calibration {calibration!r}: choose auto, max, percentile, percentile:P, mse or gaussian"
+    )
+
+
+def parse_of_activations(calibration: str | Calibration) -> Max | Percentile:
+    """As `parse_calibration`, for what needs the activations alone.
+
+    Raises:
+        InputError: the calibration needs the neuron and T as well.
+    """
+    rule = parse_calibration(calibration)
+    if isinstance(rule, Fitted | Auto):
+        raise InputError(
+            f"calibration {calibration!r} depends on the neuron and T: it works with convert and snnkern sweep"
+        )
+    return rule
+
+
+def calibrate(
+    actor: Actor,
+    observations: NDArray[np.floating] | Tensor | Iterable[NDArray[np.floating] | Tensor],
+    calibration: str | Calibration = "max",
+) -> list[Tensor]:
+    """Computes the thresholds of every hidden layer, `[N]` each, from observations.
+
+    Args:
+        actor: the dense actor.
+        observations: `[N, observation_dim]`, or an iterable of such batches, which are read one at a time.
+        calibration: "max", "percentile", "percentile:P", `Max()` or `Percentile(p)`.
+
+    Raises:
+        InputError: there are no observations, or they do not fit the actor.
+    """
+    check_actor(actor)
+    rule = parse_of_activations(calibration)
+    recorder = ActivationRecorder(actor, percentiles=isinstance(rule, Percentile))
+    for batch in batches(observations):
+        recorder.update(batch)
+    return rule.thresholds(recorder)

@@ -1,0 +1,1 @@
+"""Other libraries: Stable-Baselines3, SpikingJelly, NIR."""

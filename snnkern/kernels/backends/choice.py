@@ -1,0 +1,196 @@
+"""Which backend computes: chosen here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from snnkern.errors import InputError, SlowBackendWarning
+from snnkern.kernels.backends import ActorParts, Backend, Engine, cpu, cuda, reference
+from snnkern.kernels.backends.triton import launch
+
+_BACKENDS: tuple[Backend, ...] = (cpu, cuda, launch, reference)  # in order of preference
+
+
+@dataclass(frozen=True)
+class BackendStatus:
+    """Whether a backend can be used on this machine.
+
+    Attributes:
+        name: what to pass as `backend=`.
+        available: whether it can be used.
+        detail: what it runs on, or why it cannot be used.
+    """
+
+    name: str
+    available: bool
+    detail: str
+
+
+def backends() -> tuple[BackendStatus, ...]:
+    """What can compute on this machine, in order of preference, and why the rest cannot."""
+    return tuple(
+        BackendStatus(backend.NAME, not (why := backend.unavailable()), why or backend.detail())
+        for backend in _BACKENDS
+    )
+
+
+def check_name(name: str) -> None:
+    """Refuses a backend that does not exist or cannot be used on this machine.
+
+    Raises:
+        InputError: names the backends that there are, or says why this one is not available.
+    """
+    if name == "auto":
+        return
+    for backend in _BACKENDS:
+        if name == backend.NAME:
+            if why := backend.unavailable():
+                raise InputError(f"backend {name!r} is not available: {why}")
+            return
+    known = ", ".join(["auto", *(backend.NAME for backend in _BACKENDS)])
+    raise InputError(f"unknown backend {name!r}: choose one of {known}")
+
+
+def choose(name: str, device: torch.device, dtype: torch.dtype) -> Backend:
+    """The backend that computes tensors of this device and dtype: the first that can, for "auto".
+
+    Raises:
+        InputError: the named backend is unknown, not available, or does not serve this device and dtype.
+    """
+    for backend in _candidates(name, device, dtype, large=False):
+        _warn_of_missing_kernels(name, backend, device, dtype)
+        return backend
+    check_name(name)
+    raise InputError(f"backend {name!r} does not compute {dtype} tensors on {device.type}")
+
+
+def _warn_of_missing_kernels(name: str, chosen: Backend, device: torch.device, dtype: torch.dtype) -> None:
+    """Says once per process that "auto" took the reference because the native kernels are not there."""
+    global _warned
+    if _warned or name != "auto" or chosen.NAME != "reference":
+        return
+    if (why := cpu.unavailable()) and cpu.serves(device, dtype):
+        _warned = True
+        warnings.warn(
+            f"this runs on readable PyTorch, which takes thousands of times as long as the native kernels: {why}. "
+            "backend='reference' says that it is meant so.",
+            SlowBackendWarning,
+            stacklevel=2,
+        )
+
+
+_warned = False
+
+
+def engine(name: str, actor: ActorParts, rows: int) -> Engine | None:
+    """A whole actor, `checked`, in one call, for batches like this: by the first backend that has an engine for it.
+
+    Raises:
+        InputError: as `choose`.
+    """
+    weight = actor.output[0]
+    choose(name, weight.device, weight.dtype)
+    for backend in _candidates(name, weight.device, weight.dtype, large=is_large(weight.device, rows)):
+        if (made := backend.engine(actor)) is not None:
+            return made
+    return None
+
+
+def is_large(device: torch.device, rows: int) -> bool:
+    """Whether "auto" prefers Triton to CUDA for a whole actor: a GPU's batch beyond `small_batch()`.
+
+    CUDA gives a row a thread block of its own, which answers soonest; Triton gives tensor cores a tile of rows, which
+    answer later, and for many rows at no extra cost. Why they meet where they do: `docs/gpu.md`.
+    """
+    return device.type == "cuda" and rows > small_batch()
+
+
+def small_batch() -> int:
+    """The largest batch that "auto" runs on CUDA rather than on Triton; SNNKERN_SMALL_BATCH overrides it.
+
+    Raises:
+        InputError: the variable is not a whole number.
+    """
+    given = os.environ.get("SNNKERN_SMALL_BATCH", "4096")
+    if not given.isdecimal():
+        raise InputError(f"SNNKERN_SMALL_BATCH must be a whole number of rows, got {given!r}")
+    return int(given)
+
+
+class Choice(NamedTuple):
+    """What "auto" takes on this machine, and what it passes over.
+
+    Attributes:
+        what: what is computed.
+        backend: what computes it.
+        passed_over: the backends that come before it, each with the reason why it does not.
+    """
+
+    what: str
+    backend: str
+    passed_over: dict[str, str]
+
+
+def choices() -> tuple[Choice, ...]:
+    """What "auto" takes for layers and whole actors, on the CPU and, where there is one, on a GPU."""
+    half = "bfloat16, float16"
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    found = [
+        _choice("float32, float64 on the CPU", cpu, torch.float32, rows=1),
+        _choice(f"{half} on the CPU", cpu, torch.bfloat16, rows=1),
+    ]
+    if torch.cuda.is_available():
+        border = small_batch()
+        found += [
+            _choice("a layer in float32 on a GPU", gpu, torch.float32, rows=1),
+            _choice("a layer in float64 on a GPU", gpu, torch.float64, rows=1),
+            _choice(f"a layer in {half} on a GPU", gpu, torch.bfloat16, rows=1),
+            _choice(f"an actor on a GPU, up to {border:,} rows", gpu, torch.float32, rows=border),
+            _choice(f"an actor on a GPU, more than {border:,} rows", gpu, torch.float32, rows=border + 1),
+        ]
+    return tuple(found)
+
+
+def _choice(what: str, device: torch.device, dtype: torch.dtype, rows: int) -> Choice:
+    passed_over = {}
+    for backend in _in_order(large=is_large(device, rows)):
+        if why := backend.unavailable():
+            passed_over[backend.NAME] = why
+        elif not backend.serves(device, dtype):
+            passed_over[backend.NAME] = f"does not compute {str(dtype).removeprefix('torch.')} on {device.type}"
+        elif _only_by_name(backend, device):
+            passed_over[backend.NAME] = "is for tests on the CPU, where its interpreter runs it"
+        else:
+            return Choice(what, backend.NAME, passed_over)
+    raise AssertionError("the reference computes everything")
+
+
+def rule() -> str:
+    """How "auto" chooses, in a sentence."""
+    return (
+        "auto: the first that serves the tensors' device and dtype; a whole actor on a GPU runs on cuda up to "
+        f"{small_batch():,} rows and on triton beyond, where there are both (SNNKERN_SMALL_BATCH moves the border)"
+    )
+
+
+def _candidates(name: str, device: torch.device, dtype: torch.dtype, large: bool) -> Iterator[Backend]:
+    for backend in _in_order(large):
+        named = name == backend.NAME or (name == "auto" and not _only_by_name(backend, device))
+        if named and not backend.unavailable() and backend.serves(device, dtype):
+            yield backend
+
+
+def _only_by_name(backend: Backend, device: torch.device) -> bool:
+    """Whether "auto" leaves this backend out although it computes: Triton's interpreter is slow and made for tests."""
+    return backend.NAME == "triton" and device.type == "cpu"
+
+
+def _in_order(large: bool) -> list[Backend]:
+    """The backends, those that "auto" prefers first: Triton for large batches, if it is there."""
+    return sorted(_BACKENDS, key=lambda backend: large and backend.NAME != "triton")

@@ -1,0 +1,39 @@
+"""The specification as a backend: slow, on any device, in any float dtype."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from snnkern.kernels import reference
+from snnkern.kernels.backends import ActorParts, Problem, Result
+from snnkern.kernels.tensors import DTYPES
+
+NAME = "reference"
+
+
+def detail() -> str:
+    return "readable PyTorch, any device and float dtype"
+
+
+def unavailable() -> str:
+    return ""
+
+
+def serves(device: torch.device, dtype: torch.dtype) -> bool:
+    return dtype in DTYPES
+
+
+def neuron(problem: Problem) -> Result:
+    current, threshold, carry, dynamics, bias, row_alpha, wants_spikes = problem
+    decision = reference.neuron(current, threshold, carry, dynamics, bias, row_alpha)
+    output = decision.spikes if wants_spikes else decision.mean
+    return Result(output, decision.carry, decision.counts)
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return reference.linear(input, weight.T, bias)
+
+
+def engine(actor: ActorParts) -> None:
+    return None

@@ -1,0 +1,276 @@
+"""The kernels as `torch.library` operators, each with its fake kernel; a backend computes them.
+
+`neuron_spikes`, `neuron_mean` and `linear` are pure functions: carry in, carry out. They are for inference: a tensor
+that requires grad is refused unless grad is off.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, get_type_hints
+
+import torch
+from torch import Tensor
+
+from snnkern.errors import InputError
+from snnkern.kernels.backends import Problem
+from snnkern.kernels.backends.choice import choose
+from snnkern.kernels.neurons import Dynamics, Numbers
+from snnkern.kernels.tensors import check_dtype
+
+# `Dynamics` crosses as its numbers, which have the types of operator schemas.
+_NUMBERS = ", ".join(f"{kind.__name__} {name}" for name, kind in get_type_hints(Numbers).items())
+_SCHEMA = (
+    "(Tensor current, Tensor threshold, Tensor carry, Tensor? bias, Tensor? row_alpha, "
+    f"{_NUMBERS}, str backend) -> (Tensor, Tensor, Tensor)"
+)
+_dynamics = functools.lru_cache(maxsize=1024)(Dynamics.from_numbers)
+
+
+def neuron_spikes(
+    current: Tensor,
+    threshold: Tensor,
+    carry: Tensor,
+    dynamics: Dynamics,
+    *,
+    bias: Tensor | None = None,
+    row_alpha: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Runs all T steps of one layer of neurons, and returns the spikes of every step, the next carry, and spike counts.
+
+    Args:
+        current: x_t in activation units, `[T, B, N]`, or `[B, N]` where it is constant over the decision step.
+            For DC the current is W·s_t, without the bias.
+        threshold: θ ≥ 0, `[N]`. A neuron with θ = 0 never fires.
+        carry: what the last decision step left, `[B, N]`; zeros after a reset.
+        dynamics: neuron, T, α, μ, κ.
+        bias: e^x_0 of a DC layer, `[N]`; None for the other kinds.
+        row_alpha: α of every row, `[B]`, each 0 … 1, in place of `dynamics.alpha`.
+        backend: a name from `snnkern.backends()`, or "auto".
+
+    Returns:
+        spikes `[T, B, N]` in activation units, carry `[B, N]`, counts int64 `[B]`.
+
+    Raises:
+        InputError: a shape, dtype or device does not fit, or a tensor requires grad while grad is on.
+
+    Source: `docs/semantics.md`, "One decision step of one neuron" and "Residual carry".
+    """
+    refuse_grad(current=current, threshold=threshold, carry=carry, bias=bias, row_alpha=row_alpha)
+    return torch.ops.snnkern.neuron_spikes(current, threshold, carry, bias, row_alpha, *dynamics.numbers, backend)
+
+
+def neuron_mean(
+    current: Tensor,
+    threshold: Tensor,
+    carry: Tensor,
+    dynamics: Dynamics,
+    *,
+    bias: Tensor | None = None,
+    row_alpha: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Runs all T steps of one layer like `neuron_spikes`, but returns the mean over the T steps in place of the spikes.
+
+    Returns:
+        mean output Q_T / T (e_T for DC) `[B, N]`, carry `[B, N]`, counts int64 `[B]`.
+    """
+    refuse_grad(current=current, threshold=threshold, carry=carry, bias=bias, row_alpha=row_alpha)
+    return torch.ops.snnkern.neuron_mean(current, threshold, carry, bias, row_alpha, *dynamics.numbers, backend)
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str = "auto") -> Tensor:
+    """Computes x·W + b for rows of spikes or observations. On the CPU backend a row's result depends on that row alone.
+
+    Args:
+        input: `[…, in]`.
+        weight: `[in, out]`: the transpose of `torch.nn.Linear`'s, so that a spike adds a contiguous row.
+        bias: `[out]`, or None.
+        backend: a name from `snnkern.backends()`, or "auto".
+
+    Raises:
+        InputError: a shape, dtype or device does not fit, or a tensor requires grad while grad is on.
+    """
+    refuse_grad(input=input, weight=weight, bias=bias)
+    return torch.ops.snnkern.linear(input, weight, bias, backend)
+
+
+def finite(observation: Tensor) -> Tensor:
+    """A copy of an observation `[B, observation_dim]` that was looked at: the check, where it must be part of a graph.
+
+    Raises:
+        InputError: a NaN or infinity.
+    """
+    return torch.ops.snnkern.finite(observation)
+
+
+def refuse_non_finite(observation: Tensor) -> None:
+    """Refuses an observation `[B, observation_dim]` with a NaN or infinity, naming its first row."""
+    if not bool(torch.isfinite(observation).all()):
+        rows = (~torch.isfinite(observation).all(dim=1)).nonzero().flatten().tolist()
+        raise InputError(
+            f"observation holds NaN or infinity in {len(rows)} of {len(observation)} rows (first: row {rows[0]}); "
+            "set check_finite = False to let such values through"
+        )
+
+
+def _finite(observation: Tensor) -> Tensor:
+    refuse_non_finite(observation)
+    return observation.clone()
+
+
+def _neuron(wants_spikes: bool, current, threshold, carry, bias, row_alpha, *rest) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
+    *numbers, backend = rest
+    dynamics = _dynamics(*numbers)
+    _check_neuron(current, threshold, carry, bias, row_alpha, dynamics)
+    chosen = choose(backend, current.device, current.dtype)
+    return chosen.neuron(Problem(current, threshold, carry, dynamics, bias, row_alpha, wants_spikes))
+
+
+def _neuron_fake(wants_spikes: bool, current, threshold, carry, bias, row_alpha, *rest) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
+    *numbers, _ = rest
+    dynamics = _dynamics(*numbers)
+    _check_neuron(current, threshold, carry, bias, row_alpha, dynamics)
+    shape = (dynamics.timesteps, *carry.shape) if wants_spikes else carry.shape
+    counts = carry.new_empty(carry.shape[0], dtype=torch.int64)
+    return carry.new_empty(shape), carry.new_empty(carry.shape), counts
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Tensor:
+    _check_linear(input, weight, bias)
+    return choose(backend, input.device, input.dtype).linear(input, weight, bias)
+
+
+def _linear_fake(input: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Tensor:
+    _check_linear(input, weight, bias)
+    return input.new_empty((*input.shape[:-1], weight.shape[1]))
+
+
+def refuse_grad(**tensors: Tensor | None) -> None:
+    """Refuses tensors that require grad while grad is on: there is no gradient. And what is no tensor.
+
+    Raises:
+        InputError: names the tensor.
+    """
+    for name, tensor in tensors.items():
+        try:
+            refused = tensor is not None and tensor.requires_grad and torch.is_grad_enabled()
+        except AttributeError:
+            raise InputError(f"{name} must be a tensor, got {type(tensor).__name__}") from None
+        if refused:
+            raise InputError(
+                f"{name} requires grad, but spiking kernels are for inference and have no gradient: "
+                "call them under torch.no_grad(), or detach the tensor"
+            )
+
+
+def _check_neuron(
+    current: Tensor,
+    threshold: Tensor,
+    carry: Tensor,
+    bias: Tensor | None,
+    row_alpha: Tensor | None,
+    dynamics: Dynamics,
+) -> None:
+    if carry.dim() != 2:
+        raise InputError(f"carry must be [B, N], got shape {list(carry.shape)}")
+    batch, neurons = carry.shape
+    if current.dim() == 2:
+        _check_shape("current", current, (batch, neurons), "[B, N]")
+    else:
+        _check_shape("current", current, (dynamics.timesteps, batch, neurons), "[T, B, N]")
+    _check_shape("threshold", threshold, (neurons,), "[N]")
+    if bias is not None:
+        if not dynamics.neuron.differential:
+            raise InputError(f"bias is for DC neurons; the current of {dynamics.neuron.label} neurons contains it")
+        _check_shape("bias", bias, (neurons,), "[N]")
+    if row_alpha is not None:
+        _check_shape("row_alpha", row_alpha, (batch,), "[B]")
+    _check_alike(current=current, threshold=threshold, carry=carry, bias=bias, row_alpha=row_alpha)
+
+
+def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    if weight.dim() != 2:
+        raise InputError(f"weight must be [in, out], got shape {list(weight.shape)}")
+    if input.dim() < 1 or input.shape[-1] != weight.shape[0]:
+        raise InputError(
+            f"input must be [..., {weight.shape[0]}] to fit weight {list(weight.shape)}, got shape {list(input.shape)}"
+        )
+    if bias is not None:
+        _check_shape("bias", bias, (weight.shape[1],), "[out]")
+    _check_alike(input=input, weight=weight, bias=bias)
+
+
+def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], symbols: str) -> None:
+    if tuple(tensor.shape) != shape:
+        raise InputError(f"{name} must be {symbols} = {list(shape)}, got shape {list(tensor.shape)}")
+
+
+def _check_alike(**tensors: Tensor | None) -> None:
+    """Refuses tensors that are not floating-point, or not all of the first one's dtype and device."""
+    first_name, first = next((name, tensor) for name, tensor in tensors.items() if tensor is not None)
+    check_dtype(first_name, first.dtype)
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if tensor.layout is not torch.strided:
+            raise InputError(f"{name} must be dense, got layout {tensor.layout}")
+        if tensor.dtype != first.dtype:
+            raise InputError(f"{name} is {tensor.dtype}, but {first_name} is {first.dtype}")
+        if tensor.device != first.device:
+            raise InputError(f"{name} is on {tensor.device}, but {first_name} is on {first.device}")
+
+
+def _one_by_one(  # type: ignore[no-untyped-def]
+    operator: Callable[..., Any], info, in_dims: tuple[int | None, ...], *arguments
+) -> tuple[Any, Any]:
+    """What torch.func.vmap makes of an operator: the members of the mapped dimension, one after the other."""
+    members = [
+        operator(
+            *(value if dim is None else value.select(dim, index) for value, dim in zip(arguments, in_dims, strict=True))
+        )
+        for index in range(info.batch_size)
+    ]
+    if isinstance(members[0], Tensor):
+        return torch.stack(members), 0
+    return tuple(torch.stack(parts) for parts in zip(*members, strict=True)), (0,) * len(members[0])
+
+
+_LIBRARY = torch.library.Library("snnkern", "DEF")
+
+
+def _register() -> None:
+    # `Library` rather than `custom_op`: a third of its cost per call, which counts at batch 1.
+    operators: dict[str, tuple[str, Callable[..., object], Callable[..., object]]] = {
+        "neuron_spikes": (
+            _SCHEMA,
+            functools.partial(_neuron, True),
+            functools.partial(_neuron_fake, True),
+        ),
+        "neuron_mean": (
+            _SCHEMA,
+            functools.partial(_neuron, False),
+            functools.partial(_neuron_fake, False),
+        ),
+        "linear": (
+            "(Tensor input, Tensor weight, Tensor? bias, str backend) -> Tensor",
+            _linear,
+            _linear_fake,
+        ),
+        "finite": ("(Tensor observation) -> Tensor", _finite, torch.empty_like),
+    }
+    for name, (schema, implementation, fake) in operators.items():
+        _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+        _LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"snnkern::{name}", fake, lib=_LIBRARY)
+        torch.library.register_vmap(
+            f"snnkern::{name}", functools.partial(_one_by_one, getattr(torch.ops.snnkern, name)), lib=_LIBRARY
+        )
+    torch.library.register_autograd(
+        "snnkern::finite", lambda _, gradient: gradient, lib=_LIBRARY
+    )  # dense actors have one
+
+
+_register()

@@ -1,0 +1,296 @@
+"""The executable specification: `docs/semantics.md` as PyTorch, any float dtype, any device.
+
+Written to be read. Every loop over the T simulation steps is in the open, and the order of the floating-point
+operations in a neuron's update and in the carry is part of the contract: kernels repeat it bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from snnkern.kernels.neurons import Dynamics, Kind, Neuron
+
+
+class Decision(NamedTuple):
+    """What one layer did in one decision step.
+
+    Attributes:
+        spikes: what was sent at every step, in activation units, `[T, B, N]`.
+        mean: mean output over the decision step, Q_T / T (for DC: e_T), `[B, N]`.
+        carry: what the next decision step starts with, `[B, N]`.
+        counts: number of spikes that each row sent, int64 `[B]`.
+        margin: how close a potential came to a comparison's boundary, as a fraction of θ, `[B]`. A row with a small
+            margin is one where rounding may decide whether a neuron fires.
+    """
+
+    spikes: Tensor
+    mean: Tensor
+    carry: Tensor
+    counts: Tensor
+    margin: Tensor
+    potentials: Tensor
+
+
+class _IF:
+    """s_t = θ if u > θ. The comparison is strict, as in the published code."""
+
+    def __init__(self, neuron: Neuron, threshold: Tensor, start: Tensor, bias: Tensor | None) -> None:
+        self.neuron = neuron
+        self.threshold = threshold.expand_as(start)
+        self.potential = start
+        self.count = torch.zeros_like(start, dtype=torch.int64)
+
+    def integrate(self, current: Tensor) -> None:
+        self.potential = self.potential + current
+
+    def fire(self, t: int) -> Tensor:
+        up = self.potential > self.threshold
+        self.count = self.count + (up & (self.threshold > 0))
+        return torch.where(up, self.threshold, 0.0)
+
+    def reset(self, spike: Tensor, current: Tensor, t: int) -> None:
+        self.potential = self.potential - spike
+
+    def distances(self, t: int) -> list[Tensor]:
+        """How far the potential is from where each comparison turns; infinite for comparisons that do not matter."""
+        return [(self.potential - self.threshold).abs()]
+
+    def transmitted(self, timesteps: int) -> Tensor:
+        return self.count.to(self.threshold.dtype) * self.threshold
+
+    def mean(self, timesteps: int) -> Tensor:
+        return _divide(self.transmitted(timesteps), timesteps)
+
+
+class _LIF(_IF):
+    """IF that loses a part of its potential before the current arrives."""
+
+    def integrate(self, current: Tensor) -> None:
+        self.potential = (1 - self.neuron.leak) * self.potential + current
+
+
+class _SNM(_IF):
+    """IF, and s_t = −θ if u < η·θ and something was sent that can be taken back."""
+
+    def fire(self, t: int) -> Tensor:
+        alive = self.threshold > 0
+        up = self.potential > self.threshold
+        down = (self.potential < self.neuron.negative_fraction * self.threshold) & (self.count >= 1)
+        self.count = self.count + (up & alive).long() - (down & alive).long()
+        return torch.where(up, self.threshold, torch.where(down, -self.threshold, 0.0))
+
+    def distances(self, t: int) -> list[Tensor]:
+        down = (self.potential - self.neuron.negative_fraction * self.threshold).abs()
+        return [*super().distances(t), torch.where(self.count >= 1, down, torch.inf)]
+
+
+class _MT(_IF):
+    """s_t = ±λ_j, the largest level that the potential reaches; a negative one only takes back what was sent.
+
+    `count` is m: what was sent, in units of the smallest level.
+    """
+
+    def levels(self) -> list[tuple[Tensor, int]]:
+        """λ_j and what it counts for, 2^{L−1−j}; j = 0 … L−1."""
+        number = self.neuron.levels
+        return [(self.threshold / 2**j, 2 ** (number - 1 - j)) for j in range(number)]
+
+    def can_take_back(self, level: Tensor, unit: int, t: int) -> Tensor:
+        return self.count >= unit
+
+    def fire(self, t: int) -> Tensor:
+        spike = torch.zeros_like(self.potential)
+        sent = torch.zeros_like(self.count)
+        for level, unit in reversed(self.levels()):  # from the smallest: a larger level overrules it
+            alive = level > 0  # not so where θ = 0, or where θ / 2^j underflows
+            up = alive & (self.potential >= 0.75 * level)
+            down = alive & (self.potential <= -0.75 * level) & self.can_take_back(level, unit, t)
+            spike = torch.where(up, level, torch.where(down, -level, spike))
+            sent = torch.where(up, unit, torch.where(down, -unit, sent))
+        self.count = self.count + sent
+        return spike
+
+    def distances(self, t: int) -> list[Tensor]:
+        distances = []
+        for level, unit in self.levels():
+            down = (self.potential + 0.75 * level).abs()
+            allowed = self.can_take_back(level, unit, t)
+            distances += [(self.potential - 0.75 * level).abs(), torch.where(allowed, down, torch.inf)]
+        return distances
+
+    def transmitted(self, timesteps: int) -> Tensor:
+        # As a multiple of θ first: the smallest level may underflow, and float16 cannot hold the count.
+        wide = torch.promote_types(self.threshold.dtype, torch.float32)
+        sent = self.count.to(wide) / 2 ** (self.neuron.levels - 1)
+        return sent.to(self.threshold.dtype) * self.threshold
+
+
+class _DC(_MT):
+    """MT thresholds on differential coding: spikes carry changes of a rate, which the receiver integrates.
+
+    `current_mean` and `output_mean` are e^x and e of the semantics page.
+    """
+
+    def __init__(self, neuron: Neuron, threshold: Tensor, start: Tensor, bias: Tensor | None) -> None:
+        super().__init__(neuron, threshold, start, bias)
+        self.output_mean = torch.zeros_like(start)
+        self.current_mean = self.output_mean if bias is None else bias.expand_as(start)
+
+    def integrate(self, current: Tensor) -> None:
+        self.potential = self.potential + current + self.current_mean - self.output_mean
+
+    def can_take_back(self, level: Tensor, unit: int, t: int) -> Tensor:
+        return self.transmitted(t) >= level
+
+    def reset(self, spike: Tensor, current: Tensor, t: int) -> None:
+        super().reset(spike, current, t)
+        self.current_mean = self.current_mean + _divide(current, t)
+        self.output_mean = self.output_mean + _divide(spike, t)
+
+    def distances(self, t: int) -> list[Tensor]:
+        distances = super().distances(t)
+        for level, _ in self.levels():
+            wanted = self.potential <= -0.75 * level
+            distances.append(torch.where(wanted, (self.transmitted(t) - level).abs(), torch.inf))
+        return distances
+
+    def transmitted(self, timesteps: int) -> Tensor:
+        return timesteps * self.output_mean
+
+    def mean(self, timesteps: int) -> Tensor:
+        return self.output_mean
+
+
+_STATES: dict[Kind, type[_IF]] = {Kind.IF: _IF, Kind.LIF: _LIF, Kind.SNM: _SNM, Kind.MT: _MT, Kind.DC: _DC}
+
+
+def neuron(
+    current: Tensor,
+    threshold: Tensor,
+    carry: Tensor,
+    dynamics: Dynamics,
+    bias: Tensor | None = None,
+    row_alpha: Tensor | None = None,
+) -> Decision:
+    """One decision step of one layer (`docs/semantics.md`, "One decision step of one neuron" and "Residual carry").
+
+    Args:
+        current: x_t in activation units, `[T, B, N]`, or `[B, N]` where it is constant over the decision step.
+            A DC layer receives W·s_t without the bias; a constant current is coded as x_1 = current, x_2 = … = 0.
+        threshold: θ, `[N]`.
+        carry: c, what the last decision step left, `[B, N]`.
+        dynamics: neuron, T, α, μ, κ.
+        bias: e^x_0 of a DC layer, `[N]`; the current of the other kinds contains it.
+        row_alpha: α of every row, `[B]`, in place of `dynamics.alpha`.
+    """
+    spec, timesteps = dynamics.neuron, dynamics.timesteps
+    start = spec.initial_fraction * threshold + carry
+    state = _STATES[spec.kind](spec, threshold, start, bias)
+    spikes, potentials = start.new_empty((2, timesteps, *start.shape))
+    margin = torch.full_like(start, torch.inf)
+
+    for t in range(1, timesteps + 1):
+        x = _current_at(current, t, spec)
+        state.integrate(x)
+        for distance in state.distances(t):
+            margin = torch.minimum(margin, distance)
+        spikes[t - 1] = spike = state.fire(t)
+        state.reset(spike, x, t)
+        potentials[t - 1] = state.potential
+
+    gained = state.potential - start
+    margin = torch.where(threshold > 0, margin / threshold, torch.inf)
+    return Decision(
+        spikes=spikes,
+        mean=state.mean(timesteps),
+        carry=residual_carry(gained, state.transmitted(timesteps), carry, threshold, dynamics, row_alpha),
+        counts=(spikes != 0).sum(dim=(0, 2)),
+        margin=torch.cat([margin, start.new_full((len(start), 1), torch.inf)], dim=1).amin(dim=1),
+        potentials=potentials,
+    )
+
+
+def residual_carry(
+    gained: Tensor,
+    transmitted: Tensor,
+    carry: Tensor,
+    threshold: Tensor,
+    dynamics: Dynamics,
+    row_alpha: Tensor | None = None,
+) -> Tensor:
+    """CRPI: r = max(u_T − u_0, −Q_T), then `next_carry`. The maximum is spelled out as the clamp is."""
+    residual = torch.where(gained < -transmitted, -transmitted, gained)
+    return next_carry(residual, carry, threshold, dynamics, row_alpha)[1]
+
+
+def next_carry(
+    residual: Tensor, carry: Tensor, threshold: Tensor, dynamics: Dynamics, row_alpha: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """c ← clamp(μ·c + α·r, −κ·θ, κ·θ), before and after the clamp. Rows may have an α each.
+
+    The clamp is spelled out so that the sign of a zero is defined and a NaN stays visible in the carry.
+
+    Source: Xu et al., ICML 2026; μ is ours.
+    """
+    unclamped = dynamics.memory * carry + (dynamics.alpha if row_alpha is None else row_alpha[:, None]) * residual
+    bound = dynamics.clip * threshold
+    clamped = torch.where(unclamped > bound, bound, unclamped)
+    return unclamped, torch.where(clamped < -bound, -bound, clamped)
+
+
+def linear(spikes: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x = W·s + b for every row: spikes `[…, in]`, weight `[out, in]`, bias `[out]` → `[…, out]`."""
+    product = spikes @ weight.T
+    return product if bias is None else product + bias
+
+
+class ActorDecision(NamedTuple):
+    """What a spiking actor did in one decision step: output z `[B, out]` and the hidden layers' decisions."""
+
+    output: Tensor
+    layers: list[Decision]
+
+
+def actor(
+    observation: Tensor,
+    hidden: Sequence[tuple[Tensor, Tensor, Tensor]],
+    output: tuple[Tensor, Tensor],
+    carries: Sequence[Tensor],
+    dynamics: Dynamics,
+    row_alpha: Tensor | None = None,
+) -> ActorDecision:
+    """One decision of a spiking actor (`docs/semantics.md`, "Actor"), before tanh and scaling.
+
+    Args:
+        observation: `[B, in]`, as the first layer receives it.
+        hidden: weight `[out, in]`, bias `[out]` and threshold `[out]` of every hidden layer.
+        output: weight and bias of the output layer, which does not spike.
+        carries: c of every hidden layer, `[B, N]`.
+        dynamics: neuron, T, α, μ, κ; the same for all layers.
+        row_alpha: α of every row, `[B]`, in place of `dynamics.alpha`.
+    """
+    differential = dynamics.neuron.differential
+    decisions: list[Decision] = []
+    signal = observation  # the first layer's current is constant over t
+    for (weight, bias, threshold), carry in zip(hidden, carries, strict=True):
+        current = linear(signal, weight, None if differential else bias)
+        decisions.append(neuron(current, threshold, carry, dynamics, bias if differential else None, row_alpha))
+        signal = decisions[-1].spikes
+    return ActorDecision(linear(decisions[-1].mean, *output), decisions)
+
+
+def _current_at(current: Tensor, t: int, neuron: Neuron) -> Tensor:
+    if current.dim() == 3:
+        return current[t - 1]
+    if neuron.differential and t > 1:
+        return torch.zeros_like(current)
+    return current
+
+
+def _divide(value: Tensor, t: int) -> Tensor:
+    """value / t. Not `value / t` as it stands: on CUDA, torch multiplies by the reciprocal of a Python number."""
+    return value / torch.full((), t, dtype=value.dtype, device=value.device)

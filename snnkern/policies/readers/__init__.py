@@ -1,0 +1,1 @@
+"""Readers of checkpoints, a file for each family."""

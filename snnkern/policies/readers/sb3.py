@@ -1,0 +1,265 @@
+"""What a Stable-Baselines3 TD3, SAC or DDPG model is made of, from its file or from the model itself; SBX's as well.
+
+A model's file holds pickles beside its tensors. Nothing of them is run: `policy.pth` holds tensors and nothing else,
+the JSON beside it spells out what else an actor depends on, and two arrays are read by `unpickle`.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from snnkern.errors import CheckpointError, InputError
+from snnkern.files import from_json, read_state_dict, unzipped
+from snnkern.policies.readers.unpickle import read_objects
+
+_TENSORS, _DATA = "policy.pth", "data"
+_POLICY = re.compile(r"(?:stable_baselines3|sbx)\.(td3|sac|ddpg)\.policies")
+_SBX_ACTORS = ("sbx.td3.policies.Actor", "sbx.common.policies.SquashedGaussianActor")
+
+
+@dataclass(frozen=True, eq=False)
+class Received:
+    """What a model's policy received last in training.
+
+    Attributes:
+        seen: the observations, `[environments, observation_dim]`.
+        original: what the environments said last, as far as a model keeps it: in `VecNormalize` what it made `seen` of,
+            without it the observations before.
+        least: lower bounds of the observation space, `[observation_dim]`; infinite where they are not known.
+        most: upper bounds.
+    """
+
+    seen: NDArray[np.floating]
+    original: NDArray[np.floating]
+    least: NDArray[np.float64]
+    most: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Model:
+    """The actor's tensors, and what else decides whether it can be converted.
+
+    Attributes:
+        tensors: the actor's, by the names that Stable-Baselines3 or Flax gives them.
+        policy: the Python module that defines the policy's class.
+        activation: class of the activations between layers.
+        extractor: class of what turns an observation into the first layer's input.
+        use_sde: whether state-dependent exploration (gSDE) is on, which changes the output layer.
+        observation: the observation space: class, dtype and shape.
+        low: least action, `[action_dim]`.
+        high: largest action.
+        received: what it received last in training; None where that is not known.
+    """
+
+    tensors: Mapping[str, Tensor | NDArray[Any]]
+    policy: str
+    activation: str
+    extractor: str
+    use_sde: bool
+    observation: str
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+    received: Received | None = None
+
+    @property
+    def observation_dim(self) -> int:
+        """The width of an observation, where `check` has passed."""
+        return int(self.observation.rpartition("[")[2].removesuffix("]"))
+
+    @property
+    def algorithm(self) -> str:
+        """SAC, or TD3, which DDPG's actor is too."""
+        match = _POLICY.fullmatch(self.policy)
+        return match[1].upper() if match else ""
+
+    def check(self) -> Model:
+        """The model itself, where it is one that can be converted.
+
+        Raises:
+            InputError: names everything about the model that cannot be converted.
+        """
+        problems = []
+        if not self.algorithm:
+            problems.append(f"its policy is {self.policy}'s, not that of TD3, DDPG or SAC")
+        if self.activation != "ReLU":
+            problems.append(f"its activations are {self.activation}, not ReLU")
+        if self.extractor != "FlattenExtractor":
+            problems.append(f"its observations pass through {self.extractor}, not FlattenExtractor")
+        if self.use_sde:
+            problems.append("it explores by gSDE (use_sde=True), which bounds the mean action")
+        if not re.fullmatch(r"Box of float\d+ \[\d+\]", self.observation):
+            problems.append(f"its observation space is {self.observation}, not a Box of floats [N]")
+        if self.low.ndim != 1 or not np.isfinite([self.low, self.high]).all():
+            problems.append(f"its actions range from {self.low} to {self.high}, which are not finite bounds [N]")
+        if problems:
+            raise InputError(f"this model cannot be converted: {'; '.join(problems)}")
+        return self
+
+
+def is_model(content: bytes) -> bool:
+    """Whether a file is a model that Stable-Baselines3 or SBX saved."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return {_DATA, "_stable_baselines3_version"} <= set(archive.namelist())
+    except Exception:  # damaged archives fail in many ways, UnicodeDecodeError among them
+        return False
+
+
+def read(content: bytes, name: str) -> Model:
+    """Reads a model's file, without unpickling any of it.
+
+    Args:
+        content: the file's.
+        name: what errors call it.
+
+    Raises:
+        CheckpointError: the file is damaged, is SBX's (whose parameters are a pickle), or cannot be converted.
+    """
+    try:
+        with unzipped(content, name, len(content)) as archive:
+            data = from_json(archive.read(_DATA), dict[str, Any], f"its {_DATA}")
+            if _TENSORS not in archive.namelist():
+                raise CheckpointError(
+                    f"{name} holds no {_TENSORS}: SBX saves parameters as a pickle, which can run code and is not "
+                    "opened here: if you trust it, load it with SBX, and give the model itself"
+                )
+            tensors = read_state_dict(archive.read(_TENSORS), f"{name}'s {_TENSORS}", len(content))
+        options = data["policy_kwargs"]
+        observation, action = data["observation_space"], data["action_space"]
+        return Model(
+            tensors=of_the_actor(tensors),
+            policy=data["policy_class"]["__module__"],
+            activation=_class_name(options.get("activation_fn", nn.ReLU)),
+            extractor=_class_name(options.get("features_extractor_class", "FlattenExtractor")),
+            use_sde=bool(data["use_sde"]),
+            observation=_space(_class_name(observation[":type:"]), observation.get("dtype"), observation.get("_shape")),
+            low=_numbers(action["low"]),
+            high=_numbers(action["high"]),
+            received=_received(
+                *(_unpickled(data.get(name)) for name in ("_last_obs", "_last_original_obs")),
+                *(_bound(observation.get(name)) for name in ("low", "high")),
+            ),
+        ).check()
+    except CheckpointError:
+        raise
+    except InputError as error:
+        raise CheckpointError(f"{name}: {error}") from error
+    except Exception as error:  # damaged archives and descriptions fail in many ways
+        raise CheckpointError(f"{name} is damaged, or not a model that Stable-Baselines3 saved: {error!r}") from error
+
+
+def describe(model: Any) -> Model:
+    """The same of a model in memory.
+
+    Args:
+        model: Stable-Baselines3's or SBX's TD3, SAC or DDPG.
+
+    Raises:
+        InputError: it is something else, or cannot be converted.
+    """
+    policy: Any = getattr(model, "policy", None)
+    space: Any = getattr(model, "action_space", None)
+    actor: Any = getattr(policy, "actor", None)
+    if actor is None or not hasattr(space, "low"):
+        raise InputError(f"a TD3, SAC or DDPG model of Stable-Baselines3 or its file was wanted, got {model!r}")
+    extractor = getattr(policy, "features_extractor_class", None)
+    if isinstance(actor, nn.Module):
+        tensors = of_the_actor(policy.state_dict())
+        activations = {type(child).__name__ for child in _activations(actor)} or {nn.ReLU.__name__}
+        activation = ", ".join(sorted(activations))
+        extractor = type(actor.features_extractor)
+    else:
+        kind = f"{type(actor).__module__}.{type(actor).__name__}"
+        if kind not in _SBX_ACTORS:
+            raise InputError(
+                f"this model cannot be converted: its actor is {kind}, not one of {', '.join(_SBX_ACTORS)}"
+            )
+        tensors = dict(policy.actor_state.params["params"])
+        activation = {"relu": "ReLU"}.get(getattr(actor.activation_fn, "__name__", ""), str(actor.activation_fn))
+    observed = model.observation_space
+    return Model(
+        tensors=tensors,
+        policy=type(policy).__module__,
+        activation=activation,
+        extractor=_class_name(extractor or "FlattenExtractor"),
+        use_sde=bool(model.use_sde),
+        observation=_space(type(observed).__name__, observed.dtype, observed.shape),
+        low=np.asarray(space.low, dtype=np.float32),
+        high=np.asarray(space.high, dtype=np.float32),
+        received=_received(
+            *(getattr(model, name, None) for name in ("_last_obs", "_last_original_obs")),
+            *(getattr(observed, name, None) for name in ("low", "high")),
+        ),
+    ).check()
+
+
+def _activations(actor: nn.Module) -> list[nn.Module]:
+    """What stands between the linear layers of an actor of Stable-Baselines3."""
+    hidden = getattr(actor, "latent_pi", None)
+    layers = list(hidden if isinstance(hidden, nn.Sequential) else actor.mu[:-1])  # type: ignore[index]
+    return [layer for layer in layers if not isinstance(layer, nn.Linear)]
+
+
+def of_the_actor(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A policy's tensors that are its actor's, by the names that they have there."""
+    return {name.removeprefix("actor."): tensor for name, tensor in tensors.items() if name.startswith("actor.")}
+
+
+def _class_name(kind: Any) -> str:
+    """A class's own name; of a class, or of what str() makes of one, as the file has it."""
+    text = kind.__name__ if isinstance(kind, type) else str(kind)
+    return text.removeprefix("<class '").removesuffix("'>").rpartition(".")[2]
+
+
+def _space(kind: str, dtype: Any, shape: Any) -> str:
+    return f"{kind} of {dtype} {list(shape or [])}"
+
+
+def _numbers(text: Any) -> NDArray[np.float32]:
+    """The numbers of an array as NumPy prints it.
+
+    Raises:
+        ValueError: the array is so long that NumPy printed only part of it, or has more than one dimension.
+    """
+    return np.array(text.removeprefix("[").removesuffix("]").split(), dtype=np.float32)
+
+
+def _received(seen: Any, original: Any, least: Any, most: Any) -> Received | None:
+    """What a model received last; None where its parts do not fit each other, on which its actor does not depend."""
+    for array in (seen, original):
+        if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f":
+            return None
+        if array.shape != seen.shape or not array.size or not np.isfinite(array).all():
+            return None
+    width = seen.shape[1:]
+    bounds = [
+        np.asarray(bound, np.float64) if np.shape(bound) == width else np.full(width, unknown)
+        for bound, unknown in ((least, -np.inf), (most, np.inf))
+    ]
+    return Received(seen, original, *bounds)
+
+
+def _unpickled(entry: Any) -> Any:
+    """What an entry of a model's description holds as a pickle; None where it holds none that can be read."""
+    with contextlib.suppress(CheckpointError, ValueError, KeyError, TypeError):
+        return read_objects(base64.b64decode(entry[":serialized:"]))
+    return None
+
+
+def _bound(text: Any) -> NDArray[np.float32] | None:
+    """Bounds as NumPy prints them; None where it printed only some."""
+    try:
+        return _numbers(text)
+    except (ValueError, AttributeError):
+        return None

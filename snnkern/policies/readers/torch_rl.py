@@ -1,0 +1,297 @@
+"""Actors from modules and state dicts: TD3, DDPG, SAC, CleanRL, Flax, Stable-Baselines3."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from snnkern.errors import CheckpointError, InputError
+from snnkern.policies.actor import Actor, Interface, check_layer
+from snnkern.policies.readers import sb3
+from snnkern.policies.readers.saved import check_names
+
+ASSUMED = "relu (assumed)"  # an actor's activation, in its metadata, where nobody has said it
+
+
+def actor_from_module(
+    module: nn.Sequential,
+    *,
+    action_scale: ArrayLike = 1.0,
+    action_bias: ArrayLike = 0.0,
+    metadata: Mapping[str, str] | None = None,
+) -> Actor:
+    """Makes an actor from a plain `nn.Sequential` of Linear and ReLU, with or without a Tanh at its end.
+
+    Raises:
+        InputError: names the module that does not fit the pattern Linear, ReLU, …, Linear[, Tanh].
+    """
+    if not isinstance(module, nn.Sequential):
+        raise InputError(
+            f"module must be an nn.Sequential, got {type(module).__name__}: snnkern.spikify converts other modules"
+        )
+    modules = list(module)  # not children(): one ReLU may stand in several places
+    squash = bool(modules) and isinstance(modules[-1], nn.Tanh)
+    if squash:
+        modules.pop()
+    layers = []
+    for index, child in enumerate(modules):
+        wanted = nn.ReLU if index % 2 else nn.Linear
+        if not isinstance(child, wanted):
+            raise InputError(
+                f"module {index} of the Sequential is {child}, where {wanted.__name__} was wanted: "
+                "an actor is Linear, ReLU, …, Linear and an optional Tanh"
+            )
+        if isinstance(child, nn.Linear):
+            bias = child.bias if child.bias is not None else child.weight.new_zeros(child.out_features)
+            layers.append((child.weight, bias))
+    if len(modules) % 2 == 0 or len(layers) < 2:
+        raise InputError("an actor is Linear, ReLU, …, Linear and an optional Tanh, with at least one ReLU")
+    interface = Interface(
+        layers[0][0].shape[1],
+        layers[-1][0].shape[0],
+        action_scale=action_scale,
+        action_bias=action_bias,
+        squash=squash,
+        dtype=layers[0][0].dtype,
+    )
+    return Actor(layers[:-1], layers[-1], interface, metadata).to(layers[0][0].device)
+
+
+def actor_from_sb3(model: sb3.Model) -> Actor:
+    """The actor of a Stable-Baselines3 model.
+
+    Raises:
+        CheckpointError: names the missing, unexpected and misshapen tensors.
+    """
+    return actor_from_state_dict(
+        model.tensors,
+        action_scale=(model.high - model.low) / 2,
+        action_bias=(model.high + model.low) / 2,
+        metadata={"algorithm": model.algorithm},
+        activation="relu",  # `Model.check` has seen to it
+    )
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a kind of checkpoint names its tensors.
+
+    Attributes:
+        algorithm: whose actor it is.
+        example: the names, as an error shows them.
+        numbered: a numbered layer; its group is the number.
+        heads: names that the output layer may have; none where it is the last numbered one.
+        ignored: tensors that the deterministic action does not use.
+        weight: the name of a weight; "kernel" is Flax's, which is [in, out].
+        first: the first layer's number.
+        step: from one layer's number to the next's.
+    """
+
+    algorithm: str
+    example: str
+    numbered: re.Pattern[str]
+    heads: tuple[str, ...]
+    ignored: re.Pattern[str]
+    weight: str = "weight"
+    first: int = 1
+    step: int = 1
+
+
+# Published CRPI checkpoints carry empty neuron buffers.
+_BUFFERS = r"neuron\d+\..*"
+
+_LAYOUTS = (
+    _Layout("TD3", "TD3 and DDPG: l1, l2, …", re.compile(r"l([0-9]{1,4})"), (), re.compile(_BUFFERS)),
+    _Layout(
+        "SAC",
+        "SAC: fc1, …, fc_mu; CleanRL: fc1, …, fc_mu or fc_mean",
+        re.compile(r"fc([0-9]{1,4})"),
+        ("fc_mu", "fc_mean"),
+        re.compile(_BUFFERS + r"|fc_(?:log_?)?std\..*"),
+    ),
+    _Layout(
+        "Flax",
+        "Flax: Dense_0, …",
+        re.compile(r"Dense_([0-9]{1,4})"),
+        (),
+        re.compile(_BUFFERS),
+        weight="kernel",
+        first=0,
+    ),
+    _Layout(
+        "SAC",
+        "Stable-Baselines3's SAC: latent_pi.0, latent_pi.2, …, mu",
+        re.compile(r"latent_pi\.([0-9]{1,4})"),
+        ("mu",),
+        re.compile(r"log_std\..*"),
+        first=0,
+        step=2,
+    ),
+    _Layout(
+        "TD3",
+        "Stable-Baselines3's TD3 and DDPG: mu.0, mu.2, …",
+        re.compile(r"mu\.([0-9]{1,4})"),
+        (),
+        re.compile(_BUFFERS),
+        first=0,
+        step=2,
+    ),
+)
+
+_RANGE = ("action_scale", "action_bias")  # CleanRL's actors have them as buffers, [action_dim] or [1, action_dim]
+
+
+def actor_from_state_dict(
+    tensors: Mapping[str, Any],
+    *,
+    action_scale: ArrayLike | None = None,
+    action_bias: ArrayLike | None = None,
+    activation: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Actor:
+    """Makes an actor from named tensors, in one of the layouts that `load_actor` lists.
+
+    A SAC actor with Flax's names ends with two heads on the last hidden layer. The second one, the log standard
+    deviation, is ignored: the deterministic action does not use it.
+
+    Args:
+        tensors: tensors or arrays (NumPy's, JAX's) by name, or nested dictionaries of them, like Flax's parameters.
+        action_scale: a number or `[action_dim]`; by default the one among the tensors, or 1.
+        action_bias: likewise; by default the one among the tensors, or 0.
+        activation: "relu", as for `load_actor`.
+        metadata: where the actor comes from; an "activation" among them counts as stated.
+
+    Raises:
+        InputError: the activation is not ReLU.
+        CheckpointError: names the missing, unexpected and misshapen tensors.
+    """
+    metadata = dict(metadata or {})
+    check_activation(activation)
+    tensors = dict(_flattened(tensors))
+    if of_the_actor := sb3.of_the_actor(tensors):  # of a whole policy's, which has critics as well
+        tensors = of_the_actor
+    layout, numbers = _recognize(tensors)
+    names = [_layer_name(layout, number) for number in numbers]
+    if layout.heads:
+        names.append(next((head for head in layout.heads if f"{head}.weight" in tensors), layout.heads[0]))
+    what = f"a {layout.algorithm} actor"
+    wanted = [f"{name}.{part}" for name in names for part in (layout.weight, "bias")]
+    check_names(what, tensors, wanted, [*filter(layout.ignored.fullmatch, tensors), *_RANGE])
+
+    layers = []
+    for name in names:
+        weight, bias = tensors[f"{name}.{layout.weight}"], tensors[f"{name}.bias"]
+        if layout.weight == "kernel" and weight.dim() == 2:
+            weight = weight.T
+        layers.append((name, _as_float(weight), _as_float(bias)))
+    if layout.weight == "kernel" and _has_two_heads(layers, metadata or {}):
+        layers.pop()
+    problems = []
+    inputs = None
+    for name, weight, bias in layers:
+        try:
+            check_layer(name, weight, bias, inputs, kernel=layout.weight == "kernel")
+        except InputError as error:
+            problems.append(str(error))
+        inputs = weight.shape[0] if weight.dim() else None
+    if problems:
+        raise CheckpointError(f"not {what}: {'; '.join(problems)}")
+    if len(layers) < 2:
+        raise CheckpointError(f"not {what}: it has no hidden layer, only {layers[0][0]}")
+
+    if not set(_RANGE) <= tensors.keys():  # CleanRL's actors, which have these, are of ReLUs
+        metadata["activation"] = _stated_activation(activation, metadata)
+    pairs = [(weight, bias) for _, weight, bias in layers]
+    found = {name: tensors[name].flatten() for name in _RANGE if name in tensors}
+    interface = Interface(
+        pairs[0][0].shape[1],
+        pairs[-1][0].shape[0],
+        action_scale=found.get("action_scale", 1.0) if action_scale is None else action_scale,
+        action_bias=found.get("action_bias", 0.0) if action_bias is None else action_bias,
+        dtype=pairs[0][0].dtype,
+    )
+    return Actor(pairs[:-1], pairs[-1], interface, metadata)
+
+
+def _flattened(tensors: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Tensors by name, a nested name joined by dots; Flax's outermost "params" is left out.
+
+    Raises:
+        CheckpointError: something is neither a tensor nor an array of numbers.
+    """
+    for name, value in tensors.items():
+        if isinstance(value, Mapping):
+            yield from _flattened(value, "" if name == "params" and not prefix else f"{prefix}{name}.")
+        elif isinstance(value, Tensor):
+            yield f"{prefix}{name}", value
+        else:
+            try:
+                yield f"{prefix}{name}", torch.from_numpy(np.array(value))
+            except (TypeError, ValueError) as error:
+                raise CheckpointError(f"{prefix}{name} must be a tensor or an array, got {value!r}") from error
+
+
+def _recognize(tensors: Mapping[str, Tensor]) -> tuple[_Layout, list[int]]:
+    for layout in _LAYOUTS:
+        matches = (layout.numbered.fullmatch(name.rpartition(".")[0]) for name in tensors)
+        found = sorted({int(match[1]) for match in matches if match})
+        if found:  # a gap in the numbers is a missing layer
+            return layout, list(range(min(found[0], layout.first), found[-1] + 1, layout.step))
+    known = "; ".join(layout.example for layout in _LAYOUTS)
+    some = ", ".join(list(tensors)[:8]) or "none"
+    raise CheckpointError(
+        f"not an actor's tensors. Known: {known}. Found: {some}. With other names, load them into an nn.Sequential of "
+        "Linear and ReLU, and convert that"
+    )
+
+
+def _layer_name(layout: _Layout, number: int) -> str:
+    return layout.numbered.pattern.replace("([0-9]{1,4})", str(number)).replace("\\", "")
+
+
+def check_activation(activation: object) -> None:
+    """Refuses an activation that is not converted; None says nothing.
+
+    Raises:
+        InputError: it is not "relu".
+    """
+    if activation is not None and activation != "relu":
+        raise InputError(f'activation must be "relu", the only one that is converted, got {activation!r}')
+
+
+def _stated_activation(given: str | None, metadata: Mapping[str, str]) -> str:
+    """What an actor's metadata say of its activation.
+
+    Raises:
+        CheckpointError: the metadata say that it is not ReLU.
+    """
+    said = str(metadata.get("activation", ""))
+    if said and said != ASSUMED and said.rpartition(".")[2].lower() != "relu":
+        raise CheckpointError(f"its metadata say that its activation is {said}: only ReLU is converted")
+    return "relu" if given or (said and said != ASSUMED) else ASSUMED
+
+
+def _has_two_heads(layers: Sequence[tuple[str, Tensor, Tensor]], metadata: Mapping[str, str]) -> bool:
+    """Whether the last layer stands beside the one before it rather than behind it.
+
+    The shapes tell, but for an actor with as many actions as neurons in its last hidden layer.
+    """
+    if len(layers) < 3:
+        return False
+    (_, before, _), (_, last, _) = layers[-2:]
+    if last.dim() != 2 or last.shape != before.shape:
+        return False
+    algorithm = metadata.get("algorithm", metadata.get("algo", ""))
+    return last.shape[1] != before.shape[0] or algorithm.upper() == "SAC"
+
+
+def _as_float(tensor: Tensor) -> Tensor:
+    """float64 stays, other floats become float32, the precision that actors run in; `check_layer` refuses the rest."""
+    return tensor.float() if tensor.dtype.is_floating_point and tensor.dtype != torch.float64 else tensor

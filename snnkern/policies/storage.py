@@ -1,0 +1,188 @@
+"""The files of actors and spiking actors: safetensors with a description."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from snnkern.errors import CheckpointError, InputError
+from snnkern.files import StrPath, write_tensors
+from snnkern.kernels.backends.choice import check_name
+from snnkern.kernels.neurons import Dynamics
+from snnkern.policies.actor import Actor, Interface, Policy
+from snnkern.policies.readers import saved as checkpoints
+from snnkern.policies.readers.saved import (
+    FORMAT_VERSION,
+    ActorDescription,
+    PolicyDescription,
+    check_names,
+    read_description,
+)
+from snnkern.policies.spiking import SpikingActor
+
+
+def save_actor(actor: Actor, path: StrPath) -> None:
+    """Saves an actor as safetensors; `load_actor` reads it back, equal bit for bit."""
+    description = {"format": "actor", **describe_policy(actor, len(actor.hidden))}
+    write_tensors(path, actor.state_dict(), description)
+
+
+def describe_policy(policy: Policy, hidden_layers: int) -> dict[str, Any]:
+    """What a file of a policy says beside its tensors."""
+    return {
+        "version": FORMAT_VERSION,
+        "hidden_layers": hidden_layers,
+        "metadata": policy.metadata,
+        **policy.interface.description(),
+    }
+
+
+def interface_from(tensors: Mapping[str, Tensor], description: PolicyDescription) -> Interface:
+    """The interface that a file's tensors and description say."""
+    buffers: dict[str, Any] = {name.removeprefix("interface."): tensors[name] for name in interface_names(description)}
+    for name, buffer in buffers.items():  # before anything as wide as the description says is made
+        width = description.action_dim if name.startswith("action") else description.observation_dim
+        if tuple(buffer.shape) != (width,):
+            raise InputError(f"interface.{name} must be [{width}], got shape {list(buffer.shape)}")
+    clip = description.observation_clip
+    return Interface(
+        description.observation_dim,
+        description.action_dim,
+        squash=description.squash,
+        observation_clip=math.inf if clip is None else clip,
+        dtype=buffers["action_scale"].dtype,
+        **buffers,
+    )
+
+
+def interface_names(description: PolicyDescription) -> list[str]:
+    """Names of the buffers of the interface that a description speaks of."""
+    names = ["action_scale", "action_bias"]
+    if description.normalized:
+        names += ["observation_mean", "observation_std"]
+    return [f"interface.{name}" for name in names]
+
+
+def _from_description(tensors: dict[str, Tensor], text: str) -> Actor:
+    description = read_description(text, ActorDescription)
+    layers = [*(f"hidden.{index}" for index in range(description.hidden_layers)), "output"]
+    wanted = [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
+    check_names("an actor", tensors, wanted + interface_names(description))
+    interface = interface_from(tensors, description)
+    pairs = [(tensors[f"{layer}.weight"], tensors[f"{layer}.bias"]) for layer in layers]
+    return Actor(pairs[:-1], pairs[-1], interface, description.metadata)
+
+
+class SpikingDescription(checkpoints.PolicyDescription, tag_field="format", tag="spiking-actor"):
+    """The metadata of a spiking actor's file, in addition to its tensors.
+
+    Attributes:
+        dynamics: neuron, T, α, μ and κ, as `Dynamics.to_dict` has them.
+        check_finite: whether observations with a NaN or an infinity are refused.
+        carry: whether the carry is among the tensors.
+        corrected: whether the dense layers are, since the spiking ones have been corrected; version 0.1 did neither.
+    """
+
+    dynamics: dict[str, Any]
+    check_finite: bool
+    carry: bool
+    corrected: bool = False
+
+
+def save(policy: Actor | SpikingActor, path: StrPath, *, include_carry: bool = False) -> None:
+    """Saves an actor or a spiking actor as safetensors; a file at `path` is replaced only when the new one is whole.
+
+    Args:
+        policy: the actor or spiking actor.
+        path: the file.
+        include_carry: whether a spiking actor's carry is saved too, to resume in the middle of an episode.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    if isinstance(policy, Actor):
+        save_actor(policy, path)
+        return
+    if not isinstance(policy, SpikingActor):
+        inside = ": save its .actor" if isinstance(getattr(policy, "actor", None), SpikingActor) else ""
+        raise InputError(f"only an Actor or a SpikingActor can be saved, got {type(policy).__name__}{inside}")
+    if isinstance(policy.alpha, Tensor):
+        raise InputError("alpha (α) is set for every row: set it to one number before the actor is saved")
+    tensors = dict(policy.state_dict())
+    carries = [layer.carry.value for layer in policy.hidden]
+    has_carry = include_carry and carries[0] is not None
+    if has_carry:
+        tensors |= {f"hidden.{index}.carry": carry for index, carry in enumerate(carries)}
+    description = {
+        "format": SpikingDescription.__struct_config__.tag,
+        **describe_policy(policy, len(policy.hidden)),
+        "dynamics": policy.dynamics.to_dict(),
+        "corrected": bool(policy.original),
+        "check_finite": policy.check_finite,
+        "carry": has_carry,
+    }
+    write_tensors(path, tensors, description)
+
+
+def load(path: StrPath, *, backend: str = "auto") -> SpikingActor:
+    """Loads a spiking actor that `save` wrote, equal bit for bit.
+
+    Args:
+        path: the file.
+        backend: a name from `snnkern.backends()`, or "auto".
+
+    Raises:
+        InputError: the file does not exist.
+        CheckpointError: it is truncated, or not a spiking actor's.
+    """
+    check_name(backend)
+    return _restore(checkpoints.read_file(path), backend)
+
+
+def _restore(saved: checkpoints.Saved, backend: str) -> SpikingActor:
+    """The spiking actor that a file holds, every complaint naming the file."""
+    try:
+        return _assemble(saved, backend)
+    except InputError as error:
+        raise CheckpointError(f"{saved.name}: {error}") from error
+
+
+def _assemble(saved: checkpoints.Saved, backend: str) -> SpikingActor:
+    tensors = saved.tensors
+    found = checkpoints.read_description(saved.description, SpikingDescription)
+    hidden = [f"hidden.{index}" for index in range(found.hidden_layers)]
+    parts = ["weight", "bias", "threshold", *(["carry"] if found.carry else [])]
+    wanted = [f"{layer}.{part}" for layer in hidden for part in parts]
+    wanted += ["output.weight", "output.bias", *interface_names(found)]
+    dense = [f"original.{index}" for index in range(len(hidden) + 1)] if found.corrected else []
+    wanted += [f"{layer}.{part}" for layer in dense for part in ("weight", "bias")]
+    checkpoints.check_names("a spiking actor", tensors, wanted)
+    interface = interface_from(tensors, found)
+    policy = SpikingActor(
+        _actor([*hidden, "output"], tensors, interface, found.metadata),
+        [tensors[f"{layer}.threshold"] for layer in hidden],
+        Dynamics.from_dict(found.dynamics),
+        original=_actor(dense, tensors, interface, found.metadata) if found.corrected else None,
+        backend=backend,
+        check_finite=found.check_finite,
+    )
+    if found.carry:
+        for layer, name in zip(policy.hidden, hidden, strict=True):
+            carry = tensors[f"{name}.carry"]
+            rows = tensors["hidden.0.carry"].shape[:1]
+            if carry.dtype != layer.threshold.dtype:
+                raise InputError(f"{name}.carry is {carry.dtype}, but its threshold is {layer.threshold.dtype}")
+            if carry.shape != (*rows, len(layer.threshold)):
+                raise InputError(f"{name}.carry must be [B, {len(layer.threshold)}], got {list(carry.shape)}")
+            layer.carry.value = carry
+    return policy
+
+
+def _actor(layers: Sequence[str], tensors: dict[str, Tensor], interface: Interface, metadata: dict[str, str]) -> Actor:
+    weights = [tensors[f"{layer}.weight"] for layer in layers]
+    turned = [weight.mT if weight.dim() == 2 else weight for weight in weights]  # what is no matrix, `Actor` refuses
+    pairs = [(weight, tensors[f"{layer}.bias"]) for weight, layer in zip(turned, layers, strict=True)]
+    return Actor(pairs[:-1], pairs[-1], interface, metadata)

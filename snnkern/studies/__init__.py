@@ -1,0 +1,1 @@
+"""Many settings: grids, tasks, stores, executors, results."""
