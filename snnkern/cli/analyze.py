@@ -50,17 +50,16 @@ def analyze_command(
     * snnkern analyze td3-halfcheetah --neuron if --timesteps 8 --alpha 0.2 --output cheetah
     * snnkern analyze hopper.safetensors --episodes 50
     """
-
     from snnkern.analysis.amplification import LOW_FREQUENCY, analyze
     from snnkern.analysis.summaries import AnalysisSummary
     from snnkern.control import environments
     from snnkern.control.collect import CALIBRATION_STEPS
     from snnkern.control.timing import machine
-    from snnkern.conversion import convert
+    from snnkern.conversion.convert import convert
     from snnkern.conversion.rules import parse_calibration
     from snnkern.files import to_json, write_atomically
-    from snnkern.policies import loading, spiking
-    from snnkern.policies.spiking import SpikingActor
+    from snnkern.policies.loading import load_policy
+    from snnkern.policies.spiking import SpikingActor, corrected_actor, dense_actor
     from snnkern.report.analysis_figures import draw_analysis
     from snnkern.report.analysis_tables import print_analysis
     from snnkern.report.style import check_drawing
@@ -70,7 +69,7 @@ def analyze_command(
     started = time.monotonic()
     check_drawing()
     require("scipy", "rl", "an analysis")
-    loaded = loading.load_policy(policy, action_scale=action_scale, backend=backend)
+    loaded = load_policy(policy, action_scale=action_scale, backend=backend)
     options.note_how_it_was_read(loaded)
     name = options.environment_of(loaded, env)
     environment = environments.make(name)
@@ -96,16 +95,16 @@ def analyze_command(
     if isinstance(loaded, SpikingActor):
         snn = loaded
     else:
-        snn = convert.convert(
+        snn = convert(
             loaded, options.collect_observations(loaded, name, steps, seed), **vars(setting), calibration=rule
         )
     with options.progress_bars() as report:
         found = analyze(
-            spiking.dense_actor(snn),
+            dense_actor(snn),
             name,
             setting,
             thresholds=snn.thresholds,
-            corrected=spiking.corrected_actor(snn),
+            corrected=corrected_actor(snn),
             episodes=episodes,
             seed=episode_seed,
             backend=backend,

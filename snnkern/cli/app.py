@@ -25,13 +25,9 @@ from snnkern.text import printable
 
 # The base of every complaint about a command line, whether Typer brings its own Click or uses the real one.
 _CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]
-
 _INTERRUPTED = 130  # what a shell gives for a program that Ctrl-C has ended
-
 _UNREAD = 1  # as Click has it
-
 _LONGEST = 500  # characters of a complaint, which may quote what was given
-
 app = typer.Typer(
     name="snnkern",
     no_args_is_help=True,

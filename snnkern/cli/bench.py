@@ -59,14 +59,13 @@ def bench_command(
     * snnkern bench td3-hopper
     * snnkern bench snn.safetensors --observations observations.npy --batch 1,64 --seconds 20
     """
-
     from snnkern.analysis import latency
     from snnkern.analysis.latency_summary import summarize_benchmark
     from snnkern.control.timing import busy, machine
     from snnkern.conversion.rules import parse_calibration
     from snnkern.files import to_json, write_atomically
-    from snnkern.policies import loading, spiking
-    from snnkern.policies.spiking import SpikingActor
+    from snnkern.policies.loading import load_policy
+    from snnkern.policies.spiking import SpikingActor, dense_actor
     from snnkern.report.latency_figures import latency_figure
     from snnkern.report.latency_tables import print_benchmark
     from snnkern.report.style import check_drawing, write_figure
@@ -90,13 +89,13 @@ def bench_command(
             options.check_output(file, policy, observations)
     if figure:
         check_drawing(figure)
-    loaded = loading.load_policy(policy, action_scale=action_scale)
+    loaded = load_policy(policy, action_scale=action_scale)
     options.note_how_it_was_read(loaded)
     if isinstance(loaded, SpikingActor):
         given = {"--neuron": neuron, "--timesteps": timesteps, "--levels": levels, "--calibration": calibration}
         options.refuse(given, f"{policy} is a spiking actor already, and is measured as it is")
         settings = []
-    data = options.load_observations(spiking.dense_actor(loaded), observations, env, steps, seed)
+    data = options.load_observations(dense_actor(loaded), observations, env, steps, seed)
     if warning := busy(machine(())):
         print(f"Warning: {warning}.", file=sys.stderr)
     with _seconds_left(seconds) as report:
@@ -123,7 +122,6 @@ def bench_command(
 @contextmanager
 def _seconds_left(seconds: float) -> Iterator[Callable[[float], None]]:
     """A bar of time on standard error; drawn between turns, not by a thread of its own, which turns would feel."""
-
     from rich.progress import BarColumn, Progress, TextColumn
 
     from snnkern.report.terminal import console

@@ -38,8 +38,7 @@ def convert_command(
 
     Example: snnkern convert td3-halfcheetah snn.safetensors --neuron mt --timesteps 4
     """
-
-    from snnkern.conversion import convert
+    from snnkern.conversion.convert import convert
     from snnkern.conversion.rules import parse_calibration
     from snnkern.policies import storage
     from snnkern.policies.loading import load_actor
@@ -57,7 +56,7 @@ def convert_command(
     )
     options.note_how_it_was_read(dense)
     data = options.load_observations(dense, observations, env, steps, seed)
-    snn = convert.convert(dense, data, **vars(setting), calibration=rule)
+    snn = convert(dense, data, **vars(setting), calibration=rule)
     if env:
         snn.metadata["environment"] = env
     storage.save(snn, output)

@@ -21,15 +21,10 @@ if TYPE_CHECKING:
     from snnkern.studies.study import Sweep
 
 TIMESTEPS = (2, 4, 8, 16)
-
 ALPHAS = (0.0, 0.2)
-
 _CALIBRATION_STEPS = 10_000  # a third of what `collect` gives: 32 settings are fitted
-
 _TIMED_ON = 1_000
-
 _ROUNDS = 10
-
 Progress = Callable[[str, int, int], None]
 
 
@@ -76,7 +71,6 @@ def run_demo(
         InputError: the actor's environment is not known, or the folder cannot be written to.
         MissingDependencyError: Gymnasium, MuJoCo or matplotlib is not installed.
     """
-
     import numpy as np
 
     from snnkern.control import environments
@@ -157,7 +151,6 @@ def demo_command(
     Measures the dense actor in MuJoCo, converts it to IF, SNM, MT and DC neurons at T = 2 … 16, without and with the
     residual carry (CRPI), runs them all, and writes demo-results.json and demo.png. Interrupted, it resumes.
     """
-
     from snnkern.report.tables import print_sweep
     from snnkern.report.terminal import say
 

@@ -67,7 +67,6 @@ def energy_command(
     * snnkern energy td3-halfcheetah --neuron if,dc --timesteps 4,8,16
     * snnkern energy snn.safetensors --observations observations.npy --by-layer
     """
-
     import numpy as np
 
     from snnkern.analysis.amplification import DENSE
@@ -75,12 +74,11 @@ def energy_command(
     from snnkern.analysis.summaries import EnergySummary, SettingCost
     from snnkern.control.follow import follow
     from snnkern.control.timing import machine
-    from snnkern.conversion import convert
+    from snnkern.conversion.convert import convert
     from snnkern.conversion.rules import parse_calibration
     from snnkern.files import to_json, write_atomically
-    from snnkern.policies import loading
-    from snnkern.policies import spiking as policies_spiking
-    from snnkern.policies.spiking import SpikingActor
+    from snnkern.policies.loading import load_policy
+    from snnkern.policies.spiking import SpikingActor, dense_actor
     from snnkern.report.analysis_figures import energy_figure
     from snnkern.report.analysis_tables import print_energy, print_energy_of_layers
     from snnkern.report.style import check_drawing, write_figure
@@ -88,7 +86,7 @@ def energy_command(
 
     energies = Energies(multiplication, addition, scaling, read)
     rule = parse_calibration("auto" if calibration is None else calibration)
-    loaded = loading.load_policy(policy, action_scale=action_scale, backend=backend)
+    loaded = load_policy(policy, action_scale=action_scale, backend=backend)
     options.note_how_it_was_read(loaded)
     for file in (output, figure):
         if file:
@@ -112,7 +110,7 @@ def energy_command(
             [0.0] if memory is None else options.parse_list("--memory", memory, float),
             levels,
         )
-    dense = policies_spiking.dense_actor(loaded)
+    dense = dense_actor(loaded)
     data = None
     if observations is not None or not isinstance(loaded, SpikingActor):
         data = options.load_observations(dense, observations, env, steps, seed)
@@ -124,9 +122,7 @@ def energy_command(
     spiking = [loaded] if isinstance(loaded, SpikingActor) else []
     if settings:
         assert data is not None
-        spiking = [
-            convert.convert(dense, data, **vars(setting), calibration=rule, backend=backend) for setting in settings
-        ]
+        spiking = [convert(dense, data, **vars(setting), calibration=rule, backend=backend) for setting in settings]
 
     def visited(of: Actor | SpikingActor) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         if observations is not None:

@@ -56,11 +56,10 @@ def evaluate_command(
     * snnkern evaluate sac-hopper
     * snnkern evaluate td3-walker2d --neuron if,snm,mt,dc --timesteps 4,8 --alpha 0,0.2 --store results
     """
-
     from snnkern.control.evaluation import evaluate
     from snnkern.conversion.rules import parse_calibration
-    from snnkern.policies import loading
     from snnkern.policies.actor import Actor
+    from snnkern.policies.loading import load_policy
     from snnkern.policies.spiking import SpikingActor
     from snnkern.report.columns import summarize_evaluation, summarize_sweep, sweep_rows
     from snnkern.report.performance_figures import performance_figure
@@ -74,7 +73,7 @@ def evaluate_command(
         "activation": activation,
         "vec_normalize": options.parse_normalization(vec_normalize),
     }
-    loaded = loading.load_policy(policy, backend=backend, **reading)
+    loaded = load_policy(policy, backend=backend, **reading)
     options.note_how_it_was_read(loaded)
     name = options.environment_of(loaded, env)
     if neuron is None:

@@ -10,7 +10,6 @@ from snnkern.cli import options
 
 def info_command(as_json: options.Json = False) -> None:
     """Show versions, backends and why one is missing, and the actors that ship with the package."""
-
     import torch
     from rich.text import Text
 

@@ -92,7 +92,6 @@ def parse_normalization(option: str | None) -> str | bool | None:
 
 def note_how_it_was_read(policy: Policy) -> None:
     """What about a policy was taken from elsewhere than its file, or for granted; on standard error."""
-
     from snnkern.policies.readers import vec_normalize
     from snnkern.policies.readers.torch_rl import ASSUMED
 
@@ -116,7 +115,6 @@ def refuse(options: Mapping[str, object], why: str) -> None:
 
 def check_output(output: Path, *inputs: Path | str | None) -> None:
     """Refuses a file that cannot be written, or that the command reads."""
-
     from snnkern.files import check_writable
 
     check_writable(output)
@@ -147,7 +145,6 @@ def load_observations(
     actor: Actor, file: Path | None, env: str | None, steps: int | None, seed: int | None
 ) -> NDArray[np.floating]:
     """Observations from a file where one is given, else from the actor's environment."""
-
     from snnkern.files import read_array
 
     if file is None:
@@ -199,7 +196,6 @@ def cores() -> int:
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     """Progress bars on standard error, one per description, from the first report on."""
-
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from snnkern.report.terminal import console

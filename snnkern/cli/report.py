@@ -43,7 +43,6 @@ def report_command(
 
     Example: snnkern report results --analysis cheetah/analysis.json --output report
     """
-
     from snnkern.analysis.summaries import AnalysisSummary, BenchSummary, EnergySummary, read_summaries
     from snnkern.report.page import write_report
     from snnkern.report.style import check_drawing

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from snnkern.studies.study import Study, Task
 
 _GRIDS = (".toml", ".json")
-
 _EXECUTORS = ("local", "ray")
 
 
@@ -98,7 +97,6 @@ def sweep_command(
     * snnkern sweep grid.toml --folder actors --store results --workers 16
     * snnkern sweep grid.toml --store results --executor ray --address head:6379
     """
-
     from snnkern.control import environments
     from snnkern.report.columns import POINT_COLUMNS, to_entry
     from snnkern.report.tables import print_collection
@@ -199,7 +197,6 @@ def _check_executor(name: str, address: str | None) -> None:
 @contextmanager
 def _executor(name: str, address: str | None, workers: int | None) -> Iterator[Executor]:
     """Where tasks run."""
-
     from snnkern.contrib.ray import RayExecutor
     from snnkern.studies.executors import LocalExecutor
 
@@ -214,7 +211,6 @@ def _run(
     study: Study, store: Store, executor: Executor, estimate: RemainingTime, tasks: int
 ) -> tuple[dict[Task, Record], dict[Task, Exception]]:
     """Runs what is left under a bar that says how long it will still take."""
-
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from snnkern.report.terminal import console

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 # Rows that pass through the actor at once while recording: bounds the memory that recording takes.
 _CHUNK = 4096
-
 _BINS = 4096
 
 

@@ -61,7 +61,6 @@ class Percentile:
 
 
 Rule = Literal["mse", "gaussian"]
-
 Correction = Literal["none", "bias", "linear"]
 
 

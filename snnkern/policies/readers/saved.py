@@ -16,9 +16,7 @@ from snnkern.policies import zoo
 from snnkern.policies.readers import sb3
 
 FORMAT_VERSION = 1
-
 _Layers = Annotated[int, msgspec.Meta(ge=1, le=9999)]  # what four digits can number
-
 _Width = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 
 

@@ -106,7 +106,6 @@ class _Layout:
 
 # Published CRPI checkpoints carry empty neuron buffers.
 _BUFFERS = r"neuron\d+\..*"
-
 _LAYOUTS = (
     _Layout("TD3", "TD3 and DDPG: l1, l2, …", re.compile(r"l([0-9]{1,4})"), (), re.compile(_BUFFERS)),
     _Layout(
