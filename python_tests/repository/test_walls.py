@@ -70,7 +70,7 @@ def test_a_broken_wall_is_named(tmp_path, file, line, wall) -> None:
     ran = run("-c", command, "--no-cache", "--no-logo", cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert ran.returncode == 1, ran.stdout + ran.stderr
     broken = [text for text in ran.stdout.splitlines() if text.endswith("BROKEN")]
-    assert len(broken) == 1, ran.stdout
+    assert len(broken) == 1, ran.stdout + ran.stderr
     assert broken[0].startswith(wall)
 
 
