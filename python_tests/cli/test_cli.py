@@ -234,7 +234,10 @@ MISTAKES = {
     "no such verb": (["conver"], "No such command"),
     "missing argument": (["convert"], "Missing argument"),
     "unknown option": (["info", "--jsn"], "No such option"),
-    "unknown neuron": (["evaluate", "td3-hopper", "--neuron", "lif"], "unknown neuron 'lif': choose one of"),
+    "unknown neuron": (
+        ["evaluate", "td3-hopper", "--neuron", "izhikevich"],
+        "unknown neuron 'izhikevich': choose one of",
+    ),
     "T below 1": (["convert", "td3-hopper", "x.safetensors", "-T", "0"], "timesteps (T) must be"),
     "T not a number": (["evaluate", "td3-hopper", "--neuron", "if", "-T", "a,b"], "--timesteps takes"),
     "alpha too large": (["convert", "td3-hopper", "x.safetensors", "--alpha", "1.5"], "alpha (α) must be"),

@@ -112,7 +112,7 @@ def test_energy_along_given_observations(capsys, files) -> None:
 MISTAKES = {
     "options of a spiking actor": (["analyze", "SPIKING", "--neuron", "if"], "--neuron has no use here"),
     "episodes of none": (["analyze", "TINY", "--episodes", "0"], "--episodes"),
-    "unknown neuron": (["analyze", "TINY", "--neuron", "lif"], "unknown neuron 'lif'"),
+    "unknown neuron": (["analyze", "TINY", "--neuron", "izhikevich"], "unknown neuron 'izhikevich'"),
     "nowhere": (["analyze", "TINY", "-o", "no/where"], "cannot make the folder no/where"),
     "unfit environment": (["analyze", "TINY", "--env", "HalfCheetah-v5"], "observations are [11]"),
     "negative energy": (

@@ -236,8 +236,8 @@ def test_bad_numbers_are_refused(arguments, message) -> None:
 def test_grid_has_every_combination() -> None:
     settings = grid(["if", snnkern.MT(levels=2)], [2, 4], [0.0, 0.5], [0.0, 1.0])
     assert len(settings) == len(set(settings)) == 16
-    with pytest.raises(snnkern.InputError, match="unknown neuron 'lif': choose one of if, snm, mt, dc"):
-        grid(["lif"], [2])
+    with pytest.raises(snnkern.InputError, match="unknown neuron 'izhikevich': choose one of if, snm, mt, dc, lif"):
+        grid(["izhikevich"], [2])
 
 
 def test_alpha_is_the_recommended_one_unless_given() -> None:

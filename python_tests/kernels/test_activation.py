@@ -134,7 +134,9 @@ def test_a_current_that_does_not_fit_is_refused_and_the_carry_kept(current, mess
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        pytest.param({"neuron": "lif"}, "unknown neuron 'lif': choose one of if, snm, mt, dc", id="neuron"),
+        pytest.param(
+            {"neuron": "izhikevich"}, "unknown neuron 'izhikevich': choose one of if, snm, mt, dc, lif", id="neuron"
+        ),
         pytest.param({"timesteps": 0}, "timesteps .* got 0", id="timesteps"),
         pytest.param({"alpha": 1.5}, "alpha .* got 1.5", id="alpha"),
         pytest.param({"memory": -0.1}, "memory .* got -0.1", id="memory"),
