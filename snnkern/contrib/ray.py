@@ -22,7 +22,7 @@ import torch
 
 from snnkern.errors import Error, InputError, check_whole, require
 from snnkern.limits import MOST_WORKERS
-from snnkern.studies.executors import _ATTEMPTS, Failure, _attempt, _pickled
+from snnkern.studies.executors import ATTEMPTS, Failure, attempt, pickled
 
 # What must be the same on every machine: results name these versions, and pickle goes from one to the other.
 _PACKAGES = ("snnkern", "torch", "numpy", "gymnasium", "mujoco")
@@ -115,10 +115,10 @@ class RayExecutor:
                     raise Error(f"a worker of the Ray cluster takes no tasks: {_reason(error)}") from error
                 except errors.RayError:  # it died, or its machine
                     deaths[index] += 1
-                    if deaths[index] < _ATTEMPTS:
+                    if deaths[index] < ATTEMPTS:
                         waiting.appendleft(index)
                         continue
-                    outcome = Failure(Error(f"its worker died {_ATTEMPTS} times (out of memory?)"))
+                    outcome = Failure(Error(f"its worker died {ATTEMPTS} times (out of memory?)"))
                 yield index, outcome
         finally:
             for reference in running.values():  # nobody waits for what they are at
@@ -152,7 +152,7 @@ class RayExecutor:
         """Refuses machines whose results would not be this one's."""
         ray = self._ray
         strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-        probe = ray.remote(num_cpus=0, max_retries=_ATTEMPTS)(_prober())
+        probe = ray.remote(num_cpus=0, max_retries=ATTEMPTS)(_prober())
         machines = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         found = [probe.options(scheduling_strategy=strategy(node["NodeID"], soft=True)).remote() for node in machines]
         for node, versions in zip(machines, ray.get(found), strict=True):
@@ -242,4 +242,4 @@ def _call(job: list[Any], name: str, wanted: dict[str, str | None], task: bytes)
         torch.set_num_threads(1)
         _jobs.clear()
         _jobs[name] = pickle.loads(ray.get(job[0]))
-    return _pickled(_attempt(*_jobs[name], pickle.loads(task)))
+    return pickled(attempt(*_jobs[name], pickle.loads(task)))

@@ -127,7 +127,7 @@ class SpikingActivation(CheckedState):
         choice.check_name(backend)
         self.dynamics = Dynamics(parse_neuron(neuron), timesteps, alpha, memory, clip)
         self.backend = backend
-        self.register_buffer("threshold", check_threshold(_as_tensor("threshold", threshold)))
+        self.register_buffer("threshold", check_threshold(as_tensor("threshold", threshold)))
         self.register_buffer("bias", None if bias is None else _check_bias(bias, self.dynamics.neuron))
         self.carry = Carry()
         self._spikes: Tensor | None = None
@@ -135,7 +135,7 @@ class SpikingActivation(CheckedState):
     @property
     def spikes(self) -> Tensor:
         """Spikes that each row sent in the last decision, int64 `[B]`."""
-        return _last(self._spikes)
+        return last_spikes(self._spikes)
 
     def forward(self, current: Tensor) -> Tensor:
         """Spikes `[T, B, …]` in activation units for a current `[T, B, …]`.
@@ -167,19 +167,19 @@ class SpikingActivation(CheckedState):
 
     def reset(self, mask: Tensor | NDArray[np.bool_] | None = None) -> None:
         """Starts a new episode: in all rows, or in those where `mask` `[B]` is True."""
-        self.carry.reset(None if mask is None else _check_mask(mask, self.carry.value))
+        self.carry.reset(None if mask is None else check_mask(mask, self.carry.value))
 
     def extra_repr(self) -> str:
         return repr(self.dynamics)
 
 
-def _last(spikes: Tensor | None) -> Tensor:
+def last_spikes(spikes: Tensor | None) -> Tensor:
     if spikes is None:
         raise InputError("no decision has been made yet, so no spikes have been counted")
     return spikes
 
 
-def _as_tensor(name: str, value: object) -> Tensor:
+def as_tensor(name: str, value: object) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -193,14 +193,14 @@ def _as_tensor(name: str, value: object) -> Tensor:
 def _check_bias(bias: Tensor, neuron: Neuron) -> Tensor:
     if not neuron.differential:
         raise InputError(f"bias is for DC neurons; the current of {neuron.label} neurons contains it")
-    bias = _as_tensor("bias", bias)
+    bias = as_tensor("bias", bias)
     if not bias.dtype.is_floating_point or not bool(torch.isfinite(bias).all()):
         raise InputError(f"bias must be finite floating-point numbers, got {bias}")
     return bias.detach().clone()
 
 
-def _check_mask(mask: Tensor | NDArray[np.bool_], carry: Tensor | None) -> Tensor:
-    mask = _as_tensor("the reset mask", mask)
+def check_mask(mask: Tensor | NDArray[np.bool_], carry: Tensor | None) -> Tensor:
+    mask = as_tensor("the reset mask", mask)
     if mask.dtype != torch.bool or mask.dim() != 1:
         raise InputError(f"the reset mask must be a boolean [B], got {mask.dtype} of shape {list(mask.shape)}")
     if carry is not None and len(mask) != len(carry):

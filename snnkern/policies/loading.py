@@ -11,17 +11,16 @@ from snnkern.errors import CheckpointError, InputError
 from snnkern.files import StrPath
 from snnkern.kernels.backends.choice import check_name
 from snnkern.policies.actor import Actor, as_vector
-from snnkern.policies.readers import saved as checkpoints
 from snnkern.policies.readers.saved import Saved, read
 from snnkern.policies.readers.torch_rl import (
-    _stated_activation,
     actor_from_sb3,
     actor_from_state_dict,
     check_activation,
+    stated_activation,
 )
 from snnkern.policies.readers.vec_normalize import apply
 from snnkern.policies.spiking import SpikingActor
-from snnkern.policies.storage import SpikingDescription, _from_description, _restore
+from snnkern.policies.storage import SpikingDescription, actor_from_description, restore
 
 
 def load_actor(
@@ -81,9 +80,9 @@ def actor_of(
         if saved.model is not None:
             actor = actor_from_sb3(saved.model)
         elif saved.description is not None:
-            actor = _from_description(saved.tensors, saved.description)
+            actor = actor_from_description(saved.tensors, saved.description)
             if "activation" in actor.metadata:
-                actor.metadata["activation"] = _stated_activation(activation, actor.metadata)
+                actor.metadata["activation"] = stated_activation(activation, actor.metadata)
         else:
             actor = actor_from_state_dict(saved.tensors, metadata=saved.metadata, activation=activation)
     except InputError as error:
@@ -109,10 +108,10 @@ def load_policy(source: StrPath, *, backend: str = "auto", **reading: Any) -> Ac
         InputError: as `load_actor` and `load`.
     """
     check_name(backend)
-    saved = checkpoints.read(source)
+    saved = read(source)
     if not saved.holds(SpikingDescription):
         return actor_of(saved, **reading)
     for name, value in reading.items():
         if value is not None:
             raise InputError(f"{saved.name} is a spiking actor and holds its own {name}; got another one")
-    return _restore(saved, backend)
+    return restore(saved, backend)

@@ -18,7 +18,7 @@ from snnkern.kernels.backends import ActorParts, Engine, choice
 from snnkern.kernels.backends.arguments import checked
 from snnkern.kernels.backends.watch import watch
 from snnkern.kernels.neurons import Dynamics
-from snnkern.kernels.nn import Carry, _as_tensor, _check_mask, _last, check_threshold, refuse_mapping
+from snnkern.kernels.nn import Carry, as_tensor, check_mask, check_threshold, last_spikes, refuse_mapping
 from snnkern.kernels.tensors import check_tensor, counted_together, lasting, plain, stands_for_others
 from snnkern.policies.actor import Actor, Interface, Policy
 from snnkern.policies.capture import CapturedDecision
@@ -200,7 +200,7 @@ class SpikingActor(Policy):
     @property
     def spikes(self) -> Tensor:
         """Spikes sent in the last decision, per hidden layer and row, int64 `[hidden layers, B]`."""
-        return _last(self._spikes).clone()
+        return last_spikes(self._spikes).clone()
 
     @property
     def thresholds(self) -> tuple[Tensor, ...]:
@@ -456,7 +456,7 @@ class SpikingActor(Policy):
         Raises:
             InputError: the mask is not boolean, or not one entry per row of the carry.
         """
-        checked = None if mask is None else _check_mask(mask, self.hidden[0].carry.value)
+        checked = None if mask is None else check_mask(mask, self.hidden[0].carry.value)
         for layer in self.hidden:
             layer.carry.reset(checked)
 
@@ -486,7 +486,7 @@ def _transposed(weight: Tensor) -> Tensor:
 
 
 def _check_row_alpha(alpha: object) -> Tensor:
-    alpha = _as_tensor("alpha (α)", alpha)
+    alpha = as_tensor("alpha (α)", alpha)
     if alpha.dim() != 1 or alpha.dtype.is_complex or alpha.dtype == torch.bool:
         raise InputError(
             f"alpha (α) must be a number or one for every row [B], got {alpha.dtype} of shape {list(alpha.shape)}"

@@ -13,13 +13,14 @@ from snnkern.files import StrPath, write_tensors
 from snnkern.kernels.backends.choice import check_name
 from snnkern.kernels.neurons import Dynamics
 from snnkern.policies.actor import Actor, Interface, Policy
-from snnkern.policies.readers import saved as checkpoints
 from snnkern.policies.readers.saved import (
     FORMAT_VERSION,
     ActorDescription,
     PolicyDescription,
+    Saved,
     check_names,
     read_description,
+    read_file,
 )
 from snnkern.policies.spiking import SpikingActor
 
@@ -66,7 +67,12 @@ def interface_names(description: PolicyDescription) -> list[str]:
     return [f"interface.{name}" for name in names]
 
 
-def _from_description(tensors: dict[str, Tensor], text: str) -> Actor:
+def actor_from_description(tensors: dict[str, Tensor], text: str) -> Actor:
+    """The dense actor that a file's tensors and description say.
+
+    Raises:
+        CheckpointError: the tensors are not those of the description, or it is of another kind of file.
+    """
     description = read_description(text, ActorDescription)
     layers = [*(f"hidden.{index}" for index in range(description.hidden_layers)), "output"]
     wanted = [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
@@ -76,7 +82,7 @@ def _from_description(tensors: dict[str, Tensor], text: str) -> Actor:
     return Actor(pairs[:-1], pairs[-1], interface, description.metadata)
 
 
-class SpikingDescription(checkpoints.PolicyDescription, tag_field="format", tag="spiking-actor"):
+class SpikingDescription(PolicyDescription, tag_field="format", tag="spiking-actor"):
     """The metadata of a spiking actor's file, in addition to its tensors.
 
     Attributes:
@@ -139,10 +145,10 @@ def load(path: StrPath, *, backend: str = "auto") -> SpikingActor:
         CheckpointError: it is truncated, or not a spiking actor's.
     """
     check_name(backend)
-    return _restore(checkpoints.read_file(path), backend)
+    return restore(read_file(path), backend)
 
 
-def _restore(saved: checkpoints.Saved, backend: str) -> SpikingActor:
+def restore(saved: Saved, backend: str) -> SpikingActor:
     """The spiking actor that a file holds, every complaint naming the file."""
     try:
         return _assemble(saved, backend)
@@ -150,16 +156,16 @@ def _restore(saved: checkpoints.Saved, backend: str) -> SpikingActor:
         raise CheckpointError(f"{saved.name}: {error}") from error
 
 
-def _assemble(saved: checkpoints.Saved, backend: str) -> SpikingActor:
+def _assemble(saved: Saved, backend: str) -> SpikingActor:
     tensors = saved.tensors
-    found = checkpoints.read_description(saved.description, SpikingDescription)
+    found = read_description(saved.description, SpikingDescription)
     hidden = [f"hidden.{index}" for index in range(found.hidden_layers)]
     parts = ["weight", "bias", "threshold", *(["carry"] if found.carry else [])]
     wanted = [f"{layer}.{part}" for layer in hidden for part in parts]
     wanted += ["output.weight", "output.bias", *interface_names(found)]
     dense = [f"original.{index}" for index in range(len(hidden) + 1)] if found.corrected else []
     wanted += [f"{layer}.{part}" for layer in dense for part in ("weight", "bias")]
-    checkpoints.check_names("a spiking actor", tensors, wanted)
+    check_names("a spiking actor", tensors, wanted)
     interface = interface_from(tensors, found)
     policy = SpikingActor(
         _actor([*hidden, "output"], tensors, interface, found.metadata),

@@ -20,7 +20,7 @@ from snnkern.errors import Error, check_whole
 from snnkern.limits import MOST_WORKERS
 
 # A task whose worker died so often is given up: it may be what kills them. So are workers that do not even start.
-_ATTEMPTS = 3
+ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class LocalExecutor:
         """See `Executor.run`; tasks are begun in their order."""
         if min(self.workers, len(tasks)) <= 1:
             for index, task in enumerate(tasks):
-                yield index, _attempt(function, shared, task)
+                yield index, attempt(function, shared, task)
             return
         waiting = deque(range(len(tasks)))
         deaths: Counter[int] = Counter()
@@ -103,17 +103,17 @@ class LocalExecutor:
                             failed_starts += not worker.ready
                             continue
                         deaths[task] += 1
-                        if deaths[task] < _ATTEMPTS:
+                        if deaths[task] < ATTEMPTS:
                             waiting.appendleft(task)
                             continue
-                        message = Failure(Error(f"its worker died {_ATTEMPTS} times (out of memory?)"))
+                        message = Failure(Error(f"its worker died {ATTEMPTS} times (out of memory?)"))
                     else:
                         worker.ready, failed_starts = True, 0
                         if waiting:  # before the caller takes its time over the result
                             worker.begin(waiting.popleft(), tasks)
                     if task is not None:
                         yield task, message
-                if failed_starts >= _ATTEMPTS:
+                if failed_starts >= ATTEMPTS:
                     raise Error(
                         'worker processes do not start; a script that asks for several needs if __name__ == "__main__":'
                     )
@@ -165,7 +165,7 @@ def _work(connection: Connection) -> None:
         connection.send_bytes(pickle.dumps(None))
         while True:
             task = pickle.loads(connection.recv_bytes())
-            connection.send_bytes(_pickled(_attempt(function, shared, task)))
+            connection.send_bytes(pickled(attempt(function, shared, task)))
     except (EOFError, OSError):
         return
 
@@ -178,14 +178,14 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _attempt(function: Callable[[Any, Any], Any], shared: Any, task: Any) -> Any | Failure:
+def attempt(function: Callable[[Any, Any], Any], shared: Any, task: Any) -> Any | Failure:
     try:
         return function(shared, task)
     except Exception as error:
         return Failure(error)
 
 
-def _pickled(result: Any) -> bytes:
+def pickled(result: Any) -> bytes:
     try:
         content = pickle.dumps(result)
         pickle.loads(content)  # some exceptions can be written and not read

@@ -206,7 +206,7 @@ def actor_from_state_dict(
         raise CheckpointError(f"not {what}: it has no hidden layer, only {layers[0][0]}")
 
     if not set(_RANGE) <= tensors.keys():  # CleanRL's actors, which have these, are of ReLUs
-        metadata["activation"] = _stated_activation(activation, metadata)
+        metadata["activation"] = stated_activation(activation, metadata)
     pairs = [(weight, bias) for _, weight, bias in layers]
     found = {name: tensors[name].flatten() for name in _RANGE if name in tensors}
     interface = Interface(
@@ -265,7 +265,7 @@ def check_activation(activation: object) -> None:
         raise InputError(f'activation must be "relu", the only one that is converted, got {activation!r}')
 
 
-def _stated_activation(given: str | None, metadata: Mapping[str, str]) -> str:
+def stated_activation(given: str | None, metadata: Mapping[str, str]) -> str:
     """What an actor's metadata say of its activation.
 
     Raises:
