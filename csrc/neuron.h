@@ -40,8 +40,8 @@ constexpr bool kHasLevels = has_levels(kind);
 template <Kind kind>
 constexpr bool kIsBinary = is_binary(kind);
 
-// A layer's kind, steps and parameters as Python gives them: `Numbers` in snnkern/kernels/neurons.py, in
-// its order.
+// A layer's kind, steps and parameters as Python gives them: `Numbers` in
+// snnkern/kernels/neurons.py, in its order.
 struct DynamicsNumbers {
     double kind, levels, initial_fraction, negative_fraction, leak, timesteps, alpha, memory, clip;
 };
