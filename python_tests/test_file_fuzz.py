@@ -33,6 +33,8 @@ from support.builders import make_actor, make_layers, make_observations, sac_sta
 import snnkern
 from snnkern.analysis.summaries import BenchSummary, read_summaries
 from snnkern.files import read_array
+from snnkern.policies.loading import load_policy
+from snnkern.policies.spiking import dense_actor
 from snnkern.studies.grids import read_study
 from snnkern.studies.results import collect_results, read_collection
 from snnkern.studies.store import Store, read_records, task_name
@@ -130,7 +132,7 @@ def saved(kind: str, folder: Path) -> tuple[dict[str, Any], bytes]:
     """The header and the data of a file that `snnkern.save` wrote."""
     policy = spiking()
     policy.act(make_observations(1, 5))
-    dense = snnkern.policies.spiking.dense_actor(policy)
+    dense = dense_actor(policy)
     path = folder / "good"
     snnkern.save(dense if kind == "actor" else policy, path, **({} if kind == "actor" else {"include_carry": True}))
     content = path.read_bytes()
@@ -333,7 +335,7 @@ def rezipped(content: bytes, choose: random.Random) -> bytes:
 
 def loads(path: Path) -> None:
     """A checkpoint's file, as each of its readers takes it."""
-    for load in (snnkern.load_actor, snnkern.load, snnkern.policies.loading.load_policy):
+    for load in (snnkern.load_actor, snnkern.load, load_policy):
         attempt(lambda load=load: decide(load(path)))
 
 

@@ -20,6 +20,7 @@ from support.builders import make_actor, make_layers, td3_state
 import snnkern
 from snnkern import InputError, files
 from snnkern.files import check_writable, read_array, read_bytes, read_state_dict, to_json, write_atomically
+from snnkern.policies.loading import load_policy
 
 
 def fifo(folder: Path) -> Path:
@@ -55,7 +56,7 @@ def test_what_is_no_regular_file_is_neither_read_nor_replaced(tmp_path, case) ->
     for write in (check_writable, lambda path: write_atomically(path, b"x"), lambda path: snnkern.save(actor, path)):
         with pytest.raises(InputError, match=f"cannot write .*: it is {kind}, and only a regular file is replaced"):
             write(path)
-    for read in (read_bytes, snnkern.load_actor, snnkern.load, snnkern.policies.loading.load_policy, read_array):
+    for read in (read_bytes, snnkern.load_actor, snnkern.load, load_policy, read_array):
         with pytest.raises(InputError, match=f"cannot read .*: it is {kind}"):
             read(path)
     assert os.stat(path)[:3] == before[:3]
@@ -84,7 +85,7 @@ def test_what_names_no_file_is_refused(tmp_path, monkeypatch, case) -> None:
     for use in (
         snnkern.load_actor,
         snnkern.load,
-        snnkern.policies.loading.load_policy,
+        load_policy,
         read_bytes,
         read_array,
         check_writable,
@@ -113,6 +114,7 @@ SHORTEN = """
 import os, sys, threading
 import torch
 import snnkern
+from snnkern.policies.loading import load_policy
 
 path, whole = sys.argv[1], open(sys.argv[1], "rb").read()
 running = True
@@ -124,10 +126,10 @@ def shorten():
             file.truncate(len(whole))
             file.write(whole)
 
-thread = threading.Thread(target=shorten)
+thread = threading.Thread(target=shorten, daemon=True)  # which ends if this fails
 thread.start()
 for _ in range(200):
-    for load in (snnkern.load_actor, snnkern.load, snnkern.policies.loading.load_policy):
+    for load in (snnkern.load_actor, snnkern.load, load_policy):
         try:
             load(path)
         except snnkern.Error:
@@ -267,7 +269,8 @@ for module in pkgutil.walk_packages(snnkern.__path__, "snnkern."):
         importlib.import_module(module.name)
     except ImportError as error:
         assert error.name not in absent, (module.name, error)
-with tempfile.TemporaryDirectory() as folder, snnkern.studies.store.Store(Path(folder)).alone():
+from snnkern.studies.store import Store
+with tempfile.TemporaryDirectory() as folder, Store(Path(folder)).alone():
     pass
 """
 

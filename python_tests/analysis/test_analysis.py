@@ -16,6 +16,7 @@ pytest.importorskip("scipy", reason="SciPy is not installed")
 import snnkern
 from snnkern.analysis.amplification import CRPI, DENSE, OTHER, PLAIN, RANDOM, WHITE, analyze
 from snnkern.analysis.residuals import raster, residuals
+from snnkern.policies.spiking import corrected_actor
 
 
 class Pushed(gymnasium.Env):
@@ -85,7 +86,7 @@ def test_what_it_says_is_what_evaluation_says(actor, thresholds) -> None:
 
 def test_a_corrected_actor_spikes_with_its_corrections(actor) -> None:
     snn = snnkern.convert(actor, make_observations(500, 2), neuron="if", timesteps=2, alpha=0.0)
-    corrected = snnkern.policies.spiking.corrected_actor(snn)
+    corrected = corrected_actor(snn)
     found = analyze(actor, Pushed, snn.dynamics, thresholds=snn.thresholds, corrected=corrected, episodes=3)
     returns = {entry.states: entry.returns for entry in found.returns if entry.states == entry.actions}
     assert returns[PLAIN] == pytest.approx(snnkern.evaluate(snn, Pushed, episodes=3).returns, rel=1e-5)

@@ -18,6 +18,7 @@ from support.command_line import run, run_json
 
 import snnkern
 from snnkern.analysis.summaries import AnalysisSummary
+from snnkern.control import environments
 from snnkern.report import analysis_figures
 
 FIGURES = ("returns", "errors", "states", "residuals", "raster")
@@ -26,12 +27,12 @@ FIGURES = ("returns", "errors", "states", "residuals", "raster")
 @pytest.fixture(autouse=True)
 def short_episodes(monkeypatch):
     """Every environment ends after 40 steps."""
-    make = snnkern.control.environments.make
+    make = environments.make
 
     def make_short(env):
         return gymnasium.wrappers.TimeLimit(make(env).unwrapped, 40)
 
-    monkeypatch.setattr(snnkern.control.environments, "make", make_short)
+    monkeypatch.setattr(environments, "make", make_short)
 
 
 @pytest.fixture(scope="module")

@@ -15,14 +15,14 @@ import torch
 from support.environments_for_tests import Scripted, random_actor
 
 import snnkern
-from snnkern.control import evaluation
+from snnkern.control import environments, evaluation
 from snnkern.control.evaluation import Evaluation, evaluate
 from snnkern.studies.settings import grid
 
 
 def short_cheetah():
     """A HalfCheetah whose episodes are short enough for tests."""
-    return snnkern.control.environments.make("HalfCheetah-v5", max_episode_steps=60)
+    return environments.make("HalfCheetah-v5", max_episode_steps=60)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def cheetah() -> tuple[snnkern.Actor, list[torch.Tensor]]:
 
 def test_options_reach_the_environment() -> None:
     assert short_cheetah().spec.max_episode_steps == 60
-    assert snnkern.control.environments.make(Scripted, identity=3).identity == 3
+    assert environments.make(Scripted, identity=3).identity == 3
 
 
 def test_the_same_seeds_give_the_same_returns(cheetah) -> None:
@@ -60,7 +60,7 @@ def test_a_zoo_actor_survives_conversion(cheetah) -> None:
     actor, thresholds = cheetah
 
     def env():
-        return snnkern.control.environments.make("HalfCheetah-v5", max_episode_steps=200)
+        return environments.make("HalfCheetah-v5", max_episode_steps=200)
 
     dense = evaluate(actor, env, episodes=4)
     spiking = evaluate(snnkern.convert(actor, thresholds=thresholds, neuron="dc", timesteps=8), env, episodes=4)

@@ -10,6 +10,7 @@ from support.builders import NEURONS, make_actor, make_observations
 from support.environments_for_tests import Scripted
 
 import snnkern
+from snnkern.control import environments
 from snnkern.control.follow import follow, replay
 
 
@@ -74,7 +75,7 @@ def test_mujoco_is_tried_in_the_same_state() -> None:
     actor = snnkern.load_actor("td3-hopper")
 
     def env():
-        return gymnasium.wrappers.TimeLimit(snnkern.control.environments.make("Hopper-v5").unwrapped, 60)
+        return gymnasium.wrappers.TimeLimit(environments.make("Hopper-v5").unwrapped, 60)
 
     found = follow("one", {"one": actor, "other": actor}, env, episodes=2, seed=3)
     assert found.lengths.tolist() == [60, 60]

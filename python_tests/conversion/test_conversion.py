@@ -24,6 +24,7 @@ from torch import nn
 import snnkern
 from snnkern import CheckpointError, InputError, convert, load, save
 from snnkern.conversion.rules import recommended
+from snnkern.kernels.neurons import parse_neuron
 from snnkern.policies.loading import load_policy
 from snnkern.policies.spiking import corrected_actor, dense_actor
 
@@ -583,7 +584,7 @@ def test_a_negative_threshold_in_a_file_is_refused(tmp_path):
 @pytest.mark.parametrize("timesteps", [1, 2, 4, 8])
 @pytest.mark.parametrize("neuron", ["if", "snm", "mt", "dc"])
 def test_auto_is_what_is_recommended(actor, observations, neuron, timesteps):
-    settings, alpha = recommended(snnkern.kernels.neurons.parse_neuron(neuron))
+    settings, alpha = recommended(parse_neuron(neuron))
     snn = convert(actor, observations, neuron=neuron, timesteps=timesteps)
     same = convert(actor, observations, neuron=neuron, timesteps=timesteps, calibration=settings, alpha=alpha)
     assert snn.alpha == alpha

@@ -11,6 +11,7 @@ from support.builders import load_example, make_observations
 from support.sb3_models import Space, saved
 
 import snnkern
+from snnkern.policies.spiking import dense_actor
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -29,7 +30,7 @@ def test_sbx_models_act_as_they_did(tmp_path):
     observations = make_observations(20, 5)
     for algorithm in (sbx.TD3, sbx.SAC):
         model = algorithm("MlpPolicy", Space(), policy_kwargs={"net_arch": [17, 9]}, buffer_size=10)
-        actor = snnkern.policies.spiking.dense_actor(snnkern.from_sb3(model, observations).actor)
+        actor = dense_actor(snnkern.from_sb3(model, observations).actor)
         np.testing.assert_allclose(
             actor.act(observations), model.predict(observations, deterministic=True)[0], atol=1e-5
         )

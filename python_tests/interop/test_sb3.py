@@ -20,6 +20,7 @@ from support.builders import make_actor, make_observations
 from support.sb3_models import HIGH, LOW, Space, saved
 
 import snnkern
+from snnkern.policies.spiking import dense_actor
 
 sb3 = pytest.importorskip("stable_baselines3", reason="stable_baselines3 is not installed: pip install 'snnkern[sb3]'")
 
@@ -44,7 +45,7 @@ def test_the_actor_acts_as_the_model(algorithm, from_file, tmp_path):
     observations = make_observations(50, 5)
     source = saved(model, tmp_path) if from_file else model
     policy = snnkern.from_sb3(source, observations, neuron="if", timesteps=8)
-    dense = snnkern.policies.spiking.dense_actor(policy.actor)
+    dense = dense_actor(policy.actor)
     wanted, _ = model.predict(observations, deterministic=True)
     np.testing.assert_allclose(dense.act(observations), wanted, rtol=0, atol=1e-6)
     assert np.ptp(wanted, axis=0).min() > 1e-3
@@ -221,8 +222,8 @@ def test_vec_normalize_moves_inside(normalized):
     wanted, _ = model.predict(seen, deterministic=True)
     inside = snnkern.from_sb3(model, vec_normalize=env, neuron="dc", timesteps=8, alpha=0.0)
     outside = snnkern.from_sb3(model, neuron="dc", timesteps=8, alpha=0.0)
-    np.testing.assert_allclose(snnkern.policies.spiking.dense_actor(inside.actor).act(raw), wanted, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(snnkern.policies.spiking.dense_actor(outside.actor).act(seen), wanted, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(dense_actor(inside.actor).act(raw), wanted, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(dense_actor(outside.actor).act(seen), wanted, rtol=0, atol=1e-5)
     # Both were calibrated on what the replay buffer holds, each as it sees it.
     for first, second in zip(inside.actor.thresholds, outside.actor.thresholds, strict=True):
         torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)

@@ -33,6 +33,7 @@ from torch import nn
 
 import snnkern
 from snnkern import CheckpointError, InputError, Interface, actor_from_module, actor_from_state_dict, load_actor
+from snnkern.policies.loading import load_policy
 
 DEPTHS = [
     pytest.param((5, 7, 2), id="1-hidden"),
@@ -451,7 +452,7 @@ def test_a_changed_file_of_the_zoo_is_refused(tmp_path, monkeypatch):
     content[-1] ^= 1
     (tmp_path / "td3-hopper.safetensors").write_bytes(content)
     monkeypatch.setattr("snnkern.policies.zoo._FOLDER", tmp_path)
-    for load in (load_actor, snnkern.policies.loading.load_policy):
+    for load in (load_actor, load_policy):
         with pytest.raises(CheckpointError, match="the zoo's td3-hopper has changed since the package was made"):
             load("td3-hopper")
     assert load_actor(tmp_path / "td3-hopper.safetensors")  # by its path it is a file like any other

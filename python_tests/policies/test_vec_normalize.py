@@ -17,6 +17,7 @@ from support.builders import make_actor
 import snnkern
 from snnkern.policies.readers import vec_normalize
 from snnkern.policies.readers.sb3 import read as read_model
+from snnkern.policies.spiking import dense_actor
 
 sb3 = pytest.importorskip("stable_baselines3", reason="stable_baselines3 is not installed: pip install 'snnkern[sb3]'")
 
@@ -80,7 +81,7 @@ def test_the_actor_acts_on_the_environments_own_observations_as_the_model_on_nor
     wanted, _ = model.predict(seen, deterministic=True)
     zip_file, file = tmp_path / "model.zip", tmp_path / "statistics"
     if given == "model":
-        actor = snnkern.policies.spiking.dense_actor(snnkern.from_sb3(model, raw, vec_normalize=True).actor)
+        actor = dense_actor(snnkern.from_sb3(model, raw, vec_normalize=True).actor)
     elif given == "beside":
         file.rename(tmp_path / "vecnormalize.pkl")
         actor = snnkern.load_actor(zip_file)

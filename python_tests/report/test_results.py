@@ -17,6 +17,7 @@ from matplotlib import image
 
 import snnkern
 from snnkern.errors import InputError
+from snnkern.kernels.neurons import parse_neuron
 from snnkern.report.page import page_environment, write_report
 from snnkern.studies.results import cheapest, collect_results, frontier, read_collection
 from snnkern.studies.store import write_records
@@ -48,7 +49,7 @@ def record(actor, setting, returns, *, seed=0, spikes=(), day=1, lengths=None, r
 
 
 def dynamics(name, timesteps, alpha=0.0):
-    return snnkern.Dynamics(snnkern.kernels.neurons.parse_neuron(name), timesteps, alpha)
+    return snnkern.Dynamics(parse_neuron(name), timesteps, alpha)
 
 
 @pytest.fixture

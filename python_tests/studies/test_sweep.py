@@ -18,6 +18,7 @@ from support.environments_for_tests import random_actor
 import snnkern
 from snnkern.control import evaluation
 from snnkern.control.evaluation import Evaluation
+from snnkern.conversion.rules import recommended
 from snnkern.report.columns import summarize_sweep
 from snnkern.studies.results import collect_results
 from snnkern.studies.settings import grid
@@ -200,4 +201,4 @@ def test_what_auto_means_is_part_of_a_result(tmp_path) -> None:
     tasks = [json.loads(file.read_text())["task"] for file in tmp_path.glob("*.json")]
     (calibration,) = (task["calibration"] for task in tasks if task["calibration"])
     assert calibration["rule"] == "auto"
-    assert calibration["recommended"] == {"calibration": str(snnkern.conversion.rules.recommended(snnkern.IF())[0])}
+    assert calibration["recommended"] == {"calibration": str(recommended(snnkern.IF())[0])}

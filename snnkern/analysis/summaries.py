@@ -180,7 +180,7 @@ def read_summaries(paths: Sequence[Path], kind: type[T], verb: str) -> list[T]:
         content = from_json(read_bytes(path), dict[str, Any], str(path))
         try:
             found.append(msgspec.convert(_without_nulls(content), kind))
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, RecursionError) as error:  # nested more deeply than a file of ours
             raise InputError(f"{path} is not what snnkern {verb} writes: {error}") from error
     return found
 
