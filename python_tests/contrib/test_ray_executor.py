@@ -133,6 +133,7 @@ def test_an_address_where_no_cluster_is(executor, capsys, monkeypatch) -> None:
         ray_executor._check_reachable(silent)
 
 
+@pytest.mark.thorough
 @pytest.mark.early
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 def test_a_sweep_whose_machines_die_goes_on_elsewhere(cluster, executor, capsys, tmp_path, monkeypatch) -> None:

@@ -84,6 +84,7 @@ def pinned(name: str) -> str:
     return re.search(rf"^{name} := \w+==(\S+)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
 
 
+@pytest.mark.thorough
 def test_kernels_compile_with_the_oldest_release_that_is_promised() -> None:
     """`pyproject.toml` promises it, `make` installs it into a folder of its own."""
     oldest = pinned("OLDEST_TRITON")

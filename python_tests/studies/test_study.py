@@ -368,6 +368,7 @@ def children(process: int) -> list[int]:
     return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
+@pytest.mark.thorough
 @pytest.mark.early
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for child processes in /proc")
 def test_a_sweep_that_is_killed_loses_nothing_and_runs_nothing_twice(tmp_path, monkeypatch) -> None:
