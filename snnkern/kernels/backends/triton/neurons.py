@@ -31,7 +31,6 @@ TALLY = tl.constexpr(1 << 16)
 # The parts of a float32.
 SIGN = tl.constexpr(-0x80000000)
 EXPONENTS = tl.constexpr(-0x800000)
-INFINITY = tl.constexpr(0x7F800000)
 ONE = tl.constexpr(0x3F800000)
 
 # What a number must be, where it is not 0, for `divide_fast`.
