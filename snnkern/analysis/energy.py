@@ -185,7 +185,7 @@ def dense_cost(actor: Actor, observations: NDArray[np.floating] | None = None) -
         InputError: the observations do not fit the actor.
     """
     layers = [*actor.hidden, actor.output]
-    active = [float(layer.in_features) for layer in layers]
+    active = [float(layer.weight.shape[1]) for layer in layers]
     if observations is not None:
         rows = torch.from_numpy(np.array(observations, dtype=np.float64)).to(actor.output.weight)
         for index, activation in enumerate(actor.hidden_activations(rows), 1):
@@ -193,7 +193,7 @@ def dense_cost(actor: Actor, observations: NDArray[np.floating] | None = None) -
     names = _names(len(actor.hidden))
     return Cost(
         tuple(
-            LayerCost(name, 0.0, 0.0, _products(inputs, layer.out_features), Operations())
+            LayerCost(name, 0.0, 0.0, _products(inputs, len(layer.bias)), Operations())
             for name, inputs, layer in zip(names, active, layers, strict=True)
         )
     )

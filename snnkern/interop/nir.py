@@ -106,7 +106,7 @@ def carry_on(snn: SpikingActor, potentials: Sequence[Tensor], spikes: Sequence[T
 
 
 def _carries(snn: SpikingActor, batch: int) -> list[Tensor]:
-    return [layer.carry.start(batch, layer.threshold).cpu().double() for layer in snn.hidden]
+    return [layer.start(batch).cpu().double() for layer in snn.hidden]
 
 
 def _check(snn: SpikingActor) -> list[Tensor]:
