@@ -22,6 +22,7 @@ from snnkern.policies.readers.unpickle import Global, Record, read_stream
 
 _ZIP = b"PK\x03\x04"
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # with which a file of an older release begins
+_MOST_DIMS = 8
 _DTYPES = {
     "torch.FloatStorage": torch.float32,
     "torch.DoubleStorage": torch.float64,
@@ -98,10 +99,9 @@ class TorchFile:
         storage, shape, stride = stored.storage, stored.shape, stored.stride
         if not isinstance(storage, Storage):
             raise CheckpointError(f"it holds a tensor whose numbers are {getattr(storage, 'kind', 'nothing')}")
-        if not (
-            _are_sizes(shape) and _are_sizes(stride) and _are_sizes((stored.offset,)) and len(shape) == len(stride)
-        ):
-            raise CheckpointError("it holds a tensor whose shape and strides are no whole numbers")
+        sizes = (shape, stride, (stored.offset,))
+        if not all(map(_are_sizes, sizes)) or not len(shape) == len(stride) <= _MOST_DIMS:
+            raise CheckpointError("it holds a tensor whose shape and strides are not a few whole numbers each")
         last = 0  # in the storage, of the elements in the dimensions so far
         for step, length in sorted(zip(stride, shape, strict=True)):
             if length > 1 and step <= last:
@@ -173,10 +173,11 @@ def _from_stream(content: bytes) -> tuple[Any, _Numbers]:
         at = stream.tell() if at is None else at
         if key not in sizes:
             raise CheckpointError("it holds a storage that no tensor has")
-        length = int.from_bytes(view[at : at + 8], "little") * sizes[key]
-        at += 8
-        places[key] = view[at : at + length]  # a shorter one is refused when it is read
-        at += length
+        ends = at + 8 + int.from_bytes(view[at : at + 8], "little") * sizes[key]
+        if ends > len(content):
+            raise CheckpointError("it is truncated")
+        places[key] = view[at + 8 : ends]
+        at = ends
 
     def numbers(storage: Storage) -> memoryview:
         if storage.key not in places:
