@@ -109,8 +109,10 @@ def refusal(content: bytes) -> str:
     return str(caught.value)
 
 
-def test_a_tensor_is_read_as_it_is_said_to_be():
-    content = archive(tensor([2, 3], [3, 1]), **{"0": torch.arange(6.0).numpy().tobytes()})
+@pytest.mark.parametrize("device", [b"Vcpu\n", b"Vcuda:0\n"])
+def test_a_tensor_is_read_wherever_it_was(device):
+    said = tensor([2, 3], [3, 1]).replace(b"Vcpu\n", device)
+    content = archive(said, **{"0": torch.arange(6.0).numpy().tobytes()})
     assert torch.equal(read(content), torch.arange(6.0).reshape(2, 3))
 
 
