@@ -172,8 +172,9 @@ def actor_from_state_dict(
 ) -> Actor:
     """Makes an actor from named tensors, in one of the layouts that `load_actor` lists.
 
-    A SAC actor with Flax's names ends with two heads on the last hidden layer. The second one, the log standard
-    deviation, is ignored: the deterministic action does not use it.
+    A DrQ-v2 actor takes uint8 `[B, C, H, W]`; the metadata's "task" says its environment. A SAC actor with Flax's names
+    ends with two heads on the last hidden layer. The second one, the log standard deviation, is ignored: the
+    deterministic action does not use it.
 
     Args:
         tensors: tensors or arrays (NumPy's, JAX's) by name, or nested dictionaries of them, like Flax's parameters.
@@ -275,7 +276,7 @@ def _recognize(tensors: Mapping[str, Tensor]) -> tuple[_Layout, list[int]]:
         found = sorted({int(match[1]) for match in matches if match})
         if found:  # a gap in the numbers is a missing layer
             return layout, list(range(min(found[0], layout.first), found[-1] + 1, layout.step))
-    known = "; ".join(layout.example for layout in _LAYOUTS)
+    known = "; ".join([*(layout.example for layout in _LAYOUTS), visual.EXAMPLE])
     some = ", ".join(list(tensors)[:8]) or "none"
     raise CheckpointError(
         f"not an actor's tensors. Known: {known}. Found: {some}. With other names, load them into an nn.Sequential of "

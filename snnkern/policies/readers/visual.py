@@ -16,6 +16,7 @@ from snnkern.policies.readers.drqv2 import Snapshot, as_float, conv2d, layer_nor
 from snnkern.policies.readers.saved import check_names
 
 ALGORITHM = "DrQ-v2"
+EXAMPLE = "DrQ-v2: encoder.convnet.0, …, actor.trunk.0, actor.policy.0, …"  # its names, as an error shows them
 OBJECTS = "objects"  # of an actor's metadata: the class of the object that its tensors were taken out of
 _CONVOLUTION = re.compile(r"encoder\.convnet\.([0-9]{1,4})\.weight")
 _LINEAR = re.compile(r"actor\.policy\.([0-9]{1,4})\.weight")
