@@ -141,12 +141,13 @@ def test_all_that_cannot_be_converted_is_named_at_once(tmp_path):
     agent.encoder.convnet[2] = nn.Conv2d(4, 4, 3, dilation=2, padding="same", padding_mode="circular")
     agent.actor.trunk[1] = nn.BatchNorm1d(6)
     agent.actor.policy[0].register_forward_hook(print)
+    agent.encoder.register_forward_pre_hook(print)
     agent.actor.extra = nn.Linear(2, 2)
     assert refusal(written(snapshot(agent), tmp_path)).removeprefix(str(tmp_path)) == (
-        "/snapshot.pt: its DrQV2Agent cannot be read: actor.extra is not known; encoder.convnet.0: a convolution with "
-        "groups = 3 is not converted; encoder.convnet.1 is ELU; encoder.convnet.2: a convolution with "
-        "dilation = (2, 2), padding_mode = 'circular', padding = 'same' is not converted; actor.trunk.1 is "
-        "BatchNorm1d; actor.policy.0 has hooks, which are code"
+        "/snapshot.pt: its DrQV2Agent cannot be read: encoder has hooks, which are code; actor.extra is not "
+        "known; encoder.convnet.0: a convolution with groups = 3 is not converted; encoder.convnet.1 is ELU; "
+        "encoder.convnet.2: a convolution with dilation = (2, 2), padding_mode = 'circular', padding = 'same' is "
+        "not converted; actor.trunk.1 is BatchNorm1d; actor.policy.0 has hooks, which are code"
     )
 
 

@@ -65,12 +65,15 @@ def _network(file: TorchFile, agent: Record) -> list[tuple[str, nn.Module]]:
     problems: list[str] = []
     found: dict[str, Any] = {}
     for owner, chains in _CHAINS.items():
-        parts = _entries(_entries(getattr(agent, "state", None)).get(owner), "_modules")
+        whole = _entries(agent.state).get(owner)
+        parts = _entries(whole, "_modules")
+        problems += _hooks(owner, whole)
         problems += [f"{owner}.{_named(part)} is not known" for part in parts if part not in chains]
         found |= {f"{owner}.{chain}": parts.get(chain) for chain in chains}
     records: list[tuple[str, Any]] = []
     for part in _PARTS:
         children = _entries(found[part], "_modules")
+        problems += _hooks(part, found[part])
         if not children or _class(found[part]) != "container.Sequential":
             problems.append(f"{part} is {_class(found[part])}, not a Sequential")
         records += [(f"{part}.{_named(child)}", record) for child, record in children.items()]
@@ -78,10 +81,9 @@ def _network(file: TorchFile, agent: Record) -> list[tuple[str, nn.Module]]:
     for name, record in records:
         kind, state = _class(record), _entries(getattr(record, "state", None))
         build = _BUILDERS.get(kind)
+        problems += _hooks(name, record)
         if build is None:
             problems.append(f"{name} is {kind.rpartition('.')[2]}")
-        elif any(_entries(state.get(hooks)) for hooks in ("_forward_hooks", "_forward_pre_hooks")):
-            problems.append(f"{name} has hooks, which are code")
         else:
             try:
                 modules.append((name, build(file, state)))
@@ -96,6 +98,12 @@ def _network(file: TorchFile, agent: Record) -> list[tuple[str, nn.Module]]:
 def _class(record: Any) -> str:
     """The name of a class of torch's modules, such as "conv.Conv2d"; the full name of another one."""
     return record.kind.removeprefix(_TORCH) if isinstance(record, Record) else "missing"
+
+
+def _hooks(name: str, record: Any) -> list[str]:
+    """What is wrong with a module to which code was added."""
+    found = (_entries(record, attribute) for attribute in ("_forward_hooks", "_forward_pre_hooks"))
+    return [f"{name} has hooks, which are code"] if any(found) else []
 
 
 def _named(key: Any) -> str:
