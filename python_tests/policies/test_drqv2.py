@@ -241,11 +241,12 @@ def test_another_activation_is_refused():
 
 
 def test_modules_that_are_no_actor_are_named_at_once():
-    chain = [nn.MaxPool2d(2), nn.Conv2d(3, 4, 3, groups=1, padding="same"), nn.ReLU(), nn.Sigmoid(), nn.ReLU()]
+    chain = [nn.MaxPool2d(2), nn.Conv2d(3, 4, 2, padding="same"), nn.ReLU(), nn.Sigmoid(), nn.ReLU()]
     with pytest.raises(InputError) as caught:
         assemble([(str(number), module) for number, module in enumerate(chain)])
     assert str(caught.value) == (
-        "this network cannot be converted: 0 is MaxPool2d; 1 is a convolution with padding = 'same' of zeros; "
+        "this network cannot be converted: 0 is MaxPool2d; 1 is a convolution whose padding differs from "
+        "side to side; "
         "3 is Sigmoid; 4 is ReLU; the last module is no Linear"
     )
 

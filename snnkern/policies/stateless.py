@@ -64,10 +64,9 @@ class SpikingLayer(CheckedState):
         bias = self.bias if with_bias else None
         if self._convolution is None:
             return ops.linear(flat(signal), self.weight, bias, backend=backend)
-        front = signal.shape[:-3]
-        images = signal.reshape(-1, *signal.shape[-3:])
+        images = signal.flatten(0, -4)  # all T·B at once
         product = nn.functional.conv2d(images, self.weight, bias, self._convolution.stride, self._convolution.padding)
-        return product.reshape(*front, -1)
+        return product.flatten(1).unflatten(0, signal.shape[:-3])
 
     def extra_repr(self) -> str:
         return str(self._convolution) if self._convolution else f"{self.weight.shape[0]} -> {self.weight.shape[1]}"

@@ -52,13 +52,15 @@ def assemble(chain: Chain) -> tuple[list[Layer], tuple[Tensor, Tensor], dict[int
         if spikes:
             modules.pop(0)
         if isinstance(module, nn.Conv2d):
-            if why := _unknown(module) if spikes else "without a ReLU behind it":
-                problems.append(f"{name} is a convolution {why}")
-            hidden.append(Conv(module.weight, _bias(module), module.stride, module.padding))  # type: ignore[arg-type]
+            if why := unfit(module):
+                problems.append(f"{name} is a convolution whose {why}")
+            if not spikes:
+                problems.append(f"{name} is a convolution without a ReLU behind it")
+            hidden.append(as_layer(module))
         elif isinstance(module, nn.Linear) and spikes:
-            hidden.append((module.weight, _bias(module)))
+            hidden.append(as_layer(module))
         elif isinstance(module, nn.Linear) and not modules:
-            output = module.weight, _bias(module)
+            output = cast("tuple[Tensor, Tensor]", as_layer(module))
         elif isinstance(module, nn.Linear | nn.LayerNorm | nn.Tanh):
             bridges.setdefault(len(hidden), []).append(module)
         else:
@@ -70,17 +72,28 @@ def assemble(chain: Chain) -> tuple[list[Layer], tuple[Tensor, Tensor], dict[int
     return hidden, output, bridges
 
 
-def _unknown(convolution: nn.Conv2d) -> str:
-    """What about a convolution is not converted."""
-    if convolution.groups != 1 or set(convolution.dilation) != {1}:
-        return f"with groups = {convolution.groups} and dilation = {convolution.dilation}"
-    if isinstance(convolution.padding, str) or convolution.padding_mode != "zeros":
-        return f"with padding = {convolution.padding!r} of {convolution.padding_mode}"
-    return ""
+def as_layer(module: nn.Linear | nn.Conv2d) -> Layer:
+    """A module as an actor takes it; without a bias it adds zeros."""
+    weight = module.weight
+    bias = weight.new_zeros(weight.shape[0]) if module.bias is None else module.bias
+    if isinstance(module, nn.Linear):
+        return weight, bias
+    padding = module.padding
+    if isinstance(padding, str):
+        padding = tuple((size - 1) // 2 if padding == "same" else 0 for size in module.kernel_size)
+    return Conv(weight, bias, module.stride, padding)
 
 
-def _bias(layer: nn.Linear | nn.Conv2d) -> Tensor:
-    return layer.weight.new_zeros(layer.weight.shape[0]) if layer.bias is None else layer.bias
+def unfit(layer: nn.Conv2d) -> str:
+    """What of a convolution cannot be converted; empty where all can."""
+    same = layer.padding == "same" and any(size % 2 == 0 for size in layer.kernel_size)
+    found = {
+        f"groups are {layer.groups}": layer.groups != 1,
+        f"dilation is {layer.dilation}": any(step != 1 for step in layer.dilation),
+        f"padding_mode is {layer.padding_mode!r}": layer.padding_mode != "zeros",
+        "padding differs from side to side": same,
+    }
+    return " and ".join(what for what, is_so in found.items() if is_so)
 
 
 def _actor(chain: Chain, shape: Sequence[int], metadata: Mapping[str, str], **interface: Any) -> Actor:
