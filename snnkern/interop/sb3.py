@@ -58,8 +58,8 @@ class SB3Policy:
         """Returns the actions for observations, and the state to pass with the next observations.
 
         Args:
-            observation: `[observation_dim]`, or `[B, observation_dim]` from a vector of environments; images as the
-                model takes them: uint8, with their channels first or last.
+            observation: `[*observation_shape]`, or `[B, …]` from a vector of environments; images with their channels
+                first or last.
             state: the state that an earlier call returned, usually the last one; None if all episodes start.
             episode_start: `[B]`, whether the observation is the first of an episode; then its row of the state is not
                 used.
