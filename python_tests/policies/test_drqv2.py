@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -252,10 +254,16 @@ def test_modules_that_are_no_actor_are_named_at_once():
 
 
 def test_the_command_line_says_what_was_read(tmp_path, capsys):
-    path = written(snapshot(DrQV2Agent()), tmp_path)
+    agent = DrQV2Agent()
+    with torch.no_grad():
+        agent.encoder.convnet[0].bias[1] = -100  # a channel that is never active
+    path = written(snapshot(agent), tmp_path)
     np.save(tmp_path / "seen.npy", frames(8))
     spiking, seen = tmp_path / "snn.safetensors", tmp_path / "seen.npy"
-    code, _, errors = run(capsys, "convert", path, spiking, "--observations", seen, "--neuron", "if")
+    code, out, errors = run(capsys, "convert", path, spiking, "--observations", seen, "--neuron", "if", "--json")
     assert code == 0
+    found = json.loads(out)
+    assert found["silent_neurons"][0] == 9 * 9
+    assert found["objects"].endswith(".DrQV2Agent")
     assert "an object, support.drqv2.DrQV2Agent, of which nothing was run" in errors
     assert snnkern.load(spiking).metadata["algorithm"] == "DrQ-v2"
