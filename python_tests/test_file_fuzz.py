@@ -30,6 +30,7 @@ import pytest
 import torch
 from support.builders import make_actor, make_layers, make_observations, sac_state, td3_state
 from support.drqv2 import DrQV2Agent
+from support.visual import FORMS, frames, visual_actor
 
 import snnkern
 from snnkern.analysis.summaries import BenchSummary, read_summaries
@@ -129,13 +130,24 @@ def spiking() -> snnkern.SpikingActor:
 
 
 @functools.cache
+def seeing() -> snnkern.SpikingActor:
+    actor = visual_actor(FORMS["trunk"])
+    return snnkern.convert(actor, frames(5, FORMS["trunk"].image), neuron="snm")
+
+
+KINDS = ("actor", "spiking", "visual-actor", "visual-spiking")
+
+
+@functools.cache
 def saved(kind: str, folder: Path) -> tuple[dict[str, Any], bytes]:
     """The header and the data of a file that `snnkern.save` wrote."""
-    policy = spiking()
-    policy.act(make_observations(1, 5))
-    dense = dense_actor(policy)
+    policy = seeing() if kind.startswith("visual") else spiking()
+    decide(policy)
     path = folder / "good"
-    snnkern.save(dense if kind == "actor" else policy, path, **({} if kind == "actor" else {"include_carry": True}))
+    if kind.endswith("actor"):
+        snnkern.save(dense_actor(policy), path)
+    else:
+        snnkern.save(policy, path, include_carry=True)
     content = path.read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
     return json.loads(content[8:end]), content[end:]
@@ -166,7 +178,7 @@ def decide(policy: Any) -> None:
     """What has been loaded works."""
     interface = policy.interface
     if interface.observation_dim < 10_000:
-        kind = np.uint8 if interface.observation_dtype == torch.uint8 else np.float32
+        kind = np.float32 if interface.observation_dtype.is_floating_point else np.uint8
         policy.act(np.zeros((3, *interface.observation_shape), dtype=kind))
 
 
@@ -426,7 +438,7 @@ def framed(header: bytes, data: bytes, choose: random.Random) -> bytes:
 
 
 def header_case(path: Path, choose: random.Random) -> None:
-    kind = choose.choice(["actor", "spiking"])
+    kind = choose.choice(KINDS)
     header, data = saved(kind, path.parent)
     odd = [*ODD, [7], [5, 7], [10**6, 10**6], [0, 10**18], "F32", "F64", "F16", "BF16", "I64", "BOOL", "C64", "F8_E4M3"]
     content = framed(dumped(mutated(header, choose, odd), choose), data, choose)
@@ -435,7 +447,7 @@ def header_case(path: Path, choose: random.Random) -> None:
 
 
 def description_case(path: Path, choose: random.Random) -> None:
-    kind = choose.choice(["actor", "spiking"])
+    kind = choose.choice(KINDS)
     header, data = copy.deepcopy(saved(kind, path.parent))
     description = json.loads(header["__metadata__"]["snnkern"])
     text = json_case(description, choose).decode(errors="replace")
