@@ -17,10 +17,10 @@ struct ImageShape {
     SNNKERN_INLINE constexpr int64_t size() const { return row() * height; }
 };
 
-// Where the weights of a sender stand, for every sender of a row: its patch begins at `weight` in
-// each of the rows of the kernel, and at `current` in a row of currents.
+// Where the weights of a sender stand, for every sender of a row: its patch in a row of the kernel,
+// counted in columns, and its first receiver in a row of currents.
 struct Patch {
-    int32_t weight, current;
+    uint16_t columns, current;
 };
 
 struct ConvolutionLayer {
@@ -28,13 +28,14 @@ struct ConvolutionLayer {
     int64_t kernel_y, kernel_x, stride_y, stride_x, padding_y, padding_x;
 
     // Weights [kernel_y][row_weights], in units of the sender's θ.
-    // Event-driven, a row has a patch for every phase of a sender's column and every channel: its
-    // receivers in ascending columns, [kernel_x / stride_x, rounded up][out channels], padded with
-    // zeros to whole vectors. Null for the first layer, which receives pixels.
+    // Event-driven, [blocks of out channels][kernel_y][row_columns][block], padded with zeros: a
+    // row of the kernel has a patch for every phase of a sender's column and every channel, its
+    // receivers in ascending columns. Null for the first layer, which receives pixels.
     const float* patches;
-    int64_t patch;            // floats of a patch
-    int64_t patches_per_row;  // floats of a row of the kernel
-    const Patch* patch_of;    // [in.row()]
+    int64_t block;          // out channels of a block
+    int64_t columns;        // of a patch: kernel_x / stride_x, rounded up
+    int64_t row_columns;    // of all patches of a row of the kernel
+    const Patch* patch_of;  // [in.row()]
 
     // Dense, a block of out channels after the other: [blocks][kernel_y][taps][dense_block()], a
     // tap being an input channel at a column.
@@ -65,8 +66,7 @@ struct ConvolutionScratch {
 
 // Floats of a step's currents of a row: slack on either side for patches that stand over its ends.
 SNNKERN_INLINE constexpr int64_t current_slack(const ConvolutionLayer& layer) {
-    const int64_t columns = (layer.kernel_x + layer.stride_x - 1) / layer.stride_x;
-    return padded((columns + 1) * layer.out.channels + kPadding);
+    return padded((layer.columns + 1) * layer.out.channels + layer.block);
 }
 SNNKERN_INLINE constexpr int64_t current_stride(const ConvolutionLayer& layer) {
     return padded(layer.out.row()) + 2 * current_slack(layer);
@@ -113,10 +113,16 @@ struct GatherTask {
     float* currents;
 };
 
+// Whether the 16 bits of a `Patch` are enough.
+constexpr bool fits_patches(const ConvolutionLayer& layer) {
+    return layer.row_columns < 65536 && current_stride(layer) < 65536;
+}
+
 inline namespace SNNKERN_ARCH {
 
-// Out channels of a block of dense products.
+// Out channels of a block of dense products, and of one of patches with so many columns.
 int64_t dense_block();
+int64_t patch_block(int64_t columns);
 
 // Computes the rows and returns how many spikes they sent.
 int64_t run_convolution(const ConvolutionTask& task);

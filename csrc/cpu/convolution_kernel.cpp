@@ -42,35 +42,82 @@ SNNKERN_INLINE KernelRows kernel_rows(const ConvolutionLayer& layer, int64_t y) 
     return {top, top < 0 ? -top : 0, below < layer.kernel_y ? below : layer.kernel_y};
 }
 
-// Adds the patches of those that sent at a step in one row of inputs.
-template <bool kScaled>
+// Adds the patches of those that sent at a step in one row of inputs to a block of out channels.
+// Those in one column add to the same currents, which stay in registers meanwhile: memory would
+// make each wait for the one before.
+template <bool kScaled, int kColumns, int kVectors>
 void add_patches(const ConvolutionLayer& layer, const uint16_t* sender, const float* units,
                  int32_t count, const float* weight, float* current) {
-    constexpr int64_t kChunk = 6;
+    constexpr int kSums = kColumns * kVectors;
     const Patch* patch_of = layer.patch_of;
-    const int64_t width = layer.patch;
+    const int64_t step = layer.out.channels;
+    for (int32_t e = 0; e < count;) {
+        Patch patch = patch_of[sender[e]];
+        const uint16_t column = patch.current;
+        float* x = current + column;
+        V sums[kSums];
+#pragma GCC unroll 12
+        for (int i = 0; i < kSums; ++i)
+            sums[i] = load<V>(x + i / kVectors * step + i % kVectors * L);
+        do {
+            const float* w = weight + size_t(patch.columns) * (kVectors * L);
+            V unit{};
+            if constexpr (kScaled) unit = V{} + units[e];
+#pragma GCC unroll 12
+            for (int i = 0; i < kSums; ++i) {
+                const V part = load<V>(w + i * L);
+                sums[i] = kScaled ? multiply_add(part, unit, sums[i]) : sums[i] + part;
+            }
+            if (++e == count) break;
+            patch = patch_of[sender[e]];
+        } while (patch.current == column);
+#pragma GCC unroll 12
+        for (int i = 0; i < kSums; ++i)
+            store<V>(x + i / kVectors * step + i % kVectors * L, sums[i]);
+    }
+}
+
+// The same for patches that registers cannot hold.
+template <bool kScaled>
+void add_wide_patches(const ConvolutionLayer& layer, const uint16_t* sender, const float* units,
+                      int32_t count, const float* weight, float* current) {
     for (int32_t e = 0; e < count; ++e) {
-        const Patch patch = patch_of[sender[e]];
-        const float* __restrict w = weight + patch.weight;
-        float* __restrict x = current + patch.current;
+        const Patch patch = layer.patch_of[sender[e]];
+        const float* w = weight + size_t(patch.columns) * kPadding;
+        float* x = current + patch.current;
         V unit{};
         if constexpr (kScaled) unit = V{} + units[e];
-        int64_t i = 0;
-        for (; i + kChunk * L <= width; i += kChunk * L) {
-            V sums[kChunk];
-#pragma GCC unroll 6
-            for (int64_t v = 0; v < kChunk; ++v) {
-                const V part = load<V>(w + i + v * L), before = load<V>(x + i + v * L);
-                sums[v] = kScaled ? multiply_add(part, unit, before) : before + part;
+        for (int64_t c = 0; c < layer.columns; ++c, w += kPadding, x += layer.out.channels)
+            for (int64_t v = 0; v < kPadding; v += L) {
+                const V part = load<V>(w + v), before = load<V>(x + v);
+                store<V>(x + v, kScaled ? multiply_add(part, unit, before) : before + part);
             }
-#pragma GCC unroll 6
-            for (int64_t v = 0; v < kChunk; ++v) store<V>(x + i + v * L, sums[v]);
-        }
-        for (; i < width; i += L) {
-            const V part = load<V>(w + i), before = load<V>(x + i);
-            store<V>(x + i, kScaled ? multiply_add(part, unit, before) : before + part);
-        }
     }
+}
+
+// Sums of a patch that registers hold beside a weight.
+constexpr int kMostSums = 12;
+
+using AddPatches = void (*)(const ConvolutionLayer&, const uint16_t*, const float*, int32_t,
+                            const float*, float*);
+
+// What adds the patches of a layer, whose number of out channels `patch_block` has chosen.
+template <bool kScaled>
+AddPatches patch_adder(const ConvolutionLayer& layer) {
+    constexpr int kOne = kPadding / L, kTwo = 2 * kOne;
+    const bool wide = layer.block == 2 * kPadding;
+    switch (layer.columns) {
+        case 1:
+            return wide ? add_patches<kScaled, 1, kTwo> : add_patches<kScaled, 1, kOne>;
+        case 2:
+            return wide ? add_patches<kScaled, 2, kTwo> : add_patches<kScaled, 2, kOne>;
+        case 3:
+            return wide ? add_patches<kScaled, 3, kTwo> : add_patches<kScaled, 3, kOne>;
+        case 4:
+            if constexpr (4 * kOne <= kMostSums)
+                return wide ? add_patches<kScaled, 4, kTwo> : add_patches<kScaled, 4, kOne>;
+    }
+    return add_wide_patches<kScaled>;
 }
 
 // The dense product for the columns [x, x + kColumns) of a row and a block of out channels at n.
@@ -182,38 +229,56 @@ void start_currents(const ConvolutionLayer& layer, const float* bias, float* cur
     __builtin_memset(current + slack + row, 0, slack * sizeof(float));
 }
 
-// The currents of the row y at one step, from the spikes of the layer before.
+// The currents of a row at one step as a dense product.
 template <bool kScaled>
-void receive(const ConvolutionTask& task, const KernelRows& rows, const float* bias, int64_t step,
-             float* current) {
+void receive_densely(const ConvolutionTask& task, const KernelRows& rows, const float* bias,
+                     int64_t step, float* current) {
     const ConvolutionLayer& layer = *task.layer;
     const SpikeRows& spikes = *task.received;
-    const int64_t steps = task.model->timesteps;
-    int64_t count = 0;
-    for (int64_t ky = rows.first; ky < rows.end; ++ky)
-        count += spikes.count[(rows.top + ky) * steps + step];
-    if (is_dense(layer, count, rows.end - rows.first)) {
-        const int64_t stride = input_stride(layer);
-        for (int64_t ky = rows.first; ky < rows.end; ++ky) {
-            const int64_t list = (rows.top + ky) * steps + step;
-            float* inputs = task.scratch.inputs + ky * stride;
-            __builtin_memset(inputs, 0, stride * sizeof(float));
-            inputs += layer.padding_x * layer.in.channels;
-            for (int32_t e = 0; e < spikes.count[list]; ++e)
-                inputs[spikes.sender[list * spikes.stride + e]] =
-                    kScaled ? spikes.units[list * spikes.stride + e] : 1.0f;
-        }
-        multiply(layer, rows, task.scratch.inputs, bias, current + current_slack(layer));
-        return;
-    }
-    start_currents(layer, bias, current);
+    const int64_t stride = input_stride(layer);
     for (int64_t ky = rows.first; ky < rows.end; ++ky) {
-        const int64_t list = (rows.top + ky) * steps + step;
-        add_patches<kScaled>(layer, spikes.sender + list * spikes.stride,
-                             kScaled ? spikes.units + list * spikes.stride : nullptr,
-                             spikes.count[list], layer.patches + ky * layer.patches_per_row,
-                             current + current_slack(layer));
+        const int64_t list = (rows.top + ky) * task.model->timesteps + step;
+        float* inputs = task.scratch.inputs + ky * stride;
+        __builtin_memset(inputs, 0, stride * sizeof(float));
+        inputs += layer.padding_x * layer.in.channels;
+        for (int32_t e = 0; e < spikes.count[list]; ++e)
+            inputs[spikes.sender[list * spikes.stride + e]] =
+                kScaled ? spikes.units[list * spikes.stride + e] : 1.0f;
     }
+    multiply(layer, rows, task.scratch.inputs, bias, current + current_slack(layer));
+}
+
+// The currents of a row at all steps, from the spikes of the layer before.
+template <bool kScaled>
+void receive(const ConvolutionTask& task, const KernelRows& rows, const float* bias) {
+    const ConvolutionLayer& layer = *task.layer;
+    const SpikeRows& spikes = *task.received;
+    const int64_t steps = task.model->timesteps, stride = current_stride(layer);
+    const auto dense = [&](int64_t step) {
+        int64_t count = 0;
+        for (int64_t ky = rows.first; ky < rows.end; ++ky)
+            count += spikes.count[(rows.top + ky) * steps + step];
+        return is_dense(layer, count, rows.end - rows.first);
+    };
+    for (int64_t step = 0; step < steps; ++step) {
+        float* current = task.scratch.currents + step * stride;
+        if (dense(step))
+            receive_densely<kScaled>(task, rows, bias, step, current);
+        else
+            start_currents(layer, bias, current);
+    }
+    const auto add = patch_adder<kScaled>(layer);
+    for (int64_t n = 0; n < layer.out.channels; n += layer.block)
+        for (int64_t step = 0; step < steps; ++step) {
+            if (dense(step)) continue;
+            for (int64_t ky = rows.first; ky < rows.end; ++ky) {
+                const int64_t list = (rows.top + ky) * steps + step;
+                add(layer, spikes.sender + list * spikes.stride,
+                    kScaled ? spikes.units + list * spikes.stride : nullptr, spikes.count[list],
+                    layer.patches + (n * layer.kernel_y + ky * layer.block) * layer.row_columns,
+                    task.scratch.currents + step * stride + n);
+            }
+        }
 }
 
 // Rows of memory without padding, such as the carry's: the vector over their end is partly theirs.
@@ -329,16 +394,15 @@ int64_t run_rows(const ConvolutionTask& task) {
         if (task.sent)
             for (int64_t step = 0; step < steps; ++step) task.sent->count[y * steps + step] = 0;
         const KernelRows rows = kernel_rows(layer, y);
-        float* currents = task.scratch.currents;
         if (task.pixels) {
             look(task, rows, y > task.begin ? &before : nullptr);
             before = rows;
-            multiply(layer, rows, task.scratch.inputs, bias, currents + current_slack(layer));
+            multiply(layer, rows, task.scratch.inputs, bias,
+                     task.scratch.currents + current_slack(layer));
             fired += run_neurons<kind, kTiny, true>(task, y);
         } else {
-            for (int64_t step = 0; step < steps; ++step, currents += current_stride(layer))
-                task.received_units ? receive<true>(task, rows, bias, step, currents)
-                                    : receive<false>(task, rows, bias, step, currents);
+            task.received_units ? receive<true>(task, rows, bias)
+                                : receive<false>(task, rows, bias);
             fired += run_neurons<kind, kTiny, false>(task, y);
         }
         if (task.sent)
@@ -347,6 +411,9 @@ int64_t run_rows(const ConvolutionTask& task) {
     }
     return fired;
 }
+
+// How many spikes ahead their weights are fetched. What stands behind a list is a sender, too.
+constexpr int kAhead = 8;
 
 template <bool kScaled>
 void gather(const GatherTask& task) {
@@ -374,6 +441,9 @@ void gather(const GatherTask& task) {
                     for (int v = 0; v < 4; ++v) sums[v] = load<V>(current + n + v * L);
                     for (int32_t e = 0; e < count; ++e) {
                         const float* w = weight + sender[e] * width + n;
+                        const float* later = weight + sender[e + kAhead] * width + n;
+#pragma GCC unroll 4
+                        for (int64_t v = 0; v < 4 * L; v += kPadding) __builtin_prefetch(later + v);
 #pragma GCC unroll 4
                         for (int v = 0; v < 4; ++v) {
                             V part = load<V>(w + v * L);
@@ -402,6 +472,10 @@ void gather(const GatherTask& task) {
 }  // namespace
 
 int64_t dense_block() { return kDenseVectors * L; }
+
+int64_t patch_block(int64_t columns) {
+    return columns <= 4 && columns * 2 * kPadding / L <= kMostSums ? 2 * kPadding : kPadding;
+}
 
 int64_t run_convolution(const ConvolutionTask& task) {
     return with_form(task.model->kind, task.model->tiny, [&](auto form) {

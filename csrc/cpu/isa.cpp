@@ -9,6 +9,7 @@ namespace snnkern {
     int64_t engine_block();                                 \
     void run_engine(const EngineModel&, const EngineRows&); \
     int64_t dense_block();                                  \
+    int64_t patch_block(int64_t);                           \
     int64_t run_convolution(const ConvolutionTask&);        \
     void run_gather(const GatherTask&);                     \
     template <class Real>                                   \
@@ -22,6 +23,7 @@ namespace snnkern {
      &arch::engine_block,       \
      &arch::run_engine,         \
      &arch::dense_block,        \
+     &arch::patch_block,        \
      &arch::run_convolution,    \
      &arch::run_gather,         \
      &arch::run_neuron<float>,  \

@@ -16,6 +16,7 @@ struct Kernels {
     int64_t (*engine_block)();
     void (*run_engine)(const EngineModel&, const EngineRows&);
     int64_t (*dense_block)();
+    int64_t (*patch_block)(int64_t);
     int64_t (*run_convolution)(const ConvolutionTask&);
     void (*run_gather)(const GatherTask&);
     void (*run_neuron_float)(const NeuronProblem<float>&);

@@ -40,17 +40,14 @@ struct BridgeStep {
     double epsilon;
 };
 
-int64_t columns_of(const ConvolutionLayer& layer) {
-    return (layer.kernel_x + layer.stride_x - 1) / layer.stride_x;
-}
-
 class StagedEngine {
   public:
     StagedEngine(const Dynamics& dynamics, const Image& image,
                  const std::vector<ConvolutionArguments>& convolutions,
                  const std::vector<BridgeArguments>& bridge, const std::vector<ActorLayer>& layers,
                  const InterfaceArguments& interface)
-        : packed_(kernels_, dynamics, layers, interface) {
+        : gathers_(!convolutions.empty() && bridge.empty() && layers.size() > 1),
+          packed_(kernels_, dynamics, received_elsewhere(layers, gathers_), interface) {
         const auto& [channels, height, width, bytes, scale, offset] = image;
         seen_ = {channels, height, width};
         bytes_ = bytes;
@@ -77,7 +74,6 @@ class StagedEngine {
                                memory_.copy(pointer<const float>(bias), outputs), epsilon});
         // Spikes go to the first layer without positions directly, unless a bridge takes their
         // mean.
-        gathers_ = !convolutions_.empty() && bridge_.empty() && model_.hidden > 0;
         if (gathers_) {
             const auto& [inputs, outputs, weight, bias, threshold] = layers.front();
             gather_weight_ =
@@ -164,6 +160,13 @@ class StagedEngine {
         Memory memory;
     };
 
+    // The layers, the first without weights where its currents come from positions.
+    static std::vector<ActorLayer> received_elsewhere(std::vector<ActorLayer> layers,
+                                                      bool gathers) {
+        if (gathers) std::get<2>(layers.front()) = 0;
+        return layers;
+    }
+
     ConvolutionLayer pack(const ConvolutionArguments& given, const ImageShape& in,
                           const float* units) {
         const auto& [channels, kernel, stride, padding, weight_at, bias_at, threshold_at, spread] =
@@ -175,6 +178,9 @@ class StagedEngine {
         layer.padding_y = padding[0], layer.padding_x = padding[1];
         layer.out = {channels, (in.height + 2 * padding[0] - kernel[0]) / stride[0] + 1,
                      (in.width + 2 * padding[1] - kernel[1]) / stride[1] + 1};
+        layer.columns = (kernel[1] + stride[1] - 1) / stride[1];
+        layer.block = kernels_.patch_block(layer.columns);
+        layer.row_columns = stride[1] * in.channels * layer.columns;
         const bool first = convolutions_.empty();
         const auto* weight = pointer<const float>(weight_at);
         const auto weight_of = [&](int64_t out, int64_t from, int64_t y, int64_t x) {
@@ -230,28 +236,31 @@ class StagedEngine {
     template <class Weight>
     void pack_patches(ConvolutionLayer& layer, const Weight& weight_of) {
         const int64_t channels = layer.out.channels, from = layer.in.channels;
-        const int64_t columns = columns_of(layer), stride = layer.stride_x;
-        layer.patch = padded(columns * channels);
-        layer.patches_per_row = stride * from * layer.patch;
-        float* patches = memory_.take(layer.kernel_y * layer.patches_per_row);
-        for (int64_t y = 0; y < layer.kernel_y; ++y)
-            for (int64_t phase = 0; phase < stride; ++phase)
-                for (int64_t channel = 0; channel < from; ++channel)
-                    for (int64_t i = 0; i < columns; ++i) {
-                        const int64_t x = phase + stride * (columns - 1 - i);
-                        if (x >= layer.kernel_x) continue;
-                        float* to = patches + y * layer.patches_per_row +
-                                    (phase * from + channel) * layer.patch + i * channels;
-                        for (int64_t n = 0; n < channels; ++n) to[n] = weight_of(n, channel, y, x);
-                    }
+        const int64_t columns = layer.columns, stride = layer.stride_x;
+        const int64_t width = layer.block;
+        const int64_t blocks = (channels + width - 1) / width;
+        float* patches = memory_.take(blocks * layer.kernel_y * layer.row_columns * width);
+        for (int64_t n = 0; n < channels; ++n)
+            for (int64_t y = 0; y < layer.kernel_y; ++y)
+                for (int64_t phase = 0; phase < stride; ++phase)
+                    for (int64_t channel = 0; channel < from; ++channel)
+                        for (int64_t i = 0; i < columns; ++i) {
+                            const int64_t x = phase + stride * (columns - 1 - i);
+                            if (x >= layer.kernel_x) continue;
+                            const int64_t block = n / width * layer.kernel_y + y;
+                            const int64_t column =
+                                block * layer.row_columns + (phase * from + channel) * columns + i;
+                            patches[column * width + n % width] = weight_of(n, channel, y, x);
+                        }
         layer.patches = patches;
         patches_.emplace_back(layer.in.row());
         for (int64_t x = 0; x < layer.in.width; ++x)
             for (int64_t channel = 0; channel < from; ++channel) {
                 const int64_t column = x + layer.padding_x, phase = column % stride;
                 patches_.back()[x * from + channel] = {
-                    static_cast<int32_t>((phase * from + channel) * layer.patch),
-                    static_cast<int32_t>((column / stride - (columns - 1)) * channels)};
+                    static_cast<uint16_t>((phase * from + channel) * columns),
+                    static_cast<uint16_t>(current_slack(layer) +
+                                          (column / stride - (columns - 1)) * channels)};
             }
         layer.patch_of = patches_.back().data();
     }
@@ -463,6 +472,8 @@ class StagedEngine {
     static constexpr int kMostThreads = 256;  // each takes memory
 
     const Kernels& kernels_ = kernels();  // weights are packed for this build
+    // Spikes go to the first layer without positions directly, unless a bridge takes their mean.
+    const bool gathers_;
     PackedLayers packed_;
     EngineModel& model_ = packed_.model;
     Memory memory_;
@@ -472,7 +483,7 @@ class StagedEngine {
     std::vector<bool> values_;  // whether spikes of a layer are in activation units
     std::vector<BridgeStep> bridge_;
     ImageShape seen_{};
-    bool bytes_ = false, gathers_ = false, values_scaled_ = false;
+    bool bytes_ = false, values_scaled_ = false;
     float scale_ = 1, offset_ = 0;
     const float *gather_weight_ = nullptr, *gather_bias_ = nullptr;
     int64_t outputs_ = 0, widest_ = 0, batch_ = 0;
