@@ -267,18 +267,21 @@ void receive(const ConvolutionTask& task, const KernelRows& rows, const float* b
         else
             start_currents(layer, bias, current);
     }
+    // Some steps take turns at the weights of a row of the kernel, which the nearest cache holds
+    // beside their currents.
+    constexpr int64_t kSteps = 2;
     const auto add = patch_adder<kScaled>(layer);
     for (int64_t n = 0; n < layer.out.channels; n += layer.block)
-        for (int64_t step = 0; step < steps; ++step) {
-            if (dense(step)) continue;
-            for (int64_t ky = rows.first; ky < rows.end; ++ky) {
-                const int64_t list = (rows.top + ky) * steps + step;
-                add(layer, spikes.sender + list * spikes.stride,
-                    kScaled ? spikes.units + list * spikes.stride : nullptr, spikes.count[list],
-                    layer.patches + (n * layer.kernel_y + ky * layer.block) * layer.row_columns,
-                    task.scratch.currents + step * stride + n);
-            }
-        }
+        for (int64_t begin = 0; begin < steps; begin += kSteps)
+            for (int64_t ky = rows.first; ky < rows.end; ++ky)
+                for (int64_t step = begin; step < begin + kSteps && step < steps; ++step) {
+                    if (dense(step)) continue;
+                    const int64_t list = (rows.top + ky) * steps + step;
+                    add(layer, spikes.sender + list * spikes.stride,
+                        kScaled ? spikes.units + list * spikes.stride : nullptr, spikes.count[list],
+                        layer.patches + (n * layer.kernel_y + ky * layer.block) * layer.row_columns,
+                        task.scratch.currents + step * stride + n);
+                }
 }
 
 // Rows of memory without padding, such as the carry's: the vector over their end is partly theirs.
@@ -412,8 +415,28 @@ int64_t run_rows(const ConvolutionTask& task) {
     return fired;
 }
 
-// How many spikes ahead their weights are fetched. What stands behind a list is a sender, too.
-constexpr int kAhead = 8;
+// Of a sender's row of weights, so many are fetched ahead of their use.
+constexpr int64_t kFetched = 8 * kPadding;
+
+// Adds the rows of weights of those that sent at a step to kVectors vectors of currents at n.
+template <bool kScaled, int kVectors>
+SNNKERN_INLINE void add_rows(const uint16_t* sender, const float* units, int32_t count,
+                             const float* weight, int64_t width, float* current) {
+    V sums[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) sums[v] = load<V>(current + v * L);
+    for (int32_t e = 0; e < count; ++e) {
+        const float* w = weight + sender[e] * width;
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) {
+            V part = load<V>(w + v * L);
+            if constexpr (kScaled) part = part * units[e];
+            sums[v] = sums[v] + part;
+        }
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) store<V>(current + v * L, sums[v]);
+}
 
 template <bool kScaled>
 void gather(const GatherTask& task) {
@@ -424,47 +447,28 @@ void gather(const GatherTask& task) {
         for (int64_t n = 0; n < width; n += L)
             store<V>(current + n, task.bias ? load<V>(task.bias + n) : V{});
     }
-    // Rows are the outer loop: those that send at several steps have their weights at hand.
+    // Rows are the outer loop: those that send at several steps have their weights at hand. What
+    // the next row sends is fetched meanwhile, since weights are many and their senders few.
     for (int64_t y = 0; y < task.shape.height; ++y) {
         const float* weight = task.weight + y * row * width;
         for (int64_t step = task.begin; step < task.end; ++step) {
-            float* __restrict current = task.currents + step * width;
+            if (y + 1 < task.shape.height) {
+                const int64_t next = (y + 1) * task.timesteps + step;
+                const uint16_t* sender = spikes.sender + next * spikes.stride;
+                for (int32_t e = 0; e < spikes.count[next]; ++e)
+                    for (int64_t n = 0; n < width && n < kFetched; n += kPadding)
+                        __builtin_prefetch(weight + (row + sender[e]) * width + n);
+            }
+            float* current = task.currents + step * width;
             const int64_t list = y * task.timesteps + step;
             const uint16_t* sender = spikes.sender + list * spikes.stride;
             const float* units = kScaled ? spikes.units + list * spikes.stride : nullptr;
             const int32_t count = spikes.count[list];
-            for (int64_t n = 0; n < width;) {
-                const int64_t left = width - n;
-                if (left >= 4 * L) {
-                    V sums[4];
-#pragma GCC unroll 4
-                    for (int v = 0; v < 4; ++v) sums[v] = load<V>(current + n + v * L);
-                    for (int32_t e = 0; e < count; ++e) {
-                        const float* w = weight + sender[e] * width + n;
-                        const float* later = weight + sender[e + kAhead] * width + n;
-#pragma GCC unroll 4
-                        for (int64_t v = 0; v < 4 * L; v += kPadding) __builtin_prefetch(later + v);
-#pragma GCC unroll 4
-                        for (int v = 0; v < 4; ++v) {
-                            V part = load<V>(w + v * L);
-                            if constexpr (kScaled) part = part * units[e];
-                            sums[v] = sums[v] + part;
-                        }
-                    }
-#pragma GCC unroll 4
-                    for (int v = 0; v < 4; ++v) store<V>(current + n + v * L, sums[v]);
-                    n += 4 * L;
-                } else {
-                    V sum = load<V>(current + n);
-                    for (int32_t e = 0; e < count; ++e) {
-                        V part = load<V>(weight + sender[e] * width + n);
-                        if constexpr (kScaled) part = part * units[e];
-                        sum = sum + part;
-                    }
-                    store<V>(current + n, sum);
-                    n += L;
-                }
-            }
+            int64_t n = 0;
+            for (; n + 4 * L <= width; n += 4 * L)
+                add_rows<kScaled, 4>(sender, units, count, weight + n, width, current + n);
+            for (; n < width; n += L)
+                add_rows<kScaled, 1>(sender, units, count, weight + n, width, current + n);
         }
     }
 }

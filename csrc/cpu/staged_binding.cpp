@@ -74,14 +74,7 @@ class StagedEngine {
                                memory_.copy(pointer<const float>(bias), outputs), epsilon});
         // Spikes go to the first layer without positions directly, unless a bridge takes their
         // mean.
-        if (gathers_) {
-            const auto& [inputs, outputs, weight, bias, threshold] = layers.front();
-            gather_weight_ =
-                pack_rows(pointer<const float>(weight), inputs, outputs, shape.channels, units);
-            gather_bias_ = is_differential(model_.kind)
-                               ? nullptr
-                               : memory_.copy(pointer<const float>(bias), outputs);
-        }
+        if (gathers_) set_gather(layers.front(), shape.channels, units);
         outputs_ = model_.layers[model_.hidden].outputs;
         widest_ = std::max<int64_t>(seen_.size(), shape.size());
         for (const BridgeStep& step : bridge_) widest_ = std::max(widest_, step.outputs);
@@ -145,7 +138,7 @@ class StagedEngine {
     // What one decision is worked on with: by a team together, or by a thread of its own.
     struct Desk {
         SpikeRows spikes[2];  // of layers in turn
-        float *numbers, *other_numbers, *currents;
+        float *numbers, *other_numbers, *gathered, *currents;
         void* rest;
         int64_t bytes = 0;
         Memory memory;
@@ -265,16 +258,27 @@ class StagedEngine {
         layer.patch_of = patches_.back().data();
     }
 
-    // Weights [in, out] padded to whole vectors, in units of the senders' thresholds, one for each
-    // of their channels.
-    const float* pack_rows(const float* given, int64_t inputs, int64_t outputs, int64_t channels,
-                           const float* units) {
-        const int64_t width = padded(outputs);
-        float* weight = memory_.take(inputs * width);
-        for (int64_t k = 0; k < inputs; ++k)
-            for (int64_t n = 0; n < outputs; ++n)
-                weight[k * width + n] = given[k * outputs + n] * (units ? units[k % channels] : 1);
-        return weight;
+    // Packs the layer that receives spikes of positions: rows of weights in units of the senders'
+    // thresholds, one for each of their channels. Neurons that cannot fire need no current.
+    void set_gather(const ActorLayer& layer, int64_t channels, const float* units) {
+        const auto& [inputs, outputs, weight_at, bias_at, threshold_at] = layer;
+        const auto* weight = pointer<const float>(weight_at);
+        const auto* bias = pointer<const float>(bias_at);
+        const auto* threshold = pointer<const float>(threshold_at);
+        for (int64_t n = 0; n < outputs; ++n)
+            if (threshold[n] > 0 || !bytes_)  // a NaN, which bytes are not, must reach their carry
+                receivers_.push_back(n);
+        gather_width_ = padded(static_cast<int64_t>(receivers_.size()));
+        float* rows = memory_.take(inputs * gather_width_);
+        float* biases = memory_.take(gather_width_);
+        for (size_t i = 0; i < receivers_.size(); ++i) {
+            for (int64_t k = 0; k < inputs; ++k)
+                rows[k * gather_width_ + i] =
+                    weight[k * outputs + receivers_[i]] * (units ? units[k % channels] : 1);
+            biases[i] = bias[receivers_[i]];
+        }
+        gather_weight_ = rows;
+        gather_bias_ = is_differential(model_.kind) ? nullptr : biases;
     }
 
     bool finite(const void* observation) const {
@@ -315,6 +319,7 @@ class StagedEngine {
         const bool numbers = !gathers_;
         desk.numbers = take(numbers ? padded(widest_) : 0);
         desk.other_numbers = take(bridge_.empty() ? 0 : padded(widest_));
+        desk.gathered = take(steps * gather_width_);
         desk.currents = take(gathers_ ? steps * model_.layers[0].width : 0);
         desk.rest = take((engine_scratch(model_) + 3) / 4);
         desk.next.reset(new std::atomic<int64_t>[convolutions_.size() + 1]);
@@ -377,8 +382,7 @@ class StagedEngine {
             const int64_t steps = model_.timesteps;
             kernels_.run_gather({&spikes, has_units(layers - 1), convolutions_.back().out,
                                  steps * member / members, steps * (member + 1) / members, steps,
-                                 gather_weight_, gather_bias_, model_.layers[0].width,
-                                 desk.currents});
+                                 gather_weight_, gather_bias_, gather_width_, desk.gathered});
             desk.barrier.wait(members);
         }
         if (member != 0) return;
@@ -387,7 +391,7 @@ class StagedEngine {
         rows.begin = b;
         rows.end = b + 1;
         if (gathers_)
-            rows.currents = desk.currents;
+            rows.currents = spread(desk);
         else
             rows.observation =
                 cross(pixels, desk) - b * model_.layers[0].inputs;  // as if it were row b of many
@@ -426,6 +430,15 @@ class StagedEngine {
             task.end = std::min(task.begin + share, height);
             desk.fired[l].fetch_add(kernels_.run_convolution(task), std::memory_order_relaxed);
         }
+    }
+
+    // The gathered currents of every step, as the layer has its neurons.
+    const float* spread(Desk& desk) const {
+        for (int64_t step = 0; step < model_.timesteps; ++step)
+            for (size_t i = 0; i < receivers_.size(); ++i)
+                desk.currents[step * model_.layers[0].width + receivers_[i]] =
+                    desk.gathered[step * gather_width_ + static_cast<int64_t>(i)];
+        return desk.currents;
     }
 
     // What the layers without positions receive: pixels or the mean of the convolutional layers,
@@ -486,7 +499,8 @@ class StagedEngine {
     bool bytes_ = false, values_scaled_ = false;
     float scale_ = 1, offset_ = 0;
     const float *gather_weight_ = nullptr, *gather_bias_ = nullptr;
-    int64_t outputs_ = 0, widest_ = 0, batch_ = 0;
+    std::vector<int64_t> receivers_;
+    int64_t gather_width_ = 0, outputs_ = 0, widest_ = 0, batch_ = 0;
     std::vector<float*> carries_;
     int64_t* counts_ = nullptr;
     const float* alpha_ = nullptr;
