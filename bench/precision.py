@@ -19,7 +19,7 @@ from torch import Tensor
 import snnkern
 from snnkern import Dynamics
 from snnkern.kernels import reference
-from snnkern.kernels.backends import ActorParts
+from snnkern.kernels.backends import ActorParts, HiddenPart
 from snnkern.kernels.backends.triton.engine import PRECISIONS, Engine, scaling
 from snnkern.kernels.neurons import parse_neuron
 
@@ -47,9 +47,9 @@ def packed(parts: ActorParts, precision: str) -> list[Tensor]:
     engine = Engine(parts, precision)
     factor = scaling(parts.dynamics.neuron)[0]
     weights = []
-    for (*_, sender), (weight, *_), together in zip(parts.hidden, parts.hidden[1:], engine._weights[1:], strict=False):
-        rows, columns = weight.shape
-        weights.append(together.double().sum(dim=0)[:rows, :columns] / factor / sender.double()[:, None])
+    for before, layer, together in zip(parts.hidden, parts.hidden[1:], engine._weights[1:], strict=False):
+        rows, columns = layer.weight.shape
+        weights.append(together.double().sum(dim=0)[:rows, :columns] / factor / before.threshold.double()[:, None])
     return weights
 
 
@@ -61,9 +61,9 @@ def costs(kind: str) -> Iterator[tuple[str, Cost]]:
     thresholds = list(snnkern.calibrate(actor, observations, "max"))
     dynamics = Dynamics(parse_neuron(kind.lower()), TIMESTEPS, 0.0)
     layers = [(layer.weight.T.contiguous(), layer.bias) for layer in [*actor.hidden, actor.output]]
-    hidden = [(weight, bias, theta) for (weight, bias), theta in zip(layers[:-1], thresholds, strict=True)]
+    hidden = [HiddenPart(weight, bias, theta) for (weight, bias), theta in zip(layers[:-1], thresholds, strict=True)]
     parts = ActorParts(hidden, layers[-1], actor.interface.parts(), dynamics)
-    exact = [tuple(tensor.double() for tensor in layer) for layer in hidden]
+    exact = [tuple(tensor.double() for tensor in layer[:3]) for layer in hidden]
     output = tuple(tensor.double() for tensor in layers[-1])
 
     def decide(weights: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:

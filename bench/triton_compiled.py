@@ -28,7 +28,7 @@ import torch
 from machine_code import KINDS, TARGETS, Code, Loop, resident_warps
 
 from snnkern import Dynamics, Interface
-from snnkern.kernels.backends import ActorParts, Problem
+from snnkern.kernels.backends import ActorParts, HiddenPart, Problem
 from snnkern.kernels.backends.triton import environment, launch
 from snnkern.kernels.neurons import parse_neuron
 
@@ -298,7 +298,7 @@ def _launch_actor(case: Case) -> None:
         (torch.zeros(width, narrow), torch.zeros(narrow)) for width, narrow in itertools.pairwise(case.widths)
     ]
     parts = ActorParts(
-        hidden=[(weight, bias, torch.ones_like(bias)) for weight, bias in hidden],
+        hidden=[HiddenPart(weight, bias, torch.ones_like(bias)) for weight, bias in hidden],
         output=output,
         interface=Interface(case.widths[0], case.widths[-1]).parts(),
         dynamics=case.dynamics(),

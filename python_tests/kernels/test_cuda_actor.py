@@ -316,7 +316,7 @@ def test_a_captured_decision_has_a_carry_of_its_own(cuda_device, monkeypatch) ->
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(CapturedDecision, "_decide", decide_into)
     carries = [layer.carry.value.clone() for layer in ours.hidden]
-    captured = CapturedDecision(engine, [carry.clone() for carry in carries], None, 11)
+    captured = CapturedDecision(engine, [carry.clone() for carry in carries], None, torch.zeros(len(carries[0]), 11))
     for mine, carry in zip(captured.carries, carries, strict=True):
         assert torch.equal(mine, carry)
     assert not bool(captured.spikes.any())

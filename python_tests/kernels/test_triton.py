@@ -91,7 +91,8 @@ def test_three_passes_are_as_exact_as_float32_and_one_is_not(precision, least, m
 
     parts = actor_parts((5, 200, 150, 3), Dynamics(MT(), 8))
     (weight,) = packed(parts, precision)
-    (_, _, sender), (exact, *_) = parts.hidden
+    before, layer = parts.hidden
+    sender, exact = before.threshold, layer.weight
     folded = (exact * sender[:, None]).double() / sender.double()[:, None]  # float32, as any kernel has them
     error = ((weight - folded).abs() / exact.double().abs()).max().item()
     assert least <= error <= most

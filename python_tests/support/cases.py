@@ -19,7 +19,7 @@ from torch import Tensor
 
 import snnkern
 from snnkern import DC, IF, LIF, MT, SNM, Actor, Dynamics, Interface, Neuron
-from snnkern.kernels.backends import ActorParts
+from snnkern.kernels.backends import ActorParts, HiddenPart
 from snnkern.kernels.neurons import Kind
 
 NEURONS: dict[str, Neuron] = {
@@ -310,7 +310,7 @@ def actor_parts(widths: tuple[int, ...], dynamics: Dynamics) -> ActorParts:
     """A random actor as an engine gets it."""
     actor, thresholds = random_actor(widths)
     layers = [(layer.weight.T.contiguous(), layer.bias) for layer in [*actor.hidden, actor.output]]
-    hidden = [(*layer, threshold) for layer, threshold in zip(layers[:-1], thresholds, strict=True)]
+    hidden = [HiddenPart(*layer, threshold) for layer, threshold in zip(layers[:-1], thresholds, strict=True)]
     return ActorParts(hidden, layers[-1], actor.interface.parts(), dynamics)
 
 

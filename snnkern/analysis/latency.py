@@ -217,7 +217,7 @@ def run(
         missing=line_up.missing,
         spikes=line_up.spikes,
         agreements=line_up.agreements,
-        widths=(actor.interface.observation_dim, *(layer.out_features for layer in [*actor.hidden, actor.output])),
+        widths=(actor.interface.observation_dim, *(len(layer.bias) for layer in [*actor.hidden, actor.output])),
         machine={**found, "load_after": load_average()},
         seconds=time.monotonic() - start,
         interrupted=interrupted,

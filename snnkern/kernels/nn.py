@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from snnkern.errors import InputError
 from snnkern.kernels import ops
 from snnkern.kernels.backends import choice
+from snnkern.kernels.layers import spread
 from snnkern.kernels.neurons import Dynamics, Neuron, parse_neuron
 from snnkern.kernels.tensors import (
     CheckedState,
@@ -23,7 +24,7 @@ class Carry(nn.Module):
     """Holds what each row of a batch carries into the next decision step. It is not part of `state_dict`.
 
     Attributes:
-        value: c, `[B, N]`, or None if every row starts an episode.
+        value: c, `[B, N]` (of a convolution `[B, C, H, W]`), or None if every row starts an episode.
     """
 
     value: Tensor | None
@@ -32,12 +33,13 @@ class Carry(nn.Module):
         super().__init__()
         self.register_buffer("value", None, persistent=False)
 
-    def start(self, batch: int, like: Tensor, uncarried: bool = False) -> Tensor:
+    def start(self, batch: int, like: Tensor, uncarried: bool = False, neurons: tuple[int, ...] = ()) -> Tensor:
         """The carry `[batch, N]` for a decision of this many rows, with N, dtype and device those of `like` `[N]`.
 
         Args:
             batch: B.
             like: θ.
+            neurons: the shape of a row, where it is not that of `like`: `(C, H, W)`.
             uncarried: whether α is 0 for all rows: then a carry of zeros belongs to no row, and B may change.
 
         Raises:
@@ -47,11 +49,11 @@ class Carry(nn.Module):
         if torch.compiler.is_exporting():
             raise InputError("an exported program would forget the carry: export actor.stateless(), or set α = 0")
         refuse_mapping()
+        shape = (batch, *(neurons or like.shape))
         if self.value is None:
-            return like.new_zeros(batch, like.shape[0])
+            return like.new_zeros(shape)
         if not stands_for_others(self.value):
             check_tensor("the carry", self.value, self.value.shape, like.dtype, like.device)
-        shape = (batch, like.shape[0])
         if self.value.shape != shape:
             if uncarried and not bool(self.value.any()):
                 return like.new_zeros(shape)
@@ -67,7 +69,12 @@ class Carry(nn.Module):
             self.value = None
         elif self.value is not None:
             with torch.inference_mode():  # where a decision may have made it
-                self.value.masked_fill_(mask.to(self.value.device)[:, None], 0.0)
+                self.value.masked_fill_(as_column(mask.to(self.value.device), self.value), 0.0)
+
+
+def as_column(rows: Tensor, like: Tensor) -> Tensor:
+    """One value per row `[B]` in the form in which it meets `like` `[B, …]`: `[B, 1, …]`."""
+    return rows.reshape(-1, *[1] * (like.dim() - 1))
 
 
 def refuse_mapping() -> None:
@@ -213,7 +220,7 @@ def _per_neuron(name: str, value: Tensor, features: torch.Size) -> Tensor:
     if value.dim() == 0 or value.shape == features:
         return value.expand(features).reshape(-1)
     if value.dim() == 1 and len(features) and value.shape[0] == features[0]:
-        return value.reshape(-1, *[1] * (len(features) - 1)).expand(features).reshape(-1)
+        return spread(value, tuple(features))
     raise InputError(
         f"{name} must be a scalar, [{features[0]}] or {list(features)} to fit the input, got shape {list(value.shape)}"
     )

@@ -1,6 +1,7 @@
-"""Trained dense actors: `Actor` has hidden Linear + ReLU layers, an output layer, and an `Interface`.
+"""Trained dense actors: `Actor` has hidden Linear or Conv2d + ReLU layers, an output layer, and an `Interface`.
 
-The interface connects the network with its environment: normalisation of observations, tanh, action scale and bias.
+The interface connects the network with its environment: what an observation is, its normalisation, tanh, action scale
+and bias.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import Any, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from snnkern.errors import InputError
 from snnkern.kernels import ops
 from snnkern.kernels.backends import ActorInterface
+from snnkern.kernels.layers import Convolution, by_shape, check_size, whole_numbers
 from snnkern.kernels.tensors import CheckedState, check_memory, check_numbers, check_tensor
 
 
@@ -26,10 +28,11 @@ class Interface(CheckedState):
     """Connects a network with its environment; a dense actor and its spiking version have the same interface.
 
         action = action_scale · tanh(z) + action_bias        (tanh only if `squash`)
-        network input = clamp((observation − mean) / std, ±clip)        (only if a normalisation is given)
+        x = observation / observation_scale + observation_offset
+        network input = clamp((x − mean) / std, ±clip)        (only if a normalisation is given)
 
     Args:
-        observation_dim: width of an observation.
+        observation_dim: width of an observation; or its shape, such as `(9, 84, 84)`, channels first.
         action_dim: width of an action.
         action_scale: a number or `[action_dim]`; TD3's and DDPG's max_action.
         action_bias: a number or `[action_dim]`.
@@ -37,9 +40,13 @@ class Interface(CheckedState):
         observation_mean: `[observation_dim]`, or None for no normalisation.
         observation_std: `[observation_dim]`, positive; given if `observation_mean` is.
         observation_clip: bound on the normalised observation.
+        dtype: of the network.
+        observation_dtype: of an observation: `torch.uint8`, or None for that of the network.
+        observation_scale: what an observation is divided by, above 0; 255 for pixels.
+        observation_offset: what is added then.
 
     Raises:
-        InputError: a shape does not fit, or a value is not finite.
+        InputError: a shape does not fit, a value is not finite, or a normalisation is given for an image.
     """
 
     action_scale: Tensor
@@ -49,7 +56,7 @@ class Interface(CheckedState):
 
     def __init__(
         self,
-        observation_dim: int,
+        observation_dim: int | Sequence[int],
         action_dim: int,
         *,
         action_scale: ArrayLike | Tensor = 1.0,
@@ -59,38 +66,74 @@ class Interface(CheckedState):
         observation_std: ArrayLike | Tensor | None = None,
         observation_clip: float = math.inf,
         dtype: torch.dtype = torch.float32,
+        observation_dtype: torch.dtype | None = None,
+        observation_scale: float = 1.0,
+        observation_offset: float = 0.0,
     ) -> None:
         super().__init__()
         if not dtype.is_floating_point:
             raise InputError(f"an interface holds floating-point numbers, got {dtype}")
+        if observation_dtype not in (None, dtype, torch.uint8):
+            raise InputError(f"observations are of the network's {dtype} or torch.uint8, got {observation_dtype}")
+        for name, number in (("observation_scale", observation_scale), ("observation_offset", observation_offset)):
+            if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+                raise InputError(f"{name} must be a finite number, got {number!r}")
+        if not observation_scale > 0:
+            raise InputError(f"observation_scale must be positive, got {observation_scale!r}")
+        shape = (observation_dim,) if isinstance(observation_dim, int) else _image_shape(observation_dim)
+        if len(shape) > 1 and observation_mean is not None:
+            raise InputError("an image is normalised by observation_scale and observation_offset, not by mean and std")
         if observation_clip > torch.finfo(dtype).max:  # it bounds nothing
             observation_clip = math.inf
         if (observation_mean is None) != (observation_std is None):
             raise InputError("observation_mean and observation_std go together: got only one of them")
         if not observation_clip > 0:
             raise InputError(f"observation_clip must be positive, got {observation_clip!r}")
-        self._widths = observation_dim, action_dim
+        self._shape = shape
+        self._action_dim = action_dim
+        self._observation_dtype = torch.uint8 if observation_dtype == torch.uint8 else None
+        self._scale, self._offset = float(observation_scale), float(observation_offset)
         self._squash = squash
         self._clip = float(observation_clip)
         for name, value, width in (
             ("action_scale", action_scale, action_dim),
             ("action_bias", action_bias, action_dim),
-            ("observation_mean", observation_mean, observation_dim),
-            ("observation_std", observation_std, observation_dim),
+            ("observation_mean", observation_mean, shape[0]),
+            ("observation_std", observation_std, shape[0]),
         ):
             self.register_buffer(name, None if value is None else as_vector(name, value, width, dtype))
         if self.observation_std is not None and not bool((self.observation_std > 0).all()):
             raise InputError("observation_std must be positive everywhere")
 
     @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """Shape of an observation. It cannot be set, like all of the properties, because an engine has packed it."""
+        return self._shape
+
+    @property
     def observation_dim(self) -> int:
-        """Width of an observation. It cannot be set, like the three below, because an engine has packed it."""
-        return self._widths[0]
+        """Width of an observation; of an image, how many numbers it has."""
+        return math.prod(self._shape)
+
+    @property
+    def observation_dtype(self) -> torch.dtype:
+        """What an observation is of: `torch.uint8`, or the dtype of the network."""
+        return self._observation_dtype or self.action_scale.dtype
+
+    @property
+    def observation_scale(self) -> float:
+        """What an observation is divided by."""
+        return self._scale
+
+    @property
+    def observation_offset(self) -> float:
+        """What is added to the divided observation."""
+        return self._offset
 
     @property
     def action_dim(self) -> int:
         """Width of an action."""
-        return self._widths[1]
+        return self._action_dim
 
     @property
     def squash(self) -> bool:
@@ -103,17 +146,20 @@ class Interface(CheckedState):
         return self._clip
 
     def check(self, observation: Tensor, check_finite: bool) -> Tensor:
-        """Checks an observation `[B, observation_dim]` in the actor's dtype and on its device, and returns it.
+        """Checks observations `[B, *observation_shape]` in the wanted dtype and on the actor's device; returns them.
 
         Raises:
-            InputError: wrong width, dtype or device, or (if `check_finite`) a NaN or infinity.
+            InputError: wrong shape, dtype or device, or (if `check_finite`) a NaN or infinity.
         """
-        width, own = self.observation_dim, self.action_scale
+        shape, own, dtype = self._shape, self.action_scale, self.observation_dtype
         if not isinstance(observation, Tensor):
             raise InputError(f"observation must be a tensor, got {type(observation).__name__}: act() takes arrays")
-        if observation.dim() != 2 or observation.shape[1] != width:
-            raise InputError(f"observation must be [B, {width}], got shape {list(observation.shape)}")
-        if observation.dtype != own.dtype:
+        if observation.dim() != 1 + len(shape) or observation.shape[1:] != shape:
+            wanted = ", ".join(map(str, shape))
+            raise InputError(f"observation must be [B, {wanted}], {self.misshapen(tuple(observation.shape))}")
+        if observation.dtype != dtype:
+            if dtype == torch.uint8:
+                raise InputError(f"observation must be torch.uint8, got {observation.dtype}: {self._own_scaling()}")
             raise InputError(
                 f"observation is {observation.dtype}, but the actor is {own.dtype}: convert one with .to(dtype)"
             )
@@ -122,17 +168,52 @@ class Interface(CheckedState):
         if observation.layout is not torch.strided:
             raise InputError(f"observation must be dense, got layout {observation.layout}")
         check_memory("observation", observation)
-        if check_finite and torch.compiler.is_compiling():  # a graph cannot branch on what a tensor holds
+        if not check_finite or not dtype.is_floating_point:
+            return observation
+        if torch.compiler.is_compiling():  # a graph cannot branch on what a tensor holds
             return ops.finite(observation)
-        if check_finite:
-            ops.refuse_non_finite(observation)
+        ops.refuse_non_finite(observation)
         return observation
 
+    def check_array(self, array: NDArray[Any]) -> None:
+        """Checks a NumPy observation, of the shape of one or `[B, *observation_shape]`.
+
+        Raises:
+            InputError: another shape, no floating-point numbers, or something else than uint8 where that is wanted.
+        """
+        shape = self._shape
+        if self._observation_dtype is not None and array.dtype != np.uint8:
+            raise InputError(f"observation must be a uint8 array, got {array.dtype}: {self._own_scaling()}")
+        if self._observation_dtype is None and array.dtype.kind != "f":
+            raise InputError(f"observation must be a floating-point array, got {array.dtype}")
+        if array.ndim not in (len(shape), 1 + len(shape)) or array.shape[-len(shape) :] != shape:
+            wanted = ", ".join(map(str, shape))
+            raise InputError(f"observation must be [{wanted}] or [B, {wanted}], {self.misshapen(array.shape)}")
+
+    def misshapen(self, given: tuple[int, ...], verb: str = "got") -> str:
+        """What an error says of observations whose shape does not fit."""
+        shape = self._shape
+        text = f"{verb} shape {list(given)}"
+        if len(shape) == 3 and given[-3:] == (*shape[1:], shape[0]):
+            text += ": channels come first (np.moveaxis(observation, -1, -3))"
+        elif len(shape) == 3 and given[-2:] == shape[1:] and len(given) in (3, 4):
+            text += f": {given[-3]} channels where {shape[0]} are wanted, which the frames of a stack share"
+        return text
+
+    def _own_scaling(self) -> str:
+        """What an error says to who has divided pixels already."""
+        return f"the actor computes observation / {self._scale:g} {self._offset:+g} itself"
+
     def normalize(self, observation: Tensor) -> Tensor:
-        """Normalises an observation `[B, observation_dim]` for the first layer."""
+        """What the first layer receives for checked observations `[B, *observation_shape]`, in the network's dtype."""
+        signal = observation if self._observation_dtype is None else observation.to(self.action_scale.dtype)
+        if self._scale != 1:  # not by a Python number: on CUDA, torch would multiply by its reciprocal
+            signal = signal / torch.full((), self._scale, dtype=signal.dtype, device=signal.device)
+        if self._offset != 0:
+            signal = signal + self._offset
         if self.observation_mean is None or self.observation_std is None:
-            return observation
-        normalized = (observation - self.observation_mean) / self.observation_std
+            return signal
+        normalized = (signal - self.observation_mean) / self.observation_std
         return normalized.clamp(-self.observation_clip, self.observation_clip)
 
     def action(self, z: Tensor) -> Tensor:
@@ -143,15 +224,19 @@ class Interface(CheckedState):
     def parts(self) -> ActorInterface:
         """As backends take it. A buffer that is no longer there is None."""
         tensors: dict[str, Any] = self._buffers
+        scale = tensors.get("action_scale")
         return ActorInterface(
-            observation_dim=self.observation_dim,
+            observation_shape=self.observation_shape,
             action_dim=self.action_dim,
-            action_scale=tensors.get("action_scale"),  # type: ignore[arg-type]
+            action_scale=scale,  # type: ignore[arg-type]
             action_bias=tensors.get("action_bias"),  # type: ignore[arg-type]
             squash=self.squash,
             observation_mean=tensors.get("observation_mean"),
             observation_std=tensors.get("observation_std"),
             observation_clip=self.observation_clip,
+            observation_dtype=self._observation_dtype or (scale.dtype if isinstance(scale, Tensor) else torch.float32),
+            observation_scale=self.observation_scale,
+            observation_offset=self.observation_offset,
         )
 
     def with_normalization(self, mean: ArrayLike, std: ArrayLike, clip: float) -> Interface:
@@ -161,25 +246,46 @@ class Interface(CheckedState):
             InputError: as an `Interface`.
         """
         parts = self.parts()._asdict() | {"observation_mean": mean, "observation_std": std, "observation_clip": clip}
-        return Interface(**parts, dtype=self.action_scale.dtype)
+        shape = parts.pop("observation_shape")
+        return Interface(shape[0] if len(shape) == 1 else shape, **parts, dtype=self.action_scale.dtype)
 
     def description(self) -> dict[str, object]:
         """What a file stores of this interface in addition to its buffers, ready for JSON."""
+        seen: dict[str, object] = {}
+        if len(self._shape) > 1:
+            seen["observation_shape"] = list(self._shape)
+        if self._observation_dtype is not None:
+            seen["observation_dtype"] = "uint8"
+        if self._scale != 1:
+            seen["observation_scale"] = self._scale
+        if self._offset != 0:
+            seen["observation_offset"] = self._offset
         return {
             "observation_dim": self.observation_dim,
             "action_dim": self.action_dim,
             "squash": self.squash,
             "normalized": self.observation_mean is not None,
             "observation_clip": None if math.isinf(self.observation_clip) else self.observation_clip,
+            **seen,
         }
 
     def extra_repr(self) -> str:
         normalized = ", normalised" if self.observation_mean is not None else ""
-        return f"{self.observation_dim} -> {self.action_dim}, squash={self.squash}{normalized}"
+        kind = "" if self._observation_dtype is None else " uint8"
+        return f"{by_shape(self._shape)}{kind} -> {self.action_dim}, squash={self.squash}{normalized}"
+
+
+def _image_shape(given: Sequence[int]) -> tuple[int, ...]:
+    """A shape of an observation: of a vector, or of an image, channels first."""
+    if not isinstance(given, Sequence) or len(given) not in (1, 3):
+        raise InputError(f"an observation is a vector or an image [C, H, W], got a shape of {given!r}")
+    shape = whole_numbers("the shape of an observation", tuple(given), len(given), 1)
+    check_size(shape)
+    return shape
 
 
 class Policy(CheckedState):
-    """A network that maps observations `[B, observation_dim]` to actions `[B, action_dim]` through an `Interface`.
+    """A network that maps observations `[B, *observation_shape]` to actions `[B, action_dim]` through an `Interface`.
 
     Attributes:
         interface: normalisation, tanh, action scale and bias.
@@ -196,11 +302,12 @@ class Policy(CheckedState):
         self.metadata = {str(key): str(value) for key, value in (metadata or {}).items()}
 
     @torch.no_grad()
-    def act(self, observation: NDArray[np.floating]) -> NDArray[np.floating]:
-        """The action for a NumPy observation, `[observation_dim]` or `[B, observation_dim]`, in the policy's dtype.
+    def act(self, observation: NDArray[Any]) -> NDArray[np.floating]:
+        """The action for a NumPy observation, `[*observation_shape]` or with rows `[B, …]`, in the policy's dtype.
 
         Raises:
-            InputError: wrong shape, not a floating-point array, or (where `check_finite`) a NaN or infinity.
+            InputError: wrong shape; not a floating-point array, or not uint8 where that is wanted; (where
+                `check_finite`) a NaN or infinity.
         """
         if isinstance(observation, np.ma.MaskedArray) and np.ma.is_masked(observation):
             raise InputError("observation is an array with masked values, which have no number: fill them")
@@ -212,92 +319,223 @@ class Policy(CheckedState):
             RuntimeError,
         ) as error:  # NumPy's and torch's for what has no numbers, or many forms
             raise InputError(f"observation must be a floating-point array, got {type(observation).__name__}") from error
-        if array.dtype.kind != "f":
-            raise InputError(f"observation must be a floating-point array, got {array.dtype}")
-        if array.ndim not in (1, 2) or array.shape[-1] != self.interface.observation_dim:
-            width = self.interface.observation_dim
-            raise InputError(f"observation must be [{width}] or [B, {width}], got shape {list(array.shape)}")
+        self.interface.check_array(array)
+        one = array.ndim == len(self.interface.observation_shape)
         own = self.interface.action_scale
-        plain = np.float64 if array.dtype.itemsize > 4 else np.float32
-        copied = np.array(np.atleast_2d(array), dtype=plain)  # the array may be read-only, or of another byte order
-        result = self(torch.from_numpy(copied).to(own)).cpu()
+        rows = array[None] if one else array
+        if array.dtype.kind == "f":
+            plain = np.float64 if array.dtype.itemsize > 4 else np.float32
+            copied = np.array(rows, dtype=plain)  # the array may be read-only, or of another byte order
+            result = self(torch.from_numpy(copied).to(own)).cpu()
+        else:
+            result = self(torch.from_numpy(np.array(rows)).to(own.device)).cpu()
         action: NDArray[np.floating] = (result.float() if result.dtype == torch.bfloat16 else result).numpy()
-        return action[0] if array.ndim == 1 else action
+        return action[0] if one else action
+
+
+class Conv(NamedTuple):
+    """A hidden layer of an `Actor` that is a convolution: weight `[out, in, ky, kx]`, bias `[out]`, and its geometry.
+
+    Stride and padding are one number, or one each along y and x; padding is with zeros.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    stride: int | Sequence[int] = 1
+    padding: int | Sequence[int] = 0
+
+
+Layer = tuple[Tensor, Tensor] | Conv
 
 
 class Actor(Policy):
-    """A trained dense actor: hidden Linear + ReLU layers and a linear output layer.
+    """A trained dense actor: hidden Linear or Conv2d + ReLU layers and a linear output layer.
+
+    An image becomes a vector in front of the first Linear layer, in the order channels, height, width.
 
     Args:
-        hidden: weight `[out, in]` and bias `[out]` of every hidden layer, input side first; at least one.
+        hidden: weight `[out, in]` and bias `[out]` of every hidden layer, or a `Conv`; input side first; at least one.
         output: weight and bias of the output layer.
-        interface: normalisation, tanh, action scale and bias; by default tanh with scale 1 and bias 0.
+        interface: observations, tanh, action scale and bias; by default vectors, tanh with scale 1 and bias 0. A
+            convolution needs one, which says how large an image is.
         metadata: where the actor comes from: "algorithm", "environment", …
+        bridges: what stands in front of a layer and is neither Linear + ReLU nor Conv2d + ReLU: by the layer's index
+            (the output layer's is the number of hidden layers) a chain of `nn.Linear`, `nn.LayerNorm` over all numbers
+            and `nn.Tanh`, whose tensors are copied.
 
     Attributes:
-        received: the last observations of its training, `[N, observation_dim]`, if its file holds them; not saved.
+        convolutions: of every hidden layer, None for a Linear one.
+        received: the last observations of its training, `[N, *observation_shape]`, if its file holds them; not saved.
 
     Raises:
         InputError: layers do not fit each other, or a value is not finite.
     """
 
-    hidden: Sequence[nn.Linear]
+    hidden: Sequence[nn.Linear | Conv2d]
+    bridges: Mapping[str, nn.Sequential]
     output: nn.Linear
     received: NDArray[np.floating] | None = None
 
     def __init__(
         self,
-        hidden: Sequence[tuple[Tensor, Tensor]],
+        hidden: Sequence[Layer],
         output: tuple[Tensor, Tensor],
         interface: Interface | None = None,
         metadata: Mapping[str, str] | None = None,
+        bridges: Mapping[int, Sequence[nn.Module]] | None = None,
     ) -> None:
         if not hidden:
             raise InputError("an actor needs at least one hidden layer: nothing would spike")
-        layers = [*hidden, output]
-        for index, (weight, bias) in enumerate(layers):
-            inputs = layers[index - 1][0].shape[0] if index else None
-            check_layer(f"layer {index + 1}", weight, bias, inputs)
-            if weight.dtype != layers[0][0].dtype:
-                raise InputError(f"layer {index + 1} is {weight.dtype}, but layer 1 is {layers[0][0].dtype}")
+        bridges = {place: list(steps) for place, steps in (bridges or {}).items() if len(steps)}
+        if unknown := [place for place in bridges if not isinstance(place, int) or not 0 <= place <= len(hidden)]:
+            raise InputError(f"a bridge stands before a layer from 0 to {len(hidden)}, got {unknown[0]!r}")
+        shape = None if interface is None else interface.observation_shape
+        convolutions: list[Convolution | None] = []
+        for index, layer in enumerate([*hidden, output]):
+            name = f"layer {index + 1}"
+            if index in bridges:
+                shape = _check_bridge(name, bridges[index], shape, hidden[0][0].dtype)
+            if isinstance(layer, Conv) and index < len(hidden):
+                convolution = _check_convolution(name, layer, shape)
+                convolutions.append(convolution)
+                shape = convolution.output_shape
+            else:
+                weight, bias = layer[:2]
+                # The first layer's width is compared with the interface below.
+                known = index > 0 or index in bridges
+                check_layer(name, weight, bias, math.prod(shape) if known and shape else None)
+                convolutions.append(None)
+                shape = (weight.shape[0],)
+            if layer[0].dtype != hidden[0][0].dtype:
+                raise InputError(f"{name} is {layer[0].dtype}, but layer 1 is {hidden[0][0].dtype}")
         if interface is None:
             interface = Interface(hidden[0][0].shape[1], output[0].shape[0], dtype=output[0].dtype)
         super().__init__(interface, metadata, check_finite=True)
-        if interface.observation_dim != hidden[0][0].shape[1] or interface.action_dim != output[0].shape[0]:
+        begins_flat = convolutions[0] is None and 0 not in bridges
+        inputs = hidden[0][0].shape[1] if begins_flat else interface.observation_dim
+        if interface.observation_dim != inputs or interface.action_dim != output[0].shape[0]:
             raise InputError(
                 f"the interface is {interface.observation_dim} -> {interface.action_dim}, "
-                f"but the layers are {hidden[0][0].shape[1]} -> {output[0].shape[0]}"
+                f"but the layers are {inputs} -> {output[0].shape[0]}"
             )
         for name, buffer in interface.named_buffers():
             if buffer.dtype != output[0].dtype:
                 raise InputError(f"the interface's {name} is {buffer.dtype}, but the layers are {output[0].dtype}")
-        self.hidden = cast("Sequence[nn.Linear]", nn.ModuleList(_linear(*layer) for layer in hidden))
-        self.output = _linear(*output)
+        self.convolutions = tuple(convolutions[:-1])
+        made = [
+            linear(*layer[:2]) if convolution is None else _conv2d(convolution, *layer[:2])
+            for layer, convolution in zip(hidden, self.convolutions, strict=True)
+        ]
+        self.hidden = cast("Sequence[nn.Linear | Conv2d]", nn.ModuleList(made))
+        self.output = linear(*output)
+        chains = {str(place): nn.Sequential(*map(_step, bridges[place])) for place in sorted(bridges)}
+        self.bridges = cast("Mapping[str, nn.Sequential]", nn.ModuleDict(chains))
         self.eval()  # it is trained, which exporters ask about
 
     def forward(self, observation: Tensor) -> Tensor:
-        """The action `[B, action_dim]` for an observation `[B, observation_dim]`."""
-        return self.interface.action(self.output(self.hidden_activations(observation)[-1]))
+        """The action `[B, action_dim]` for an observation `[B, *observation_shape]`."""
+        signal = self.hidden_activations(observation)[-1]
+        return self.interface.action(self.output(self._received(len(self.hidden), signal)))
 
     def hidden_activations(self, observation: Tensor) -> list[Tensor]:
-        """The ReLU activations of every hidden layer, `[B, N]` each, for an observation `[B, observation_dim]`."""
+        """The ReLU activations of every hidden layer, `[B, N]` or `[B, C, H, W]`, for `[B, *observation_shape]`."""
         # An exported program knows no errors, whichever of torch's exporters makes it.
         exported = torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
         checked = observation if exported else self.interface.check(observation, self.check_finite)
         signal = self.interface.normalize(checked)
         activations = []
-        for layer in self.hidden:
-            signal = torch.relu(layer(signal))
+        for index, layer in enumerate(self.hidden):
+            signal = torch.relu(layer(self._received(index, signal)))
             activations.append(signal)
         return activations
 
+    def _received(self, index: int, signal: Tensor) -> Tensor:
+        """What a layer makes of what the one before it sends: through the bridge, where there is one; or flat."""
+        if index == len(self.hidden) or self.convolutions[index] is None:
+            signal = signal if signal.dim() == 2 else signal.flatten(1)
+        if str(index) in self.bridges:
+            signal = self.bridges[str(index)](signal)
+        return signal
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The hidden layers as the constructor takes them."""
+        return [
+            (layer.weight, layer.bias)
+            if convolution is None
+            else Conv(layer.weight, layer.bias, convolution.stride, convolution.padding)
+            for layer, convolution in zip(self.hidden, self.convolutions, strict=True)
+        ]
+
+    def replaced(
+        self,
+        *,
+        pairs: Sequence[tuple[Tensor, Tensor]] | None = None,
+        interface: Interface | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Actor:
+        """An actor of the same architecture with other numbers, or with another interface or other metadata.
+
+        Args:
+            pairs: weight and bias of every layer, those of the output layer the last; by default the actor's own.
+            interface: by default the actor's own.
+            metadata: likewise.
+
+        Raises:
+            InputError: something does not fit.
+        """
+        layers = self.layers
+        output: tuple[Tensor, Tensor] = self.output.weight, self.output.bias
+        if pairs is not None:
+            layers = [
+                Conv(*pair, *layer[2:]) if isinstance(layer, Conv) else pair
+                for layer, pair in zip(layers, pairs[:-1], strict=True)
+            ]
+            output = pairs[-1]
+        return Actor(
+            layers,
+            output,
+            self.interface if interface is None else interface,
+            self.metadata if metadata is None else metadata,
+            {int(place): list(chain) for place, chain in self.bridges.items()},
+        )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it takes vectors and has Linear layers alone: no image, no convolution, no bridge."""
+        return self.interface.parts().takes_vectors and not any(self.convolutions) and not self.bridges
+
+    def architecture(self) -> dict[str, object]:
+        """What a file stores of the layers in addition to their tensors, ready for JSON; nothing of Linear ones."""
+        return describe_layers(
+            self.convolutions, {place: [describe_step(step) for step in chain] for place, chain in self.bridges.items()}
+        )
+
     def fingerprint(self) -> str:
         """A hash of everything that determines the actions; equal actors have equal hashes."""
-        digest = hashlib.sha256(repr(sorted(self.interface.description().items())).encode())
+        described = self.interface.description() | self.architecture()
+        digest = hashlib.sha256(repr(sorted(described.items())).encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+    def extra_repr(self) -> str:
+        return "; ".join(str(convolution) for convolution in self.convolutions if convolution is not None)
+
+
+def describe_layers(
+    convolutions: Sequence[Convolution | None], bridges: Mapping[str, Sequence[Mapping[str, object]]]
+) -> dict[str, object]:
+    """The strides and paddings of convolutions and the steps of bridges by the layer's index, where there are any."""
+    described: dict[str, object] = {}
+    if found := {str(index): one for index, one in enumerate(convolutions) if one is not None}:
+        described["convolutions"] = {
+            index: {"stride": list(one.stride), "padding": list(one.padding)} for index, one in found.items()
+        }
+    if bridges:
+        described["bridges"] = {index: [dict(step) for step in steps] for index, steps in bridges.items()}
+    return described
 
 
 def check_actor(value: object) -> Actor:
@@ -331,10 +569,16 @@ def check_actor(value: object) -> Actor:
     raise InputError(f"actor must be an Actor, got {kind}: {advice}")
 
 
-def check_layer(name: str, weight: Tensor, bias: Tensor, inputs: int | None, kernel: bool = False) -> None:
-    """Refuses a layer that does not fit the one before, whose width is `inputs`.
+def check_layer(
+    name: str, weight: Tensor, bias: Tensor, inputs: int | None, *, kernel: bool = False, convolution: bool = False
+) -> None:
+    """Refuses a layer that does not fit the one before, whose width (or number of channels) is `inputs`.
 
-    `kernel` says that the file holds the transposed weight under that name, which an error then speaks of.
+    `kernel` says that the file holds the transposed weight under that name, which an error then speaks of;
+    `convolution`, that the weight is `[out, in, ky, kx]`.
+
+    Raises:
+        InputError: names the layer, and what is wrong with it.
     """
     for part, tensor in (("weight", weight), ("bias", bias)):
         if not isinstance(tensor, Tensor):
@@ -342,8 +586,10 @@ def check_layer(name: str, weight: Tensor, bias: Tensor, inputs: int | None, ker
         check_tensor(f"{name}'s {part}", tensor, tensor.shape, tensor.dtype, tensor.device)
     if bias.dtype != weight.dtype:
         raise InputError(f"{name}'s bias is {bias.dtype}, but its weight is {weight.dtype}")
-    if weight.dim() != 2 or (inputs is not None and weight.shape[1] != inputs):
-        if kernel:
+    if weight.dim() != (4 if convolution else 2) or (inputs is not None and weight.shape[1] != inputs):
+        if convolution:
+            wanted, shape = f"weight must be [out, {inputs or 'in'}, ky, kx]", list(weight.shape)
+        elif kernel:
             wanted, shape = f"kernel must be [{inputs or 'in'}, out]", list(weight.shape)[::-1]
         else:
             wanted, shape = f"weight must be [out, {inputs or 'in'}]", list(weight.shape)
@@ -354,8 +600,113 @@ def check_layer(name: str, weight: Tensor, bias: Tensor, inputs: int | None, ker
         check_numbers(f"{name}'s {part}", tensor)
 
 
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+def _check_convolution(name: str, layer: Conv, shape: tuple[int, ...] | None) -> Convolution:
+    """The geometry of a convolution that receives an image of this shape, where everything fits."""
+    if shape is None:
+        raise InputError("an actor that begins with a convolution needs an interface, which says how large an image is")
+    check_layer(name, layer.weight, layer.bias, shape[0] if len(shape) == 3 else None, convolution=True)
+    if len(shape) != 3:
+        raise InputError(f"{name} is a convolution, but what it receives is no image: it has shape {list(shape)}")
+    pairs = [
+        (value, value) if isinstance(value, int) else cast("tuple[int, int]", tuple(value))
+        for value in (layer.stride, layer.padding)
+    ]
+    out, _, height, width = layer.weight.shape
+    try:
+        return Convolution(shape, out, (height, width), *pairs)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def _check_bridge(
+    name: str, steps: Sequence[nn.Module], shape: tuple[int, ...] | None, dtype: torch.dtype
+) -> tuple[int, ...]:
+    """The shape that a bridge hands on, where its steps fit what comes in."""
+    if shape is None:
+        raise InputError(f"an actor with a bridge before {name} needs an interface, which says what it receives")
+    width = math.prod(shape)
+    for number, step in enumerate(steps, 1):
+        which = f"step {number} of the bridge before {name}"
+        if isinstance(step, nn.Linear):
+            check_layer(which, step.weight, _bias(step), width)
+            width = step.out_features
+        elif isinstance(step, nn.LayerNorm):
+            if tuple(step.normalized_shape) != (width,):
+                raise InputError(f"{which} normalises {list(step.normalized_shape)} numbers, but receives [{width}]")
+            for part in step.parameters():
+                check_numbers(f"{which}'s numbers", part)
+            check_eps(which, step.eps)
+        elif not isinstance(step, nn.Tanh):
+            raise InputError(f"{which} must be nn.Linear, nn.LayerNorm or nn.Tanh, got {type(step).__name__}")
+        if any(parameter.dtype != dtype for parameter in step.parameters()):
+            raise InputError(f"{which} is not {dtype}, which layer 1 is")
+    return (width,)
+
+
+def check_eps(name: str, eps: object) -> None:
+    """Refuses what a layer normalisation cannot add to a variance.
+
+    Raises:
+        InputError: it is not a number from 0 to 1.
+    """
+    if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps <= 1:
+        raise InputError(f"{name} has an eps of {eps!r}, where a number from 0 to 1 was wanted")
+
+
+def _step(step: nn.Module) -> nn.Module:
+    """A copy of a checked step of a bridge."""
+    if isinstance(step, nn.Linear):
+        return linear(step.weight, _bias(step))
+    if isinstance(step, nn.LayerNorm):
+        return layer_norm(step.normalized_shape[0], step.weight, step.bias, step.eps)
+    return nn.Tanh()
+
+
+def describe_step(step: nn.Module) -> dict[str, object]:
+    """A step of a bridge as a file says it."""
+    if isinstance(step, nn.LayerNorm):
+        return {"kind": "norm", "eps": step.eps}
+    return {"kind": "linear" if isinstance(step, nn.Linear) else "tanh"}
+
+
+def _bias(layer: nn.Linear) -> Tensor:
+    return layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias
+
+
+def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    """A Linear layer with copies of a weight `[out, in]` and a bias, without gradients."""
     layer = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], dtype=weight.dtype)
+    return _filled(layer, weight, bias)
+
+
+def layer_norm(width: int, weight: Tensor | None, bias: Tensor | None, eps: float = 1e-5) -> nn.LayerNorm:
+    """A layer normalisation over `width` numbers with copies of a weight and a bias `[width]`; by default 1 and 0."""
+    like = next((tensor for tensor in (weight, bias) if tensor is not None), torch.ones(()))
+    layer = nn.LayerNorm(width, eps, dtype=like.dtype)
+    return _filled(
+        layer,
+        torch.ones_like(layer.weight) if weight is None else weight,
+        torch.zeros_like(layer.bias) if bias is None else bias,
+    )
+
+
+class Conv2d(nn.Conv2d):
+    """`nn.Conv2d` with a bias, which its type says."""
+
+    bias: Tensor
+
+
+def _conv2d(convolution: Convolution, weight: Tensor, bias: Tensor) -> Conv2d:
+    out, inputs, *kernel = convolution.weight_shape
+    geometry = {"stride": convolution.stride, "padding": convolution.padding}
+    layer: Conv2d = nn.utils.skip_init(Conv2d, inputs, out, tuple(kernel), **geometry, dtype=weight.dtype)
+    return _filled(layer, weight, bias)
+
+
+T = TypeVar("T", nn.Linear, Conv2d, nn.LayerNorm)
+
+
+def _filled(layer: T, weight: Tensor, bias: Tensor) -> T:
     layer.weight.data.copy_(weight.detach())
     layer.bias.data.copy_(bias.detach())
     return layer.requires_grad_(False)

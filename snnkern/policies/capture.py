@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from snnkern.kernels.backends import Engine
+from snnkern.kernels.nn import as_column
 from snnkern.kernels.tensors import lasting
 
 
@@ -15,17 +16,17 @@ class CapturedDecision:
     Nothing is checked. A replay runs on torch's current stream; the carry is kept between replays.
 
     Attributes:
-        observation: `[B, observation_dim]`; fill it in place.
+        observation: `[B, *observation_shape]`, uint8 where the actor sees that; fill it in place.
         action: `[B, action_dim]`; the next replay overwrites it.
         spikes: spikes sent in the last decision, per hidden layer and row, int64 `[hidden layers, B]`; likewise.
-        carries: c of every hidden layer, `[B, N]`; likewise.
+        carries: c of every hidden layer, `[B, N]` or `[B, C, H, W]`; likewise.
     """
 
-    def __init__(self, engine: Engine, carries: list[Tensor], row_alpha: Tensor | None, observation_dim: int) -> None:
+    def __init__(self, engine: Engine, carries: list[Tensor], row_alpha: Tensor | None, observation: Tensor) -> None:
         batch = carries[0].shape[0]
         device = carries[0].device
         # The graph's own memory, and what others see of it.
-        self._observation, self.observation = lasting(carries[0].new_zeros(batch, observation_dim))
+        self._observation, self.observation = lasting(observation)
         counts, self.spikes = lasting(torch.zeros(len(carries), batch, dtype=torch.int64, device=device))
         own, shown = zip(*map(lasting, carries), strict=True)
         self.carries = carries = list(shown)
@@ -53,7 +54,7 @@ class CapturedDecision:
     def reset(self, mask: Tensor | None = None) -> None:
         """Starts a new episode: in all rows, or in those where `mask` `[B]`, boolean and on the device, is True."""
         for carry in self.carries:
-            carry.zero_() if mask is None else carry.masked_fill_(mask[:, None], 0.0)
+            carry.zero_() if mask is None else carry.masked_fill_(as_column(mask, carry), 0.0)
 
     def _decide(self) -> Tensor:
         action = self._engine.decide(self._observation, False, 1)

@@ -13,16 +13,36 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from snnkern.errors import InputError
-from snnkern.kernels import ops
-from snnkern.kernels.backends import ActorParts, Engine, choice
+from snnkern.kernels import ops, reference
+from snnkern.kernels.backends import (
+    ActorParts,
+    BridgeStep,
+    Engine,
+    HiddenPart,
+    LinearStep,
+    NormStep,
+    TanhStep,
+    choice,
+)
 from snnkern.kernels.backends.arguments import checked
 from snnkern.kernels.backends.watch import watch
 from snnkern.kernels.neurons import Dynamics
 from snnkern.kernels.nn import Carry, as_tensor, check_mask, check_threshold, last_spikes, refuse_mapping
 from snnkern.kernels.tensors import check_tensor, counted_together, lasting, plain, stands_for_others
-from snnkern.policies.actor import Actor, Interface, Policy
+from snnkern.policies.actor import Actor, Conv, Interface, Policy, describe_layers
 from snnkern.policies.capture import CapturedDecision
-from snnkern.policies.stateless import Readout, SpikingLayer, StatelessActor, decide_by_layers
+from snnkern.policies.stateless import (
+    Bridges,
+    Norm,
+    Readout,
+    SpikingLayer,
+    StatelessActor,
+    Tanh,
+    bridge_step,
+    decide_by_layers,
+    dense_step,
+    describe_step,
+)
 
 
 class _Packed(NamedTuple):
@@ -47,13 +67,15 @@ class _Bound(NamedTuple):
     Attributes:
         engine: what decides, on memory of its own.
         shape: of the observation.
+        dtype: of the observation.
         carries: c of every hidden layer in that memory, which the actor has from its first decision for these rows on.
         counts: spikes, int64 `[hidden layers, B]`.
         unchanged: whether the actor still has these carries, and consists of what the engine was packed from.
     """
 
     engine: Engine
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
     carries: Sequence[Tensor]
     counts: Tensor
     unchanged: Callable[[], bool]
@@ -74,7 +96,8 @@ class SpikingActor(Policy):
 
     Args:
         actor: the dense actor.
-        thresholds: θ of every hidden layer, `[N]` each.
+        thresholds: θ of every hidden layer, `[N]` each; of a convolution one for every channel `[C]`, or for every
+            neuron `[C, H, W]`.
         dynamics: neuron, T, α, μ, κ; the same for all layers.
         original: the dense actor as it was trained, if the conversion has corrected weights or biases of `actor`.
         backend: a name from `snnkern.backends()`, or "auto".
@@ -89,6 +112,7 @@ class SpikingActor(Policy):
 
     hidden: Sequence[SpikingLayer]
     output: Readout
+    bridges: Bridges
     original: Sequence[Readout]  # the dense actor's layers, where the conversion has corrected them
 
     def __init__(
@@ -110,15 +134,21 @@ class SpikingActor(Policy):
         if len(thresholds) != len(actor.hidden):
             raise InputError(f"the actor has {len(actor.hidden)} hidden layers, got {len(thresholds)} thresholds")
         layers = []
-        for index, (layer, threshold) in enumerate(zip(actor.hidden, thresholds, strict=True)):
+        for index, (layer, convolution, threshold) in enumerate(
+            zip(actor.hidden, actor.convolutions, thresholds, strict=True)
+        ):
             name = f"the threshold of hidden layer {index + 1}"
             check_threshold(threshold, name)
             threshold = check_threshold(threshold.to(layer.weight), name)  # again: float64 may overflow in float32
-            if tuple(threshold.shape) != (layer.out_features,):
-                raise InputError(f"{name} must be [{layer.out_features}], got shape {list(threshold.shape)}")
-            layers.append(SpikingLayer(_transposed(layer.weight), layer.bias.detach().clone(), threshold))
+            shapes = [tuple(layer.bias.shape), *([convolution.output_shape] if convolution else [])]
+            if tuple(threshold.shape) not in shapes:
+                wanted = " or ".join(str(list(shape)) for shape in shapes)
+                raise InputError(f"{name} must be {wanted}, got shape {list(threshold.shape)}")
+            layers.append(SpikingLayer(_transposed(layer.weight), layer.bias.detach().clone(), threshold, convolution))
         self.hidden = cast("Sequence[SpikingLayer]", nn.ModuleList(layers))
         self.output = Readout(_transposed(actor.output.weight), actor.output.bias.detach().clone())
+        chains = {place: nn.ModuleList(map(bridge_step, chain)) for place, chain in actor.bridges.items()}
+        self.bridges = cast("Bridges", nn.ModuleDict(chains))
         dense = [] if original is None else [*original.hidden, original.output]
         copies = [Readout(_transposed(layer.weight), layer.bias.detach().clone()) for layer in dense]
         self.original = cast("Sequence[Readout]", nn.ModuleList(copies))
@@ -159,7 +189,9 @@ class SpikingActor(Policy):
 
     @property
     def carry(self) -> tuple[Tensor, ...] | None:
-        """c of every hidden layer, `[B, N]` each; None where every row starts afresh. To be set to either.
+        """c of every hidden layer, `[B, N]` each, of a convolution `[B, C, H, W]`. To be set to the same.
+
+        None where every row starts afresh; setting it to None is `reset()`.
 
         Raises:
             InputError: not `[B, N]` for every hidden layer, with the same B, in the actor's dtype.
@@ -168,7 +200,7 @@ class SpikingActor(Policy):
         batch = next((value.shape[0] if value.dim() else 0 for value in values if value is not None), None)
         if batch is None:
             return None
-        return tuple(layer.carry.start(batch, layer.threshold).clone() for layer in self.hidden)
+        return tuple(layer.start(batch).clone() for layer in self.hidden)
 
     @carry.setter
     def carry(self, carry: Sequence[Tensor] | None) -> None:
@@ -180,9 +212,9 @@ class SpikingActor(Policy):
             raise InputError(f"the actor has {len(self.hidden)} hidden layers, got {given}")
         batch = len(carry[0]) if isinstance(carry[0], Tensor) and carry[0].dim() else 0
         for index, (layer, value) in enumerate(zip(self.hidden, carry, strict=True)):
-            shape, device = (batch, len(layer.threshold)), value.device if isinstance(value, Tensor) else "cpu"
-            name = f"the carry of hidden layer {index + 1}"
-            check_tensor(name, value, shape, layer.threshold.dtype, torch.device(device), "[B, N]")
+            shape, device = (batch, *layer.neuron_shape), value.device if isinstance(value, Tensor) else "cpu"
+            name, symbols = f"the carry of hidden layer {index + 1}", "[B, C, H, W]" if layer.convolution else "[B, N]"
+            check_tensor(name, value, shape, layer.threshold.dtype, torch.device(device), symbols)
         present = [layer.carry.value for layer in self.hidden]
         with torch.inference_mode():  # in place, as in `Carry.reset`: an engine goes on with these
             if all(value is not None and value.shape == new.shape for value, new in zip(present, carry, strict=True)):
@@ -204,18 +236,18 @@ class SpikingActor(Policy):
 
     @property
     def thresholds(self) -> tuple[Tensor, ...]:
-        """θ of every hidden layer, `[N]` each. They belong to these weights: `corrected_actor`."""
+        """θ of every hidden layer, `[N]`, `[C]` or `[C, H, W]`. They belong to these weights: `corrected_actor`."""
         return tuple(layer.threshold for layer in self.hidden)
 
     def forward(self, observation: Tensor) -> Tensor:
-        """The action `[B, action_dim]` for an observation `[B, observation_dim]`: one decision step.
+        """The action `[B, action_dim]` for an observation `[B, *observation_shape]`: one decision step.
 
         Raises:
-            InputError: wrong width, dtype or device; a NaN or infinity (where `check_finite`); another batch size than
+            InputError: wrong shape, dtype or device; a NaN or infinity (where `check_finite`); another batch size than
                 the carry's; the observation requires grad while grad is on. The carry is as before the call.
         """
         bound = self._bound
-        usual = bound is not None and not torch.compiler.is_compiling() and _is_plain(observation, bound.shape)
+        usual = bound is not None and not torch.compiler.is_compiling() and _is_plain(observation, bound)
         if bound is None or not usual or not bound.unchanged():
             usual = False
             refuse_mapping()
@@ -280,7 +312,25 @@ class SpikingActor(Policy):
         if self._row_alpha is not None:
             raise InputError("alpha (α) is set for every row: set it to one number before taking the decision alone")
         return StatelessActor(
-            self.hidden, self.output, self.interface, self.dynamics, self.backend, check_finite=self.check_finite
+            self.hidden,
+            self.output,
+            self.interface,
+            self.dynamics,
+            self.backend,
+            check_finite=self.check_finite,
+            bridges=self.bridges,
+        )
+
+    @property
+    def is_plain(self) -> bool:
+        """As `Actor.is_plain`."""
+        return self._parts().is_plain
+
+    def architecture(self) -> dict[str, object]:
+        """What a file stores of the layers in addition to their tensors, as `Actor.architecture`."""
+        return describe_layers(
+            [layer.convolution for layer in self.hidden],
+            {place: [describe_step(step) for step in chain] for place, chain in self.bridges.items()},
         )
 
     def capture(self, batch: int = 1) -> CapturedDecision:
@@ -304,7 +354,10 @@ class SpikingActor(Policy):
         engine = self._pack(batch)
         if engine is None:
             raise InputError(f"backend {self.backend!r} runs this actor layer by layer, which cannot be captured")
-        return CapturedDecision(engine, carries, self._alpha_of_rows(batch), self.interface.observation_dim)
+        observation = torch.zeros(
+            batch, *self.interface.observation_shape, dtype=self.interface.observation_dtype, device=device
+        )
+        return CapturedDecision(engine, carries, self._alpha_of_rows(batch), observation)
 
     def _decide_by_layers(self, observation: Tensor) -> Tensor:
         """One operator per layer: what runs where there is no engine, and what torch.compile sees."""
@@ -316,6 +369,7 @@ class SpikingActor(Policy):
             self.hidden,
             self.output,
             self.dynamics,
+            bridges=self.bridges,
             row_alpha=row_alpha,
             backend=self.backend,
         )
@@ -326,9 +380,9 @@ class SpikingActor(Policy):
         return self.interface.action(z)
 
     def _start(self, batch: int) -> list[Tensor]:
-        """The carries `[batch, N]` that a decision starts with."""
+        """The carries `[batch, N]` or `[batch, C, H, W]` that a decision starts with."""
         uncarried = self._row_alpha is None and self._dynamics.alpha == 0
-        return [layer.carry.start(batch, layer.threshold, uncarried) for layer in self.hidden]
+        return [layer.start(batch, uncarried) for layer in self.hidden]
 
     def _bind(self, batch: int) -> _Bound | None:
         """The engine, working on the carries of a batch; None where there is none for this actor.
@@ -355,7 +409,8 @@ class SpikingActor(Policy):
         tables = [(layer.carry._buffers, {"value": carry}) for layer, carry in zip(self.hidden, carries, strict=True)]
         assert self._packed is not None
         unchanged = watch([*self._packed.tables, *tables], self._packed.tensors)
-        self._bound = _Bound(self._engine, (batch, self.interface.observation_dim), carries, counts, unchanged)
+        shape, dtype = (batch, *self.interface.observation_shape), self.interface.observation_dtype
+        self._bound = _Bound(self._engine, shape, dtype, carries, counts, unchanged)
         return self._bound
 
     def _alpha_of_rows(self, batch: int) -> Tensor | None:
@@ -376,13 +431,15 @@ class SpikingActor(Policy):
             return
         self._unpack()
         parts = self._parts()
-        modules = [*self.hidden, self.output, self.interface]
+        steps = [step for chain in self.bridges.values() for step in chain]
+        modules = [*self.hidden, self.output, self.interface, *steps]
         held: list[dict[str, Any]] = [module._buffers for module in modules]
         held += [module._parameters for module in modules if module._parameters]  # where one has been set
         alike = set(map(id, self._counted))
         tensors = [tensor for table in held for tensor in table.values() if tensor is not None]
         tensors = [*self._counted[:1], *(tensor for tensor in tensors if id(tensor) not in alike)]
-        held += [module._modules for module in (self, cast("nn.Module", self.hidden), *self.hidden)]
+        folders = (self, self.hidden, self.bridges, *self.hidden, *self.bridges.values())
+        held += [cast("nn.Module", module)._modules for module in folders]
         tables = [(table, dict(table)) for table in held]
         unchanged = watch(tables, tensors)  # first: what changes from here on is noticed
         self._packed = _Packed(checked(parts), tables, tensors, unchanged)
@@ -398,21 +455,29 @@ class SpikingActor(Policy):
                 for index, layer in enumerate(self.hidden)
             ),
             ("output", self.output, Readout),  # another's weight may be the transposed one
+            ("bridges", self.bridges, nn.ModuleDict),
             ("interface", self.interface, Interface),
         ]
         for name, module, kind in kinds:
             if not isinstance(module, kind):
                 raise InputError(f"{name} must be of class {kind.__name__}, got {type(module).__name__}")
+        bridges = {place: tuple(map(_bridge_part, chain)) for place, chain in self.bridges.items()}
         return ActorParts(
-            hidden=[(layer.weight, layer.bias, layer.threshold) for layer in self.hidden],
+            hidden=[
+                HiddenPart(layer.weight, layer.bias, layer.threshold, layer.convolution, bridges.get(str(index), ()))
+                for index, layer in enumerate(self.hidden)
+            ],
             output=(self.output.weight, self.output.bias),
             interface=self.interface.parts(),
             dynamics=self.dynamics,
+            bridge=bridges.get(str(len(self.hidden)), ()),
         )
 
     def _count_together(self) -> None:
         """Makes torch count the changes of all tensors of a decision in one counter: a look at each would take long."""
-        tables = [module._buffers for module in (*self.hidden, self.output, self.interface) if module is not None]
+        steps = [step for chain in self.bridges.values() for step in chain]
+        modules = (*self.hidden, self.output, self.interface, *steps)
+        tables = [module._buffers for module in modules if module is not None]
         slots = [(table, name, tensor) for table in tables for name, tensor in table.items() if tensor is not None]
         tensors = [tensor for *_, tensor in slots]
         kinds = {(type(tensor), tensor.dtype, tensor.device) for tensor in tensors}
@@ -469,20 +534,37 @@ def _check_batch(batch: object) -> None:
         raise InputError(f"batch must be a whole number of at least 1, got {batch!r}")
 
 
-def _is_plain(observation: Tensor, shape: tuple[int, int]) -> bool:
-    """Whether an observation needs no further look: as the last one's, plain float32 on the CPU, without grad."""
+def _is_plain(observation: Tensor, bound: _Bound) -> bool:
+    """Whether an observation needs no further look: as the last one's, plain and on the CPU, without grad."""
     return (
         type(observation) is Tensor
-        and observation.shape == shape
-        and observation.dtype is torch.float32
+        and observation.shape == bound.shape
+        and observation.dtype is bound.dtype
         and observation.is_cpu
         and not observation.requires_grad
         and not observation.is_neg()
     )
 
 
+def _turned(weight: Tensor) -> Tensor:
+    """A Linear layer's `[out, in]` as `[in, out]`, or the other way round; a convolution's as it is."""
+    return weight.mT if weight.dim() == 2 else weight
+
+
 def _transposed(weight: Tensor) -> Tensor:
-    return weight.detach().T.clone(memory_format=torch.contiguous_format)
+    """The same as a copy."""
+    return _turned(weight.detach()).clone(memory_format=torch.contiguous_format)
+
+
+def _bridge_part(step: object) -> BridgeStep:
+    """A step of a bridge, as backends take it."""
+    if isinstance(step, Readout):
+        return LinearStep(step.weight, step.bias)
+    if isinstance(step, Norm):
+        return NormStep(step.weight, step.bias, step.eps)
+    if isinstance(step, Tanh):
+        return TanhStep()
+    raise InputError(f"a step of a bridge must be of class Readout, Norm or Tanh, got {type(step).__name__}")
 
 
 def _check_row_alpha(alpha: object) -> Tensor:
@@ -497,6 +579,33 @@ def _check_row_alpha(alpha: object) -> Tensor:
         row = int(bad.nonzero()[0])
         raise InputError(f"alpha (α) must be from 0 to 1, got {alpha[row].item()} for row {row}")
     return alpha
+
+
+def reference_parts(snn: SpikingActor, dtype: torch.dtype | None = None) -> dict[str, Any]:
+    """The layers and bridges of a spiking actor as `reference.actor` takes them, in their own dtype or another one."""
+    dtype = dtype or snn.output.weight.dtype
+    bridges = {
+        place: tuple(_step_in(_bridge_part(step), dtype) for step in chain) for place, chain in snn.bridges.items()
+    }
+    hidden = [
+        reference.Layer(
+            _turned(layer.weight).to(dtype),
+            layer.bias.to(dtype),
+            layer.threshold.to(dtype),
+            layer.convolution,
+            bridges.get(str(index), ()),
+        )
+        for index, layer in enumerate(snn.hidden)
+    ]
+    output = _turned(snn.output.weight).to(dtype), snn.output.bias.to(dtype)
+    return {"hidden": hidden, "output": output, "bridge": bridges.get(str(len(hidden)), ())}
+
+
+def _step_in(step: BridgeStep, dtype: torch.dtype) -> BridgeStep:
+    """A step of a bridge in a dtype."""
+    if isinstance(step, TanhStep):
+        return step
+    return step._replace(weight=step.weight.to(dtype), bias=step.bias.to(dtype))
 
 
 def dense_actor(policy: Actor | SpikingActor) -> Actor:
@@ -518,6 +627,11 @@ def corrected_actor(snn: SpikingActor) -> Actor:
 
 
 def _actor_of(layers: Sequence[SpikingLayer | Readout], policy: SpikingActor) -> Actor:
-    pairs = [(layer.weight.mT, layer.bias) for layer in layers]
-    actor = Actor(pairs[:-1], pairs[-1], copy.deepcopy(policy.interface), policy.metadata)
+    pairs = [(_transposed(layer.weight), layer.bias) for layer in layers]
+    hidden = [
+        pair if layer.convolution is None else Conv(*pair, layer.convolution.stride, layer.convolution.padding)
+        for layer, pair in zip(policy.hidden, pairs, strict=False)
+    ]
+    bridges = {int(place): [dense_step(step) for step in chain] for place, chain in policy.bridges.items()}
+    actor = Actor(hidden, pairs[-1], copy.deepcopy(policy.interface), policy.metadata, bridges)
     return actor.to(policy.output.weight.device)

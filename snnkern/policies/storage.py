@@ -6,18 +6,21 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from snnkern.errors import CheckpointError, InputError
 from snnkern.files import StrPath, write_tensors
 from snnkern.kernels.backends.choice import check_name
 from snnkern.kernels.neurons import Dynamics
-from snnkern.policies.actor import Actor, Interface, Policy
+from snnkern.kernels.tensors import check_tensor
+from snnkern.policies.actor import Actor, Conv, Interface, Policy, check_eps, check_layer, layer_norm, linear
 from snnkern.policies.readers.saved import (
     FORMAT_VERSION,
     ActorDescription,
     PolicyDescription,
     Saved,
+    StepDescription,
     check_names,
     read_description,
     read_file,
@@ -27,17 +30,18 @@ from snnkern.policies.spiking import SpikingActor
 
 def save_actor(actor: Actor, path: StrPath) -> None:
     """Saves an actor as safetensors; `load_actor` reads it back, equal bit for bit."""
-    description = {"format": "actor", **describe_policy(actor, len(actor.hidden))}
+    description = {"format": "actor", **describe_policy(actor, len(actor.hidden), actor.architecture())}
     write_tensors(path, actor.state_dict(), description)
 
 
-def describe_policy(policy: Policy, hidden_layers: int) -> dict[str, Any]:
-    """What a file of a policy says beside its tensors."""
+def describe_policy(policy: Policy, hidden_layers: int, architecture: Mapping[str, object]) -> dict[str, Any]:
+    """What a file of a policy says beside its tensors; of Linear layers alone what it has always said."""
     return {
         "version": FORMAT_VERSION,
         "hidden_layers": hidden_layers,
         "metadata": policy.metadata,
         **policy.interface.description(),
+        **architecture,
     }
 
 
@@ -48,13 +52,18 @@ def interface_from(tensors: Mapping[str, Tensor], description: PolicyDescription
         width = description.action_dim if name.startswith("action") else description.observation_dim
         if tuple(buffer.shape) != (width,):
             raise InputError(f"interface.{name} must be [{width}], got shape {list(buffer.shape)}")
-    clip = description.observation_clip
+    clip, shape = description.observation_clip, description.observation_shape
+    if shape is not None and math.prod(shape) != description.observation_dim:
+        raise InputError(f"an observation of {list(shape)} has not {description.observation_dim:,} numbers")
     return Interface(
-        description.observation_dim,
+        description.observation_dim if shape is None else shape,
         description.action_dim,
         squash=description.squash,
         observation_clip=math.inf if clip is None else clip,
         dtype=buffers["action_scale"].dtype,
+        observation_dtype=None if description.observation_dtype is None else torch.uint8,
+        observation_scale=description.observation_scale,
+        observation_offset=description.observation_offset,
         **buffers,
     )
 
@@ -76,10 +85,20 @@ def actor_from_description(tensors: dict[str, Tensor], text: str) -> Actor:
     description = read_description(text, ActorDescription)
     layers = [*(f"hidden.{index}" for index in range(description.hidden_layers)), "output"]
     wanted = [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
-    check_names("an actor", tensors, wanted + interface_names(description))
-    interface = interface_from(tensors, description)
-    pairs = [(tensors[f"{layer}.weight"], tensors[f"{layer}.bias"]) for layer in layers]
-    return Actor(pairs[:-1], pairs[-1], interface, description.metadata)
+    wanted += bridge_names(description) + interface_names(description)
+    check_names("an actor", tensors, wanted)
+    return _actor(layers, tensors, interface_from(tensors, description), description)
+
+
+def bridge_names(description: PolicyDescription) -> list[str]:
+    """Names of the tensors of the bridges that a description speaks of."""
+    return [
+        f"bridges.{place}.{index}.{part}"
+        for place, steps in description.bridges.items()
+        for index, step in enumerate(steps)
+        for part in ("weight", "bias")
+        if step.kind != "tanh"
+    ]
 
 
 class SpikingDescription(PolicyDescription, tag_field="format", tag="spiking-actor"):
@@ -124,7 +143,7 @@ def save(policy: Actor | SpikingActor, path: StrPath, *, include_carry: bool = F
         tensors |= {f"hidden.{index}.carry": carry for index, carry in enumerate(carries)}
     description = {
         "format": SpikingDescription.__struct_config__.tag,
-        **describe_policy(policy, len(policy.hidden)),
+        **describe_policy(policy, len(policy.hidden), policy.architecture()),
         "dynamics": policy.dynamics.to_dict(),
         "corrected": bool(policy.original),
         "check_finite": policy.check_finite,
@@ -162,16 +181,18 @@ def _assemble(saved: Saved, backend: str) -> SpikingActor:
     hidden = [f"hidden.{index}" for index in range(found.hidden_layers)]
     parts = ["weight", "bias", "threshold", *(["carry"] if found.carry else [])]
     wanted = [f"{layer}.{part}" for layer in hidden for part in parts]
-    wanted += ["output.weight", "output.bias", *interface_names(found)]
+    wanted += ["output.weight", "output.bias", *bridge_names(found), *interface_names(found)]
     dense = [f"original.{index}" for index in range(len(hidden) + 1)] if found.corrected else []
     wanted += [f"{layer}.{part}" for layer in dense for part in ("weight", "bias")]
     check_names("a spiking actor", tensors, wanted)
     interface = interface_from(tensors, found)
+    # Matrices are [in, out] here; of what is no matrix, `Actor` says what it should be.
+    turned = {name: tensor.mT if tensor.dim() == 2 else tensor for name, tensor in tensors.items()}
     policy = SpikingActor(
-        _actor([*hidden, "output"], tensors, interface, found.metadata),
+        _actor([*hidden, "output"], turned, interface, found),
         [tensors[f"{layer}.threshold"] for layer in hidden],
         Dynamics.from_dict(found.dynamics),
-        original=_actor(dense, tensors, interface, found.metadata) if found.corrected else None,
+        original=_actor(dense, turned, interface, found) if found.corrected else None,
         backend=backend,
         check_finite=found.check_finite,
     )
@@ -181,14 +202,50 @@ def _assemble(saved: Saved, backend: str) -> SpikingActor:
             rows = tensors["hidden.0.carry"].shape[:1]
             if carry.dtype != layer.threshold.dtype:
                 raise InputError(f"{name}.carry is {carry.dtype}, but its threshold is {layer.threshold.dtype}")
-            if carry.shape != (*rows, len(layer.threshold)):
-                raise InputError(f"{name}.carry must be [B, {len(layer.threshold)}], got {list(carry.shape)}")
+            if carry.shape != (*rows, *layer.neuron_shape):
+                neurons = ", ".join(map(str, layer.neuron_shape))
+                raise InputError(f"{name}.carry must be [B, {neurons}], got {list(carry.shape)}")
             layer.carry.value = carry
     return policy
 
 
-def _actor(layers: Sequence[str], tensors: dict[str, Tensor], interface: Interface, metadata: dict[str, str]) -> Actor:
-    weights = [tensors[f"{layer}.weight"] for layer in layers]
-    turned = [weight.mT if weight.dim() == 2 else weight for weight in weights]  # what is no matrix, `Actor` refuses
-    pairs = [(weight, tensors[f"{layer}.bias"]) for weight, layer in zip(turned, layers, strict=True)]
-    return Actor(pairs[:-1], pairs[-1], interface, metadata)
+def _actor(
+    layers: Sequence[str], tensors: dict[str, Tensor], interface: Interface, description: PolicyDescription
+) -> Actor:
+    """The dense actor that tensors and their description say, by the names of its layers.
+
+    Raises:
+        InputError: they do not fit each other.
+    """
+    if unknown := sorted({*description.convolutions, *description.bridges} - {*map(str, range(len(layers)))}):
+        raise InputError(f"there is no layer {unknown[0]} among the {len(layers)}")
+    if str(len(layers) - 1) in description.convolutions:
+        raise InputError("the output layer cannot be a convolution")
+    made: list[Any] = []
+    for index, name in enumerate(layers):
+        weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
+        found = description.convolutions.get(str(index))
+        made.append((weight, bias) if found is None else Conv(weight, bias, found.stride, found.padding))
+    bridges = {
+        int(place): [_step(f"bridges.{place}.{index}", step, tensors) for index, step in enumerate(steps)]
+        for place, steps in description.bridges.items()
+    }
+    return Actor(made[:-1], made[-1], interface, description.metadata, bridges)
+
+
+def _step(name: str, step: StepDescription, tensors: dict[str, Tensor]) -> nn.Module:
+    """A step of a bridge.
+
+    Raises:
+        InputError: its tensors are not those of such a step.
+    """
+    if step.kind == "tanh":
+        return nn.Tanh()
+    weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
+    if step.kind == "linear":
+        check_layer(name, weight, bias, None)
+        return linear(weight, bias)
+    check_eps(name, step.eps)
+    for part, tensor in (("weight", weight), ("bias", bias)):
+        check_tensor(f"{name}.{part}", tensor, (weight.numel(),), weight.dtype, weight.device)
+    return layer_norm(weight.numel(), weight, bias, step.eps)

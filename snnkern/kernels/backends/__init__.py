@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from snnkern.kernels.layers import Convolution
 from snnkern.kernels.neurons import Dynamics
 
 
@@ -47,11 +50,12 @@ class Result(NamedTuple):
 class ActorInterface(NamedTuple):
     """What lies between an actor and its environment, as an actor's `Interface` says; the tensors are `[width]`.
 
-    `observation_mean` and `observation_std` are None for no normalisation, and `observation_clip` is infinite for no
-    bound.
+    The first layer receives x = observation / scale + offset in the actor's dtype, normalised where there is a
+    normalisation: `observation_mean` and `observation_std` are None for none, and `observation_clip` is infinite for no
+    bound. Only a vector has a normalisation.
     """
 
-    observation_dim: int
+    observation_shape: tuple[int, ...]
     action_dim: int
     action_scale: Tensor
     action_bias: Tensor
@@ -59,22 +63,110 @@ class ActorInterface(NamedTuple):
     observation_mean: Tensor | None
     observation_std: Tensor | None
     observation_clip: float
+    observation_dtype: torch.dtype  # of an observation: the actor's, or uint8
+    observation_scale: float = 1.0
+    observation_offset: float = 0.0
+
+    @property
+    def observation_dim(self) -> int:
+        """Numbers of an observation."""
+        return math.prod(self.observation_shape)
+
+    @property
+    def takes_vectors(self) -> bool:
+        """Whether an observation is a vector in floating point that is taken as it is, but for a normalisation."""
+        return (
+            len(self.observation_shape) == 1
+            and self.observation_dtype.is_floating_point
+            and (self.observation_scale, self.observation_offset) == (1.0, 0.0)
+        )
+
+
+class LinearStep(NamedTuple):
+    """A step of a bridge: x·W + b. The weight is `[in, out]`; an image is flattened."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+class NormStep(NamedTuple):
+    """A step of a bridge: layer normalisation over all N, (x − mean) / sqrt(variance + eps) · weight + bias."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+
+class TanhStep(NamedTuple):
+    """A step of a bridge: tanh."""
+
+
+BridgeStep = LinearStep | NormStep | TanhStep
+
+
+class HiddenPart(NamedTuple):
+    """A hidden layer of a whole spiking actor.
+
+    Attributes:
+        weight: `[in, out]`; of a convolution `[out, in, ky, kx]`, as torch has it.
+        bias: `[out]`.
+        threshold: `[N]`; of a convolution one for every channel `[C]`, or for every neuron `[C, H, W]`.
+        convolution: where it is one; None for a Linear layer, to which an image comes flat, in the order C, H, W.
+        bridge: what stands before it and does not spike: it works on the mean output of the layer before, or on the
+            observation, once per decision. The layer then receives a constant current.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    threshold: Tensor
+    convolution: Convolution | None = None
+    bridge: tuple[BridgeStep, ...] = ()
+
+    @property
+    def neuron_shape(self) -> tuple[int, ...]:
+        """Of the layer's neurons in a row: `(N,)`, or `(C, H, W)`."""
+        return self.weight.shape[1:] if self.convolution is None else self.convolution.output_shape
 
 
 class ActorParts(NamedTuple):
-    """What a whole spiking actor consists of; weights are `[in, out]`.
+    """What a whole spiking actor consists of.
 
-    `hidden` holds weight, bias and threshold of every hidden layer, `output` weight and bias of the output layer.
+    `output` holds weight `[in, out]` and bias of the output layer, `bridge` what stands before it.
     """
 
-    hidden: list[tuple[Tensor, Tensor, Tensor]]
+    hidden: list[HiddenPart]
     output: tuple[Tensor, Tensor]
     interface: ActorInterface
     dynamics: Dynamics
+    bridge: tuple[BridgeStep, ...] = ()
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """Of all layers, the output layer's the last."""
+        return [*(layer.weight for layer in self.hidden), self.output[0]]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has Linear layers alone, and takes vectors: what an engine without convolutions can serve."""
+        bridges = (self.bridge, *(layer.bridge for layer in self.hidden))
+        return (
+            self.interface.takes_vectors
+            and not any(bridges)
+            and all(layer.convolution is None for layer in self.hidden)
+        )
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All of them, those that a bridge has included."""
+        bridges = (step for bridge in (self.bridge, *(layer.bridge for layer in self.hidden)) for step in bridge)
+        for part in (*self.hidden, self.output, self.interface, *bridges):
+            yield from (value for value in part if isinstance(value, Tensor))
 
 
 class Engine(ABC):
-    """A whole actor, packed. It works on the caller's carries `[B, N]` and spike counts `[hidden, B]`, in place."""
+    """A whole actor, packed. It works on the caller's carries and spike counts `[hidden, B]`, in place.
+
+    A carry is `[B, N]`; that of a convolution is `[B, C, H, W]`.
+    """
 
     @abstractmethod
     def bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:
@@ -85,7 +177,7 @@ class Engine(ABC):
 
     @abstractmethod
     def decide(self, observation: Tensor, check_finite: bool, threads: int) -> Tensor | None:
-        """The action for a checked observation `[B, in]`; None, and nothing done, where a value is not finite."""
+        """The action for a checked observation `[B, …]`; None, and nothing done, where a value is not finite."""
 
     def act(self, observation: NDArray[Any], check_finite: bool, threads: int) -> NDArray[np.float32] | None:
         """The action for a NumPy observation; None, and nothing done, where `decide` has to serve it."""

@@ -71,7 +71,9 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def engine(actor: ActorParts) -> Engine | None:
-    widest = max(size for weight, *_ in [*actor.hidden, actor.output] for size in weight.shape)
+    if not actor.is_plain:
+        return None
+    widest = max(size for weight in actor.weights for size in weight.shape)
     fits = actor.output[0].dtype == torch.float32 and widest <= _cpu.most_neurons
     return Engine(actor) if fits else None
 
@@ -80,7 +82,10 @@ class Engine(backends.Engine):
     """A whole actor in one native call (`csrc/cpu/engine.h`). Weights are packed here, once."""
 
     def __init__(self, actor: ActorParts) -> None:
-        layers = [(*layer[0].shape, *map(_address, layer)) for layer in [*actor.hidden, (*actor.output, None)]]
+        layers = [
+            (*weight.shape, _address(weight), _address(bias), _address(threshold))
+            for weight, bias, threshold in [*(layer[:3] for layer in actor.hidden), (*actor.output, None)]
+        ]
         self._bound: list[Tensor] = []  # keeps alive what the engine has the addresses of
         self._native = _cpu.Engine(actor.dynamics.numbers, layers, interface_arguments(actor.interface, _address))
         self.act = self._native.act  # type: ignore[method-assign]  # nothing of Python's in between

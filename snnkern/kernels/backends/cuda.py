@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from snnkern.kernels import backends
-from snnkern.kernels.backends import ActorParts, Problem, Result
+from snnkern.kernels.backends import ActorParts, HiddenPart, Problem, Result
 from snnkern.kernels.backends.native import interface_arguments, run_neuron
 from snnkern.kernels.neurons import Dynamics
 
@@ -51,9 +51,10 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def engine(actor: ActorParts) -> Engine | None:
-    weights = [weight for weight, *_ in [*actor.hidden, actor.output]]
-    widest = max(size for weight in weights for size in weight.shape)
-    if weights[0].dtype != torch.float32 or widest > _cuda.most_neurons or len(actor.hidden) > _cuda.most_hidden:
+    if not actor.is_plain:
+        return None
+    widest = max(size for weight in actor.weights for size in weight.shape)
+    if actor.output[0].dtype != torch.float32 or widest > _cuda.most_neurons or len(actor.hidden) > _cuda.most_hidden:
         return None
     made = Engine(actor)
     return made if made.fits() else None
@@ -70,18 +71,18 @@ class Engine(backends.Engine):
         self._native = _cuda.Engine(
             device=_place(weight)["device"],
             dynamics=actor.dynamics.numbers,
-            tiny=any(_is_tiny(threshold, actor.dynamics) for *_, threshold in actor.hidden),
+            tiny=any(_is_tiny(layer.threshold, actor.dynamics) for layer in actor.hidden),
             layers=self._layers(actor.hidden),
             output=(self._outputs, self._keep(weight.T), self._keep(bias)),
             interface=interface_arguments(actor.interface, self._keep),
         )
         self.fits = self._native.fits
 
-    def _layers(self, hidden: list[tuple[Tensor, Tensor, Tensor]]) -> list[tuple[int, ...]]:
+    def _layers(self, hidden: list[HiddenPart]) -> list[tuple[int, ...]]:
         """Sizes and addresses of the layers, whose weights are in units of the sender's threshold."""
         layers = []
         sender = None
-        for weight, bias, threshold in hidden:
+        for weight, bias, threshold, *_ in hidden:
             inputs, outputs = weight.shape
             padding = -outputs % _cuda.padding
             folded = weight if sender is None else weight * sender[:, None]

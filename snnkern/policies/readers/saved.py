@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from torch import Tensor
@@ -18,6 +18,25 @@ from snnkern.policies.readers import sb3
 FORMAT_VERSION = 1
 _Layers = Annotated[int, msgspec.Meta(ge=1, le=9999)]  # what four digits can number
 _Width = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+_Padding = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+_Index = Annotated[str, msgspec.Meta(pattern="^(0|[1-9][0-9]{0,3})$")]
+
+
+class ConvolutionDescription(msgspec.Struct):
+    """What a convolution's tensors do not say of it: stride and padding along y and x."""
+
+    stride: tuple[_Width, _Width]
+    padding: tuple[_Padding, _Padding]
+
+
+class StepDescription(msgspec.Struct):
+    """A step of a bridge; `eps` is that of a layer normalisation."""
+
+    kind: Literal["linear", "norm", "tanh"]
+    eps: float = 1e-5
+
+
+_Steps = Annotated[list[StepDescription], msgspec.Meta(min_length=1, max_length=100)]
 
 
 class PolicyDescription(msgspec.Struct, kw_only=True):
@@ -32,6 +51,12 @@ class PolicyDescription(msgspec.Struct, kw_only=True):
         squash: whether tanh is applied to the output layer.
         normalized: whether observations are normalised, for which there are two tensors more.
         observation_clip: bound on the normalised observation; None for no bound.
+        observation_shape: of an image, channels first; None for a vector.
+        observation_dtype: of an observation, "uint8"; None for that of the network.
+        observation_scale: what an observation is divided by.
+        observation_offset: what is added then.
+        convolutions: the hidden layers that are convolutions, by their index.
+        bridges: what stands in front of a layer and does not spike, by the layer's index.
     """
 
     version: int
@@ -42,6 +67,12 @@ class PolicyDescription(msgspec.Struct, kw_only=True):
     squash: bool
     normalized: bool
     observation_clip: float | None
+    observation_shape: tuple[_Width, _Width, _Width] | None = None
+    observation_dtype: Literal["uint8"] | None = None
+    observation_scale: float = 1.0
+    observation_offset: float = 0.0
+    convolutions: dict[_Index, ConvolutionDescription] = {}
+    bridges: Annotated[dict[_Index, _Steps], msgspec.Meta(max_length=100)] = {}
 
 
 class ActorDescription(PolicyDescription, tag_field="format", tag="actor"):

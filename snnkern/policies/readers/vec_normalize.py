@@ -284,5 +284,4 @@ def outside(actor: Actor) -> Actor:
 
 def _with_metadata(actor: Actor, normalization: str, interface: Interface | None = None) -> Actor:
     """A copy whose metadata say how observations are normalised, by another interface where one is given."""
-    *hidden, output = [(layer.weight, layer.bias) for layer in (*actor.hidden, actor.output)]
-    return Actor(hidden, output, interface or actor.interface, {**actor.metadata, KEY: normalization})
+    return actor.replaced(interface=interface, metadata={**actor.metadata, KEY: normalization})

@@ -90,9 +90,11 @@ def block(neuron: Neuron, tile: Tile, precision: str, capability: tuple[int, int
 
 def fits(actor: ActorParts) -> bool:
     """Whether the kernel serves this actor; the others run layer by layer."""
-    observation, *hidden = [weight.shape[0] for weight, *_ in [*actor.hidden, actor.output]]
+    if not actor.is_plain:
+        return False
+    observation, *hidden = [weight.shape[0] for weight in actor.weights]
     outputs = actor.output[0].shape[1]
-    thresholds = torch.cat([threshold for *_, threshold in actor.hidden])
+    thresholds = torch.cat([layer.threshold for layer in actor.hidden])
     irregular = (thresholds != 0) & ~((thresholds >= _SMALLEST_THRESHOLD) & thresholds.isfinite())
     return (
         actor.output[0].dtype == torch.float32
@@ -109,7 +111,7 @@ def fits(actor: ActorParts) -> bool:
 
 def _folded(actor: ActorParts, index: int) -> Tensor:
     """The weights of a hidden layer in units of its sender's θ."""
-    return actor.hidden[index - 1][2][:, None] * actor.hidden[index][0]
+    return actor.hidden[index - 1].threshold[:, None] * actor.hidden[index].weight
 
 
 def scaling(neuron: Neuron) -> tuple[float, float]:
@@ -149,17 +151,15 @@ class Engine(backends.Engine):
     def __init__(self, actor: ActorParts, precision: str) -> None:
         self._precision = precision
         spec, dynamics, interface = actor.dynamics.neuron, actor.dynamics, actor.interface
-        weights = [weight for weight, *_ in [*actor.hidden, actor.output]]
-        self._widths = (weights[0].shape[0], *(weight.shape[1] for weight in weights))
+        self._widths = (interface.observation_dim, *(weight.shape[1] for weight in actor.weights))
         padded = (_power(self._widths[0]), *map(_padded_hidden, self._widths[1:-1]), _power(self._widths[-1]))
         self._padded = padded
         self._dynamics = dynamics
         self._weights = self._pack(actor)
-        self._biases = tuple(
-            _pad(bias, (width,)) for (_, bias, *_), width in zip([*actor.hidden, actor.output], padded[1:], strict=True)
-        )
+        biases = [*(layer.bias for layer in actor.hidden), actor.output[1]]
+        self._biases = tuple(_pad(bias, (width,)) for bias, width in zip(biases, padded[1:], strict=True))
         self._thresholds = tuple(
-            _pad(threshold, (width,)) for (*_, threshold), width in zip(actor.hidden, padded[1:-1], strict=True)
+            _pad(layer.threshold, (width,)) for layer, width in zip(actor.hidden, padded[1:-1], strict=True)
         )
         self._scale, self._shift = interface.action_scale, interface.action_bias
         # Without a normalisation none is read.
@@ -185,7 +185,7 @@ class Engine(backends.Engine):
 
     def _pack(self, actor: ActorParts) -> tuple[Tensor, ...]:
         """Weights `[parts, in, out]`, padded with 0, those between hidden layers in units of the sender's θ."""
-        layers = [weight for weight, *_ in [*actor.hidden, actor.output]]
+        layers = actor.weights
         packed = []
         for index, (weight, shape) in enumerate(zip(layers, pairwise(self._padded), strict=True)):
             between = 0 < index < len(layers) - 1
