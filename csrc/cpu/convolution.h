@@ -113,9 +113,9 @@ struct GatherTask {
     float* currents;
 };
 
-// Whether the 16 bits of a `Patch` are enough.
+// Whether 16 bits are enough for what a `Patch` holds, and to number senders and neurons of a row.
 constexpr bool fits_patches(const ConvolutionLayer& layer) {
-    return layer.row_columns < 65536 && current_stride(layer) < 65536;
+    return layer.row_columns < 65536 && current_stride(layer) < 65536 && layer.in.row() < 65536;
 }
 
 inline namespace SNNKERN_ARCH {

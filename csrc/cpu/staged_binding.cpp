@@ -40,6 +40,23 @@ struct BridgeStep {
     double epsilon;
 };
 
+// A layer without weights.
+ConvolutionLayer shaped(const ImageShape& in, int64_t channels,
+                        const std::array<int64_t, 2>& kernel, const std::array<int64_t, 2>& stride,
+                        const std::array<int64_t, 2>& padding) {
+    ConvolutionLayer layer{};
+    layer.in = in;
+    layer.kernel_y = kernel[0], layer.kernel_x = kernel[1];
+    layer.stride_y = stride[0], layer.stride_x = stride[1];
+    layer.padding_y = padding[0], layer.padding_x = padding[1];
+    layer.out = {channels, (in.height + 2 * padding[0] - kernel[0]) / stride[0] + 1,
+                 (in.width + 2 * padding[1] - kernel[1]) / stride[1] + 1};
+    layer.columns = (kernel[1] + stride[1] - 1) / stride[1];
+    layer.block = kernels().patch_block(layer.columns);
+    layer.row_columns = stride[1] * in.channels * layer.columns;
+    return layer;
+}
+
 class StagedEngine {
   public:
     StagedEngine(const Dynamics& dynamics, const Image& image,
@@ -164,16 +181,7 @@ class StagedEngine {
                           const float* units) {
         const auto& [channels, kernel, stride, padding, weight_at, bias_at, threshold_at, spread] =
             given;
-        ConvolutionLayer layer{};
-        layer.in = in;
-        layer.kernel_y = kernel[0], layer.kernel_x = kernel[1];
-        layer.stride_y = stride[0], layer.stride_x = stride[1];
-        layer.padding_y = padding[0], layer.padding_x = padding[1];
-        layer.out = {channels, (in.height + 2 * padding[0] - kernel[0]) / stride[0] + 1,
-                     (in.width + 2 * padding[1] - kernel[1]) / stride[1] + 1};
-        layer.columns = (kernel[1] + stride[1] - 1) / stride[1];
-        layer.block = kernels_.patch_block(layer.columns);
-        layer.row_columns = stride[1] * in.channels * layer.columns;
+        ConvolutionLayer layer = shaped(in, channels, kernel, stride, padding);
         const bool first = convolutions_.empty();
         const auto* weight = pointer<const float>(weight_at);
         const auto weight_of = [&](int64_t out, int64_t from, int64_t y, int64_t x) {
@@ -524,6 +532,12 @@ void define_staged_engine(py::module_& module) {
         .def("act", &StagedEngine::act)
         .def("decide", &StagedEngine::decide)
         .def("scratch_bytes", &StagedEngine::scratch_bytes);
+    module.def(
+        "fits",
+        [](const std::array<int64_t, 3>& in, int64_t channels, const std::array<int64_t, 2>& kernel,
+           const std::array<int64_t, 2>& stride, const std::array<int64_t, 2>& padding) {
+            return fits_patches(shaped({in[0], in[1], in[2]}, channels, kernel, stride, padding));
+        });
 }
 
 }  // namespace snnkern
