@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -150,7 +151,7 @@ class StagedEngine(Engine):
                 )
                 for shape, threshold, layer in packed
             ],
-            [_bridge_arguments(step) for step in bridge],
+            _bridge_arguments(bridge, math.prod(convolutions[-1].neuron_shape if convolutions else image)),
             _layers(rest),
             interface_arguments(interface, _address),
         )  # fmt: skip
@@ -205,12 +206,18 @@ def _by_position(
     return tuple(found), turned(first)
 
 
-def _bridge_arguments(step: BridgeStep) -> tuple[Any, ...]:
-    if isinstance(step, LinearStep):
-        return "linear", *step.weight.shape, _address(step.weight), _address(step.bias), 0.0
-    if isinstance(step, NormStep):
-        return "norm", *step.weight.shape, *step.weight.shape, _address(step.weight), _address(step.bias), step.eps
-    return "tanh", 0, 0, 0, 0, 0.0
+def _bridge_arguments(bridge: Sequence[BridgeStep], width: int) -> list[tuple[Any, ...]]:
+    """What the steps of a bridge are, for so many numbers that come in."""
+    found: list[tuple[Any, ...]] = []
+    for step in bridge:
+        if isinstance(step, LinearStep):
+            found.append(("linear", *step.weight.shape, _address(step.weight), _address(step.bias), 0.0))
+            width = step.weight.shape[1]
+        elif isinstance(step, NormStep):
+            found.append(("norm", width, width, _address(step.weight), _address(step.bias), step.eps))
+        else:
+            found.append(("tanh", width, width, 0, 0, 0.0))
+    return found
 
 
 def _address(tensor: Tensor | None) -> int:
