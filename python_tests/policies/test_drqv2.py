@@ -19,6 +19,11 @@ from snnkern.policies.readers.visual import assemble
 KINDS = pytest.mark.parametrize("normalized", [False, True], ids=["relu", "layer norm"])
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
 def frames(rows: int, channels: int = 3, size: int = 20) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (rows, channels, size, size), dtype=np.uint8)
 

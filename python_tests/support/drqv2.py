@@ -57,6 +57,21 @@ class DrQV2Agent:
     ) -> None:
         self.device = torch.device("cpu")
         self.stddev_schedule = "linear(1.0,0.1,500000)"
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # an agent is always the same
+            self._build(size, frames, channels, features, hidden, actions, normalized, strides)
+
+    def _build(
+        self,
+        size: int,
+        frames: int,
+        channels: int,
+        features: int,
+        hidden: int,
+        actions: int,
+        normalized: bool,
+        strides: tuple[int, ...],
+    ) -> None:
         self.encoder = Encoder(frames, channels, strides)
         with torch.no_grad():
             inputs = self.encoder.convnet(torch.zeros(1, frames, size, size)).numel()
@@ -64,7 +79,7 @@ class DrQV2Agent:
         self.critic = Actor(inputs, features, hidden, 1, normalized=True)
         with torch.no_grad():  # of a trained network: none of it is as a new module has it
             for parameter in (*self.encoder.parameters(), *self.actor.parameters()):
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+                parameter.add_(0.1 * torch.randn(parameter.shape))
         self.encoder_opt = torch.optim.Adam(self.encoder.parameters(), lr=1e-4)
         self.actor_opt = torch.optim.Adam(self.actor.parameters(), lr=1e-4)
         sum(parameter.sum() for parameter in self.encoder.parameters()).backward()  # type: ignore[union-attr]
