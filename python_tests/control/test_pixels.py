@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import signal
 import subprocess
@@ -24,9 +25,11 @@ import snnkern
 from snnkern import InputError
 from snnkern.control import environments, pixels
 from snnkern.control.evaluation import RandomPolicy, evaluate
+from snnkern.control.follow import follow
 from snnkern.control.processes import ProcessVector
 from snnkern.control.rollout import rollout
 from snnkern.policies.actor import Conv
+from snnkern.studies.grids import read_study
 
 SUITE = "dm_control/cartpole-swingup-v0"
 FRAME = (painted.SIDE, painted.SIDE)
@@ -535,3 +538,24 @@ def test_a_random_policy_does_not_look_and_takes_images(registered):
     assert policy.act(np.zeros((3, 9, *FRAME), np.uint8)).shape == (3, 1)
     assert policy.act(np.zeros((9, *FRAME), np.uint8)).shape == (1,)
     assert evaluate(policy, painted.NAME, episodes=2).lengths == (7, 7)
+
+
+def test_what_others_would_do_is_recorded_with_images(registered):
+    name = registered()
+    policy = Sees(metadata={"action_repeat": "2"})
+    found = follow("a", {"a": policy, "random": RandomPolicy(name, 0, policy)}, name, episodes=2, seed=90)
+    assert found.observations.shape == (4, 2, 9, *FRAME)
+    assert found.observations.dtype == np.uint8
+    assert found.lengths.tolist() == [4, 4]
+    for rewards in found.rewards.values():
+        np.testing.assert_array_equal(rewards[:, 0], [1 + 2, 3 + 4, 5 + 6, 7])
+    assert found.observations[-1, :, -3:-1, -1, -1].tolist() == [[90, 6], [91, 6]]
+
+
+def test_a_study_collects_as_many_as_an_actor_takes(registered, tmp_path):
+    actor = visual_actor()
+    snnkern.save(actor, tmp_path / "actor.safetensors")
+    (tmp_path / "grid.json").write_text(
+        json.dumps({"actors": [{"name": "actor.safetensors", "environment": registered()}, "td3-hopper"]})
+    )
+    assert read_study(tmp_path / "grid.json").steps == [5_000, 30_000]

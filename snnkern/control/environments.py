@@ -279,6 +279,17 @@ def _vector(makers: list[Callable[[], gymnasium.Env[Any, Any]]]) -> gymnasium.ve
     return envs
 
 
+def check(env: str | Callable[[], gymnasium.Env[Any, Any]], policy: Policy) -> None:
+    """Checks that an environment can be made and that a policy fits it.
+
+    Raises:
+        MissingDependencyError: as `make`.
+        InputError: as `make`, and as `check_spaces`.
+    """
+    with one_of(env, policy) as environment:
+        check_spaces(policy.interface, environment.observation_space, environment.action_space)
+
+
 def check_spaces(
     interface: Interface, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]
 ) -> None:
