@@ -17,10 +17,12 @@ from support.cases import (
     random_layer,
     random_observations,
 )
+from support.visual import FORMS, frames, loop_actor, reference_layers, visual_actor, visual_thresholds
 from torch import Tensor
 
 from snnkern import DC, IF, MT, SNM, Dynamics
 from snnkern.kernels import reference
+from snnkern.kernels.layers import Convolution
 from snnkern.kernels.neurons import Kind
 
 
@@ -251,6 +253,63 @@ def test_linear_is_weight_times_signal_plus_bias():
     signal = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
     assert reference.linear(signal, weight, bias).tolist() == [[[1.5, 3.0, 4.5]], [[2.5, 4.0, 5.5]]]
     assert reference.linear(signal[0], weight).tolist() == [[1.0, 3.0, 5.0]]
+
+
+@pytest.mark.parametrize("per_neuron", [False, True], ids=["per-channel", "per-neuron"])
+@each("form", FORMS)
+@each("neuron", DEFAULT_NEURONS)
+def test_convolutions_and_bridges_are_those_of_the_semantics_page(neuron, form, per_neuron):
+    """Decision by decision, against loops that share nothing with the reference."""
+    actor = visual_actor(form, torch.float64)
+    thresholds = visual_thresholds(actor, per_neuron=per_neuron)
+    dynamics = Dynamics(neuron, 3, alpha=0.6, memory=0.4)
+    loop = loop_actor(actor, thresholds, dynamics)
+    parts = reference_layers(actor, thresholds)
+    rows = 2
+    carries = [
+        torch.zeros(rows, *(layer.convolution.output_shape if layer.convolution else layer.bias.shape)).double()
+        for layer in parts["hidden"]
+    ]
+    sure = torch.ones(rows, dtype=torch.bool)
+    for step in range(2):
+        signal = actor.interface.normalize(torch.from_numpy(frames(rows, form.image, seed=step)))
+        z, spikes, closest = loop.decide(signal.numpy())
+        decision = reference.actor(signal, carries=carries, dynamics=dynamics, **parts)
+        carries = [layer.carry for layer in decision.layers]
+        sure &= torch.from_numpy(closest > 1e-9)
+        torch.testing.assert_close(decision.output[sure], torch.from_numpy(z)[sure], rtol=1e-10, atol=1e-10)
+        for layer, sent, carry in zip(decision.layers, spikes, loop.carries, strict=True):
+            assert layer.spikes.shape == (3, *carry.shape)
+            torch.testing.assert_close(layer.spikes.transpose(0, 1)[sure], torch.from_numpy(sent)[sure])
+            torch.testing.assert_close(layer.carry[sure], torch.from_numpy(carry)[sure], rtol=1e-9, atol=1e-10)
+            assert layer.counts.tolist() == (layer.spikes != 0).flatten(2).sum(dim=(0, 2)).tolist()
+        assert all(bool(layer.counts.any()) for layer in decision.layers)
+    assert bool(sure.any())
+
+
+@pytest.mark.parametrize(("stride", "padding"), [((1, 1), (0, 0)), ((2, 3), (1, 2)), ((3, 1), (2, 0))])
+def test_convolved_is_the_convolution_of_torch(stride, padding):
+    generator = torch.Generator().manual_seed(0)
+    geometry = Convolution((3, 10, 8), 4, (3, 4), stride, padding)
+    weight = torch.randn(geometry.weight_shape, generator=generator, dtype=torch.float64)
+    bias = torch.randn(4, generator=generator, dtype=torch.float64)
+    spikes = torch.randn(2, 5, 3, 10, 8, generator=generator, dtype=torch.float64)
+    wanted = torch.nn.functional.conv2d(spikes.flatten(0, 1), weight, bias, stride, padding).unflatten(0, (2, 5))
+    torch.testing.assert_close(reference.convolved(spikes, weight, geometry, bias), wanted)
+
+
+@each("neuron", {name: neuron for name, neuron in DEFAULT_NEURONS.items() if not neuron.leak})
+def test_a_quiet_reference_actor_that_sees_tends_to_the_dense_one(neuron):
+    form = FORMS["trunk"]
+    actor = visual_actor(form, torch.float64)
+    thresholds = visual_thresholds(actor, factor=1.5)
+    pixels = torch.from_numpy(frames(4, form.image))
+    parts = reference_layers(actor, thresholds)
+    carries = [activation * 0 for activation in actor.hidden_activations(pixels)]
+    decision = reference.actor(
+        actor.interface.normalize(pixels), carries=carries, dynamics=Dynamics(neuron, 512), **parts
+    )
+    assert (actor.interface.action(decision.output) - actor(pixels)).abs().max() <= 0.05
 
 
 @each("neuron", {name: neuron for name, neuron in DEFAULT_NEURONS.items() if not neuron.leak})

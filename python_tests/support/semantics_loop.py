@@ -6,7 +6,7 @@ Nothing here comes from `snnkern.reference`, so a mistake in either shows as a d
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -107,6 +107,103 @@ class LoopActor:
             z = sum(float(w) * float(q) for w, q in zip(weight[n], mean[b], strict=True)) + float(bias[n])
             action[b, n] = self.scale * math.tanh(z) + self.shift
         return action, closest
+
+
+@dataclass
+class LoopLayer:
+    """A layer of a `LoopVisualActor`: Linear, weight `[out, in]`, or where it has a stride a convolution.
+
+    `threshold` is one number for each neuron, channel or place, which `[N]`, `[C]` and `[C, H, W]` say. `bridge` is a
+    list of ("linear", weight, bias), ("norm", weight, bias, eps) and ("tanh",).
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    threshold: np.ndarray | None = None
+    stride: tuple[int, int] | None = None
+    padding: tuple[int, int] = (0, 0)
+    bridge: list[tuple] = field(default_factory=list)
+
+
+@dataclass
+class LoopVisualActor:
+    """A spiking actor of convolutions, Linear layers and bridges as loops, one row at a time. The last layer is the
+    output layer. `carries` are `[B, N]` or `[B, C, H, W]`."""
+
+    layers: list[LoopLayer]
+    dynamics: Dynamics
+    carries: list[np.ndarray] | None = None
+
+    def decide(self, images: np.ndarray) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+        """z `[B, out]`, spikes of each hidden layer `[B, T, …]`, and how near each row came to a boundary, `[B]`."""
+        rows = [self._row(image, row) for row, image in enumerate(images)]
+        self.carries = [np.stack(parts) for parts in zip(*(carries for *_, carries in rows), strict=True)]
+        spikes = [np.stack(parts) for parts in zip(*(sent for _, sent, *_ in rows), strict=True)]
+        return np.stack([z for z, *_ in rows]), spikes, np.array([closest for _, _, closest, _ in rows])
+
+    def _row(self, image, row):
+        timesteps = range(self.dynamics.timesteps)
+        differential = self.dynamics.neuron.kind is Kind.DC
+        signal, mean, closest = None, image, math.inf  # no spikes yet: what comes first is constant
+        after, sent = [], []
+        for index, layer in enumerate(self.layers):
+            if layer.bridge:
+                signal, mean = None, self._bridge(mean.flatten(), layer.bridge)
+            if layer.threshold is None:
+                return self._product(layer, mean) + layer.bias, sent, closest, after
+            products = [self._product(layer, mean if signal is None else signal[t]) for t in timesteps]
+            shape = products[0].shape
+            if signal is None and differential:
+                products[1:] = [np.zeros(shape)] * (len(products) - 1)
+            before = np.zeros(shape) if self.carries is None else self.carries[index][row]
+            signal = np.zeros((len(products), *shape))
+            mean, carry = np.zeros(shape), np.zeros(shape)
+            for place in np.ndindex(*shape):
+                bias = float(layer.bias[place[0]])
+                threshold = float(layer.threshold[place if layer.threshold.ndim == len(shape) else place[0]])
+                current = [float(product[place]) + (0.0 if differential else bias) for product in products]
+                one = decide(current, threshold, float(before[place]), self.dynamics, bias if differential else 0.0)
+                signal[(slice(None), *place)] = one.spikes
+                mean[place], carry[place] = one.mean, one.carry
+                closest = min(closest, one.closest)
+            after.append(carry)
+            sent.append(signal)
+        raise AssertionError("the last layer is the output layer")
+
+    @staticmethod
+    def _product(layer, values):
+        if layer.stride is None:
+            flat = values.flatten()
+            return np.array([sum(float(w) * float(x) for w, x in zip(row, flat, strict=True)) for row in layer.weight])
+        out, channels, tall, wide = layer.weight.shape
+        (down, right), (top, left) = layer.stride, layer.padding
+        _, height, width = values.shape
+        rows, columns = (height + 2 * top - tall) // down + 1, (width + 2 * left - wide) // right + 1
+        total = np.zeros((out, rows, columns))
+        for o, y, x in np.ndindex(*total.shape):
+            for c, i, j in np.ndindex(channels, tall, wide):
+                v, h = y * down - top + i, x * right - left + j
+                if 0 <= v < height and 0 <= h < width:
+                    total[o, y, x] += float(layer.weight[o, c, i, j]) * float(values[c, v, h])
+        return total
+
+    @staticmethod
+    def _bridge(values, steps):
+        for kind, *numbers in steps:
+            if kind == "linear":
+                weight, bias = numbers
+                values = (
+                    np.array([sum(float(w) * float(x) for w, x in zip(row, values, strict=True)) for row in weight])
+                    + bias
+                )
+            elif kind == "norm":
+                weight, bias, eps = numbers
+                middle = sum(values) / len(values)
+                variance = sum((value - middle) ** 2 for value in values) / len(values)
+                values = (values - middle) / math.sqrt(variance + eps) * weight + bias
+            else:
+                values = np.array([math.tanh(value) for value in values])
+        return values
 
 
 class _Closest:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from snnkern import Actor, Interface
+from snnkern import Actor, Dynamics, Interface
+from snnkern.kernels import reference
+from snnkern.kernels.backends import BridgeStep, LinearStep, NormStep, TanhStep
 from snnkern.policies.actor import Conv
+from support.semantics_loop import LoopLayer, LoopVisualActor
 
 
 class Form(NamedTuple):
@@ -87,6 +90,52 @@ def visual_actor(form: Form, dtype: torch.dtype = torch.float32, *, seed: int = 
     return Actor(hidden, linear(math.prod(shape), form.actions), between, {"environment": "dm_control/x"}, bridges).to(
         dtype
     )
+
+
+def reference_layers(actor: Actor, thresholds: Sequence[Tensor]) -> dict[str, Any]:
+    """A dense actor and thresholds as `reference.actor` takes them, but for observations, carries and dynamics."""
+    bridges = {place: tuple(map(_reference_step, chain)) for place, chain in actor.bridges.items()}
+    hidden = [
+        reference.Layer(layer.weight, layer.bias, threshold, convolution, bridges.get(str(index), ()))
+        for index, (layer, convolution, threshold) in enumerate(
+            zip(actor.hidden, actor.convolutions, thresholds, strict=True)
+        )
+    ]
+    output = actor.output.weight, actor.output.bias
+    return {"hidden": hidden, "output": output, "bridge": bridges.get(str(len(hidden)), ())}
+
+
+def _reference_step(step: nn.Module) -> BridgeStep:
+    if isinstance(step, nn.Linear):
+        return LinearStep(step.weight.T, step.bias)
+    return NormStep(step.weight, step.bias, step.eps) if isinstance(step, nn.LayerNorm) else TanhStep()
+
+
+def loop_actor(actor: Actor, thresholds: Sequence[Tensor], dynamics: Dynamics) -> LoopVisualActor:
+    """The same for the loop that is written from the semantics page alone."""
+    layers = []
+    for index, layer in enumerate([*actor.hidden, actor.output]):
+        steps = []
+        for step in dict(actor.bridges.items()).get(str(index), []):
+            parts = [tensor.numpy() for tensor in step.parameters()]
+            kind = {"Linear": "linear", "LayerNorm": "norm", "Tanh": "tanh"}[type(step).__name__]
+            steps.append((kind, *parts, *([step.eps] if kind == "norm" else [])))
+        convolution = actor.convolutions[index] if index < len(actor.hidden) else None
+        geometry = (convolution.stride, convolution.padding) if convolution else ()
+        threshold = thresholds[index].numpy() if index < len(actor.hidden) else None
+        one = LoopLayer(layer.weight.numpy(), layer.bias.numpy(), threshold, *geometry)
+        one.bridge = steps
+        layers.append(one)
+    return LoopVisualActor(layers, dynamics)
+
+
+def visual_thresholds(actor: Actor, *, per_neuron: bool = False, factor: float = 0.7, rows: int = 32) -> list[Tensor]:
+    """A part of the largest activations on some frames, for every channel, or for every neuron."""
+    pixels = torch.from_numpy(frames(rows, actor.interface.observation_shape, seed=7))
+    found = actor.hidden_activations(pixels)
+    return [
+        activation.amax(dim=0 if per_neuron or activation.dim() == 2 else (0, 2, 3)) * factor for activation in found
+    ]
 
 
 def frames(rows: int, image: Sequence[int], *, seed: int = 1) -> np.ndarray:

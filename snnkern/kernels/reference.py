@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from snnkern.kernels.backends import BridgeStep, LinearStep, NormStep
+from snnkern.kernels.layers import Convolution, spread
 from snnkern.kernels.neurons import Dynamics, Kind, Neuron
 
 
@@ -242,14 +244,67 @@ def next_carry(
     return unclamped, torch.where(clamped < -bound, -bound, clamped)
 
 
+class Layer(NamedTuple):
+    """A hidden layer of an actor, as the semantics page writes it.
+
+    Attributes:
+        weight: `[out, in]`; of a convolution `[out, in, ky, kx]`.
+        bias: `[out]`.
+        threshold: θ of every neuron `[N]`; of a convolution of every channel `[C]`, or of every neuron `[C, H, W]`.
+        convolution: None for a Linear layer.
+        bridge: what stands before it and does not spike.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    threshold: Tensor
+    convolution: Convolution | None = None
+    bridge: tuple[BridgeStep, ...] = ()
+
+
 def linear(spikes: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x = W·s + b for every row: spikes `[…, in]`, weight `[out, in]`, bias `[out]` → `[…, out]`."""
     product = spikes @ weight.T
     return product if bias is None else product + bias
 
 
+def convolved(spikes: Tensor, weight: Tensor, geometry: Convolution, bias: Tensor | None = None) -> Tensor:
+    """x = W ∗ s + b: spikes `[…, in, H, W]`, weight `[out, in, ky, kx]`, bias `[out]` → `[…, out, H', W']`.
+
+    One product of channels for each place in the kernel.
+    """
+    (pad_y, pad_x), (stride_y, stride_x) = geometry.padding, geometry.stride
+    _, height, width = geometry.output_shape
+    padded = torch.nn.functional.pad(spikes, (pad_x, pad_x, pad_y, pad_y))
+    total = spikes.new_zeros(*spikes.shape[:-3], *geometry.output_shape)
+    for i in range(geometry.kernel[0]):
+        for j in range(geometry.kernel[1]):
+            below, right = i + stride_y * (height - 1) + 1, j + stride_x * (width - 1) + 1
+            seen = padded[..., i:below:stride_y, j:right:stride_x]
+            total = total + torch.einsum("oc,...chw->...ohw", weight[:, :, i, j], seen)
+    return total if bias is None else total + bias[:, None, None]
+
+
+def bridged(signal: Tensor, bridge: Sequence[BridgeStep]) -> Tensor:
+    """What a bridge makes of a mean output or an observation `[B, …]`: `[B, N]`."""
+    signal = signal.flatten(1)
+    for step in bridge:
+        if isinstance(step, LinearStep):
+            signal = linear(signal, step.weight.T, step.bias)
+        elif isinstance(step, NormStep):
+            centred = signal - signal.mean(dim=1, keepdim=True)
+            variance = centred.square().mean(dim=1, keepdim=True)
+            signal = centred / torch.sqrt(variance + step.eps) * step.weight + step.bias
+        else:
+            signal = torch.tanh(signal)
+    return signal
+
+
 class ActorDecision(NamedTuple):
-    """What a spiking actor did in one decision step: output z `[B, out]` and the hidden layers' decisions."""
+    """What a spiking actor did in one decision step: output z `[B, out]` and the hidden layers' decisions.
+
+    A convolution's decision has `[…, C, H, W]` where another one has `[…, N]`.
+    """
 
     output: Tensor
     layers: list[Decision]
@@ -257,30 +312,61 @@ class ActorDecision(NamedTuple):
 
 def actor(
     observation: Tensor,
-    hidden: Sequence[tuple[Tensor, Tensor, Tensor]],
+    hidden: Sequence[Layer | tuple[Tensor, Tensor, Tensor]],
     output: tuple[Tensor, Tensor],
     carries: Sequence[Tensor],
     dynamics: Dynamics,
     row_alpha: Tensor | None = None,
+    bridge: Sequence[BridgeStep] = (),
 ) -> ActorDecision:
     """One decision of a spiking actor (`docs/semantics.md`, "Actor"), before tanh and scaling.
 
     Args:
-        observation: `[B, in]`, as the first layer receives it.
-        hidden: weight `[out, in]`, bias `[out]` and threshold `[out]` of every hidden layer.
+        observation: `[B, in]` or `[B, C, H, W]`, as the first layer receives it.
+        hidden: every hidden layer; of a Linear one, its weight, bias and threshold alone will do.
         output: weight and bias of the output layer, which does not spike.
-        carries: c of every hidden layer, `[B, N]`.
+        carries: c of every hidden layer, `[B, N]` or `[B, C, H, W]`.
         dynamics: neuron, T, α, μ, κ; the same for all layers.
         row_alpha: α of every row, `[B]`, in place of `dynamics.alpha`.
+        bridge: what stands before the output layer.
     """
     differential = dynamics.neuron.differential
     decisions: list[Decision] = []
-    signal = observation  # the first layer's current is constant over t
-    for (weight, bias, threshold), carry in zip(hidden, carries, strict=True):
-        current = linear(signal, weight, None if differential else bias)
-        decisions.append(neuron(current, threshold, carry, dynamics, bias if differential else None, row_alpha))
-        signal = decisions[-1].spikes
-    return ActorDecision(linear(decisions[-1].mean, *output), decisions)
+    signal = mean = observation  # the first layer's current is constant over t
+    for layer, carry in zip([Layer(*layer) for layer in hidden], carries, strict=True):
+        if layer.bridge:
+            signal = bridged(mean, layer.bridge)  # constant, too
+        bias = None if differential else layer.bias
+        if layer.convolution is None:
+            shape = tuple(layer.bias.shape)
+            current = linear(_flat(signal), layer.weight, bias)
+        else:
+            shape = layer.convolution.output_shape
+            current = convolved(signal, layer.weight, layer.convolution, bias).flatten(-3)
+        decision = neuron(
+            current,
+            spread(layer.threshold, shape),
+            carry.flatten(1),
+            dynamics,
+            spread(layer.bias, shape) if differential else None,
+            row_alpha,
+        )
+        decisions.append(_shaped(decision, shape))
+        signal, mean = decisions[-1].spikes, decisions[-1].mean
+    return ActorDecision(linear(bridged(mean, bridge), *output), decisions)
+
+
+def _flat(signal: Tensor) -> Tensor:
+    """Images `[B, C, H, W]` or `[T, B, C, H, W]` as vectors, in the order C, H, W; vectors as they are."""
+    return signal.flatten(-3) if signal.dim() > 3 else signal
+
+
+def _shaped(decision: Decision, shape: tuple[int, ...]) -> Decision:
+    """A decision whose neurons stand in this shape."""
+    if len(shape) == 1:
+        return decision
+    names = ("spikes", "mean", "carry", "potentials")
+    return decision._replace(**{name: getattr(decision, name).unflatten(-1, shape) for name in names})
 
 
 def _current_at(current: Tensor, t: int, neuron: Neuron) -> Tensor:
