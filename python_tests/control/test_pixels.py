@@ -107,6 +107,8 @@ def test_who_sees_no_pixels_has_no_view():
     assert pixels.view_of(Vector(), SUITE) is None
     assert pixels.view_of(Acts(), "HalfCheetah-v5") is None
     assert pixels.view_of(Acts(), SUITE) == pixels.View((9, 84, 84), 2, 0)  # whose observations are no arrays otherwise
+    Acts.observation_shape = 3, 64, 64
+    assert pixels.view_of(Acts(), "HalfCheetah-v5") == pixels.View((3, 64, 64), 1)
 
 
 @pytest.mark.parametrize(

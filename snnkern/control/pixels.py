@@ -73,8 +73,8 @@ def view_of(policy: object, env: str) -> View | None:
     published protocol: every action twice, camera 0, and 2 for quadruped. Others have an action repeat of 1.
 
     Args:
-        policy: one with an `interface`, which says what an observation is, or with a `view`. In the suite, whose
-            observations are no arrays otherwise, another one sees pixels, too.
+        policy: one with an `interface` that says what an observation is, or with an `observation_shape` or a `view` of
+            its own. In the suite, whose observations are no arrays otherwise, any other sees pixels, too.
         env: a registered name.
 
     Raises:
@@ -84,9 +84,10 @@ def view_of(policy: object, env: str) -> View | None:
     if isinstance(own, View):
         return own
     interface, metadata = getattr(policy, "interface", None), getattr(policy, "metadata", None) or {}
-    shape = View.shape if interface is None else interface.observation_shape
     suite = env.startswith(SUITE)
-    if len(shape) != 3 or (interface is None and not suite):
+    unknown: tuple[int, ...] = View.shape if suite else ()
+    shape = getattr(policy if interface is None else interface, "observation_shape", unknown)
+    if len(shape) != 3:
         return None
     named = metadata.get("camera")
     camera: int | str | None = int(named) if named and named.isdecimal() else named
