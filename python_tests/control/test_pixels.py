@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -265,6 +266,23 @@ def test_a_seed_that_the_suite_cannot_take_is_refused(suite):
         env.reset(seed=2**32)
 
 
+HEADLESS = f"""
+from types import SimpleNamespace
+from snnkern.control import environments, pixels
+blind = SimpleNamespace(view=pixels.View(blind=True))
+environments.make({SUITE!r}, blind).close()  # which imports dm_control
+environments.make({SUITE!r}, SimpleNamespace(observation_shape=(9, 84, 84))).close()
+print("drawn")
+"""
+
+
+@pytest.mark.usefixtures("suite")
+def test_a_renderer_is_found_before_dm_control_is_imported_for_anything():
+    env = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
+    done = subprocess.run([sys.executable, "-W", "error", "-c", HEADLESS], capture_output=True, text=True, env=env)
+    assert done.stdout == "drawn\n", done.stderr
+
+
 @pytest.mark.parametrize(("package", "named"), [("dm_control", "dm_control"), ("shimmy", "shimmy")])
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch, package, named):
     monkeypatch.setattr(pixels, "find_renderer", lambda: None)
@@ -367,6 +385,15 @@ def test_episodes_are_the_same_in_processes_and_in_this_one(registered, monkeypa
     without = rollout(Sees(), envs, episodes=3, seed=90)
     np.testing.assert_array_equal(with_processes.returns, without.returns)
     np.testing.assert_array_equal(with_processes.lengths, without.lengths)
+
+
+def test_a_worker_of_several_draws_by_itself(registered, monkeypatch):
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(environments.cores) == 1
+    monkeypatch.setattr(environments, "_alone", False)
+    assert environments.cores() == len(os.sched_getaffinity(0))
+    environments.draw_alone()
+    assert isinstance(environments.make_vector(registered(), 2, Sees()), gymnasium.vector.SyncVectorEnv)
 
 
 @pytest.mark.usefixtures("two_cores")
@@ -506,6 +533,16 @@ def test_a_spiking_actor_sees_and_is_evaluated(registered):
     assert found.spikes[0] > 0
     one_by_one = evaluate(snn, name, episodes=4, rows=1)
     assert found == one_by_one
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_an_actor_that_sees_is_swept(registered):
+    name, actor = registered(), visual_actor()
+    found = snnkern.sweep(
+        actor, name, snnkern.grid(["dc"], [4], [0]), observations=snnkern.collect(actor, name, 20), episodes=2
+    )
+    assert found.dense.lengths == (7, 7)
+    assert [spiking.lengths for _, spiking in found.results] == [(7, 7)]
 
 
 def test_all_that_spikes_is_reset_and_counted():

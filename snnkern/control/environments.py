@@ -241,9 +241,18 @@ def make_vector(
     return _vector([lambda: make(env, policy)] * rows)
 
 
+_alone = multiprocessing.parent_process() is not None
+
+
+def draw_alone() -> None:
+    """Says that this process is one of several that share the cores, as multiprocessing's are: it starts none."""
+    global _alone
+    _alone = True
+
+
 def cores() -> int:
-    """How many processes this one may start to good purpose: one for each core, none in a worker of several."""
-    if multiprocessing.parent_process() is not None:
+    """How many processes draw environments: one for each core, and this one alone where others share them."""
+    if _alone:
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

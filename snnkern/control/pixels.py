@@ -120,8 +120,13 @@ def prepare(env: str | EnvSpec, view: View | None) -> None:
     """
     suite = isinstance(env, str) and env.startswith(SUITE)
     spec = gymnasium.registry.get(env.rpartition(":")[2]) if isinstance(env, str) else env
-    if view and not view.blind and (suite or "mujoco" in str(spec and spec.entry_point)):
-        find_renderer()
+    drawn = view is not None and not view.blind
+    if suite or (drawn and "mujoco" in str(spec and spec.entry_point)):
+        try:
+            find_renderer()  # before dm_control is imported, which settles it for whatever is drawn later
+        except InputError:
+            if drawn:
+                raise
     if suite:
         require("dm_control", "pixels", "the DeepMind Control Suite")
         require("shimmy", "pixels", "the DeepMind Control Suite in Gymnasium")
