@@ -283,6 +283,14 @@ def test_a_renderer_is_found_before_dm_control_is_imported_for_anything():
     assert done.stdout == "drawn\n", done.stderr
 
 
+@pytest.mark.usefixtures("suite")
+def test_a_renderer_that_is_none_is_one_clear_error():
+    env = os.environ | {"MUJOCO_GL": "nonsense"}
+    done = subprocess.run([sys.executable, "-c", HEADLESS], capture_output=True, text=True, env=env)
+    assert "InputError: the DeepMind Control Suite cannot be imported: RuntimeError: " in done.stderr
+    assert "libegl1 and libgl1-mesa-dri" in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize(("package", "named"), [("dm_control", "dm_control"), ("shimmy", "shimmy")])
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch, package, named):
     monkeypatch.setattr(pixels, "find_renderer", lambda: None)

@@ -363,7 +363,7 @@ def _quiet() -> Iterator[None]:
     """
     try:
         import mujoco
-    except ImportError:
+    except Exception:  # it is not installed; or MUJOCO_GL names a renderer that is not, which making it says
         mujoco = None
     set_handler = getattr(mujoco, "set_mju_user_warning", None)
     with warnings.catch_warnings():

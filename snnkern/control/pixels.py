@@ -127,9 +127,15 @@ def prepare(env: str | EnvSpec, view: View | None) -> None:
         except InputError:
             if drawn:
                 raise
-    if suite:
-        require("dm_control", "pixels", "the DeepMind Control Suite")
+    if not suite:
+        return
+    require("dm_control", "pixels", "the DeepMind Control Suite")
+    try:
         require("shimmy", "pixels", "the DeepMind Control Suite in Gymnasium")
+    except ImportError:
+        raise
+    except Exception as error:  # what a renderer raises that MUJOCO_GL names and that is not there
+        raise InputError(f"the DeepMind Control Suite cannot be imported: {_said(error)}; {_NO_RENDERER}") from error
 
 
 @functools.cache
@@ -234,8 +240,12 @@ def _frames(env: gymnasium.Env[Any, Any], name: str) -> gymnasium.Env[Any, Any]:
     try:
         return wrappers.AddRenderObservation(env)
     except Exception as error:  # a renderer's own, of many kinds
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(f"environment {name!r} cannot be drawn: {why}{_why_not_drawn(env, name)}") from error
+        why = _said(error) + _why_not_drawn(env, name)
+        raise InputError(f"environment {name!r} cannot be drawn: {why}") from error
+
+
+def _said(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _why_not_drawn(env: gymnasium.Env[Any, Any], name: str) -> str:
