@@ -95,6 +95,7 @@ def view(env: object, policy: object) -> View | None:
     """How a policy sees an environment; None if it sees no pixels, or the environment is not one by name."""
     if policy is None or not isinstance(env, str):
         return None
+    require("gymnasium", "rl", "running environments")
     from snnkern.control import pixels
 
     return pixels.view_of(policy, env)

@@ -1,6 +1,9 @@
 """Environments as an actor that sees pixels meets them: rendered, resized, stacked, with repeated actions.
 
 The default for the DeepMind Control Suite is the protocol of DrQ-v2, which the CRPI paper evaluates in.
+
+Seeds are Gymnasium's: `reset(seed=s)` begins the first episode that the suite draws with the seed s, the one after the
+first `reset()` of what `dm_control.suite.load(…, task_kwargs={"random": s})` gives; a `reset()` goes on.
 """
 
 from __future__ import annotations
