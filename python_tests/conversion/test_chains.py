@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from snnkern import InputError, SpikingActor, spikify
+from snnkern.conversion import activations
 from snnkern.conversion import spikify as conversion
 from snnkern.kernels import reference
 from snnkern.policies.spiking import dense_actor
@@ -58,11 +59,12 @@ class Normalised(nn.Module):
 
 
 class Flat(nn.Module):
-    """An image that becomes a vector at once; no tanh."""
+    """An image that becomes a vector at once, and two Linear in a row where no spike comes between; no tanh."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.one, self.two = nn.Linear(27, 6), nn.Linear(6, 3)
+        self.one, self.two = nn.Sequential(nn.Linear(27, 9), nn.Linear(9, 6)), nn.Sequential(nn.Linear(6, 4))
+        self.two.append(nn.Linear(4, 3))
 
     def forward(self, x):
         return self.two(self.one(x.flatten(1)).relu()).mul(0.5)
@@ -205,7 +207,7 @@ OTHERS = {
     ),
     "as many zeros as the kernel is long": lambda: chain(first=nn.Conv2d(3, 4, 1, padding=1, stride=2), width=144),
     "sides that differ": lambda: chain(first=nn.Conv2d(3, 4, 2, padding="same"), width=324),
-    "two Linear in a row": lambda: chain(nn.Flatten(), nn.Linear(64, 64)),
+    "two Linear in a row between ReLUs": lambda: chain(nn.Flatten(), nn.Linear(64, 64)),
     "an ELU in the middle": lambda: chain(nn.Conv2d(4, 4, 1), nn.ELU()),
     "ends with a ReLU": lambda: nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU()),
     "a softmax in front": lambda: Around(lambda x: x.softmax(1)),
@@ -297,7 +299,7 @@ def test_samples_pass_in_chunks(monkeypatch):
     module, inputs = _made(Drq, False), _images(23, 9)
     wanted = spikify(module, inputs)
     seen = []
-    monkeypatch.setattr(conversion, "_CHUNK_BYTES", 5 * 8 * (4 * 16 + 6 * 16 + 10 + 12 + 12) + 1)
+    monkeypatch.setattr(activations, "_NUMBERS", 5 * (3 * 81 + 4 * 16 + 6 * 16 + 10 + 12 + 12) + 1)
     record = conversion.Statistics.record
     monkeypatch.setattr(
         conversion.Statistics, "record", lambda self, found: (seen.append(len(found[-1])), record(self, found))

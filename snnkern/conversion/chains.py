@@ -13,7 +13,8 @@ from torch import Tensor, fx, nn
 
 from snnkern.conversion.graphs import CASTS, Plan, affine, function_of, is_reshape, is_tanh, module_of
 from snnkern.kernels.tensors import DTYPES
-from snnkern.policies.actor import Actor, Conv, Interface
+from snnkern.policies.actor import Actor, Interface, Layer
+from snnkern.policies.readers.torch_rl import bias_of, conv_of, unfit
 
 
 class _Affine(NamedTuple):
@@ -30,7 +31,7 @@ class _Affine(NamedTuple):
 class _Layer(NamedTuple):
     """A layer as an `Actor` takes it, and the bridge before it."""
 
-    layer: tuple[Tensor, Tensor] | Conv
+    layer: Layer
     bridge: Sequence[nn.Module]
 
 
@@ -58,7 +59,8 @@ def actor_of(plan: Plan, shape: tuple[int, ...], fed: torch.dtype) -> Actor | No
     segments[-1], leaving = segments[-1][:last], segments[-1][last:]
     squash = next((index for index, step in enumerate(leaving) if isinstance(step, nn.Tanh)), None)
     scaled, leaving = ([], leaving) if squash is None else (leaving[:squash], leaving[squash + 1 :])
-    layers = [_layer(segment) for segment in segments]
+    ends = (0, len(segments) - 1)
+    layers = [_layer(segment, index not in ends) for index, segment in enumerate(segments)]
     received, logits, actions = (_joined(steps) for steps in (entry, scaled, leaving))
     known = [layer for layer in layers if layer is not None]
     if received is None or logits is None or actions is None or len(known) < len(layers):
@@ -149,40 +151,25 @@ def _numbers(value: Any, tail: tuple[int, ...]) -> Tensor | None:
         return None
     if bool((numbers == numbers.flatten()[0]).all()):
         return numbers.flatten()[0]
-    is_vector = len(tail) == 1 and numbers.numel() == tail[0] == numbers.shape[-1]
+    is_vector = len(tail) == 1 and numbers.shape[-1:] == tail and numbers.numel() == tail[0]
     return numbers.flatten() if is_vector else None
 
 
-def _layer(steps: list[_Step]) -> _Layer | None:
-    """What stands before a ReLU, or the output: a layer, and before it, where there is more, a bridge."""
+def _layer(steps: list[_Step], between: bool) -> _Layer | None:
+    """What stands before a ReLU, or the output: a layer, and before it, where there is more, a bridge.
+
+    `between` says that it stands between ReLUs, where spikes pass through what is linear and a bridge stops them.
+    """
     *bridge, layer = steps or [nn.Identity()]
     modules = [step for step in bridge if isinstance(step, nn.Linear | nn.LayerNorm | nn.Tanh)]
-    linear = bool(bridge) and all(isinstance(step, nn.Linear) for step in bridge)  # spikes pass such a chain
-    if len(modules) < len(bridge) or linear or isinstance(layer, _Affine):
+    passed = between and bool(bridge) and all(isinstance(step, nn.Linear) for step in bridge)
+    if len(modules) < len(bridge) or passed:
         return None
     if isinstance(layer, nn.Linear):
-        return _Layer((layer.weight, _bias(layer)), modules)
-    if not isinstance(layer, nn.Conv2d) or modules or layer.groups > 1 or layer.padding_mode != "zeros":
+        return _Layer((layer.weight, bias_of(layer)), modules)
+    if not isinstance(layer, nn.Conv2d) or modules or unfit(layer):
         return None
-    padding = _padding(layer)
-    if set(layer.dilation) != {1} or padding is None:
-        return None
-    return _Layer(Conv(layer.weight, _bias(layer), layer.stride, padding), [])
-
-
-def _bias(layer: nn.Linear | nn.Conv2d) -> Tensor:
-    return layer.weight.new_zeros(layer.weight.shape[0]) if layer.bias is None else layer.bias
-
-
-def _padding(layer: nn.Conv2d) -> tuple[int, ...] | None:
-    """The zeros on each side along y and x; None where sides differ, or have as many as the kernel is long."""
-    padding: Any = layer.padding
-    if padding == "valid":
-        padding = (0, 0)
-    elif padding == "same":
-        padding = tuple(size // 2 for size in layer.kernel_size) if all(size % 2 for size in layer.kernel_size) else ()
-    fits = len(padding) == 2 and all(zeros < size for zeros, size in zip(padding, layer.kernel_size, strict=True))
-    return tuple(padding) if fits else None
+    return _Layer(conv_of(layer), [])
 
 
 def _joined(steps: Sequence[_Step]) -> _Affine | None:

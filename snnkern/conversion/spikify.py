@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from snnkern.conversion.activations import Statistics, as_tensor, batches, check_numeric
+from snnkern.conversion.activations import Statistics, as_tensor, batches, by_channel, check_numeric, rows_at_once
 from snnkern.conversion.chains import actor_of
 from snnkern.conversion.graphs import (
     NORMS,
@@ -43,8 +43,6 @@ from snnkern.kernels.neurons import Dynamics, Neuron, parse_neuron
 from snnkern.kernels.nn import SpikingActivation
 from snnkern.policies.actor import Policy
 from snnkern.policies.spiking import SpikingActor
-
-_CHUNK_BYTES = 2**26  # of activations that are recorded at once
 
 
 class InputForm(NamedTuple):
@@ -247,6 +245,7 @@ def spikify(
     names = [f"{relu.name}_spiking" for relu in plan.relus]
     actor = actor_of(plan, form.shape, form.fed) if form.dtype.is_floating_point or form.dtype == form.fed else None
     if actor is not None:
+        actor.metadata["calibration"] = str(rule)
         body: SpikingActor | fx.GraphModule = SpikingActor(actor, thresholds, dynamics, backend=backend)
     else:
         offsets = Silence(graph, plan).offsets(samples.example) if dynamics.neuron.differential else {}
@@ -343,12 +342,12 @@ def _calibrate(graph: fx.GraphModule, plan: Plan, samples: _Samples, rule: Max |
     """The threshold of every ReLU, one per channel."""
     statistics: Statistics | None = None
     numbers = sum(math.prod(plan.tails[relu]) for relu in plan.relus)
-    for chunk in samples.chunks(max(1, _CHUNK_BYTES // (8 * numbers))):
+    for chunk in samples.chunks(rows_at_once(samples.example.numel() + numbers)):
         recording = _Recording(graph, plan.relus)
         run(recording, chunk.clone())
-        activations = [output.movedim(1, -1).flatten(0, -2) for output in recording.outputs.values()]
+        activations = list(recording.outputs.values())
         if statistics is None:
-            statistics = Statistics([rows[0] for rows in activations], isinstance(rule, Percentile))
+            statistics = Statistics([by_channel(found)[0] for found in activations], isinstance(rule, Percentile))
         statistics.record(activations)
     assert statistics is not None
     return rule.thresholds(statistics)

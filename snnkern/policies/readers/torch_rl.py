@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -105,37 +106,41 @@ def _layers_of(modules: Sequence[nn.Module], shape: Sequence[int] | None) -> tup
                 problems.append(f"{name}, which needs observation_shape=(C, H, W): how large an image is")
             elif flat:
                 problems.append(f"{name}, where a vector comes in")
-            if why := _unfit(child):
+            if why := unfit(child):
                 problems.append(f"{name}, whose {why}")
-            padding = child.padding if isinstance(child.padding, tuple) else _named_padding(child)
-            layers.append(Conv(child.weight, _bias(child), child.stride, padding))
+            layers.append(conv_of(child))
             flat = False
         elif isinstance(child, nn.Linear):
             if not flat:
                 problems.append(f"{name}, where a Flatten was wanted in front of it")
-            layers.append((child.weight, _bias(child)))
+            layers.append((child.weight, bias_of(child)))
             flat = True
     return layers, problems
 
 
-def _unfit(layer: nn.Conv2d) -> str:
+def unfit(layer: nn.Conv2d) -> str:
     """What of a convolution cannot be converted; empty where all can."""
     same = layer.padding == "same" and any(size % 2 == 0 for size in layer.kernel_size)
+    padding = layer.padding if isinstance(layer.padding, tuple) else ()
     found = {
         f"groups are {layer.groups}": layer.groups != 1,
         f"dilation is {layer.dilation}": any(step != 1 for step in layer.dilation),
         f"padding_mode is {layer.padding_mode!r}": layer.padding_mode != "zeros",
         "padding differs from side to side": same,
+        f"padding {padding} is not smaller than the kernel": any(map(operator.ge, padding, layer.kernel_size)),
     }
     return " and ".join(what for what, is_so in found.items() if is_so)
 
 
-def _named_padding(layer: nn.Conv2d) -> tuple[int, ...]:
-    """ "valid" and "same" in numbers."""
-    return tuple((size - 1) // 2 if layer.padding == "same" else 0 for size in layer.kernel_size)
+def conv_of(layer: nn.Conv2d) -> Conv:
+    """A convolution as an `Actor` takes it, where it is not `unfit`."""
+    named = tuple((size - 1) // 2 if layer.padding == "same" else 0 for size in layer.kernel_size)
+    padding = layer.padding if isinstance(layer.padding, tuple) else named
+    return Conv(layer.weight, bias_of(layer), layer.stride, padding)
 
 
-def _bias(layer: nn.Linear | nn.Conv2d) -> Tensor:
+def bias_of(layer: nn.Linear | nn.Conv2d) -> Tensor:
+    """The bias of a layer; zeros where it has none."""
     return layer.weight.new_zeros(layer.weight.shape[0]) if layer.bias is None else layer.bias
 
 
