@@ -272,6 +272,7 @@ def test_observations_that_are_none_are_refused_on_both_routes(name, operators):
     given, message = BAD[name]
     module, inputs = _made(Drq, False), _images(6, 9)
     for network in (spikify(module, inputs), operators(module, inputs)):
+        assert network.observation_shape == (3, 9, 9)
         assert network.act(inputs[0].numpy()).shape == (2,)
         assert network.act(inputs.numpy()).shape == (6, 2)
         with pytest.raises(InputError, match=message):

@@ -115,6 +115,11 @@ class SpikingNetwork(nn.Module):
         return self._dynamics if self.actor is None else self.actor.dynamics
 
     @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """Shape of one input, as the samples were; of images `(C, H, W)`."""
+        return self._form.shape
+
+    @property
     def engine(self) -> Literal["actor", "operators"]:
         """What runs: "actor", a `SpikingActor`, in one call where its backend can; or "operators", one by one."""
         return "operators" if self.actor is None else "actor"
