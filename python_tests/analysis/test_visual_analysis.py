@@ -10,6 +10,7 @@ from support.visual import FORMS, frames, visual_actor, visual_thresholds
 
 import snnkern
 from snnkern import Dynamics, InputError, SB3Policy, SpikingActor
+from snnkern.analysis import latency, rivals
 from snnkern.analysis.energy import dense_cost, spiking_cost
 from snnkern.analysis.residuals import raster, residuals
 from snnkern.control.follow import replay
@@ -130,3 +131,62 @@ def test_predict_keeps_the_carry_of_images():
     action, state = policy.predict(frames(1, TRUNK.image)[0])
     assert action.shape == (2,)
     np.testing.assert_array_equal(action, make().act(frames(1, TRUNK.image)[0]))
+
+
+# Timing
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@each("form", FORMS)
+@pytest.mark.parametrize("make_rival", [rivals.eager, rivals.onnx_runtime])
+def test_dense_runtimes_decide_as_the_actor(make_rival, form, dtype):
+    actor = visual_actor(form, dtype)
+    try:
+        contender = make_rival(actor)
+    except rivals.Missing as error:
+        pytest.skip(str(error))
+    pixels = film(3, 2, form)
+    wanted = latency.expected(actor, [], None, pixels)
+    with torch.no_grad():
+        np.testing.assert_allclose(wanted[0][0], actor.act(pixels[0]), atol=1e-5)
+        for by_row in (False, True):
+            assert latency.agreement(contender, pixels, wanted, by_row).wrong == 0
+
+
+@pytest.mark.parametrize("per_neuron", [False, True])
+def test_the_published_loop_has_convolutions(per_neuron):
+    form = FORMS["odd-sizes"]
+    actor = visual_actor(form, torch.float64)
+    thresholds = visual_thresholds(actor, per_neuron=per_neuron)
+    pixels = film(4, 3, form)
+    loop = rivals.PublishedLoop(actor, thresholds, 5, alpha=0.4).contender()
+    wanted = latency.expected(actor, thresholds, Dynamics(snnkern.IF(), 5, 0.4), pixels)
+    assert wanted[1].any()
+    for by_row in (False, True):
+        assert latency.agreement(loop, pixels, wanted, by_row) == latency.Agreement(wanted[1].mean(), 1.0, 0)
+
+
+def test_rivals_that_cannot_see_say_so():
+    with pytest.raises(rivals.Missing, match="NumPy has no convolution"):
+        rivals.numpy(visual_actor(TRUNK))
+    with pytest.raises(rivals.Missing, match="no bridges"):
+        rivals.PublishedLoop(visual_actor(TRUNK), visual_thresholds(visual_actor(TRUNK)), 4, 0.0)
+
+
+def test_an_actor_that_sees_is_timed():
+    form = FORMS["two-convolutions"]
+    pixels = frames(30, form.image)
+    clock = iter(range(10**6))
+
+    def stop(_):
+        if next(clock) > 30:
+            raise KeyboardInterrupt
+
+    found = latency.run(
+        visual_actor(form), pixels, [Dynamics(snnkern.IF(), 4)], batches=(1, 3), seconds=1e6, progress=stop
+    )
+    assert found.widths == (432, 5, 4, 7, 2)
+    assert "NumPy has no convolution" in found.missing[latency.NUMPY]
+    assert {case.name for case in found.rounds} >= {latency.ACT, latency.TENSOR, latency.LOOP, latency.PYTORCH}
+    assert {agreement.wrong for agreement in found.agreements.values()} == {0}
+    assert all(sent > 0 for sent in next(iter(found.spikes.values())))
