@@ -134,9 +134,9 @@ def make_folder(folder: Path) -> None:
 
 
 def collect_observations(actor: Actor, env: str, steps: int | None, seed: int | None) -> NDArray[np.floating]:
-    from snnkern.control.collect import CALIBRATION_STEPS, collect
+    from snnkern.control.collect import calibration_steps, collect
 
-    steps = CALIBRATION_STEPS if steps is None else steps
+    steps = calibration_steps(actor) if steps is None else steps
     with progress_bars() as report:
         return collect(actor, env, steps, seed or 0, lambda done: report(f"calibration in {env}", done, steps))
 
