@@ -8,11 +8,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from support.environments_for_tests import Scripted
 from support.visual import reference_layers
 from torch import nn
 from torch.nn import functional
 
 from snnkern import InputError, SpikingActor, spikify
+from snnkern.control.rollout import rollout
 from snnkern.conversion import activations
 from snnkern.conversion import spikify as conversion
 from snnkern.kernels import reference
@@ -309,3 +312,20 @@ def test_samples_pass_in_chunks(monkeypatch):
     assert seen == [5, 5, 2, 5, 5, 1]
     for one, other in zip(network.activations.values(), wanted.activations.values(), strict=True):
         torch.testing.assert_close(one.threshold, other.threshold, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("neuron", ["if", "dc"])
+def test_a_network_drives(neuron, operators):
+    """On both routes alike, with the carry of each row reset where its episode ends, and spikes counted."""
+    generator = torch.Generator().manual_seed(8)
+    module = _made(lambda: nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)))
+    samples = torch.randn(50, 3, generator=generator)
+    options = {"neuron": neuron, "timesteps": 3, "alpha": 0.8}
+    found = []
+    for network in (spikify(module, samples, **options), operators(module, samples, **options)):
+        envs = SyncVectorEnv([lambda row=row: Scripted(row) for row in range(3)], autoreset_mode=AutoresetMode.DISABLED)
+        found.append(rollout(network, envs, episodes=4))
+    np.testing.assert_allclose(found[0].returns, found[1].returns, rtol=0, atol=1e-9)
+    assert found[0].spikes.shape == (2,)
+    assert (found[0].spikes > 0).all()
+    assert found[0].spikes.tolist() == found[1].spikes.tolist()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnkern.errors import InputError
-from snnkern.policies.actor import Actor
+from snnkern.policies.actor import Actor, Policy
 
 # Rows that pass through the actor at once while recording, and numbers that their activations may be: both bound what
 # memory recording takes.
@@ -174,7 +174,7 @@ class _Histogram:
         return value
 
 
-def check_observations(actor: Actor, observations: NDArray[np.floating] | Tensor) -> None:
+def check_observations(actor: Policy, observations: NDArray[np.floating] | Tensor) -> None:
     """Refuses what is not a batch of observations for the actor, `[N, *observation_shape]` and finite.
 
     Raises:

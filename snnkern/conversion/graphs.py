@@ -122,7 +122,7 @@ class Plan:
         constants: the results of nodes that depend on no input.
         dtypes: of every node's result that is a tensor.
         means: by name, what lies between ReLUs and works on means; what follows it spikes anew.
-        acts: whether the module returns one tensor `[B, …]`.
+        action_dim: how many numbers the module returns for a row; None where it returns no tensor `[B, action_dim]`.
 
     Args:
         graph: of `trace`.
@@ -160,7 +160,9 @@ class Plan:
                 before.add(node)
         between = behind & before & two.shapes.keys() - self.spiking
         self.means = tuple(dict.fromkeys(name_of(node) for node in nodes if node in between))
-        self.acts = nodes[-1].args[0] in self.tails if isinstance(nodes[-1].args[0], fx.Node) else False
+        result: Any = nodes[-1].args[0]
+        tail = self.tails.get(result, ()) if isinstance(result, fx.Node) else ()
+        self.action_dim = tail[0] if len(tail) == 1 else None
         self._refuse(nodes)
 
     def _on_the_way(self, nodes: list[fx.Node]) -> set[fx.Node]:

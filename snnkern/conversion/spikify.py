@@ -8,6 +8,7 @@ is computed from the mean over the T steps. A module that is a plain actor becom
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import operator
 from collections.abc import Iterable, Iterator
@@ -41,7 +42,7 @@ from snnkern.kernels import ops
 from snnkern.kernels.backends.choice import check_name
 from snnkern.kernels.neurons import Dynamics, Neuron, parse_neuron
 from snnkern.kernels.nn import SpikingActivation
-from snnkern.policies.actor import Policy
+from snnkern.policies.actor import Interface, Policy, update_with_tensors
 from snnkern.policies.spiking import SpikingActor
 
 
@@ -52,7 +53,7 @@ class InputForm(NamedTuple):
         shape: of one.
         dtype: of the samples; any floating-point dtype stands for all of them.
         fed: what the module is given: integers where it takes them, else its own floating-point numbers.
-        acts: whether the module returns one tensor with a row for every input, as a policy does.
+        acts: whether the module returns one vector for every input, as a policy does.
     """
 
     shape: tuple[int, ...]
@@ -140,6 +141,11 @@ class SpikingNetwork(nn.Module):
         return {name: self.body.get_submodule(name) for name in self._names}
 
     @property
+    def thresholds(self) -> tuple[Tensor, ...]:
+        """θ of every activation, `[C]` or `[N]` each."""
+        return tuple(part.get_buffer("threshold") for part in self.activations.values())
+
+    @property
     def spikes(self) -> Tensor:
         """Spikes sent in the last decision, per activation and row, int64 `[activations, B]`."""
         if self.actor is not None:
@@ -190,6 +196,50 @@ class SpikingNetwork(nn.Module):
         """Starts a new episode: in all rows, or in those where `mask` `[B]` is True."""
         for part in self._spiking() if self.actor is None else [self.actor]:
             part.reset(mask)
+
+
+class DenseNetwork(Policy):
+    """A feed-forward module as a dense policy, which `sweep` compares with what `spikify` makes of it.
+
+    Args:
+        module: takes one tensor `[B, …]` of observations, vectors or images, and returns actions `[B, action_dim]`.
+        observations: some, as the environment gives them: floating-point numbers, or uint8.
+
+    Raises:
+        InputError: the module does not take the observations, returns something else, or cannot be converted.
+    """
+
+    def __init__(self, module: nn.Module, observations: NDArray[Any] | Tensor) -> None:
+        module = copy.deepcopy(module).eval().requires_grad_(False)
+        graph = trace(module)
+        samples = _Samples(graph, observations)
+        plan = Plan(graph, samples.example)
+        if plan.action_dim is None:
+            raise InputError("a policy returns one tensor [B, action_dim]: wrap the module in one that does")
+        shape = tuple(samples.example.shape[1:])
+        interface = Interface(
+            shape[0] if len(shape) == 1 else shape,
+            plan.action_dim,
+            squash=False,
+            dtype=plan.dtypes[plan.relus[0]],
+            observation_dtype=samples.given if not samples.given.is_floating_point else None,
+        )
+        super().__init__(interface, None, check_finite=True)
+        self.module = module
+        self._fed = samples.example.dtype
+        self._code = f"{module}{graph.code}"
+        self.eval()
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """The module's output `[B, action_dim]` for observations `[B, …]`."""
+        found: Tensor = self.module(self.interface.check(observation, self.check_finite).to(self._fed))
+        return found
+
+    def fingerprint(self) -> str:
+        """A hash of the module's graph and tensors; other hashes for other actions."""
+        digest = hashlib.sha256(self._code.encode())
+        update_with_tensors(digest, self.module)
+        return digest.hexdigest()
 
 
 @torch.no_grad()
@@ -246,7 +296,9 @@ def spikify(
     samples = _Samples(graph, sample_batches)
     plan = Plan(graph, samples.example)
     thresholds = _calibrate(graph, plan, samples, rule)
-    form = InputForm(tuple(samples.example.shape[1:]), samples.given, samples.example.dtype, plan.acts)
+    form = InputForm(
+        tuple(samples.example.shape[1:]), samples.given, samples.example.dtype, plan.action_dim is not None
+    )
     names = [f"{relu.name}_spiking" for relu in plan.relus]
     actor = actor_of(plan, form.shape, form.fed) if form.dtype.is_floating_point or form.dtype == form.fed else None
     if actor is not None:
