@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from support.builders import NEURONS, assert_same_tensors
-from support.cases import ALL_DTYPES, DEFAULT_NEURONS, each
+from support.cases import ALL_DTYPES, DEFAULT_NEURONS, each, needs_compiler
 from support.visual import DRQV2, DRQV2_ORIGINAL, FORMS, frames, reference_layers, visual_actor, visual_thresholds
 
 import snnkern
@@ -342,6 +342,17 @@ def test_it_can_be_exported():
     action, *after = program.module()(see(2), *alone.start(2))
     assert torch.equal(action, snn(see(2)))
     assert all(torch.equal(*pair) for pair in zip(after, carries(snn), strict=True))
+
+
+@needs_compiler
+@pytest.mark.thorough
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own
+def test_a_spiking_actor_can_be_compiled():
+    snn, wanted = make(dtype=torch.float64), make(dtype=torch.float64)
+    compiled = torch.compile(snn, fullgraph=True)
+    for seed in range(3):
+        torch.testing.assert_close(compiled(see(3, seed=seed)), wanted(see(3, seed=seed)), rtol=1e-9, atol=1e-9)
+        assert torch.equal(snn.spikes, wanted.spikes)
 
 
 def test_it_can_be_mapped():
