@@ -403,7 +403,8 @@ class SpikingActor(Policy):
         starts = self._start(batch)
         if any(map(stands_for_others, starts)):
             raise InputError("the carry has no memory of its own: call reset() before an observation that has")
-        own, carries = zip(*map(lasting, starts), strict=True)
+        last = self._engine.channels_last
+        own, carries = zip(*(lasting(start, last and start.dim() == 4) for start in starts), strict=True)
         counts = torch.zeros(len(own), batch, dtype=torch.int64, device=own[0].device)
         self._engine.bind(list(own), counts, row_alpha)
         tables = [(layer.carry._buffers, {"value": carry}) for layer, carry in zip(self.hidden, carries, strict=True)]
