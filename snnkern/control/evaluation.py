@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +131,9 @@ def evaluate(
     Args:
         policy: an `Actor`, a `SpikingActor`, an `SB3Policy`, or anything with `act`.
         env: a registered name; a function that makes the environment; an environment, which runs one episode after the
-            other; or a vector of environments (`rollout` says what its autoreset mode does to seeds).
+            other; or a vector of environments (`rollout` says what its autoreset mode does to seeds). For a policy that
+            sees pixels, a named environment is drawn, side by side in as many processes as cores
+            (`snnkern.control.pixels`).
             A given environment is reset and stepped, and not closed.
         episodes: number of episodes; their seeds are seed, seed + 1, ….
         seed: seed of the first episode.
@@ -149,7 +151,7 @@ def evaluate(
     episodes, seed = check_episodes(episodes, seed)
     policy = acting(policy)
     warn_of_normalized(policy)
-    with environments.vector_of(env, rows, episodes) as envs:
+    with environments.vector_of(env, rows, episodes, policy) as envs:
         result = rollout(policy, envs, episodes=episodes // envs.num_envs, seed=seed, progress=progress)
     return Evaluation(
         returns=tuple(float(value) for value in result.returns.T.flat),  # episode e of row r has seed + r + e · rows
@@ -179,6 +181,9 @@ def describe_task(
         seed: seed of the first.
         backend: what computes, by `backend_name`; the dense actor uses none.
     """
+    packages = ["snnkern", "torch", "gymnasium", "mujoco"]
+    if env.startswith("dm_control/"):
+        packages += ["dm_control", "shimmy"]
     return {
         "actor": fingerprint,
         "environment": env,
@@ -187,7 +192,7 @@ def describe_task(
         "episodes": episodes,
         "seed": seed,
         "backend": None if setting is None else backend,
-        "versions": {name: _version(name) for name in ("snnkern", "torch", "gymnasium", "mujoco")},
+        "versions": {name: _version(name) for name in packages},
     }
 
 
@@ -207,22 +212,32 @@ class RandomPolicy:
     Args:
         env: a registered name, or a function that makes the environment.
         seed: of the draws.
+        actor: whom it is compared with. If that one sees pixels, this one decides as often; nothing is drawn for it.
 
     Raises:
         InputError: there is no such environment, or its actions are not between finite bounds.
     """
 
-    def __init__(self, env: str | Callable[[], gymnasium.Env[Any, Any]], seed: int | Sequence[int]) -> None:
-        with environments.one_of(env) as environment:
+    def __init__(
+        self,
+        env: str | Callable[[], gymnasium.Env[Any, Any]],
+        seed: int | Sequence[int],
+        actor: Actor | None = None,
+    ) -> None:
+        view = environments.view(env, actor)
+        self.view = view and replace(view, blind=True)
+        with environments.one_of(env, self) as environment:
             space: Any = environment.action_space
+            self._observation_ndim = len(environment.observation_space.shape or (1,))
         self.low, self.high = getattr(space, "low", np.inf), getattr(space, "high", np.inf)
         if not np.isfinite([self.low, self.high]).all():
             raise InputError(f"no random policy acts in {env}: its actions are {space}, not between finite bounds")
         self._generator = np.random.default_rng(seed)
 
     def act(self, observation: NDArray[Any], /) -> NDArray[Any]:
-        """Random actions, `[B, action_dim]` for observations `[B, observation_dim]`."""
-        actions = self._generator.uniform(self.low, self.high, (*observation.shape[:-1], *np.shape(self.low)))
+        """Random actions, `[B, action_dim]` for observations `[B, *observation_shape]`."""
+        rows = observation.shape[: observation.ndim - self._observation_ndim]
+        actions = self._generator.uniform(self.low, self.high, (*rows, *np.shape(self.low)))
         return actions.astype(np.float32)
 
 

@@ -82,13 +82,12 @@ class RemainingTime:
         """Times a step of the environment and every policy's decision, both per episode."""
         subject = self._study.subjects[index]
         rows = min(_TRIAL_ROWS, self._study.episodes)
-        envs = environments.make_vector(subject.environment, rows)
-        spec = envs.envs[0].spec
-        self._limit[index] = (spec and spec.max_episode_steps) or _UNLIMITED
+        envs = environments.make_vector(subject.environment, rows, subject.actor)
+        self._limit[index] = environments.limit(subject.environment, subject.actor) or _UNLIMITED
         observation, _ = envs.reset(seed=0)
         seen, step = [], 0.0
         for _ in range(_TRIAL_STEPS):
-            seen.append(np.asarray(observation, dtype=np.float32))
+            seen.append(observation)
             action = subject.actor.act(seen[-1])
             started = time.perf_counter()
             observation, _, terminated, truncated, _ = envs.step(action)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnkern.control import environments
-from snnkern.control.collect import collect
+from snnkern.control.collect import calibration_steps, collect
 from snnkern.control.evaluation import RANDOM, Evaluation, RandomPolicy, backend_name, describe_task, evaluation_record
 from snnkern.control.records import CalibrationDescription, Outcome, Record, SettingDescription, TaskDescription
 from snnkern.conversion.activations import as_tensor, check_observations
@@ -80,7 +80,7 @@ class Study:
         seeds: of the first episode of a task; the others follow.
         episodes: of a task.
         dense_episodes: of a task of the dense actor.
-        calibration_steps: how many of its states the dense actor is calibrated on.
+        calibration_steps: how many of its states the dense actor is calibrated on; None for as many as `collect` gives.
         calibration_seed: of the first episode of those.
         backend: a name from `snnkern.backends()`, or "auto".
     """
@@ -90,7 +90,7 @@ class Study:
     seeds: tuple[int, ...]
     episodes: int
     dense_episodes: int
-    calibration_steps: int
+    calibration_steps: int | None
     calibration_seed: int
     backend: str = "auto"
 
@@ -137,11 +137,17 @@ class Study:
     @cached_property
     def _calibrated_on(self) -> list[CalibrationDescription]:
         """Each subject's observations: a hash of those that are given, else how they are collected."""
-        collected: CalibrationDescription = {"steps": self.calibration_steps, "seed": self.calibration_seed}
         return [
-            collected if subject.observations is None else {"observations": _digest(subject.observations)}
-            for subject in self.subjects
+            {"steps": steps, "seed": self.calibration_seed}
+            if subject.observations is None
+            else {"observations": _digest(subject.observations)}
+            for subject, steps in zip(self.subjects, self.steps, strict=True)
         ]
+
+    @cached_property
+    def steps(self) -> list[int]:
+        """How many of its states each subject is calibrated on, where they have to be collected."""
+        return [self.calibration_steps or calibration_steps(subject.actor) for subject in self.subjects]
 
 
 def run_study(
@@ -202,7 +208,7 @@ def _random_tasks(study: Study, records: Mapping[Task, Record]) -> list[Task]:
         returns = [value for task in dense for value in records[task]["result"]["returns"]]
         if returns and np.mean(returns) <= 0 and subject.environment not in tasks:
             try:
-                RandomPolicy(subject.environment, 0)
+                RandomPolicy(subject.environment, 0, subject.actor)
             except InputError:  # its actions have no bounds: there is no ratio then
                 continue
             tasks[subject.environment] = [Task(index, None, task.episodes, task.seed, random=True) for task in dense]
@@ -277,9 +283,7 @@ def sweep(
     check_observations(actor, observations)
     if not len(observations):
         raise InputError("calibration data is empty: give at least one observation")
-    environment = environments.make(env)
-    environments.check_spaces(actor.interface, environment.observation_space, environment.action_space)
-    environment.close()
+    environments.check(env, actor)
     rule = str(parse_calibration(calibration))
     wanted = [Setting(**vars(setting), calibration=rule) for setting in settings]
     subject = Subject(actor.metadata.get("algorithm", ""), actor, env, as_tensor(observations).numpy(force=True))
@@ -333,7 +337,7 @@ def run_task(shared: Shared, task: Task) -> Outcome:
     subject = shared.subjects[task.subject]
     policy: Actor | SpikingActor | RandomPolicy = subject.actor
     if task.random:
-        policy = RandomPolicy(subject.environment, task.seed)
+        policy = RandomPolicy(subject.environment, task.seed, subject.actor)
     if task.setting is not None:
         policy = _converted(shared, task.subject, task.setting)
     name = RANDOM if task.random else subject.name
@@ -367,7 +371,6 @@ def _observations(
 
     Also returns whose could not be collected, and why.
     """
-    numbers = (study.calibration_steps, study.calibration_seed)
     found, files = {}, {}
     for index in indices:
         given = study.subjects[index].observations
@@ -375,7 +378,9 @@ def _observations(
             found[index] = given
             continue
         assert store is not None
-        dense = study.describe(Task(index, None, *numbers))  # all that its run depends on
+        dense = study.describe(
+            Task(index, None, study.steps[index], study.calibration_seed)
+        )  # all that its run depends on
         file = store.folder / f"{task_name(dense)}.npy"
         if not file.exists():
             files[index] = file
@@ -388,7 +393,8 @@ def _observations(
     report(len(found), len(indices))
     failed: dict[int, Exception] = {}
     missing = list(files)
-    with closing(executor.run(_collected, (study.subjects, *numbers), missing)) as outcomes:
+    shared = study.subjects, study.steps, study.calibration_seed
+    with closing(executor.run(_collected, shared, missing)) as outcomes:
         for index, outcome in outcomes:
             if isinstance(outcome, Failure):
                 failed[missing[index]] = outcome.error
@@ -401,9 +407,9 @@ def _observations(
     return found, failed
 
 
-def _collected(shared: tuple[tuple[Subject, ...], int, int], index: int) -> NDArray[np.floating]:
+def _collected(shared: tuple[tuple[Subject, ...], list[int], int], index: int) -> NDArray[np.floating]:
     subjects, steps, seed = shared
-    return collect(subjects[index].actor, subjects[index].environment, steps, seed)
+    return collect(subjects[index].actor, subjects[index].environment, steps[index], seed)
 
 
 def _digest(observations: NDArray[np.floating]) -> str:
