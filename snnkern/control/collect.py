@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from snnkern.control import environments
 from snnkern.errors import check_whole
 from snnkern.limits import MOST_OBSERVED, check_seed
-from snnkern.policies.actor import Actor, check_actor
+from snnkern.policies.actor import Actor, Policy, check_actor
 
 if TYPE_CHECKING:
     import gymnasium
@@ -24,7 +24,7 @@ CALIBRATION_STEPS = 30_000
 CALIBRATION_IMAGES = 5_000  # as published; a channel sees many positions in each
 
 
-def calibration_steps(actor: Actor) -> int:
+def calibration_steps(actor: Policy) -> int:
     """How many observations `collect` gathers unless told otherwise: fewer of images."""
     return CALIBRATION_IMAGES if len(actor.interface.observation_shape) > 1 else CALIBRATION_STEPS
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,10 @@ from snnkern.control.records import CalibrationDescription, Outcome, Record, Res
 from snnkern.control.rollout import Acts, WrapsSpikingActor, acting, rollout
 from snnkern.errors import InputError
 from snnkern.kernels.backends.choice import choose
+from snnkern.kernels.neurons import Dynamics
 from snnkern.limits import check_episodes
-from snnkern.policies.actor import Actor
+from snnkern.policies.actor import Policy
 from snnkern.policies.readers.vec_normalize import warn_of_normalized
-from snnkern.policies.spiking import SpikingActor
 
 if TYPE_CHECKING:
     import gymnasium
@@ -196,7 +196,7 @@ def describe_task(
     }
 
 
-def backend_name(actor: Actor, backend: str) -> str:
+def backend_name(actor: Policy, backend: str) -> str:
     """What computes an actor's spiking versions: "auto" may be another backend on the next day."""
     own = actor.interface.action_scale
     return choose(backend, own.device, own.dtype).NAME
@@ -222,7 +222,7 @@ class RandomPolicy:
         self,
         env: str | Callable[[], gymnasium.Env[Any, Any]],
         seed: int | Sequence[int],
-        actor: Actor | None = None,
+        actor: Policy | None = None,
     ) -> None:
         view = environments.view(env, actor)
         self.view = view and replace(view, blind=True)
@@ -241,6 +241,17 @@ class RandomPolicy:
         return actions.astype(np.float32)
 
 
+@runtime_checkable
+class _Converted(Protocol):
+    """What was made of a dense policy, such as a `SpikingActor`."""
+
+    @property
+    def dynamics(self) -> Dynamics: ...
+
+    @property
+    def thresholds(self) -> Sequence[Tensor]: ...
+
+
 def evaluation_record(policy: Acts, name: str, env: str, episodes: int, seed: int) -> Outcome:
     """What a store keeps of an evaluation, but for its task; runs it.
 
@@ -254,7 +265,7 @@ def evaluation_record(policy: Acts, name: str, env: str, episodes: int, seed: in
     started = time.perf_counter()
     found = evaluate(policy, env, episodes=episodes, seed=seed)
     result: Result = {"returns": found.returns, "lengths": found.lengths, "spikes": found.spikes}
-    if isinstance(policy, SpikingActor):
+    if isinstance(policy, _Converted):
         result["dynamics"] = policy.dynamics.to_dict()
         result["thresholds"] = thresholds_digest(policy.thresholds)
     return {"actor": name, "result": result, "run": {"seconds": time.perf_counter() - started}}

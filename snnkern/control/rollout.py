@@ -52,13 +52,6 @@ class WrapsSpikingActor(Protocol):
     def actor(self) -> SpikingActor: ...
 
 
-@runtime_checkable
-class DoesNotAct(Protocol):
-    """What may be taken for a policy and is none, such as a `SpikingNetwork`; it says what to do instead."""
-
-    why_it_does_not_act: str
-
-
 def acting(policy: object) -> Acts:
     """The policy itself, or the spiking actor inside of another one, whose carry is then reset where episodes end.
 
@@ -69,8 +62,6 @@ def acting(policy: object) -> Acts:
         return policy.actor
     if isinstance(policy, Acts):
         return policy
-    if isinstance(policy, DoesNotAct):
-        raise InputError(policy.why_it_does_not_act)
     return check_actor(policy)
 
 

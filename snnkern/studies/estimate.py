@@ -15,6 +15,7 @@ from snnkern.control.rollout import Acts
 from snnkern.control.timing import Contender, measure
 from snnkern.conversion.rules import calibrate
 from snnkern.kernels.neurons import Dynamics, Neuron
+from snnkern.policies.actor import check_actor
 from snnkern.policies.spiking import SpikingActor
 from snnkern.studies.study import Study, Task
 
@@ -95,11 +96,12 @@ class RemainingTime:
                 observation, _ = envs.reset(options={"reset_mask": ended})
             step += (time.perf_counter() - started) / _TRIAL_STEPS
         envs.close()
-        thresholds = calibrate(subject.actor, np.concatenate(seen))
+        actor = check_actor(subject.actor)
+        thresholds = calibrate(actor, np.concatenate(seen))
         for kind in kinds:
             policy: Acts = subject.actor
             if kind is not None:
-                policy = SpikingActor(subject.actor, thresholds, Dynamics(*kind), backend=self._study.backend)
+                policy = SpikingActor(actor, thresholds, Dynamics(*kind), backend=self._study.backend)
             contender = Contender(policy.act, threads=torch.get_num_threads())
             self._step[index, kind] = (step + float(measure({kind: contender}, np.stack(seen), 1)[kind][0])) / rows
 

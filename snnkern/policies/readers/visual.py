@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -87,11 +88,13 @@ def as_layer(module: nn.Linear | nn.Conv2d) -> Layer:
 def unfit(layer: nn.Conv2d) -> str:
     """What of a convolution cannot be converted; empty where all can."""
     same = layer.padding == "same" and any(size % 2 == 0 for size in layer.kernel_size)
+    padding = layer.padding if isinstance(layer.padding, tuple) else ()
     found = {
         f"groups are {layer.groups}": layer.groups != 1,
         f"dilation is {layer.dilation}": any(step != 1 for step in layer.dilation),
         f"padding_mode is {layer.padding_mode!r}": layer.padding_mode != "zeros",
         "padding differs from side to side": same,
+        f"padding {padding} is not smaller than the kernel": any(map(operator.ge, padding, layer.kernel_size)),
     }
     return " and ".join(what for what, is_so in found.items() if is_so)
 
