@@ -12,7 +12,7 @@ from snnkern.control import follow, pixels
 TASK, AMBER = "dm_control/cartpole-swingup-v0", [[[255]], [[176]], [[0]]]
 
 
-def main(output: str = "cartpole.gif", decisions: int = 200, neuron: str = "if", timesteps: int = 8, steps: int = 500):
+def main(output: str = "cartpole.gif", decisions: int = 300, neuron: str = "if", timesteps: int = 8, steps: int = 500):
     snnkern.files.check_writable(output)
     actor = snnkern.load_actor("drqv2-cartpole-swingup")
     snn = snnkern.convert(actor, snnkern.collect(actor, TASK, steps), neuron=neuron, timesteps=timesteps)
@@ -31,9 +31,9 @@ def main(output: str = "cartpole.gif", decisions: int = 200, neuron: str = "if",
         title = f"{neuron.upper()}, T = {timesteps}: return {run.rewards['snn'][:now].sum():.0f}"
         for at, text in ((14, 12), title), ((376, 8), "what it sees"), ((376, 146), "spikes"):
             ImageDraw.Draw(page).text(at, text, font_size=14)
-        film += [page.quantize(64, dither=0)] if now % 2 == 0 else []  # a decision is 20 ms: 25 pictures a second
+        film.append(page.quantize(64, palette=film[0] if film else None, dither=0))  # static parts stay the same
         drawn, *_ = scene.step(run.actions["snn"][now, 0])
-    film[0].save(output, save_all=True, append_images=film[1:], duration=40, loop=0)
+    film[0].save(output, save_all=True, append_images=film[3::3], duration=60, loop=0)  # a decision is 20 ms
 
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from support import ROOT
 from support.builders import load_module
-
-from snnkern import InputError, MissingDependencyError
+from support.drawing import skipped_where_nothing_draws
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 RUN = ("README.md", "getting-started.md")  # whose programs are quick
@@ -43,13 +42,8 @@ def test_programs_run(name, tmp_path, monkeypatch, capsys):
         if program not in seen:
             exec(compile(program, str(page), "exec"), names)
     assert re.search(r"tensor\(\[\[[\d, ]+\],\n\s*\[[\d, ]+\]\]\)\n$", capsys.readouterr().out)
-    for program in seen:
-        try:
-            exec(compile(program, str(page), "exec"), names)
-        except (InputError, MissingDependencyError) as error:
-            if any(reason in str(error) for reason in ("no renderer draws here", "snnkern[pixels]")):
-                pytest.skip(str(error))
-            raise
+    with skipped_where_nothing_draws():
+        exec(compile("".join(seen), str(page), "exec"), names)
 
 
 @every_page
