@@ -11,6 +11,9 @@ reported missing.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -114,6 +117,22 @@ def _sizes(layer: nn.Module) -> tuple[Any, ...]:
     return layer.in_features, layer.out_features
 
 
+def recorded(steps: int) -> NDArray[np.uint8]:
+    """What the dense actor sees.
+
+    In a process of its own: Mesa, which draws, and Triton, which SpikingJelly imports, each bring an LLVM, and do not
+    survive each other.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "frames.npy"
+        program = (
+            f"import numpy, snnkern; actor = snnkern.load_actor({ACTOR!r}); "
+            f"numpy.save({str(path)!r}, snnkern.collect(actor, actor.metadata['environment'], {steps}))"
+        )
+        subprocess.run([sys.executable, "-c", program], check=True)
+        return np.load(path)
+
+
 def check(contender: Contender, reference: Contender, frames: NDArray[np.uint8]) -> float:
     """How far the first actions of two are apart."""
     contender.reset()
@@ -126,7 +145,7 @@ def measured(number: int, steps: int) -> dict[str, Any]:
     """Everything that the page shows."""
     torch.set_num_threads(1)
     actor = snnkern.load_actor(ACTOR)
-    frames = snnkern.collect(actor, actor.metadata["environment"], steps)
+    frames = recorded(steps)
     thresholds = list(snnkern.convert(actor, frames, neuron="if", calibration="max").thresholds)
     makers: dict[str, Callable[[], Contender]] = {
         f"{neuron} {timesteps}": lambda n=neuron, t=timesteps: spiking(actor, thresholds, n, t)  # type: ignore[misc]

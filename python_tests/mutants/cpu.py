@@ -440,13 +440,6 @@ MUTANTS = [
         tests=STAGED,
     ),
     Mutant(
-        name="staged-does-not-wait-for-rows",
-        file="csrc/cpu/staged_binding.cpp",
-        text="wait_until(done, size);",
-        replacement="",
-        tests=STAGED,
-    ),
-    Mutant(
         name="staged-squares-no-deviation",
         file="csrc/cpu/staged_binding.cpp",
         text="square / static_cast<double>(step.inputs) + step.epsilon",
