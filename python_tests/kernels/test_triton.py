@@ -15,7 +15,11 @@ from snnkern import MT, Dynamics
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 
-FILES = {"neurons": "kernels/triton_cases.py", "actors": "kernels/triton_actor_cases.py"}
+FILES = {
+    "neurons": "kernels/triton_cases.py",
+    "actors": "kernels/triton_actor_cases.py",
+    "visual": "kernels/triton_visual_cases.py",
+}
 
 
 def run_triton(file: str, marked: str, interpret: str) -> None:
