@@ -29,6 +29,7 @@ import numpy as np
 import pytest
 import torch
 from support.builders import make_actor, make_layers, make_observations, sac_state, td3_state
+from support.visual import FORMS, frames, visual_actor
 
 import snnkern
 from snnkern.analysis.summaries import BenchSummary, read_summaries
@@ -128,13 +129,24 @@ def spiking() -> snnkern.SpikingActor:
 
 
 @functools.cache
+def seeing() -> snnkern.SpikingActor:
+    actor = visual_actor(FORMS["trunk"])
+    return snnkern.convert(actor, frames(5, FORMS["trunk"].image), neuron="snm")
+
+
+KINDS = ("actor", "spiking", "visual-actor", "visual-spiking")
+
+
+@functools.cache
 def saved(kind: str, folder: Path) -> tuple[dict[str, Any], bytes]:
     """The header and the data of a file that `snnkern.save` wrote."""
-    policy = spiking()
-    policy.act(make_observations(1, 5))
-    dense = dense_actor(policy)
+    policy = seeing() if kind.startswith("visual") else spiking()
+    decide(policy)
     path = folder / "good"
-    snnkern.save(dense if kind == "actor" else policy, path, **({} if kind == "actor" else {"include_carry": True}))
+    if kind.endswith("actor"):
+        snnkern.save(dense_actor(policy), path)
+    else:
+        snnkern.save(policy, path, include_carry=True)
     content = path.read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
     return json.loads(content[8:end]), content[end:]
@@ -163,9 +175,10 @@ def record(setting: bool, seed: int = 0) -> dict[str, Any]:
 
 def decide(policy: Any) -> None:
     """What has been loaded works."""
-    width = policy.interface.observation_dim
-    if width < 10_000:
-        policy.act(np.zeros((3, width), dtype=np.float32))
+    interface = policy.interface
+    if interface.observation_dim < 10_000:
+        kind = np.float32 if interface.observation_dtype.is_floating_point else np.uint8
+        policy.act(np.zeros((3, *interface.observation_shape), dtype=kind))
 
 
 def store_case(path: Path, choose: random.Random) -> None:
@@ -388,7 +401,7 @@ def framed(header: bytes, data: bytes, choose: random.Random) -> bytes:
 
 
 def header_case(path: Path, choose: random.Random) -> None:
-    kind = choose.choice(["actor", "spiking"])
+    kind = choose.choice(KINDS)
     header, data = saved(kind, path.parent)
     odd = [*ODD, [7], [5, 7], [10**6, 10**6], [0, 10**18], "F32", "F64", "F16", "BF16", "I64", "BOOL", "C64", "F8_E4M3"]
     content = framed(dumped(mutated(header, choose, odd), choose), data, choose)
@@ -397,7 +410,7 @@ def header_case(path: Path, choose: random.Random) -> None:
 
 
 def description_case(path: Path, choose: random.Random) -> None:
-    kind = choose.choice(["actor", "spiking"])
+    kind = choose.choice(KINDS)
     header, data = copy.deepcopy(saved(kind, path.parent))
     description = json.loads(header["__metadata__"]["snnkern"])
     text = json_case(description, choose).decode(errors="replace")

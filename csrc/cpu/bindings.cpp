@@ -52,6 +52,7 @@ PYBIND11_MODULE(_cpu, module) {
     define<float>(module, "neuron_float32", "linear_float32");
     define<double>(module, "neuron_float64", "linear_float64");
     define_engine(module);
+    define_staged_engine(module);
     define_watch(module);
     module.attr("most_neurons") = kMostNeurons;
     module.def("isas", [] {

@@ -47,7 +47,8 @@ struct EngineModel {
 // Rows [begin, end) of a batch.
 struct EngineRows {
     int64_t begin, end;
-    const float* observation;  // [B, inputs]
+    const float* observation;  // [B, inputs], or null
+    const float* currents;     // of the first layer [T, width], for a single row, or null
     float* const* carry;       // [B, outputs] of every hidden layer, read and replaced
     const float* alpha;        // α [B], or null: that of the parameters
     float* action;             // [B, outputs]

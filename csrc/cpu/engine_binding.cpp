@@ -8,12 +8,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <memory>
-#include <new>
 #include <vector>
 
-#include "engine.h"
-#include "isa.h"
+#include "engine_pack.h"
 #include "thread_pool.h"
 
 namespace py = pybind11;
@@ -21,52 +18,13 @@ namespace py = pybind11;
 namespace snnkern {
 namespace {
 
-// Zeroed floats that start on a cache line.
-class Floats {
-  public:
-    explicit Floats(int64_t count)
-        : data_(static_cast<float*>(
-              ::operator new(std::max<int64_t>(count, 1) * sizeof(float), kLine))) {
-        std::fill(data_.get(), data_.get() + count, 0.0f);
-    }
-    float* get() const { return data_.get(); }
-
-  private:
-    static constexpr std::align_val_t kLine{64};
-    struct Free {
-        void operator()(float* data) const { ::operator delete(data, kLine); }
-    };
-    std::unique_ptr<float, Free> data_;
-};
-
-// One layer as Python gives it: sizes and addresses of weight [in, out], bias [out], threshold
-// [out] (0: none).
-using ActorLayer = std::tuple<int64_t, int64_t, uintptr_t, uintptr_t, uintptr_t>;
-
-// A thread came while another was deciding: InUseError of snnkern.errors.
-struct InUse {};
-
 class Engine {
   public:
     Engine(const Dynamics& dynamics, const std::vector<ActorLayer>& layers,
-           const InterfaceArguments& interface) {
-        set_dynamics(model_, dynamics);
-        model_.hidden = static_cast<int64_t>(layers.size()) - 1;
-        pack(layers);
-        inputs_ = layers_.front().inputs;
-        outputs_ = layers_.back().outputs;
-        model_.widest = padded(inputs_);
-        for (const EngineLayer& layer : layers_)
-            model_.widest = std::max(model_.widest, layer.width);
-        model_.layers = layers_.data();
-        const ActorInterface given = actor_interface(interface);
-        model_.interface = {copy(given.observation_mean, inputs_),
-                            copy(given.observation_std, inputs_),
-                            given.observation_clip,
-                            copy(given.action_scale, outputs_),
-                            copy(given.action_bias, outputs_),
-                            given.squash};
-    }
+           const InterfaceArguments& interface)
+        : packed_(kernels_, dynamics, layers, interface),
+          inputs_(model_.layers[0].inputs),
+          outputs_(model_.layers[model_.hidden].outputs) {}
 
     // For the decisions to come: the carry of every hidden layer [batch, N], the counts [hidden,
     // batch], and α [batch], or 0 where all rows have the actor's.
@@ -131,66 +89,6 @@ class Engine {
     }
 
   private:
-    // What a decision works on is one thread's until it is done. `run` releases the GIL, so another
-    // thread may come here meanwhile, to decide or to bind: it is refused before it changes
-    // anything.
-    class Claim {
-      public:
-        explicit Claim(std::atomic<bool>& busy) : busy_(busy) {
-            if (busy_.exchange(true)) throw InUse();
-        }
-        ~Claim() { busy_ = false; }
-        Claim(const Claim&) = delete;
-        Claim& operator=(const Claim&) = delete;
-
-      private:
-        std::atomic<bool>& busy_;
-    };
-
-    void pack(const std::vector<ActorLayer>& layers) {
-        const int64_t widest = kernels_.engine_block();
-        const float* sender = nullptr;  // thresholds of the layer before
-        for (const auto& [inputs, outputs, weight_at, bias_at, threshold_at] : layers) {
-            const bool hidden = threshold_at != 0;
-            const auto* given = pointer<const float>(weight_at);
-            // The output layer takes a mean, which is in activation units already.
-            const float* units = hidden ? sender : nullptr;
-            const float* weight = pack_weight(given, inputs, outputs, units, widest);
-            const float* bias = copy(pointer<const float>(bias_at), outputs);
-            const float* threshold =
-                hidden ? copy(pointer<const float>(threshold_at), outputs) : nullptr;
-            if (hidden) model_.tiny |= has_tiny(threshold, outputs, model_.parameters.levels);
-            layers_.push_back({inputs, outputs, padded(outputs), weight, bias, threshold});
-            sender = threshold;
-        }
-    }
-
-    // Weights [inputs, outputs] in blocks of a width, in units of the senders' thresholds.
-    const float* pack_weight(const float* given, int64_t inputs, int64_t outputs,
-                             const float* units, int64_t widest) {
-        const int64_t width = padded(outputs);
-        memory_.emplace_back((inputs + 1) * width);
-        float* weight = memory_.back().get();
-        for (int64_t begin = 0, block; begin < width; begin += block) {
-            block = block_width(begin, width, widest);
-            for (int64_t k = 0; k < inputs; ++k) {
-                const float unit = units ? units[k] : 1.0f;
-                for (int64_t n = begin; n < std::min(begin + block, outputs); ++n)
-                    weight[(inputs + 1) * begin + k * block + n - begin] =
-                        given[k * outputs + n] * unit;
-            }
-        }
-        return weight;
-    }
-
-    // A padded copy; null for null.
-    const float* copy(const float* from, int64_t count) {
-        if (!from) return nullptr;
-        memory_.emplace_back(padded(count));
-        std::copy_n(from, count, memory_.back().get());
-        return memory_.back().get();
-    }
-
     bool finite(const float* observation) const {
         bool all = true;
         for (int64_t i = 0; i < batch_ * inputs_; ++i) all &= std::isfinite(observation[i]);
@@ -198,29 +96,30 @@ class Engine {
     }
 
     void run(const float* observation, float* action, int threads) {
-        const int parts = static_cast<int>(std::clamp<int64_t>(
+        const int wanted = static_cast<int>(std::clamp<int64_t>(
             std::min(threads, kMostThreads), 1, std::max<int64_t>(1, batch_ / kRowsPerThread)));
-        while (static_cast<int>(scratch_.size()) < parts)
+        while (static_cast<int>(scratch_.size()) < wanted)
             scratch_.emplace_back((tile_ * engine_scratch(model_) + 3) / 4);
-        const auto part = [&](int index) {
-            const EngineRows rows{batch_ * index / parts,
-                                  batch_ * (index + 1) / parts,
-                                  observation,
-                                  carries_.data(),
-                                  alpha_,
-                                  action,
-                                  counts_,
-                                  batch_,
-                                  tile_,
-                                  scratch_[index].get()};
+        const auto part = [&](int member, int members) {
+            EngineRows rows{};
+            rows.begin = batch_ * member / members;
+            rows.end = batch_ * (member + 1) / members;
+            rows.observation = observation;
+            rows.carry = carries_.data();
+            rows.alpha = alpha_;
+            rows.action = action;
+            rows.counts = counts_;
+            rows.batch = batch_;
+            rows.tile = tile_;
+            rows.scratch = scratch_[member].get();
             kernels_.run_engine(model_, rows);
         };
         if (batch_ < kRowsToReleaseGil) {
-            part(0);
+            part(0, 1);
             return;
         }
         py::gil_scoped_release released;
-        run_parts(parts, part);
+        run_team(wanted, part);
     }
 
     static constexpr int64_t kTileBytes = 1 << 20;  // of the second level, for a tile's spikes
@@ -234,14 +133,15 @@ class Engine {
     static constexpr int64_t kRowsToReleaseGil = 4;
 
     const Kernels& kernels_ = kernels();  // weights are packed for this build
-    EngineModel model_{};
-    std::vector<EngineLayer> layers_;
-    std::vector<Floats> memory_, scratch_;
+    const PackedLayers packed_;
+    const EngineModel& model_ = packed_.model;
+    const int64_t inputs_, outputs_;
+    std::vector<Floats> scratch_;
     std::vector<float> observation_;  // where a NumPy observation is not float32
     std::vector<float*> carries_;
     int64_t* counts_ = nullptr;
     const float* alpha_ = nullptr;
-    int64_t inputs_ = 0, outputs_ = 0, batch_ = 0, tile_ = 1;
+    int64_t batch_ = 0, tile_ = 1;
     std::atomic<bool> busy_{false};
 };
 

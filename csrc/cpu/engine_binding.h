@@ -1,5 +1,4 @@
-// What the two halves of the Python module share: the kernels of a layer (bindings.cpp) and the
-// engine.
+// The parts of the Python module beside the kernels of a layer (bindings.cpp): the engines.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -9,5 +8,6 @@
 namespace snnkern {
 
 void define_engine(pybind11::module_& module);
+void define_staged_engine(pybind11::module_& module);
 
 }  // namespace snnkern

@@ -34,12 +34,17 @@ struct Spikes {
     int64_t stride;
 };
 
+// What a layer receives: numbers that are constant over the steps, spikes, or the currents of every
+// step, which something else has computed.
+enum class Source { kNumbers, kSpikes, kCurrents };
+
 // A row of a layer during a decision.
 struct Row {
     const EngineModel* model;
     const EngineLayer* layer;
     Spikes received, sent;
-    float* carry;  // [outputs]
+    const float* currents;  // [T][width], of the first layer, or null
+    float* carry;           // [outputs]
     float alpha;
     bool last;  // the last hidden layer: nobody receives its spikes, only its mean
 };
@@ -103,9 +108,8 @@ SNNKERN_INLINE Block<kVectors> receive(const EngineLayer& layer, const float* bi
     return current;
 }
 
-// All T steps of the neurons [n, n + kVectors · L) of one row of a layer. The first layer's current
-// is constant.
-template <Kind kind, bool kTiny, bool kFirst, int kVectors>
+// All T steps of the neurons [n, n + kVectors · L) of one row of a layer.
+template <Kind kind, bool kTiny, Source source, int kVectors>
 __attribute__((noinline)) void run_block(const Row& row, int64_t n) {
     constexpr bool kDifferential = kIsDifferential<kind>;
     const EngineModel& model = *row.model;
@@ -124,13 +128,17 @@ __attribute__((noinline)) void run_block(const Row& row, int64_t n) {
         neurons[i] = Neuron<kind, V, kTiny>(model.parameters, threshold, start[i],
                                             load<V>(layer.bias + n + i * L));
     }
-    if constexpr (kFirst) {
+    if constexpr (source == Source::kNumbers) {
         current = receive<true, kVectors>(layer, bias, row.received, 0, n);
     }
     for (int64_t step = 0; step < model.timesteps; ++step) {
         const Steps<float> t(step + 1);
-        if constexpr (!kFirst) {
+        if constexpr (source == Source::kSpikes) {
             current = receive<!kIsBinary<kind>, kVectors>(layer, bias, row.received, step, n);
+        } else if constexpr (source == Source::kCurrents) {
+#pragma GCC unroll 4
+            for (int i = 0; i < kVectors; ++i)
+                current.vector[i] = load<V>(row.currents + step * layer.width + n + i * L);
         }
         int32_t count = row.sent.count[step];
         uint16_t* sender = row.sent.sender + step * row.sent.stride;
@@ -146,7 +154,7 @@ __attribute__((noinline)) void run_block(const Row& row, int64_t n) {
                 count += compress<!kIsBinary<kind>>(spike.fires, spike.units,
                                                     static_cast<int32_t>(n + i * L), sender + count,
                                                     units + count);
-            if constexpr (kFirst && kDifferential)
+            if constexpr (source == Source::kNumbers && kDifferential)
                 current.vector[i] = V{};  // a constant is coded as x_1, 0, 0, …
         }
         row.sent.count[step] = count;
@@ -163,11 +171,11 @@ __attribute__((noinline)) void run_block(const Row& row, int64_t n) {
     }
 }
 
-template <Kind kind, bool kTiny, bool kFirst, int kVectors>
+template <Kind kind, bool kTiny, Source source, int kVectors>
 void run_blocks(const Row* rows, int64_t count, int64_t n) {
     for (; n + kVectors * L <= rows[0].layer->width; n += kVectors * L)
-        for (int64_t r = 0; r < count; ++r) run_block<kind, kTiny, kFirst, kVectors>(rows[r], n);
-    if constexpr (kVectors > 1) run_blocks<kind, kTiny, kFirst, kVectors / 2>(rows, count, n);
+        for (int64_t r = 0; r < count; ++r) run_block<kind, kTiny, source, kVectors>(rows[r], n);
+    if constexpr (kVectors > 1) run_blocks<kind, kTiny, source, kVectors / 2>(rows, count, n);
 }
 
 // z = W·mean + b of the block of outputs at n.
@@ -217,26 +225,32 @@ void run_layer(const Row* rows, int64_t count, bool first) {
     const EngineModel& model = *rows[0].model;
     for (int64_t r = 0; r < count; ++r)
         for (int64_t step = 0; step < model.timesteps; ++step) rows[r].sent.count[step] = 0;
-    if (first)
-        run_blocks<kind, kTiny, true, kBlockVectors>(rows, count, 0);
+    if (!first)
+        run_blocks<kind, kTiny, Source::kSpikes, kBlockVectors>(rows, count, 0);
+    else if (rows[0].currents)
+        run_blocks<kind, kTiny, Source::kCurrents, kBlockVectors>(rows, count, 0);
     else
-        run_blocks<kind, kTiny, false, kBlockVectors>(rows, count, 0);
+        run_blocks<kind, kTiny, Source::kNumbers, kBlockVectors>(rows, count, 0);
 }
 
-// The output layer is linear: one product, on the mean.
-void act(const EngineModel& model, const Spikes& means, const Spikes& speaking, float* action) {
+// Makes numbers, such as the mean of a layer, a list of those that are not zero.
+void list_numbers(const EngineLayer& receiver, const float* numbers, int64_t width,
+                  const Spikes& list) {
     int32_t count = 0;
-    for (int64_t n = 0; n < model.layers[model.hidden - 1].width; n += L) {
-        const V mean = load<V>(means.units + n);
+    for (int64_t n = 0; n < width; n += L) {
+        const V number = load<V>(numbers + n);
         const auto speaks =
-            Lanes<V>::either(Lanes<V>::greater(mean, V{}), Lanes<V>::greater(V{}, mean));
-        count += compress<true>(speaks, mean, static_cast<int32_t>(n), speaking.sender + count,
-                                speaking.units + count);
+            Lanes<V>::either(Lanes<V>::greater(number, V{}), Lanes<V>::greater(V{}, number));
+        count += compress<true>(speaks, number, static_cast<int32_t>(n), list.sender + count,
+                                list.units + count);
     }
-    speaking.count[0] = count;
+    list.count[0] = count;
+    complete(receiver, list, 0);
+}
+
+// The output layer is linear: one product, on the mean. `z` is memory for its result.
+void act(const EngineModel& model, const Spikes& speaking, float* z, float* action) {
     const EngineLayer& output = model.layers[model.hidden];
-    complete(output, speaking, 0);
-    float* z = means.units;
     read_out<kBlockVectors>(output, speaking, 0, z);
     for (int64_t n = 0; n < output.outputs; ++n) {
         const float squashed = model.interface.squash ? __builtin_tanhf(z[n]) : z[n];
@@ -255,7 +269,9 @@ void run_tile(const EngineModel& model, const EngineRows& all, int64_t begin, in
         row.alpha = all.alpha ? all.alpha[begin + r] : model.parameters.alpha;
         row.received = take_spikes(model, memory);
         row.sent = take_spikes(model, memory);
-        observe(model, all.observation + (begin + r) * model.layers[0].inputs, row.received);
+        row.currents = all.currents;
+        if (!row.currents)
+            observe(model, all.observation + (begin + r) * model.layers[0].inputs, row.received);
     }
     for (int64_t l = 0; l < model.hidden; ++l) {
         const EngineLayer& layer = model.layers[l];
@@ -277,9 +293,18 @@ void run_tile(const EngineModel& model, const EngineRows& all, int64_t begin, in
             rows[r].received = next;
         }
     }
-    for (int64_t r = 0; r < count; ++r)
-        act(model, rows[r].received, rows[r].sent,
-            all.action + (begin + r) * model.layers[model.hidden].outputs);
+    const EngineLayer& output = model.layers[model.hidden];
+    for (int64_t r = 0; r < count; ++r) {
+        const Spikes &means = rows[r].received, &list = rows[r].sent;
+        float* action = all.action + (begin + r) * output.outputs;
+        if (!model
+                 .hidden) {  // nothing spikes in front of it: what was observed is what it receives
+            act(model, means, list.units, action);
+            continue;
+        }
+        list_numbers(output, means.units, model.layers[model.hidden - 1].width, list);
+        act(model, list, means.units, action);
+    }
 }
 
 template <Kind kind, bool kTiny>

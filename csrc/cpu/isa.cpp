@@ -8,6 +8,10 @@ namespace snnkern {
     namespace arch {                                        \
     int64_t engine_block();                                 \
     void run_engine(const EngineModel&, const EngineRows&); \
+    int64_t dense_block();                                  \
+    int64_t patch_block(int64_t);                           \
+    int64_t run_convolution(const ConvolutionTask&);        \
+    void run_gather(const GatherTask&);                     \
     template <class Real>                                   \
     void run_neuron(const NeuronProblem<Real>&);            \
     template <class Real>                                   \
@@ -18,6 +22,10 @@ namespace snnkern {
     {#arch,                     \
      &arch::engine_block,       \
      &arch::run_engine,         \
+     &arch::dense_block,        \
+     &arch::patch_block,        \
+     &arch::run_convolution,    \
+     &arch::run_gather,         \
      &arch::run_neuron<float>,  \
      &arch::run_neuron<double>, \
      &arch::run_linear<float>,  \
@@ -43,7 +51,8 @@ bool runs_here(const Kernels& build) {
     if (!std::strcmp(build.isa, "avx512"))
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
-    if (!std::strcmp(build.isa, "avx2")) return __builtin_cpu_supports("avx2");
+    if (!std::strcmp(build.isa, "avx2"))
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
     return !std::strcmp(build.isa, "baseline");
 }

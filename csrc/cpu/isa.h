@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "convolution.h"
 #include "engine.h"
 #include "kernels.h"
 
@@ -14,6 +15,10 @@ struct Kernels {
     const char* isa;
     int64_t (*engine_block)();
     void (*run_engine)(const EngineModel&, const EngineRows&);
+    int64_t (*dense_block)();
+    int64_t (*patch_block)(int64_t);
+    int64_t (*run_convolution)(const ConvolutionTask&);
+    void (*run_gather)(const GatherTask&);
     void (*run_neuron_float)(const NeuronProblem<float>&);
     void (*run_neuron_double)(const NeuronProblem<double>&);
     void (*run_linear_float)(const LinearProblem<float>&);

@@ -162,6 +162,18 @@ SNNKERN_INLINE void store(T* to, V value) {
     std::memcpy(to, &value, sizeof(V));
 }
 
+// a·b + c, for products of a layer alone: the order and rounding of a neuron's own operations is a
+// contract that knows no fused ones.
+SNNKERN_INLINE FloatLanes multiply_add(FloatLanes a, FloatLanes b, FloatLanes c) {
+#if defined(__AVX512F__)
+    return (FloatLanes)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+    return (FloatLanes)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    return a * b + c;
+#endif
+}
+
 SNNKERN_INLINE int64_t sum(IntLanes lanes) {
     int64_t total = 0;
     for (int i = 0; i < kLanes<FloatLanes>; ++i) total += lanes[i];

@@ -1,5 +1,6 @@
 #include "thread_pool.h"
 
+#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -23,18 +24,17 @@ class Pool {
         for (std::thread& thread : threads_) thread.join();
     }
 
-    void run(int parts, const std::function<void(int)>& f) {
-        const int shared = std::min(parts, 1 + start(parts - 1));
+    void run(int wanted, const std::function<void(int, int)>& f) {
+        const int members = std::min(wanted, 1 + start(wanted - 1));
         {
             std::lock_guard<std::mutex> lock(mutex_);
             task_ = &f;
-            parts_ = shared;
-            running_ = shared - 1;
+            members_ = members;
+            running_ = members - 1;
             ++generation_;
         }
         wake_.notify_all();
-        f(0);
-        for (int part = shared; part < parts; ++part) f(part);
+        f(0, members);
         std::unique_lock<std::mutex> lock(mutex_);
         done_.wait(lock, [this] { return running_ == 0; });
     }
@@ -44,24 +44,26 @@ class Pool {
     int start(int wanted) {
         try {
             while (static_cast<int>(threads_.size()) < wanted) {
-                const int part = static_cast<int>(threads_.size()) + 1;
-                threads_.emplace_back([this, part] { serve(part); });
+                const int member = static_cast<int>(threads_.size()) + 1;
+                threads_.emplace_back([this, member] { serve(member); });
             }
         } catch (const std::system_error&) {
         }
         return static_cast<int>(threads_.size());
     }
 
-    void serve(int part) {
+    void serve(int member) {
         uint64_t seen = 0;
         std::unique_lock<std::mutex> lock(mutex_);
         for (;;) {
-            wake_.wait(lock, [&] { return stopping_ || (generation_ != seen && part < parts_); });
+            wake_.wait(lock,
+                       [&] { return stopping_ || (generation_ != seen && member < members_); });
             if (stopping_) return;
             seen = generation_;
-            const std::function<void(int)>* task = task_;
+            const std::function<void(int, int)>* task = task_;
+            const int members = members_;
             lock.unlock();
-            (*task)(part);
+            (*task)(member, members);
             lock.lock();
             if (--running_ == 0) done_.notify_one();
         }
@@ -70,28 +72,41 @@ class Pool {
     std::mutex mutex_;
     std::condition_variable wake_, done_;
     std::vector<std::thread> threads_;
-    const std::function<void(int)>* task_ = nullptr;
-    int parts_ = 0, running_ = 0;
+    const std::function<void(int, int)>* task_ = nullptr;
+    int members_ = 0, running_ = 0;
     uint64_t generation_ = 0;
     bool stopping_ = false;
 };
 
 }  // namespace
 
-void run_parts(int parts, const std::function<void(int)>& f) {
+void run_team(int wanted, const std::function<void(int, int)>& f) {
     static std::mutex callers;
     static Pool* pool = nullptr;  // never destroyed: its threads may outlive static destructors
     static pid_t owner = 0;
     std::unique_lock<std::mutex> caller(callers, std::try_to_lock);
-    if (parts <= 1 || !caller.owns_lock()) {
-        for (int part = 0; part < parts; ++part) f(part);
+    if (wanted <= 1 || !caller.owns_lock()) {
+        f(0, 1);
         return;
     }
     if (owner != getpid()) {
         pool = new Pool;
         owner = getpid();
     }
-    pool->run(parts, f);
+    pool->run(wanted, f);
+}
+
+void Barrier::wait(int members) {
+    constexpr int kSpins = 4096;  // some microseconds; then others may need the processor
+    if (members <= 1) return;
+    const unsigned round = round_.load(std::memory_order_acquire);
+    if (waiting_.fetch_add(1, std::memory_order_acq_rel) == members - 1) {
+        waiting_.store(0, std::memory_order_relaxed);
+        round_.store(round + 1, std::memory_order_release);
+        return;
+    }
+    for (int spin = 0; round_.load(std::memory_order_acquire) == round; ++spin)
+        if (spin >= kSpins) sched_yield();
 }
 
 }  // namespace snnkern

@@ -1,14 +1,27 @@
-// A persistent pool of threads that share the rows of a batch.
+// A persistent pool of threads that work on a batch, or on one decision together.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 
 namespace snnkern {
 
-// Runs f(part) for every part in [0, parts), part 0 on the calling thread; returns when all are
-// done. One caller at a time: a second one runs its parts by itself. Safe after a fork, where the
-// pool's threads are gone.
-void run_parts(int parts, const std::function<void(int)>& f);
+// Runs f(member, members) on a team of threads at the same time, member 0 being the calling thread;
+// returns when all are done. The team has at most `wanted` members, and one alone where the system
+// gives no more or another caller has the pool. Safe after a fork, where the pool's threads are
+// gone.
+void run_team(int wanted, const std::function<void(int, int)>& f);
+
+// Where the members of a team wait for each other.
+class Barrier {
+  public:
+    // Returns when all `members` have come here.
+    void wait(int members);
+
+  private:
+    std::atomic<int> waiting_{0};
+    std::atomic<unsigned> round_{0};
+};
 
 }  // namespace snnkern

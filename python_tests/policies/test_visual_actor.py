@@ -361,6 +361,17 @@ def test_an_interface_that_cannot_be_is_refused(arguments, options, message):
         Interface(*arguments, **options)
 
 
+@pytest.mark.parametrize("spiking", [False, True])
+def test_a_pixel_that_is_no_number_is_refused_by_its_row(spiking):
+    actor = visual_actor(SMALL, observation_dtype=None, observation_scale=1.0, observation_offset=0.0)
+    policy = snnkern.convert(actor, frames(3, SMALL.image).astype(np.float32)) if spiking else actor
+    pixels = frames(4, SMALL.image).astype(np.float32)
+    assert np.isfinite(policy.act(pixels)).all()
+    pixels[2, 1, 3, 4] = np.nan
+    with pytest.raises(InputError, match=r"NaN or infinity in 1 of 4 rows \(first: row 2\)"):
+        policy.act(pixels)
+
+
 def test_copies_decide_alike():
     actor = visual_actor(FORMS["trunk"])
     images = frames(2, FORMS["trunk"].image)

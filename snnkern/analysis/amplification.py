@@ -37,6 +37,7 @@ from snnkern.control.evaluation import RandomPolicy
 from snnkern.control.follow import Trajectories, follow
 from snnkern.control.intervals import Interval
 from snnkern.control.rollout import Acts
+from snnkern.errors import InputError
 from snnkern.files import from_json, to_json
 from snnkern.kernels.neurons import Dynamics
 from snnkern.limits import MOST_SIDE_BY_SIDE, Amount, Count, Number, check_episodes
@@ -196,11 +197,15 @@ def analyze(
         progress: called with the present task, the number of its steps that are done, and their total.
 
     Raises:
-        InputError: the environment does not exist or does not fit the actor, or a parameter is out of range.
+        InputError: the environment does not exist or does not fit the actor, a parameter is out of range, or the actor
+            sees images.
         Error: the environment's rewards depend on more than its state, which is copied.
     """
     episodes, seed = check_episodes(episodes, seed, most=MOST_SIDE_BY_SIDE)
-    check_actor(actor)
+    if not check_actor(actor).is_plain:
+        raise InputError(
+            "analyze compares states that are vectors, and tries actions in copies: this actor sees images"
+        )
     report = progress or (lambda task, done, total: None)
 
     def run(driver: str, *others: str, first: int = seed) -> Trajectories:

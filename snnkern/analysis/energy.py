@@ -7,20 +7,25 @@ left out for spiking and dense actors alike. `docs/energy.md` has the rules in w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from snnkern.control.follow import LayerDecision, replay
+from snnkern.control.follow import LayerDecision, as_observations, replay
+from snnkern.conversion.activations import chunk_rows
 from snnkern.errors import InputError, check_number
+from snnkern.kernels.layers import Convolution
 from snnkern.kernels.neurons import Dynamics
 from snnkern.limits import MOST_PICOJOULES, Amount
 from snnkern.policies.actor import Actor
 from snnkern.policies.spiking import SpikingActor
+from snnkern.policies.stateless import Norm, Readout
 
 
 @dataclass(frozen=True)
@@ -176,44 +181,50 @@ class CostSummary(_Counts):
 def dense_cost(actor: Actor, observations: NDArray[np.floating] | None = None) -> Cost:
     """Counts the cost of the dense actor: a multiply-accumulate and a read for each weight, and a read for each bias.
 
+    A convolution uses a weight at every place of its output, and is counted there each time; what it pads with is not.
+
     Args:
         actor: the dense actor.
-        observations: `[N, observation_dim]`; where they are given, weights whose input is zero are skipped, as hardware
-            with zero-skipping does: the mean over these observations.
+        observations: `[N, *observation_shape]`; where they are given, weights whose input is zero are skipped, as
+            hardware with zero-skipping does: the mean over these observations.
 
     Raises:
         InputError: the observations do not fit the actor.
     """
-    layers = [*actor.hidden, actor.output]
-    active = [float(layer.weight.shape[1]) for layer in layers]
+    active = [torch.ones(actor.interface.observation_dim, dtype=torch.float64)]
+    active += [torch.ones(_size(layer, one), dtype=torch.float64) for layer, one in _geometries(actor)]
     if observations is not None:
-        rows = torch.from_numpy(np.array(observations, dtype=np.float64)).to(actor.output.weight)
-        for index, activation in enumerate(actor.hidden_activations(rows), 1):
-            active[index] = float((activation > 0).sum(dim=1).double().mean())
-    names = _names(len(actor.hidden))
+        sums = [torch.zeros_like(rates) for rates in active[1:]]
+        for start in range(0, len(observations), (rows := chunk_rows(actor))):
+            chunk = as_observations(actor, observations[start : start + rows])
+            for total, activation in zip(sums, actor.hidden_activations(chunk), strict=True):
+                total += (activation > 0).flatten(1).sum(dim=0).cpu()
+        active[1:] = [total / len(observations) for total in sums]
+    chains = dict(actor.bridges.items())
+    layers: list[tuple[nn.Module, Convolution | None]] = [*_geometries(actor), (actor.output, None)]
     return Cost(
         tuple(
-            LayerCost(name, 0.0, 0.0, _products(inputs, len(layer.bias)), Operations())
-            for name, inputs, layer in zip(names, active, layers, strict=True)
+            LayerCost(name, 0.0, 0.0, _real_inputs(rates, layer, one, chains.get(str(index), ())), Operations())
+            for index, (name, rates, (layer, one)) in enumerate(
+                zip(_names(len(actor.hidden)), active, layers, strict=True)
+            )
         )
     )
 
 
-def spiking_cost(
-    snn: SpikingActor, observations: NDArray[np.floating], running: NDArray[np.bool_] | None = None
-) -> Cost:
+def spiking_cost(snn: SpikingActor, observations: NDArray[Any], running: NDArray[np.bool_] | None = None) -> Cost:
     """Counts the cost of a spiking actor: the mean over its decisions along recorded observations.
 
     Args:
         snn: the spiking actor; its carry stays as it is.
-        observations: `[decisions, rows, observation_dim]`, each row a sequence, or one sequence
-            `[decisions, observation_dim]`.
+        observations: `[decisions, rows, *observation_shape]`, each row a sequence, or one sequence
+            `[decisions, *observation_shape]`.
         running: which decisions count, `[decisions, rows]`; all of them unless given.
 
     Raises:
         InputError: the observations do not fit the actor, or no decision counts.
     """
-    if observations.ndim == 2:
+    if observations.ndim == 1 + len(snn.interface.observation_shape):
         observations = observations[:, None]
     counting = np.ones(observations.shape[:2], dtype=bool) if running is None else running
     if counting.shape != observations.shape[:2] or not counting.any():
@@ -221,43 +232,110 @@ def spiking_cost(
             f"running must be a boolean {list(observations.shape[:2])} with a decision that counts, "
             f"got shape {list(counting.shape)} with {int(counting.sum())}"
         )
-    counts = np.zeros((len(snn.hidden), 3))  # spikes, smaller levels in use, neurons whose mean is not zero
+    found = [_Sent(math.prod(layer.neuron_shape)) for layer in snn.hidden]
     for decisions, rows in zip(replay(snn, observations), counting, strict=True):
-        for index, (decision, layer) in enumerate(zip(decisions, snn.hidden, strict=True)):
-            counts[index] += _sent(decision, layer.threshold, snn.dynamics.neuron.levels, torch.from_numpy(rows))
-    sent: list[list[float]] = (counts / counting.sum()).tolist()
+        for sent, decision, layer in zip(found, decisions, snn.hidden, strict=True):
+            threshold = layer.per_neuron(layer.threshold)
+            sent.add(decision, threshold, snn.dynamics.neuron.levels, torch.from_numpy(rows))
+    for sent in found:
+        sent.divide(int(counting.sum()))
 
     dynamics = snn.dynamics
+    chains = dict(snn.bridges.items())
     layers = []
-    for index, (name, layer) in enumerate(zip(_names(len(snn.hidden)), snn.hidden, strict=False)):
-        inputs, width = layer.weight.shape
-        if index == 0:  # the observation is real: its current is computed once, and is the same at every step
-            synaptic, synapses = 0.0, _products(inputs, width)
+    for index, (name, layer, sent) in enumerate(zip(_names(len(snn.hidden)), snn.hidden, found, strict=False)):
+        width = len(sent.spikes)
+        chain = chains.get(str(index), ())
+        # What does not spike is real: its current is computed once, and is the same at every step.
+        constant = index == 0 or bool(chain)
+        if constant:
+            inputs = torch.ones(snn.interface.observation_dim) if index == 0 else found[index - 1].active
+            synaptic, synapses = 0.0, _real_inputs(inputs.double(), layer, layer.convolution, chain)
         else:
-            synaptic, scaled = sent[index - 1][0] * width, sent[index - 1][1] * width
-            synapses = Operations(additions=synaptic, scalings=scaled, reads=synaptic + width)
-        neurons = _neurons(dynamics, width, sent[index][0], first=index == 0) + _carry(dynamics, width)
-        layers.append(LayerCost(name, sent[index][0], synaptic, synapses, neurons))
-    actions = snn.output.weight.shape[1]
-    layers.append(LayerCost("output", 0.0, 0.0, _products(sent[-1][2], actions), Operations()))
+            before = found[index - 1]
+            synaptic = float(before.spikes @ _reached(layer, layer.convolution, width=len(before.spikes)))
+            synapses = Operations(additions=synaptic, scalings=before.smaller_levels * width, reads=synaptic + width)
+        spikes = float(sent.spikes.sum())
+        neurons = _neurons(dynamics, width, spikes, first=constant) + _carry(dynamics, width)
+        layers.append(LayerCost(name, spikes, synaptic, synapses, neurons))
+    chain = chains.get(str(len(snn.hidden)), ())
+    synapses = _real_inputs(found[-1].active, snn.output, None, chain)
+    layers.append(LayerCost("output", 0.0, 0.0, synapses, Operations()))
     return Cost(tuple(layers))
 
 
-def _sent(decision: LayerDecision, threshold: torch.Tensor, levels: int, rows: torch.Tensor) -> NDArray[np.float64]:
-    """In the rows that count: spikes, levels below the largest that were in use summed over steps, active neurons.
+class _Sent:
+    """What a layer sent: of every neuron the spikes, and whether its mean was not zero; smaller levels in use."""
 
-    The weights that a step's spikes of one level meet are summed first, and scaled once for every receiving neuron.
+    def __init__(self, neurons: int) -> None:
+        self.spikes, self.active = torch.zeros(2, neurons, dtype=torch.float64)
+        self.smaller_levels = 0.0
+
+    def add(self, decision: LayerDecision, threshold: torch.Tensor, levels: int, rows: torch.Tensor) -> None:
+        """Takes in the rows that count.
+
+        The weights that a step's spikes of one level meet are summed first, and scaled once for every receiving neuron.
+        """
+        spikes = decision.spikes[:, rows]
+        size = spikes.abs()
+        alive = threshold > 0
+        used = sum(int((alive & (size == threshold / 2**level)).any(dim=2).sum()) for level in range(1, levels))
+        self.spikes += (spikes != 0).sum(dim=(0, 1)).cpu()
+        self.active += (decision.mean[rows] != 0).sum(dim=0).cpu()
+        self.smaller_levels += used
+
+    def divide(self, decisions: int) -> None:
+        """From sums to means."""
+        self.spikes, self.active = self.spikes / decisions, self.active / decisions
+        self.smaller_levels /= decisions
+
+
+def _geometries(actor: Actor) -> Iterator[tuple[nn.Module, Convolution | None]]:
+    return zip(actor.hidden, actor.convolutions, strict=True)
+
+
+def _size(layer: nn.Module, geometry: Convolution | None) -> int:
+    """Neurons of a layer."""
+    return len(cast("torch.Tensor", layer.bias)) if geometry is None else math.prod(geometry.output_shape)
+
+
+def _reached(layer: nn.Module, geometry: Convolution | None, width: int) -> torch.Tensor:
+    """How many neurons each of `width` senders reaches, float64 `[width]`."""
+    outputs = _size(layer, geometry)
+    if geometry is None:
+        return torch.full((width,), float(outputs), dtype=torch.float64)
+    axes = []
+    _, *sizes = geometry.input_shape
+    _, *places = geometry.output_shape
+    for size, number, kernel, stride, padding in zip(
+        sizes, places, geometry.kernel, geometry.stride, geometry.padding, strict=True
+    ):
+        offset = torch.arange(size)[:, None] + padding - torch.arange(number) * stride  # in the kernel of each place
+        axes.append(((offset >= 0) & (offset < kernel)).sum(dim=1).double())
+    reach = axes[0][:, None] * axes[1] * geometry.channels
+    return reach.expand(geometry.input_shape).reshape(-1)
+
+
+def _real_inputs(
+    active: torch.Tensor, layer: nn.Module, geometry: Convolution | None, chain: Iterable[nn.Module]
+) -> Operations:
+    """A layer that receives real numbers, which are not zero so often `[senders]`; and the bridge before it.
+
+    Of a layer normalisation: the mean, the deviations, their squares, the quotients, weight and bias.
     """
-    spikes = decision.spikes[:, rows]
-    size = spikes.abs()
-    alive = threshold > 0
-    used = sum(int((alive & (size == threshold / 2**level)).any(dim=2).sum()) for level in range(1, levels))
-    return np.array([float((spikes != 0).sum()), float(used), float((decision.mean[rows] != 0).sum())])
+    total = Operations()
+    for step in chain:
+        width = len(cast("torch.Tensor", step.bias)) if hasattr(step, "bias") else len(active)
+        if isinstance(step, nn.Linear | Readout):
+            total += _products(float(active.sum()) * width, width)
+        elif isinstance(step, nn.LayerNorm | Norm):
+            total += Operations(additions=4.0 * width, multiplications=3.0 * width, reads=2.0 * width)
+        active = torch.ones(width, dtype=torch.float64)
+    return total + _products(float(active @ _reached(layer, geometry, len(active))), _size(layer, geometry))
 
 
-def _products(inputs: float, outputs: int) -> Operations:
+def _products(products: float, outputs: int) -> Operations:
     """Real inputs times weights, the sums beginning with the bias."""
-    products = inputs * outputs
     return Operations(additions=products, multiplications=products, reads=products + outputs)
 
 

@@ -6,6 +6,7 @@ All are timed in one process, in rounds, on the same observations; ratios are ta
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,7 +36,7 @@ from snnkern.kernels import reference
 from snnkern.kernels.neurons import IF, Dynamics
 from snnkern.limits import LEAST_SECONDS, MOST_BATCH, MOST_SECONDS, MOST_THREADS
 from snnkern.policies.actor import Actor
-from snnkern.policies.spiking import SpikingActor, corrected_actor, dense_actor
+from snnkern.policies.spiking import SpikingActor, corrected_actor, dense_actor, reference_parts
 
 BATCHES = (1, 16, 256, 1024)
 ACT, TENSOR, LOOP = "snn.act", "snn(tensor)", "published loop"
@@ -47,6 +48,7 @@ _MARGIN = 1e-5
 _TOLERANCE = 1e-4  # of an action, as a fraction of it where it is above 1
 _CHECKED = 8, 4  # rows and decisions: few, since the reference takes its time
 _COUNTED = 24, 20
+_CHECKED_IMAGES, _COUNTED_IMAGES = (2, 2), (4, 5)
 _SMALL, _MORE = 16, 3  # small batches take less time: they are timed so many times more in a round
 
 
@@ -56,7 +58,7 @@ class Case(NamedTuple):
     Attributes:
         name: `ACT`, `TENSOR`, `LOOP`, or the dense actor's runtime, one of `DENSE`.
         dynamics: None for the dense actor.
-        batch: rows of an observation; with 1, an observation is `[observation_dim]`.
+        batch: rows of an observation; with 1, an observation is `[*observation_shape]`.
         threads: how many it may use.
     """
 
@@ -150,7 +152,7 @@ def run(
 
     Args:
         policy: the dense actor; or a spiking one, which is measured as it is, beside the dense actor that it is from.
-        observations: consecutive ones of a rollout, `[N, observation_dim]`; see `snnkern.collect`.
+        observations: consecutive ones of a rollout, `[N, *observation_shape]`; see `snnkern.collect`.
         settings: what to convert a dense actor to; see `snnkern.grid`.
         calibration: thresholds of a dense actor's conversion; see `snnkern.convert`.
         batches: numbers of rows that a decision is for.
@@ -174,12 +176,13 @@ def run(
     if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64):
         raise InputError(f"only float32 and float64 actors on the CPU are timed, got {weight.dtype} on {weight.device}")
     if not isinstance(observations, np.ndarray):
-        raise InputError(f"observations must be an array [N, observation_dim], got {type(observations).__name__}")
+        raise InputError(f"observations must be an array [N, …], got {type(observations).__name__}")
     thresholds: Sequence[Tensor] = calibrate(actor, observations, calibration)  # which checks the observations
     corrected = actor
     if isinstance(policy, SpikingActor):
         corrected, thresholds, settings = corrected_actor(policy), policy.thresholds, [policy.dynamics]
-    observations = observations.astype(weight.numpy().dtype)
+    if actor.interface.observation_dtype.is_floating_point:
+        observations = observations.astype(weight.numpy().dtype)
 
     found = machine(PACKAGES)
     cases = _cases(list(dict.fromkeys(settings)), dict.fromkeys(batches), dict.fromkeys(threads))
@@ -258,8 +261,8 @@ class _LineUp:
         observations: NDArray[Any],
     ) -> None:
         self.actor = actor
-        self.few = rows(observations, *_CHECKED)
-        self.counted = rows(observations, *_COUNTED)
+        self.few = rows(observations, *(_CHECKED if actor.is_plain else _CHECKED_IMAGES))
+        self.counted = rows(observations, *(_COUNTED if actor.is_plain else _COUNTED_IMAGES))
         self.missing: dict[str, str] = {}
         self.spikes: dict[Dynamics, tuple[float, ...]] = {}
         self.agreements: dict[Case, Agreement] = {}
@@ -296,7 +299,10 @@ class _LineUp:
         if setting not in self.spikes:
             self.spikes[setting] = spikes_per_decision(snn, self.counted)
         if case.name == TENSOR:
-            return Contender(snn, snn.reset, _as_tensor, setting, case.threads)
+            dims = len(snn.interface.observation_shape)
+            return Contender(
+                snn, snn.reset, lambda given: torch.from_numpy(rivals.in_rows(given, dims)), setting, case.threads
+            )
         return Contender(snn.act, snn.reset, setting=setting, threads=case.threads)
 
     def _dense(self, case: Case) -> Contender:
@@ -306,38 +312,33 @@ class _LineUp:
         return make(self.actor, case.threads)
 
 
-def _as_tensor(observation: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(np.atleast_2d(observation))
-
-
 # ---- does a contender decide as the reference does?
 
 
 def expected(
     actor: Actor, thresholds: Sequence[Tensor], setting: Dynamics | None, observations: NDArray[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The reference's actions for `[decisions, batch, observation_dim]`, and which of them rounding cannot decide.
+    """The reference's actions for `[decisions, batch, …]`, and which of them rounding cannot decide.
 
     In float64; DC in the actor's precision, since whether a DC neuron may take a spike back turns on rounding of what
     it has sent, the same in every run of that precision.
     """
     differential = setting is not None and setting.neuron.differential
     dtype = actor.output.weight.dtype if differential else torch.float64
-    layers = [(layer.weight.to(dtype), layer.bias.to(dtype)) for layer in [*actor.hidden, actor.output]]
-    interface = actor.interface
-    inputs = interface.normalize(torch.from_numpy(observations).to(dtype))
+    exact = copy.deepcopy(actor).to(dtype)
+    interface = exact.interface
+    inputs = torch.from_numpy(observations)
+    inputs = inputs.to(dtype) if interface.observation_dtype.is_floating_point else inputs
     if setting is None:
-        signal = inputs
-        for weight, bias in layers[:-1]:
-            signal = torch.relu(reference.linear(signal, weight, bias))
-        dense = interface.action(reference.linear(signal, *layers[-1])).numpy()
+        dense = np.stack([exact(observation).numpy() for observation in inputs])
         return dense, np.ones(dense.shape[:-1], dtype=bool)
-    hidden = [(*layer, theta.to(dtype)) for layer, theta in zip(layers, thresholds, strict=False)]
-    carries = [inputs.new_zeros(inputs.shape[1], len(theta)) for theta in thresholds]
+    snn = SpikingActor(exact, thresholds, setting)
+    parts = reference_parts(snn)
+    carries: list[Tensor] = list(snn.stateless().start(inputs.shape[1]))
     actions, certainties = [], []
     certain = torch.ones(inputs.shape[1], dtype=torch.bool)
     for observation in inputs:
-        decided = reference.actor(observation, hidden, layers[-1], carries, setting)
+        decided = reference.actor(interface.normalize(observation), carries=carries, dynamics=setting, **parts)
         carries = [layer.carry for layer in decided.layers]
         for layer in decided.layers:
             certain = certain & (layer.margin > _MARGIN)
@@ -352,7 +353,7 @@ def agreement(
     wanted: tuple[NDArray[np.float64], NDArray[np.bool_]],
     by_row: bool,
 ) -> Agreement:
-    """Compares a contender's actions for `[decisions, batch, observation_dim]` with what `expected` gives for them.
+    """Compares a contender's actions for `[decisions, batch, …]` with what `expected` gives for them.
 
     Args:
         contender: who decides; it is reset before and after.
@@ -376,7 +377,7 @@ def agreement(
 
 
 def spikes_per_decision(snn: SpikingActor, observations: NDArray[Any]) -> tuple[float, ...]:
-    """Spikes per decision and row in each hidden layer, for `[decisions, batch, observation_dim]` from a reset on."""
+    """Spikes per decision and row in each hidden layer, for `[decisions, batch, …]` from a reset on."""
     snn.reset()
     sent = []
     for observation in observations:

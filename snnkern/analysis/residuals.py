@@ -10,10 +10,10 @@ import torch
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from snnkern.control.follow import replay
+from snnkern.control.follow import as_observations, replay
 from snnkern.kernels import reference
 from snnkern.limits import MOST_TIMESTEPS, Amount, Number
-from snnkern.policies.spiking import SpikingActor
+from snnkern.policies.spiking import SpikingActor, reference_parts
 
 _BINS = 80
 _REACH = 2.0  # thresholds
@@ -46,7 +46,7 @@ class Residuals:
 
 
 def residuals(snn: SpikingActor, observations: NDArray[np.floating], running: NDArray[np.bool_]) -> list[Residuals]:
-    """The residuals of every hidden layer along recorded observations `[decisions, rows, observation_dim]`.
+    """The residuals of every hidden layer along recorded observations `[decisions, rows, *observation_shape]`.
 
     Args:
         snn: the spiking actor; its carry stays as it is.
@@ -61,8 +61,9 @@ def residuals(snn: SpikingActor, observations: NDArray[np.floating], running: ND
     sums = np.zeros((len(snn.hidden), 7))  # all, non-zero, Σ r/θ, beyond ±θ, −θ, clamped, Σ (c/θ)²
     for decisions, rows in zip(replay(snn, observations), running, strict=True):
         for index, (decision, layer) in enumerate(zip(decisions, snn.hidden, strict=True)):
-            alive = layer.threshold > 0
-            threshold = layer.threshold[alive]
+            per_neuron = layer.per_neuron(layer.threshold)
+            alive = per_neuron > 0
+            threshold = per_neuron[alive]
             chosen = torch.from_numpy(rows)
             owed = (decision.residual[chosen][:, alive] / threshold).double().cpu().numpy()
             carried = (decision.carry[chosen][:, alive] / threshold).double().cpu().numpy()
@@ -132,35 +133,34 @@ def raster(
 
     Args:
         snn: the spiking actor; its carry stays as it is.
-        observations: one episode, `[steps, observation_dim]`.
+        observations: one episode, `[steps, *observation_shape]`.
         first: where to begin; earlier where the episode is too short.
         decisions: how many, at most as many as there are steps.
         neurons: of each layer, at most.
     """
     decisions = min(decisions, len(observations))
     first = max(0, min(first, len(observations) - decisions))
-    own, width = snn.interface.action_scale, len(snn.hidden)
-    hidden = [(layer.weight.mT, layer.bias, layer.threshold) for layer in snn.hidden]
-    output = (snn.output.weight.mT, snn.output.bias)
-    carries = [layer.threshold.new_zeros(1, len(layer.threshold)) for layer in snn.hidden]
+    width, parts = len(snn.hidden), reference_parts(snn)
+    carries = [layer.threshold.new_zeros(1, *layer.neuron_shape) for layer in snn.hidden]
     started: list[list[torch.Tensor]] = [[] for _ in range(width)]
     found: list[list[reference.Decision]] = [[] for _ in range(width)]
     for step, observation in enumerate(observations[: first + decisions]):
-        row = torch.from_numpy(np.array(observation, dtype=np.float64)).to(own)[None]
-        done = reference.actor(snn.interface.normalize(row), hidden, output, carries, snn.dynamics)
+        row = as_observations(snn, observation)[None]
+        done = reference.actor(snn.interface.normalize(row), carries=carries, dynamics=snn.dynamics, **parts)
         for index, decision in enumerate(done.layers):
             if step >= first:
-                started[index].append(carries[index][0])
+                started[index].append(carries[index][0].flatten())
                 found[index].append(decision)
             carries[index] = decision.carry
     layers = []
     for index, layer in enumerate(snn.hidden):
-        spikes = torch.cat([decision.spikes[:, 0] for decision in found[index]])
-        alive = int((layer.threshold > 0).sum())
-        busiest = (spikes != 0).sum(dim=0).where(layer.threshold > 0, -1).argsort(descending=True, stable=True)
+        every = layer.per_neuron(layer.threshold)
+        spikes = torch.cat([decision.spikes[:, 0].flatten(1) for decision in found[index]])
+        alive = int((every > 0).sum())
+        busiest = (spikes != 0).sum(dim=0).where(every > 0, -1).argsort(descending=True, stable=True)
         chosen = busiest[: min(neurons, alive)].sort().values
-        threshold = layer.threshold[chosen]
-        potentials = torch.cat([decision.potentials[:, 0] for decision in found[index]])
+        threshold = every[chosen]
+        potentials = torch.cat([decision.potentials[:, 0].flatten(1) for decision in found[index]])
         layers.append(
             RasterLayer(
                 neurons=chosen.tolist(),

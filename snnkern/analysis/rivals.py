@@ -86,19 +86,26 @@ class PublishedLoop:
 
     Args:
         actor: the dense actor.
-        thresholds: θ of every hidden layer, `[N]` each.
+        thresholds: θ of every hidden layer, `[N]` each; of a convolution `[C]` or `[C, H, W]`.
         timesteps: T.
         alpha: α.
+
+    Raises:
+        Missing: the actor has a bridge, which the published code knows nothing of.
 
     Source: Xu et al., "Error Amplification Limits ANN-to-SNN Conversion in Continuous Control", ICML 2026.
     """
 
     def __init__(self, actor: Actor, thresholds: Sequence[Tensor], timesteps: int, alpha: float) -> None:
+        if actor.bridges:
+            raise Missing("the published loop has no bridges between layers")
         self.interface = actor.interface
         self.dynamics = Dynamics(IF(), timesteps, alpha)
-        self.neurons = [_PublishedNeuron(threshold, alpha) for threshold in thresholds]
-        pairs = zip(actor.hidden, self.neurons, strict=True)
-        self.network = nn.Sequential(*(module for pair in pairs for module in pair), actor.output)
+        self.neurons = [
+            _PublishedNeuron(threshold[:, None, None] if geometry and threshold.dim() == 1 else threshold, alpha)
+            for threshold, geometry in zip(thresholds, actor.convolutions, strict=True)
+        ]
+        self.network = nn.Sequential(*_chain(actor, self.neurons))
 
     def contender(self, threads: int = 1) -> Contender:
         """The loop as a contender; it has one state, whoever calls it."""
@@ -110,12 +117,13 @@ class PublishedLoop:
             neuron.potential = None
 
     def act(self, observation: NDArray[Any]) -> NDArray[Any]:
-        """The action for an observation, `[observation_dim]` or `[B, observation_dim]`."""
-        action: NDArray[Any] = self.decide(torch.as_tensor(np.atleast_2d(observation))).numpy()
-        return action[0] if observation.ndim == 1 else action
+        """The action for an observation, `[*observation_shape]` or `[B, *observation_shape]`."""
+        dims = len(self.interface.observation_shape)
+        action: NDArray[Any] = self.decide(torch.as_tensor(in_rows(observation, dims))).numpy()
+        return action[0] if observation.ndim == dims else action
 
     def decide(self, observation: Tensor) -> Tensor:
-        """The action `[B, action_dim]` for an observation `[B, observation_dim]`."""
+        """The action `[B, action_dim]` for an observation `[B, *observation_shape]`."""
         x = self.interface.normalize(observation)
         for neuron in self.neurons:
             neuron.start()
@@ -139,12 +147,30 @@ class _Function(nn.Module):
         return self.function(x)
 
 
+def in_rows(observation: NDArray[Any], dims: int) -> NDArray[Any]:
+    """One observation, which has so many dimensions, as a batch of one; a batch as it is."""
+    return observation[None] if observation.ndim == dims else observation
+
+
+def _chain(actor: Actor, activations: Sequence[nn.Module]) -> list[nn.Module]:
+    """The layers of an actor, an activation behind each hidden one, its bridges, and a Flatten behind convolutions."""
+    modules: list[nn.Module] = []
+    image = len(actor.interface.observation_shape) > 1
+    for index, layer in enumerate([*actor.hidden, actor.output]):
+        if image and not isinstance(layer, nn.Conv2d):
+            modules.append(nn.Flatten())
+            image = False
+        modules += dict(actor.bridges.items()).get(str(index), [])
+        modules.append(layer)
+        modules += activations[index : index + 1]
+    return modules
+
+
 def dense_network(actor: Actor) -> nn.Sequential:
-    """Linear, ReLU, tanh and what else the actor's interface asks for, without the checks of `Actor`."""
+    """Layers, ReLU, tanh and what else the actor's interface asks for, without the checks of `Actor`."""
     interface = actor.interface
-    modules: list[nn.Module] = [module for layer in actor.hidden for module in (layer, nn.ReLU())]
-    modules.append(actor.output)
-    if interface.observation_mean is not None:
+    modules = _chain(actor, [nn.ReLU() for _ in actor.hidden])
+    if interface.observation_mean is not None or not interface.parts().takes_vectors:
         modules.insert(0, _Function(interface.normalize))
     if _scales(interface):
         modules.append(_Function(interface.action))
@@ -155,14 +181,14 @@ def dense_network(actor: Actor) -> nn.Sequential:
 
 def eager(actor: Actor, threads: int = 1) -> Contender:
     """The dense actor in eager PyTorch."""
-    return from_network(dense_network(actor), threads)
+    return from_network(dense_network(actor), threads, len(actor.interface.observation_shape))
 
 
-def from_network(network: Callable[[Tensor], Tensor], threads: int = 1) -> Contender:
-    """A dense network that takes and gives tensors `[B, …]`."""
+def from_network(network: Callable[[Tensor], Tensor], threads: int = 1, dims: int = 1) -> Contender:
+    """A dense network that takes and gives tensors `[B, …]`, and observations of so many dimensions."""
 
     def act(observation: NDArray[Any]) -> NDArray[Any]:
-        if observation.ndim == 1:
+        if observation.ndim == dims:
             return network(torch.from_numpy(observation[None])).numpy()[0]
         return network(torch.from_numpy(observation)).numpy()
 
@@ -170,7 +196,13 @@ def from_network(network: Callable[[Tensor], Tensor], threads: int = 1) -> Conte
 
 
 def numpy(actor: Actor) -> Contender:
-    """The dense actor in NumPy; on one thread, since those of its BLAS would spin on while others are timed."""
+    """The dense actor in NumPy; on one thread, since those of its BLAS would spin on while others are timed.
+
+    Raises:
+        Missing: the actor sees images, or has convolutions or bridges.
+    """
+    if not actor.is_plain:
+        raise Missing("NumPy has no convolution: it is timed on Linear layers and vectors alone")
     layers = [(layer.weight.numpy(), layer.bias.numpy()) for layer in [*actor.hidden, actor.output]]
     hidden, (output, output_bias) = layers[:-1], layers[-1]
     interface = actor.interface
@@ -210,9 +242,11 @@ def onnx_runtime(actor: Actor, threads: int = 1) -> Contender:
     """The dense actor in ONNX Runtime, on the CPU.
 
     Raises:
-        Missing: onnx or onnxruntime is not installed.
+        Missing: onnx or onnxruntime is not installed, or the actor has convolutions in float64.
     """
     onnxruntime = optional("onnxruntime")
+    if any(actor.convolutions) and actor.output.weight.dtype != torch.float32:
+        raise Missing("ONNX Runtime has convolutions in float32 alone")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -223,11 +257,12 @@ def onnx_runtime(actor: Actor, threads: int = 1) -> Contender:
     def act(observation: NDArray[Any]) -> NDArray[Any]:
         return cast("NDArray[Any]", session.run(None, {"observation": observation})[0])
 
-    return Contender(act, prepare=np.atleast_2d, threads=threads)
+    dims = len(actor.interface.observation_shape)
+    return Contender(act, prepare=lambda observation: in_rows(observation, dims), threads=threads)
 
 
 def _onnx_model(actor: Actor) -> bytes:
-    """Gemm, Relu and Tanh, and what else the interface asks for; the batch size is left open."""
+    """Gemm, Conv, Relu and Tanh, and what else the interface asks for; the batch size is left open."""
     onnx = optional("onnx")
     helper, array_of = onnx.helper, onnx.numpy_helper.from_array
     interface = actor.interface
@@ -236,7 +271,7 @@ def _onnx_model(actor: Actor) -> bytes:
     constants: list[Any] = []
     signal = "observation"
 
-    def apply(operator: str, *operands: Tensor, **attributes: int) -> None:
+    def apply(operator: str, *operands: Tensor, **attributes: Any) -> None:
         nonlocal signal
         names = [f"constant{len(constants) + index}" for index in range(len(operands))]
         constants.extend(array_of(operand.numpy(), name) for operand, name in zip(operands, names, strict=True))
@@ -244,16 +279,30 @@ def _onnx_model(actor: Actor) -> bytes:
         nodes.append(helper.make_node(operator, [signal, *names], [result], **attributes))
         signal = result
 
+    observed = float_type
+    if interface.observation_dtype == torch.uint8:
+        observed = onnx.TensorProto.UINT8
+        apply("Cast", to=float_type)
+    if interface.observation_scale != 1:
+        apply("Div", actor.output.weight.new_tensor(interface.observation_scale))
+    if interface.observation_offset != 0:
+        apply("Add", actor.output.weight.new_tensor(interface.observation_offset))
     if interface.observation_mean is not None and interface.observation_std is not None:
         apply("Sub", interface.observation_mean)
         apply("Div", interface.observation_std)
         if math.isfinite(interface.observation_clip):
             bound = interface.observation_mean.new_tensor(interface.observation_clip)
             apply("Clip", -bound, bound)
-    for layer in actor.hidden:
-        apply("Gemm", layer.weight, layer.bias, transB=1)
-        apply("Relu")
-    apply("Gemm", actor.output.weight, actor.output.bias, transB=1)
+    for module in _chain(actor, [nn.ReLU() for _ in actor.hidden]):
+        if isinstance(module, nn.Conv2d):
+            (top, left), strides = cast("tuple[int, int]", module.padding), list(module.stride)
+            apply("Conv", module.weight, cast("Tensor", module.bias), strides=strides, pads=[top, left, top, left])
+        elif isinstance(module, nn.Linear):
+            apply("Gemm", module.weight, module.bias, transB=1)
+        elif isinstance(module, nn.LayerNorm):
+            apply("LayerNormalization", module.weight, module.bias, axis=-1, epsilon=module.eps)
+        else:  # Relu, Tanh and Flatten have the same names in both
+            apply("Relu" if isinstance(module, nn.ReLU) else type(module).__name__)
     if interface.squash:
         apply("Tanh")
     if _scales(interface):
@@ -262,7 +311,7 @@ def _onnx_model(actor: Actor) -> bytes:
     graph = helper.make_graph(
         nodes,
         "actor",
-        [helper.make_tensor_value_info("observation", float_type, ["batch", interface.observation_dim])],
+        [helper.make_tensor_value_info("observation", observed, ["batch", *interface.observation_shape])],
         [helper.make_tensor_value_info(signal, float_type, ["batch", interface.action_dim])],
         constants,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -66,7 +67,7 @@ def convert_command(
         numbers = {"observations": len(data), "silent_neurons": dead}
         options.print_json({"output": str(output), **snn.dynamics.to_dict(), **numbers, **read})
         return
-    widths = " + ".join(str(len(threshold)) for threshold in snn.thresholds)
+    widths = " + ".join(str(math.prod(layer.neuron_shape)) for layer in snn.hidden)
     say(
         f"Wrote {output}: {setting.neuron.label}, T = {timesteps}, α = {snn.alpha:g}, {widths} neurons, "
         f"{sum(dead)} of them never active on {count(len(data), 'observation')}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +20,7 @@ from snnkern.kernels import ops, reference
 from snnkern.limits import MOST_REPLAYED, MOST_SIDE_BY_SIDE, check_episodes
 from snnkern.policies.actor import Policy
 from snnkern.policies.spiking import SpikingActor
+from snnkern.policies.stateless import bridged
 
 if TYPE_CHECKING:
     import gymnasium
@@ -32,13 +34,13 @@ class Trajectories:
     """Episodes side by side, one per row; after a row's end it has the last observation, and zeros.
 
     Attributes:
-        observations: the inputs of the policies, `[steps, rows, observation_dim]`.
+        observations: the inputs of the policies, `[steps, rows, *observation_shape]`: float64, or uint8 as they came.
         actions: each policy's actions in these states, `[steps, rows, action_dim]` by name.
         rewards: the rewards that each policy's actions earned or would have earned, `[steps, rows]` by name.
         lengths: steps of every episode, `[rows]`.
     """
 
-    observations: NDArray[np.float64]
+    observations: NDArray[Any]
     actions: dict[str, NDArray[np.float64]]
     rewards: dict[str, NDArray[np.float64]]
     lengths: NDArray[np.int64]
@@ -88,10 +90,12 @@ def follow(
         if isinstance(policy, SpikingActor):
             policy.reset()
     limit = envs[0].spec.max_episode_steps if envs[0].spec else None
-    current = np.stack([one.reset(seed=seed + row)[0] for row, one in enumerate(envs)]).astype(np.float64)
+    current = np.stack([one.reset(seed=seed + row)[0] for row, one in enumerate(envs)])
+    if current.dtype != np.uint8:  # an image
+        current = current.astype(np.float64)
     lengths = np.zeros(episodes, dtype=np.int64)
     ended = np.zeros(episodes, dtype=bool)
-    seen: list[NDArray[np.float64]] = []
+    seen: list[NDArray[Any]] = []
     actions: dict[str, list[NDArray[Any]]] = {name: [] for name in policies}
     rewards: dict[str, list[NDArray[np.float64]]] = {name: [] for name in policies}
     try:
@@ -163,7 +167,7 @@ class _Twin:
 
 
 class LayerDecision(NamedTuple):
-    """The state and output of one hidden layer in one decision step, for all rows.
+    """The state and output of one hidden layer in one decision step, for all rows; the N of a convolution is C·H·W.
 
     Attributes:
         spikes: the spikes of every step, in activation units, `[T, B, N]`.
@@ -188,20 +192,21 @@ def replay(snn: SpikingActor, observations: NDArray[np.floating]) -> Iterator[li
 
     Args:
         snn: the spiking actor.
-        observations: `[decisions, B, observation_dim]`; each row is a sequence.
+        observations: `[decisions, B, *observation_shape]`; each row is a sequence.
 
     Raises:
         InputError: the observations do not fit the actor; α is set for every row.
 
     Source: `docs/semantics.md`.
     """
-    width, own = snn.interface.observation_dim, snn.interface.action_scale
-    if observations.ndim != 3 or observations.shape[2] != width:
-        raise InputError(f"observations must be [decisions, B, {width}], got shape {list(observations.shape)}")
+    shape, own = snn.interface.observation_shape, snn.interface.action_scale
+    if observations.ndim != 2 + len(shape) or observations.shape[2:] != shape:
+        wanted = ", ".join(map(str, shape))
+        raise InputError(f"observations must be [decisions, B, {wanted}], got shape {list(observations.shape)}")
     if isinstance(snn.alpha, Tensor):
         raise InputError("alpha (α) is set for every row: set it to one number before the actor is replayed")
     dynamics, backend = snn.dynamics, snn.backend
-    widest = max(len(layer.threshold) for layer in snn.hidden)
+    widest = max(math.prod(layer.neuron_shape) for layer in snn.hidden)
     side_by_side = observations.shape[1]
     if dynamics.timesteps * side_by_side * widest > MOST_REPLAYED:
         raise InputError(
@@ -211,19 +216,32 @@ def replay(snn: SpikingActor, observations: NDArray[np.floating]) -> Iterator[li
     whole = replace(dynamics, alpha=1.0, memory=0.0, clip=_UNBOUNDED)  # with these the carry is the residual
     differential = dynamics.neuron.differential
     steps = torch.arange(1, dynamics.timesteps + 1).to(own) if differential else own.new_tensor(dynamics.timesteps)
-    carries = [layer.threshold.new_zeros(observations.shape[1], len(layer.threshold)) for layer in snn.hidden]
+    thresholds = [layer.per_neuron(layer.threshold) for layer in snn.hidden]
+    carries = [threshold.new_zeros(observations.shape[1], len(threshold)) for threshold in thresholds]
+    chains = dict(snn.bridges.items())
     for observation in observations:
-        rows = torch.from_numpy(np.array(observation, dtype=np.float64)).to(own)
+        rows = as_observations(snn, observation)
         snn.interface.check(rows, snn.check_finite)
-        signal, decisions = snn.interface.normalize(rows), []
-        for index, layer in enumerate(snn.hidden):
-            current = ops.linear(signal, layer.weight, None if differential else layer.bias, backend=backend)
-            bias = layer.bias if differential else None
+        signal = mean = snn.interface.normalize(rows)
+        decisions = []
+        for index, (layer, threshold) in enumerate(zip(snn.hidden, thresholds, strict=True)):
+            if str(index) in chains:
+                signal = bridged(mean, chains[str(index)], backend)
+            current = layer.current(signal, not differential, backend)
+            bias = layer.per_neuron(layer.bias) if differential else None
             spikes, residual, _ = ops.neuron_spikes(
-                current, layer.threshold, carries[index], whole, bias=bias, backend=backend
+                current, threshold, carries[index], whole, bias=bias, backend=backend
             )
-            unclamped, carries[index] = reference.next_carry(residual, carries[index], layer.threshold, dynamics)
+            unclamped, carries[index] = reference.next_carry(residual, carries[index], threshold, dynamics)
             mean = (spikes / steps.reshape(-1, 1, 1)).sum(dim=0)  # a DC spike at step t changes the mean by s / t
             decisions.append(LayerDecision(spikes, mean, residual, unclamped, carries[index]))
-            signal = spikes
+            signal = spikes.unflatten(-1, layer.neuron_shape) if layer.convolution else spikes
         yield decisions
+
+
+def as_observations(policy: Policy, observation: NDArray[Any]) -> Tensor:
+    """Recorded observations `[B, …]` as the policy takes tensors: uint8 as it is, others in its dtype."""
+    interface = policy.interface
+    if interface.observation_dtype.is_floating_point:
+        return torch.from_numpy(np.array(observation, dtype=np.float64)).to(interface.action_scale)
+    return torch.from_numpy(np.array(observation)).to(interface.action_scale.device)

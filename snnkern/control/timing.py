@@ -36,7 +36,7 @@ class Contender:
     Attributes:
         act: the action for what `prepare` makes of a NumPy observation; what is timed.
         reset: starts a new episode.
-        prepare: brings an observation `[observation_dim]` or `[B, observation_dim]` into the form that `act` takes.
+        prepare: brings an observation `[…]` or observations `[B, …]` into the form that `act` takes.
         setting: the dynamics that the actions must agree with; None for the dense actor.
         threads: what torch.set_num_threads is set to while it is timed; others have their own ways.
     """
@@ -136,9 +136,9 @@ def quartiles(values: NDArray[np.float64]) -> list[float]:
 
 
 def rows(observations: NDArray[Any], batch: int, decisions: int) -> NDArray[Any]:
-    """Observations for so many decisions: `[decisions, batch, observation_dim]`, consecutive in a row, rows far apart.
+    """Observations for so many decisions: `[decisions, batch, …]`, consecutive in a row, rows far apart.
 
-    With a batch of 1, `[decisions, observation_dim]`. Where there are too few observations, they come again.
+    With a batch of 1, `[decisions, …]`. Where there are too few observations, they come again.
     """
     if batch == 1:
         return observations[np.arange(decisions) % len(observations)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,23 +13,21 @@ from torch import Tensor
 from snnkern.errors import InputError
 from snnkern.policies.actor import Actor
 
-if TYPE_CHECKING:
-    pass
-
-
-# Rows that pass through the actor at once while recording: bounds the memory that recording takes.
+# Rows that pass through the actor at once while recording, and numbers that their activations may be: both bound what
+# memory recording takes.
 _CHUNK = 4096
+_NUMBERS = 2**22
 _BINS = 4096
 
 
 class Statistics:
     """The maximum and, where percentiles are wanted, the distribution of the activations of several layers.
 
-    Gathered batch by batch in memory that does not grow: per neuron, the maximum and a histogram of the positive
-    activations whose range is a power of two and doubles when it is exceeded.
+    Gathered batch by batch in memory that does not grow: per neuron, or per channel of images, the maximum and a
+    histogram of the positive activations whose range is a power of two and doubles when it is exceeded.
 
     Args:
-        like: a tensor `[N]` for every layer, whose dtype and device the maximum has.
+        like: a tensor `[N]` for every layer, or `[C]` for images, whose dtype and device the maximum has.
         percentiles: whether `percentile` will be asked for; the maximum alone is several times faster.
     """
 
@@ -39,21 +37,20 @@ class Statistics:
         self._histograms = [_Histogram(len(tensor)) for tensor in like if percentiles]
 
     def record(self, activations: Sequence[Tensor]) -> None:
-        """Takes in the activations of every layer, `[rows, N]` each.
+        """Takes in the activations of every layer, `[rows, N]` or `[rows, C, H, W]` each.
 
         Raises:
             InputError: an activation is not finite.
         """
-        if not all(bool(torch.isfinite(activation).all()) for activation in activations):
-            raise InputError("calibration observations are so large that activations overflow")
-        for index, activation in enumerate(activations):
+        check_activations(activations)
+        for index, activation in enumerate(map(by_channel, activations)):
             self._maximum[index] = torch.maximum(self._maximum[index], activation.amax(dim=0))
             if self._histograms:
                 self._histograms[index].update(activation.double().cpu().numpy())
         self.observations += len(activations[0])
 
     def maximum(self) -> list[Tensor]:
-        """The largest activation of every neuron, `[N]` per hidden layer; 0 for a neuron that was never active.
+        """The largest activation of every neuron or channel, `[N]` or `[C]` per hidden layer; 0 where none was above 0.
 
         Raises:
             InputError: nothing has been recorded.
@@ -62,7 +59,7 @@ class Statistics:
         return [maximum.clone() for maximum in self._maximum]
 
     def percentile(self, percentile: float) -> list[Tensor]:
-        """A percentile of the positive activations of every neuron, `[N]` per hidden layer; at most the maximum.
+        """A percentile of the positive activations of every neuron or channel; at most the maximum.
 
         Taken over positive activations alone, so that a neuron that is rarely active is not silenced. Within 1/2048 of
         the maximum of the smallest activation that so many percent do not exceed. 0 for a neuron that was never active.
@@ -98,15 +95,45 @@ class ActivationRecorder(Statistics):
 
     @torch.no_grad()
     def update(self, observations: NDArray[np.floating] | Tensor) -> None:
-        """Records the activations on observations `[N, observation_dim]`.
+        """Records the activations on observations `[N, *observation_shape]`.
 
         Raises:
             InputError: wrong shape or dtype, or a NaN or infinity.
         """
         check_observations(self.actor, observations)
-        for start in range(0, len(observations), _CHUNK):
-            chunk = as_tensor(observations[start : start + _CHUNK])
-            self.record(self.actor.hidden_activations(chunk.to(self._maximum[0])))
+        rows = chunk_rows(self.actor)
+        for start in range(0, len(observations), rows):
+            chunk = as_tensor(observations[start : start + rows])
+            self.record(self.actor.hidden_activations(received(self.actor, chunk)))
+
+
+def check_activations(activations: Sequence[Tensor]) -> None:
+    """Refuses activations with an infinity or a NaN.
+
+    Raises:
+        InputError: says what they come from.
+    """
+    if not all(bool(torch.isfinite(activation).all()) for activation in activations):
+        raise InputError("calibration observations are so large that activations overflow")
+
+
+def by_channel(activation: Tensor) -> Tensor:
+    """Activations `[B, C, H, W]` as `[B·H·W, C]`, a row for every place; `[B, N]` as they are."""
+    return activation if activation.dim() == 2 else activation.movedim(1, -1).flatten(0, -2)
+
+
+def chunk_rows(actor: Actor) -> int:
+    """How many observations may pass through an actor at once."""
+    layers = zip(actor.hidden, actor.convolutions, strict=True)
+    neurons = (math.prod(geometry.output_shape) if geometry else len(layer.bias) for layer, geometry in layers)
+    numbers = actor.interface.observation_dim + sum(neurons)
+    return max(1, min(_CHUNK, _NUMBERS // max(numbers, 1)))
+
+
+def received(actor: Actor, chunk: Tensor) -> Tensor:
+    """Checked observations in the form in which the actor takes them: floating-point ones in its dtype."""
+    weight = actor.output.weight
+    return chunk.to(weight) if actor.interface.observation_dtype.is_floating_point else chunk.to(weight.device)
 
 
 class _Histogram:
@@ -144,18 +171,22 @@ class _Histogram:
 
 
 def check_observations(actor: Actor, observations: NDArray[np.floating] | Tensor) -> None:
-    """Refuses what is not a batch of observations for the actor, `[N, observation_dim]` and finite.
+    """Refuses what is not a batch of observations for the actor, `[N, *observation_shape]` and finite.
 
     Raises:
         InputError: wrong shape or dtype, or a NaN or infinity.
     """
-    width = actor.interface.observation_dim
+    shape, dtype = actor.interface.observation_shape, actor.interface.observation_dtype
     kind = check_numeric(observations)
-    if observations.ndim != 2 or observations.shape[1] != width or not kind.is_floating_point:
+    fits = kind.is_floating_point if dtype.is_floating_point else kind == dtype
+    if observations.ndim != 1 + len(shape) or observations.shape[1:] != shape or not fits:
+        wanted = "floating-point" if dtype.is_floating_point else str(dtype).removeprefix("torch.")
         raise InputError(
-            f"calibration observations must be floating-point [N, {width}], "
-            f"got {kind} of shape {list(observations.shape)}"
+            f"calibration observations must be {wanted} [N, {', '.join(map(str, shape))}], "
+            f"got {kind} {actor.interface.misshapen(tuple(observations.shape), 'of')}"
         )
+    if not kind.is_floating_point:
+        return
     chunks = (observations[start : start + _CHUNK] for start in range(0, len(observations), _CHUNK))
     if not all(bool(torch.isfinite(as_tensor(chunk)).all()) for chunk in chunks):
         raise InputError("calibration observations hold NaN or infinity")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from snnkern.conversion.activations import check_numeric
 from snnkern.conversion.fitting import fit
 from snnkern.conversion.rules import Auto, Calibration, Fitted, calibrate, chosen_alpha, parse_calibration, recommended
 from snnkern.errors import InputError
@@ -37,9 +39,11 @@ def convert(
     """Converts a trained actor into a spiking one, without training.
 
     Args:
-        actor: from `load_actor`, or a plain `nn.Sequential` of Linear and ReLU with or without a Tanh at its end.
-        observations: those that the thresholds are calibrated on, `[N, observation_dim]` or an iterable of such
-            batches; see `snnkern.collect`.
+        actor: from `load_actor`, or a plain `nn.Sequential` of Linear and ReLU with or without a Tanh at its end. If it
+            begins with a Conv2d, it takes what the observations are, which must be one array or tensor then;
+            `snnkern.actor_from_module` also says by what pixels are divided.
+        observations: those that the thresholds are calibrated on, `[N, *observation_shape]` or an iterable of such
+            batches, which are read one at a time; see `snnkern.collect`.
         neuron: "if", "snm", "mt", "dc", or a neuron with parameters of your own, such as `snnkern.MT(levels=6)`.
         timesteps: T, simulation steps per decision.
         alpha: α, the part of the residual that is carried into the next decision (CRPI); 0 is plain conversion. "auto"
@@ -48,8 +52,10 @@ def convert(
         clip: κ, bound on the carry as a fraction of the threshold.
         calibration: "auto", the recommended one of the neuron; "max", as in the papers; "percentile", "percentile:P",
             "mse", "gaussian"; or one with parameters of your own: `Percentile(p)`, `Fitted(…)`. If it corrects
-            weights or biases, `SpikingActor.original` keeps the dense ones.
-        thresholds: θ of every hidden layer, `[N]` each, instead of observations.
+            weights or biases, `SpikingActor.original` keeps the dense ones. Actors that see have "max" and
+            "percentile", per channel of a convolution.
+        thresholds: θ of every hidden layer, `[N]` each (`[C]` or `[C, H, W]` of a convolution), instead of
+            observations.
         backend: a name from `snnkern.backends()`, or "auto".
         check_finite: whether the spiking actor refuses observations with a NaN or an infinity.
 
@@ -65,7 +71,7 @@ def convert(
     kind = parse_neuron(neuron)
     dynamics = Dynamics(kind, timesteps, chosen_alpha(alpha, kind), memory, clip)
     if isinstance(actor, nn.Sequential):
-        actor = torch_rl.actor_from_module(actor)
+        actor = torch_rl.actor_from_module(actor, **_as_seen(actor, observations))
     check_actor(actor)
     if (observations is None) == (thresholds is None):
         raise InputError("give either observations to calibrate on or thresholds, and not both")
@@ -76,7 +82,7 @@ def convert(
         warn_of_other_observations(actor, observations)
         origin = f"{rule}"
         if isinstance(rule, Auto):
-            rule, _ = recommended(kind)
+            rule, _ = recommended(kind, actor)
             origin += f" ({rule})"
         if isinstance(rule, Fitted):
             found = fit(actor, observations, neuron=kind, timesteps=timesteps, **asdict(rule))
@@ -91,3 +97,19 @@ def convert(
     snn.metadata = {f"dense_{key}" if key in measured else key: value for key, value in actor.metadata.items()}
     snn.metadata["calibration"] = origin
     return snn
+
+
+def _as_seen(module: nn.Sequential, observations: object) -> dict[str, Any]:
+    """What a module's first convolution takes, as the observations show it; nothing where it begins otherwise."""
+    if not len(module) or not isinstance(module[0], nn.Conv2d):
+        return {}
+    if not isinstance(observations, np.ndarray | Tensor):
+        raise InputError(
+            "a module that begins with a Conv2d does not say how large an image is: give observations as one array, or "
+            "make the actor with snnkern.actor_from_module(module, observation_shape=(C, H, W))"
+        )
+    kind = check_numeric(observations)
+    return {
+        "observation_shape": tuple(observations.shape[1:]),
+        "observation_dtype": kind if kind == torch.uint8 else None,
+    }

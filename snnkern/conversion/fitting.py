@@ -87,7 +87,10 @@ def fit(
     """
     settings = _Settings(Dynamics(parse_neuron(neuron), timesteps), rule, correction, ridge)
     _check_positive("ridge", ridge)
-    check_actor(actor)
+    if not check_actor(actor).is_plain:
+        raise InputError(
+            f"calibration {rule!r} fits actors of Linear layers and vectors: choose max or percentile for one that sees"
+        )
     signal = _gather(actor, observations)
     activations = actor.hidden_activations(signal)
     if not all(bool(torch.isfinite(activation).all()) for activation in activations):

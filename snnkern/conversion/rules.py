@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,6 @@ from snnkern.errors import InputError
 from snnkern.kernels.neurons import Neuron
 from snnkern.policies.actor import Actor, check_actor
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class Max:
@@ -30,7 +27,7 @@ class Max:
     name: ClassVar[str] = "max"
 
     def thresholds(self, recorder: Statistics) -> list[Tensor]:
-        """θ `[N]` of every hidden layer."""
+        """θ of every hidden layer: `[N]`, or `[C]` of a convolution."""
         return recorder.maximum()
 
     def __str__(self) -> str:
@@ -53,7 +50,7 @@ class Percentile:
             raise InputError(f"the percentile must be a number above 0 and up to 100, got {self.percentile!r}")
 
     def thresholds(self, recorder: Statistics) -> list[Tensor]:
-        """θ `[N]` of every hidden layer."""
+        """θ of every hidden layer: `[N]`, or `[C]` of a convolution."""
         return recorder.percentile(self.percentile)
 
     def __str__(self) -> str:
@@ -123,7 +120,7 @@ class Auto:
 Calibration = Max | Percentile | Fitted | Auto
 
 
-def recommended(neuron: Neuron) -> tuple[Fitted, float]:
+def recommended(neuron: Neuron, actor: Actor) -> tuple[Max | Fitted, float]:
     """The recommended calibration and α of a neuron, for every T; they are what "auto" stands for.
 
     Thresholds have the least squared error of the neuron's own response, and the next layer's weights are corrected.
@@ -133,17 +130,20 @@ def recommended(neuron: Neuron) -> tuple[Fitted, float]:
 
     Args:
         neuron: the neuron; its parameters do not matter.
+        actor: what is converted. Nothing is fitted to one that sees: its thresholds are the largest activations.
 
     Returns:
         How thresholds are fitted, and α.
     """
-    weighted = not neuron.differential
-    return Fitted(weighted=weighted, correction="linear"), 0.0 if neuron.multilevel else 0.2
+    rule = Fitted(weighted=not neuron.differential, correction="linear") if actor.is_plain else Max()
+    return rule, chosen_alpha("auto", neuron)
 
 
 def chosen_alpha(alpha: float | str, neuron: Neuron) -> Any:
     """α, or the recommended one where it is "auto"; `Dynamics` judges what else it may be."""
-    return recommended(neuron)[1] if alpha == "auto" else alpha
+    if alpha == "auto":
+        return 0.0 if neuron.multilevel else 0.2
+    return alpha
 
 
 def parse_calibration(calibration: str | Calibration) -> Calibration:
@@ -192,11 +192,11 @@ def calibrate(
     observations: NDArray[np.floating] | Tensor | Iterable[NDArray[np.floating] | Tensor],
     calibration: str | Calibration = "max",
 ) -> list[Tensor]:
-    """Computes the thresholds of every hidden layer, `[N]` each, from observations.
+    """Computes the thresholds of every hidden layer, `[N]` (of a convolution `[C]`) each, from observations.
 
     Args:
         actor: the dense actor.
-        observations: `[N, observation_dim]`, or an iterable of such batches, which are read one at a time.
+        observations: `[N, *observation_shape]`, or an iterable of such batches, which are read one at a time.
         calibration: "max", "percentile", "percentile:P", `Max()` or `Percentile(p)`.
 
     Raises:

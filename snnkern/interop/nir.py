@@ -43,7 +43,7 @@ def to_nir(snn: SpikingActor, *, dt: float = 1e-4) -> Any:
         a `nir.NIRGraph`; its nodes are "input", "layer_1", "neuron_1", …, "readout", "output".
 
     Raises:
-        InputError: other neurons, which NIR cannot express, or dt is not above 0.
+        InputError: other neurons, which NIR cannot express; an actor that sees; or dt is not above 0.
         MissingDependencyError: nir is not installed.
     """
     nir = require("nir", "nir", "to_nir")
@@ -113,6 +113,8 @@ def _check(snn: SpikingActor) -> list[Tensor]:
     """The thresholds of a spiking actor that NIR can express, float64 `[N]` each."""
     if not isinstance(snn, SpikingActor):
         raise InputError(f"snn must be a SpikingActor (see convert), got {type(snn).__name__}")
+    if not snn.is_plain:
+        raise InputError("only actors of vectors and Linear layers are exported to NIR: this one sees images")
     neuron = snn.dynamics.neuron
     for trait, why in _WHY.items():
         if getattr(neuron, trait):

@@ -57,14 +57,15 @@ class SB3Policy:
         """Returns the actions for observations, and the state to pass with the next observations.
 
         Args:
-            observation: `[observation_dim]`, or `[B, observation_dim]` from a vector of environments.
+            observation: `[*observation_shape]`, or `[B, …]` from a vector of environments.
             state: the state that an earlier call returned, usually the last one; None if all episodes start.
             episode_start: `[B]`, whether the observation is the first of an episode; then its row of the state is not
                 used.
             deterministic: False is refused for SAC, whose actions are not sampled; TD3 and DDPG never sample.
 
         Returns:
-            actions `[action_dim]` or `[B, action_dim]`, and the carry of every hidden layer, `[B, N]` each.
+            actions `[action_dim]` or `[B, action_dim]`, and the carry of every hidden layer, `[B, N]` or
+            `[B, C, H, W]`.
 
         Raises:
             InputError: observation, state and episode_start do not fit the actor or each other, or a NaN or infinity.
@@ -97,7 +98,8 @@ class SB3Policy:
         if not arrays or type(observation) is not np.ndarray:
             return False
         if state is None:
-            if len(arrays[0]) != (1 if observation.ndim == 1 else len(observation)):
+            one = observation.ndim == len(self._actor.interface.observation_shape)
+            if len(arrays[0]) != (1 if one else len(observation)):
                 return False
             for array in arrays:
                 array.fill(0.0)

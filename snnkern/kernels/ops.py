@@ -98,7 +98,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend
 
 
 def finite(observation: Tensor) -> Tensor:
-    """A copy of an observation `[B, observation_dim]` that was looked at: the check, where it must be part of a graph.
+    """A copy of an observation `[B, …]` that was looked at: the check, where it must be part of a graph.
 
     Raises:
         InputError: a NaN or infinity.
@@ -107,9 +107,9 @@ def finite(observation: Tensor) -> Tensor:
 
 
 def refuse_non_finite(observation: Tensor) -> None:
-    """Refuses an observation `[B, observation_dim]` with a NaN or infinity, naming its first row."""
+    """Refuses an observation `[B, …]` with a NaN or infinity, naming its first row."""
     if not bool(torch.isfinite(observation).all()):
-        rows = (~torch.isfinite(observation).all(dim=1)).nonzero().flatten().tolist()
+        rows = (~torch.isfinite(observation).flatten(1).all(dim=1)).nonzero().flatten().tolist()
         raise InputError(
             f"observation holds NaN or infinity in {len(rows)} of {len(observation)} rows (first: row {rows[0]}); "
             "set check_finite = False to let such values through"

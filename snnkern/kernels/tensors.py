@@ -98,15 +98,20 @@ def plain(tensor: Tensor) -> Tensor:
     return tensor.detach().as_subclass(Tensor).resolve_neg().contiguous()
 
 
-def lasting(tensor: Tensor) -> tuple[Tensor, Tensor]:
+def lasting(tensor: Tensor, channels_last: bool = False) -> tuple[Tensor, Tensor]:
     """A copy for native code to work on, and the same memory for others to hold.
 
     Whatever becomes of the second one, resized, shared with another process or set to another storage: the memory
     stays as long as the first one does.
+
+    Args:
+        tensor: what is copied.
+        channels_last: whether native code has `[B, H, W, C]`; others see `[B, C, H, W]`, as the tensor is.
     """
     with torch.inference_mode(False):  # what is made there can be changed only there
-        own = plain(tensor).clone()
-        return own, from_dlpack(to_dlpack(own))
+        own = plain(tensor.movedim(1, -1) if channels_last else tensor).clone()
+        shown = from_dlpack(to_dlpack(own))
+        return own, shown.movedim(-1, 1) if channels_last else shown
 
 
 def counted_together(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -156,7 +156,7 @@ class Interface(CheckedState):
             raise InputError(f"observation must be a tensor, got {type(observation).__name__}: act() takes arrays")
         if observation.dim() != 1 + len(shape) or observation.shape[1:] != shape:
             wanted = ", ".join(map(str, shape))
-            raise InputError(f"observation must be [B, {wanted}], {self._misshapen(tuple(observation.shape))}")
+            raise InputError(f"observation must be [B, {wanted}], {self.misshapen(tuple(observation.shape))}")
         if observation.dtype != dtype:
             if dtype == torch.uint8:
                 raise InputError(f"observation must be torch.uint8, got {observation.dtype}: {self._own_scaling()}")
@@ -188,12 +188,12 @@ class Interface(CheckedState):
             raise InputError(f"observation must be a floating-point array, got {array.dtype}")
         if array.ndim not in (len(shape), 1 + len(shape)) or array.shape[-len(shape) :] != shape:
             wanted = ", ".join(map(str, shape))
-            raise InputError(f"observation must be [{wanted}] or [B, {wanted}], {self._misshapen(array.shape)}")
+            raise InputError(f"observation must be [{wanted}] or [B, {wanted}], {self.misshapen(array.shape)}")
 
-    def _misshapen(self, given: tuple[int, ...]) -> str:
-        """What an error says of a shape that does not fit."""
+    def misshapen(self, given: tuple[int, ...], verb: str = "got") -> str:
+        """What an error says of observations whose shape does not fit."""
         shape = self._shape
-        text = f"got shape {list(given)}"
+        text = f"{verb} shape {list(given)}"
         if len(shape) == 3 and given[-3:] == (*shape[1:], shape[0]):
             text += ": channels come first (np.moveaxis(observation, -1, -3))"
         elif len(shape) == 3 and given[-2:] == shape[1:] and len(given) in (3, 4):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from snnkern.errors import InputError
-from snnkern.kernels import ops
+from snnkern.kernels import ops, reference
 from snnkern.kernels.backends import (
     ActorParts,
     BridgeStep,
@@ -321,6 +321,11 @@ class SpikingActor(Policy):
             bridges=self.bridges,
         )
 
+    @property
+    def is_plain(self) -> bool:
+        """As `Actor.is_plain`."""
+        return self._parts().is_plain
+
     def architecture(self) -> dict[str, object]:
         """What a file stores of the layers in addition to their tensors, as `Actor.architecture`."""
         return describe_layers(
@@ -398,7 +403,8 @@ class SpikingActor(Policy):
         starts = self._start(batch)
         if any(map(stands_for_others, starts)):
             raise InputError("the carry has no memory of its own: call reset() before an observation that has")
-        own, carries = zip(*map(lasting, starts), strict=True)
+        last = self._engine.channels_last
+        own, carries = zip(*(lasting(start, last and start.dim() == 4) for start in starts), strict=True)
         counts = torch.zeros(len(own), batch, dtype=torch.int64, device=own[0].device)
         self._engine.bind(list(own), counts, row_alpha)
         tables = [(layer.carry._buffers, {"value": carry}) for layer, carry in zip(self.hidden, carries, strict=True)]
@@ -541,10 +547,14 @@ def _is_plain(observation: Tensor, bound: _Bound) -> bool:
     )
 
 
+def _turned(weight: Tensor) -> Tensor:
+    """A Linear layer's `[out, in]` as `[in, out]`, or the other way round; a convolution's as it is."""
+    return weight.mT if weight.dim() == 2 else weight
+
+
 def _transposed(weight: Tensor) -> Tensor:
-    """A Linear layer's `[out, in]` as `[in, out]`, or the other way round; a convolution's as it is. A copy."""
-    turned = weight.detach().mT if weight.dim() == 2 else weight.detach()
-    return turned.clone(memory_format=torch.contiguous_format)
+    """The same as a copy."""
+    return _turned(weight.detach()).clone(memory_format=torch.contiguous_format)
 
 
 def _bridge_part(step: object) -> BridgeStep:
@@ -570,6 +580,33 @@ def _check_row_alpha(alpha: object) -> Tensor:
         row = int(bad.nonzero()[0])
         raise InputError(f"alpha (α) must be from 0 to 1, got {alpha[row].item()} for row {row}")
     return alpha
+
+
+def reference_parts(snn: SpikingActor, dtype: torch.dtype | None = None) -> dict[str, Any]:
+    """The layers and bridges of a spiking actor as `reference.actor` takes them, in their own dtype or another one."""
+    dtype = dtype or snn.output.weight.dtype
+    bridges = {
+        place: tuple(_step_in(_bridge_part(step), dtype) for step in chain) for place, chain in snn.bridges.items()
+    }
+    hidden = [
+        reference.Layer(
+            _turned(layer.weight).to(dtype),
+            layer.bias.to(dtype),
+            layer.threshold.to(dtype),
+            layer.convolution,
+            bridges.get(str(index), ()),
+        )
+        for index, layer in enumerate(snn.hidden)
+    ]
+    output = _turned(snn.output.weight).to(dtype), snn.output.bias.to(dtype)
+    return {"hidden": hidden, "output": output, "bridge": bridges.get(str(len(hidden)), ())}
+
+
+def _step_in(step: BridgeStep, dtype: torch.dtype) -> BridgeStep:
+    """A step of a bridge in a dtype."""
+    if isinstance(step, TanhStep):
+        return step
+    return step._replace(weight=step.weight.to(dtype), bias=step.bias.to(dtype))
 
 
 def dense_actor(policy: Actor | SpikingActor) -> Actor:

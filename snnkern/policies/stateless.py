@@ -64,10 +64,9 @@ class SpikingLayer(CheckedState):
         bias = self.bias if with_bias else None
         if self._convolution is None:
             return ops.linear(flat(signal), self.weight, bias, backend=backend)
-        front = signal.shape[:-3]
-        images = signal.reshape(-1, *signal.shape[-3:])
+        images = signal.flatten(0, -4)  # all T·B at once
         product = nn.functional.conv2d(images, self.weight, bias, self._convolution.stride, self._convolution.padding)
-        return product.reshape(*front, -1)
+        return product.flatten(1).unflatten(0, signal.shape[:-3])
 
     def extra_repr(self) -> str:
         return str(self._convolution) if self._convolution else f"{self.weight.shape[0]} -> {self.weight.shape[1]}"
@@ -147,6 +146,13 @@ def describe_step(step: Readout | Norm | Tanh) -> dict[str, object]:
     return describe_dense_step(dense_step(step))
 
 
+def bridged(signal: Tensor, chain: Sequence[Readout | Norm | Tanh], backend: str = "auto") -> Tensor:
+    """What a bridge makes of a mean output or an observation `[B, …]`; without steps it is as it was."""
+    for step in chain:
+        signal = step(flat(signal), backend)
+    return signal
+
+
 Bridges = Mapping[str, Sequence[Readout | Norm | Tanh]]
 
 
@@ -180,8 +186,7 @@ def decide_by_layers(
     bridges = dict(bridges.items()) if bridges else {}
     after, counts = [], []
     for index, (layer, carry) in enumerate(zip(hidden, carries, strict=True)):
-        for step in bridges.get(str(index), ()):
-            signal = step(flat(signal), backend)
+        signal = bridged(signal, bridges.get(str(index), ()), backend)
         # A bridge works on the mean, and so does the output layer.
         ends = index + 1 == len(hidden) or str(index + 1) in bridges
         run = ops.neuron_mean if ends else ops.neuron_spikes
@@ -197,8 +202,7 @@ def decide_by_layers(
         signal = sent.unflatten(-1, layer.neuron_shape) if layer.convolution else sent
         after.append(next_carry.unflatten(-1, layer.neuron_shape) if layer.convolution else next_carry)
         counts.append(count)
-    for step in bridges.get(str(len(hidden)), ()):
-        signal = step(flat(signal), backend)
+    signal = bridged(signal, bridges.get(str(len(hidden)), ()), backend)
     return output(flat(signal), backend), after, counts
 
 

@@ -111,7 +111,7 @@ class Study:
         if task.setting is not None:
             setting = task.setting.to_dict()
             calibration = {"rule": task.setting.calibration, **self._calibrated_on[task.subject]}
-            if meant := task.setting.recommended():
+            if meant := task.setting.recommended(self.subjects[task.subject].actor):
                 calibration["recommended"] = meant
         numbers: Any = {"episodes": task.episodes, "seed": task.seed}
         environment = self.subjects[task.subject].environment

@@ -166,7 +166,12 @@ class Engine(ABC):
     """A whole actor, packed. It works on the caller's carries and spike counts `[hidden, B]`, in place.
 
     A carry is `[B, N]`; that of a convolution is `[B, C, H, W]`.
+
+    Attributes:
+        channels_last: whether the carries of convolutions come as `[B, H, W, C]`.
     """
+
+    channels_last = False
 
     @abstractmethod
     def bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:

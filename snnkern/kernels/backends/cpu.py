@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from snnkern.kernels import backends
-from snnkern.kernels.backends import ActorParts, Problem, Result
+from snnkern.kernels.backends import ActorParts, BridgeStep, LinearStep, NormStep, Problem, Result
 from snnkern.kernels.backends.native import interface_arguments, run_neuron
 from snnkern.kernels.tensors import check_memory
 
@@ -70,26 +73,26 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return output
 
 
-def engine(actor: ActorParts) -> Engine | None:
-    if not actor.is_plain:
+def engine(actor: ActorParts) -> backends.Engine | None:
+    if actor.output[0].dtype != torch.float32:
         return None
-    widest = max(size for weight in actor.weights for size in weight.shape)
-    fits = actor.output[0].dtype == torch.float32 and widest <= _cpu.most_neurons
-    return Engine(actor) if fits else None
+    if actor.is_plain:
+        widest = max(size for weight in actor.weights for size in weight.shape)
+        return Engine(actor) if widest <= _cpu.most_neurons else None
+    return StagedEngine(actor) if _in_stages(actor) else None
 
 
 class Engine(backends.Engine):
     """A whole actor in one native call (`csrc/cpu/engine.h`). Weights are packed here, once."""
 
     def __init__(self, actor: ActorParts) -> None:
-        layers = [
-            (*weight.shape, _address(weight), _address(bias), _address(threshold))
-            for weight, bias, threshold in [*(layer[:3] for layer in actor.hidden), (*actor.output, None)]
-        ]
+        self._use(_cpu.Engine(actor.dynamics.numbers, _layers(actor), interface_arguments(actor.interface, _address)))
+
+    def _use(self, native: Any) -> None:
+        self._native = native
         self._bound: list[Tensor] = []  # keeps alive what the engine has the addresses of
-        self._native = _cpu.Engine(actor.dynamics.numbers, layers, interface_arguments(actor.interface, _address))
-        self.act = self._native.act  # type: ignore[method-assign]  # nothing of Python's in between
-        self._decide = self._native.decide
+        self.act = native.act  # type: ignore[method-assign]  # nothing of Python's in between
+        self._decide = native.decide
 
     def bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:
         addresses = [carry.data_ptr() for carry in carries]
@@ -103,6 +106,118 @@ class Engine(backends.Engine):
             observation = observation.contiguous()
         action = self._decide(_address(observation), check_finite, threads)
         return None if action is None else torch.from_numpy(action)  # in less time than torch makes a tensor
+
+
+class StagedEngine(Engine):
+    """The same for an actor in three stages: convolutions, a bridge on their mean, Linear layers; some may be missing.
+
+    Source: `csrc/cpu/convolution.h`.
+    """
+
+    channels_last = True
+
+    def __init__(self, actor: ActorParts) -> None:
+        convolutions = [layer for layer in actor.hidden if layer.convolution is not None]
+        linear = actor.hidden[len(convolutions) :]
+        bridge, first = (linear[0].bridge, linear[0].weight) if linear else (actor.bridge, actor.output[0])
+        if convolutions:
+            bridge, first = _by_position(bridge, first, convolutions[-1].neuron_shape)
+        rest = actor._replace(hidden=linear, bridge=())
+        if linear:
+            rest.hidden[0] = linear[0]._replace(weight=first)
+        else:
+            rest = rest._replace(output=(first, actor.output[1]))
+        packed: list[Any] = []  # alive until the engine has copied it
+        for layer in convolutions:
+            shape, threshold = layer.convolution, layer.threshold
+            assert shape is not None
+            if threshold.dim() == 3:
+                threshold = threshold.permute(1, 2, 0).contiguous()
+            packed.append((shape, threshold, layer))
+        interface = actor.interface
+        image = interface.observation_shape
+        native = _cpu.StagedEngine(
+            actor.dynamics.numbers,
+            (
+                *((1, 1, *image) if len(image) == 1 else image),
+                interface.observation_dtype == torch.uint8,
+                interface.observation_scale,
+                interface.observation_offset,
+            ),
+            [
+                (
+                    shape.channels, shape.kernel, shape.stride, shape.padding,
+                    _address(layer.weight), _address(layer.bias), _address(threshold), threshold.dim() == 3,
+                )
+                for shape, threshold, layer in packed
+            ],
+            _bridge_arguments(bridge, math.prod(convolutions[-1].neuron_shape if convolutions else image)),
+            _layers(rest),
+            interface_arguments(interface, _address),
+        )  # fmt: skip
+        self._use(native)
+
+    def scratch_bytes(self) -> int:
+        """Bytes that the decisions made so far have worked in, beside weights and carries."""
+        return self._native.scratch_bytes()
+
+
+def _layers(actor: ActorParts) -> list[tuple[int, ...]]:
+    """Sizes and addresses of Linear layers, the output layer last."""
+    layers = [*(layer[:3] for layer in actor.hidden), (*actor.output, None)]
+    return [
+        (*weight.shape, _address(weight), _address(bias), _address(threshold)) for weight, bias, threshold in layers
+    ]
+
+
+def _in_stages(actor: ActorParts) -> bool:
+    """Whether an actor has the stages of a `StagedEngine`, and each is small enough."""
+    convolutions = [layer.convolution for layer in actor.hidden if layer.convolution is not None]
+    stage = len(convolutions)  # convolutions stand first: there is no way back from a vector to an image
+    bridges = [layer.bridge for layer in actor.hidden] + [actor.bridge]
+    if any(bridge for place, bridge in enumerate(bridges) if place != stage):
+        return False
+    if actor.interface.observation_mean is not None:
+        return False
+    received = [layer.weight for layer in actor.hidden[stage:]] + [actor.output[0]]
+    gathered = stage > 0 and len(received) > 1 and not bridges[stage]  # no list holds what positions send
+    widths = [size for weight in received for size in weight.shape]
+    return max(widths[gathered:]) <= _cpu.most_neurons and all(
+        _cpu.fits(shape.input_shape, shape.channels, shape.kernel, shape.stride, shape.padding)
+        for shape in convolutions
+    )
+
+
+def _by_position(
+    bridge: Sequence[BridgeStep], first: Tensor, shape: tuple[int, ...]
+) -> tuple[tuple[BridgeStep, ...], Tensor]:
+    """What receives an image first, a bridge or a weight `[in, out]`, for channels that come last: `[H, W, C]`."""
+
+    def turned(tensor: Tensor) -> Tensor:
+        return tensor.reshape(*shape, -1).movedim(0, 2).reshape(tensor.shape).contiguous()
+
+    found = list(bridge)
+    for index, step in enumerate(found):
+        if isinstance(step, LinearStep):
+            found[index] = step._replace(weight=turned(step.weight))
+            return tuple(found), first
+        if isinstance(step, NormStep):
+            found[index] = step._replace(weight=turned(step.weight), bias=turned(step.bias))
+    return tuple(found), turned(first)
+
+
+def _bridge_arguments(bridge: Sequence[BridgeStep], width: int) -> list[tuple[Any, ...]]:
+    """What the steps of a bridge are, for so many numbers that come in."""
+    found: list[tuple[Any, ...]] = []
+    for step in bridge:
+        if isinstance(step, LinearStep):
+            found.append(("linear", *step.weight.shape, _address(step.weight), _address(step.bias), 0.0))
+            width = step.weight.shape[1]
+        elif isinstance(step, NormStep):
+            found.append(("norm", width, width, _address(step.weight), _address(step.bias), step.eps))
+        else:
+            found.append(("tanh", width, width, 0, 0, 0.0))
+    return found
 
 
 def _address(tensor: Tensor | None) -> int:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from snnkern.errors import CheckpointError, InputError
-from snnkern.policies.actor import Actor, Interface, check_layer
+from snnkern.policies.actor import Actor, Conv, Interface, Layer, check_layer
 from snnkern.policies.readers import sb3
 from snnkern.policies.readers.saved import check_names
 
@@ -26,11 +26,27 @@ def actor_from_module(
     action_scale: ArrayLike = 1.0,
     action_bias: ArrayLike = 0.0,
     metadata: Mapping[str, str] | None = None,
+    observation_shape: Sequence[int] | None = None,
+    observation_dtype: torch.dtype | None = None,
+    observation_scale: float = 1.0,
+    observation_offset: float = 0.0,
 ) -> Actor:
-    """Makes an actor from a plain `nn.Sequential` of Linear and ReLU, with or without a Tanh at its end.
+    """Makes an actor from a plain `nn.Sequential` of Linear, Conv2d and ReLU, with or without a Tanh at its end.
+
+    A Flatten stands between the last convolution and the first Linear layer.
+
+    Args:
+        module: with zero padding, and neither groups nor dilation in its convolutions.
+        action_scale: a number or `[action_dim]`.
+        action_bias: a number or `[action_dim]`.
+        metadata: where the actor comes from.
+        observation_shape: of an image, `(C, H, W)`; a module that begins with a Conv2d needs it.
+        observation_dtype: `torch.uint8` for pixels; by default that of the module.
+        observation_scale: what an observation is divided by before the module gets it; 255 for pixels.
+        observation_offset: what is added then.
 
     Raises:
-        InputError: names the module that does not fit the pattern Linear, ReLU, …, Linear[, Tanh].
+        InputError: names the modules that do not fit the pattern.
     """
     if not isinstance(module, nn.Sequential):
         raise InputError(
@@ -40,28 +56,87 @@ def actor_from_module(
     squash = bool(modules) and isinstance(modules[-1], nn.Tanh)
     if squash:
         modules.pop()
-    layers = []
-    for index, child in enumerate(modules):
-        wanted = nn.ReLU if index % 2 else nn.Linear
-        if not isinstance(child, wanted):
-            raise InputError(
-                f"module {index} of the Sequential is {child}, where {wanted.__name__} was wanted: "
-                "an actor is Linear, ReLU, …, Linear and an optional Tanh"
-            )
-        if isinstance(child, nn.Linear):
-            bias = child.bias if child.bias is not None else child.weight.new_zeros(child.out_features)
-            layers.append((child.weight, bias))
-    if len(modules) % 2 == 0 or len(layers) < 2:
-        raise InputError("an actor is Linear, ReLU, …, Linear and an optional Tanh, with at least one ReLU")
+    layers, problems = _layers_of(modules, observation_shape)
+    pattern = "Linear, ReLU, …, Linear and an optional Tanh"
+    if any(isinstance(child, nn.Conv2d) for child in modules):
+        pattern = f"Conv2d, ReLU, …, Flatten, {pattern}"
+    if problems:
+        raise InputError(f"{'; '.join(problems)}: an actor is {pattern}")
+    if sum(not isinstance(child, nn.Flatten) for child in modules) % 2 == 0 or len(layers) < 2:
+        raise InputError(f"an actor is {pattern}, with at least one ReLU")
+    weight = layers[0][0]
+    output = layers.pop()
+    if isinstance(output, Conv):
+        raise InputError(f"the last layer is a Conv2d: an actor is {pattern}")
     interface = Interface(
-        layers[0][0].shape[1],
-        layers[-1][0].shape[0],
+        weight.shape[1] if observation_shape is None else observation_shape,
+        output[0].shape[0],
         action_scale=action_scale,
         action_bias=action_bias,
         squash=squash,
-        dtype=layers[0][0].dtype,
+        dtype=weight.dtype,
+        observation_dtype=observation_dtype,
+        observation_scale=observation_scale,
+        observation_offset=observation_offset,
     )
-    return Actor(layers[:-1], layers[-1], interface, metadata).to(layers[0][0].device)
+    return Actor(layers, output, interface, metadata).to(weight.device)
+
+
+def _layers_of(modules: Sequence[nn.Module], shape: Sequence[int] | None) -> tuple[list[Layer], list[str]]:
+    """The layers of a chain of modules, and all that does not fit the pattern of an actor."""
+    layers: list[Layer] = []
+    problems = []
+    flat = shape is None or len(shape) == 1  # whether a vector comes in
+    place = 0  # among those that are no Flatten: even ones are layers
+    for index, child in enumerate(modules):
+        name = f"module {index} of the Sequential is {child}"
+        if isinstance(child, nn.Flatten):
+            if place % 2 or (child.start_dim, child.end_dim) != (1, -1):
+                problems.append(f"{name}, where a Flatten() may stand only in front of a Linear layer")
+            flat = True
+            continue
+        wanted = "ReLU" if place % 2 else "Linear"
+        fits = isinstance(child, nn.ReLU if place % 2 else nn.Linear | nn.Conv2d)
+        place += 1
+        if not fits:
+            problems.append(f"{name}, where {wanted} was wanted")
+        elif isinstance(child, nn.Conv2d):
+            if shape is None and not layers:
+                problems.append(f"{name}, which needs observation_shape=(C, H, W): how large an image is")
+            elif flat:
+                problems.append(f"{name}, where a vector comes in")
+            if why := _unfit(child):
+                problems.append(f"{name}, whose {why}")
+            padding = child.padding if isinstance(child.padding, tuple) else _named_padding(child)
+            layers.append(Conv(child.weight, _bias(child), child.stride, padding))
+            flat = False
+        elif isinstance(child, nn.Linear):
+            if not flat:
+                problems.append(f"{name}, where a Flatten was wanted in front of it")
+            layers.append((child.weight, _bias(child)))
+            flat = True
+    return layers, problems
+
+
+def _unfit(layer: nn.Conv2d) -> str:
+    """What of a convolution cannot be converted; empty where all can."""
+    same = layer.padding == "same" and any(size % 2 == 0 for size in layer.kernel_size)
+    found = {
+        f"groups are {layer.groups}": layer.groups != 1,
+        f"dilation is {layer.dilation}": any(step != 1 for step in layer.dilation),
+        f"padding_mode is {layer.padding_mode!r}": layer.padding_mode != "zeros",
+        "padding differs from side to side": same,
+    }
+    return " and ".join(what for what, is_so in found.items() if is_so)
+
+
+def _named_padding(layer: nn.Conv2d) -> tuple[int, ...]:
+    """ "valid" and "same" in numbers."""
+    return tuple((size - 1) // 2 if layer.padding == "same" else 0 for size in layer.kernel_size)
+
+
+def _bias(layer: nn.Linear | nn.Conv2d) -> Tensor:
+    return layer.weight.new_zeros(layer.weight.shape[0]) if layer.bias is None else layer.bias
 
 
 def actor_from_sb3(model: sb3.Model) -> Actor:
