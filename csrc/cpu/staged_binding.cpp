@@ -3,6 +3,7 @@
 // without positions, which engine_kernel.cpp computes.
 
 #include <pybind11/numpy.h>
+#include <sched.h>
 
 #include <cmath>
 #include <deque>
@@ -57,6 +58,18 @@ ConvolutionLayer shaped(const ImageShape& in, int64_t channels,
     return layer;
 }
 
+// Until other members of a team have counted so far: after some microseconds, others may need the
+// processor.
+void wait_until(const std::atomic<int64_t>& count, int64_t wanted) {
+    constexpr int kSpins = 4096;
+    for (int spin = 0; count.load(std::memory_order_acquire) < wanted; ++spin) {
+        if (spin >= kSpins) sched_yield();
+#if defined(SNNKERN_X86)
+        __builtin_ia32_pause();
+#endif
+    }
+}
+
 class StagedEngine {
   public:
     StagedEngine(const Dynamics& dynamics, const Image& image,
@@ -107,6 +120,7 @@ class StagedEngine {
         carries_ = std::move(addresses);
         counts_ = pointer<int64_t>(counts);
         alpha_ = pointer<const float>(alpha);
+        desks_.clear();
     }
 
     py::object act(const py::handle& given, bool check_finite, int threads) {
@@ -152,6 +166,26 @@ class StagedEngine {
     }
 
   private:
+    // Work that a team shares: its members take parts until none is left. Nobody waits for a member
+    // who has taken none, such as one that the system has not woken yet.
+    struct Stage {
+        std::atomic<int64_t> taken{0}, done{0}, fired{0};
+
+        void clear() { taken = done = fired = 0; }
+
+        template <class Work>
+        void share(int64_t size, int64_t part, const Work& work) {
+            for (;;) {
+                const int64_t begin = taken.fetch_add(part, std::memory_order_relaxed);
+                if (begin >= size) break;
+                const int64_t end = std::min(begin + part, size);
+                fired.fetch_add(work(begin, end), std::memory_order_relaxed);
+                done.fetch_add(end - begin, std::memory_order_acq_rel);
+            }
+            wait_until(done, size);
+        }
+    };
+
     // What one decision is worked on with: by a team together, or by a thread of its own.
     struct Desk {
         SpikeRows spikes[2];  // of layers in turn
@@ -159,8 +193,8 @@ class StagedEngine {
         void* rest;
         int64_t bytes = 0;
         Memory memory;
-        std::unique_ptr<std::atomic<int64_t>[]> next, fired;  // of every convolutional layer
-        Barrier barrier;
+        std::unique_ptr<Stage[]> stages;  // [rows of a team][stages_per_row()]
+        std::atomic<int64_t> decided{0};  // rows
     };
 
     // What every thread has for itself.
@@ -330,8 +364,7 @@ class StagedEngine {
         desk.gathered = take(steps * gather_width_);
         desk.currents = take(gathers_ ? steps * model_.layers[0].width : 0);
         desk.rest = take((engine_scratch(model_) + 3) / 4);
-        desk.next.reset(new std::atomic<int64_t>[convolutions_.size() + 1]);
-        desk.fired.reset(new std::atomic<int64_t>[convolutions_.size() + 1]);
+        desk.stages.reset(new Stage[std::min<int64_t>(batch_, kMostThreads) * stages_per_row()]);
     }
 
     void set_tools() {
@@ -347,6 +380,9 @@ class StagedEngine {
         tools.bytes = (currents + inputs + kPadding) * 4;
     }
 
+    // The convolutional layers, and the gathering of their spikes.
+    int64_t stages_per_row() const { return static_cast<int64_t>(convolutions_.size()) + 1; }
+
     // Whether somebody receives the spikes of a convolutional layer, and not only its mean.
     bool sends(size_t layer) const { return gathers_ || layer + 1 < convolutions_.size(); }
 
@@ -356,20 +392,32 @@ class StagedEngine {
         while (static_cast<int>(tools_.size()) < wanted) set_tools();
         const bool together = batch_ < wanted;  // a team works on one decision after the other
         while (static_cast<int>(desks_.size()) < (together ? 1 : wanted)) set_desk();
+        const int64_t stages = stages_per_row();
+        if (together) {
+            for (int64_t i = 0; i < batch_ * stages; ++i) desks_[0].stages[i].clear();
+            desks_[0].decided = 0;
+        }
         run_team(wanted, [&](int member, int members) {
-            if (together)
-                for (int64_t b = 0; b < batch_; ++b)
-                    decide_row(observation, b, action, desks_[0], tools_[member], member, members);
-            else
-                for (int64_t b = batch_ * member / members; b < batch_ * (member + 1) / members;
-                     ++b)
-                    decide_row(observation, b, action, desks_[member], tools_[member], 0, 1);
+            if (together) {
+                Desk& desk = desks_[0];
+                for (int64_t b = 0; b < batch_; ++b) {
+                    wait_until(desk.decided, b);
+                    decide_row(observation, b, action, desk, &desk.stages[b * stages],
+                               tools_[member], member, members);
+                }
+                return;
+            }
+            for (int64_t b = batch_ * member / members; b < batch_ * (member + 1) / members; ++b) {
+                Desk& desk = desks_[member];
+                for (int64_t i = 0; i < stages; ++i) desk.stages[i].clear();
+                decide_row(observation, b, action, desk, desk.stages.get(), tools_[member], 0, 1);
+            }
         });
     }
 
     // One member's part of the decision of row b.
-    void decide_row(const void* observation, int64_t b, float* action, Desk& desk, Tools& tools,
-                    int member, int members) {
+    void decide_row(const void* observation, int64_t b, float* action, Desk& desk, Stage* stages,
+                    Tools& tools, int member, int members) {
         Pixels pixels{};
         pixels.scale = scale_;
         pixels.offset = offset_;
@@ -378,23 +426,21 @@ class StagedEngine {
         else
             pixels.numbers = static_cast<const float*>(observation) + b * seen_.size();
         const auto layers = static_cast<int64_t>(convolutions_.size());
-        if (member == 0)
-            for (int64_t l = 0; l < layers; ++l) desk.next[l] = desk.fired[l] = 0;
-        desk.barrier.wait(members);
-        for (int64_t l = 0; l < layers; ++l) {
-            convolve(l, pixels, b, desk, tools, members);
-            desk.barrier.wait(members);
-        }
+        for (int64_t l = 0; l < layers; ++l)
+            convolve(l, pixels, b, desk, stages[l], tools, members);
         if (gathers_) {
             const SpikeRows& spikes = desk.spikes[(layers - 1) % 2];
             const int64_t steps = model_.timesteps;
-            kernels_.run_gather({&spikes, has_units(layers - 1), convolutions_.back().out,
-                                 steps * member / members, steps * (member + 1) / members, steps,
-                                 gather_weight_, gather_bias_, gather_width_, desk.gathered});
-            desk.barrier.wait(members);
+            stages[layers].share(
+                steps, (steps + members - 1) / members, [&](int64_t begin, int64_t end) {
+                    kernels_.run_gather({&spikes, has_units(layers - 1), convolutions_.back().out,
+                                         begin, end, steps, gather_weight_, gather_bias_,
+                                         gather_width_, desk.gathered});
+                    return 0;
+                });
         }
         if (member != 0) return;
-        for (int64_t l = 0; l < layers; ++l) counts_[l * batch_ + b] = desk.fired[l];
+        for (int64_t l = 0; l < layers; ++l) counts_[l * batch_ + b] = stages[l].fired;
         EngineRows rows{};
         rows.begin = b;
         rows.end = b + 1;
@@ -411,11 +457,12 @@ class StagedEngine {
         rows.tile = 1;
         rows.scratch = desk.rest;
         kernels_.run_engine(model_, rows);
+        desk.decided.store(b + 1, std::memory_order_release);
     }
 
-    // A member's share of the rows of a layer: it takes some until none is left.
-    void convolve(int64_t l, const Pixels& pixels, int64_t b, Desk& desk, Tools& tools,
-                  int members) {
+    // A member's share of the rows of a layer.
+    void convolve(int64_t l, const Pixels& pixels, int64_t b, Desk& desk, Stage& stage,
+                  Tools& tools, int members) {
         const ConvolutionLayer& layer = convolutions_[l];
         ConvolutionTask task{};
         task.model = &model_;
@@ -431,13 +478,12 @@ class StagedEngine {
         task.mean = sends(l) ? nullptr : desk.numbers;
         task.scratch = tools.scratch;
         const int64_t height = layer.out.height;
-        const int64_t share = members == 1 ? height : std::max<int64_t>(1, height / (6 * members));
-        for (;;) {
-            task.begin = desk.next[l].fetch_add(share, std::memory_order_relaxed);
-            if (task.begin >= height) return;
-            task.end = std::min(task.begin + share, height);
-            desk.fired[l].fetch_add(kernels_.run_convolution(task), std::memory_order_relaxed);
-        }
+        const int64_t part = members == 1 ? height : std::max<int64_t>(1, height / (6 * members));
+        stage.share(height, part, [&](int64_t begin, int64_t end) {
+            task.begin = begin;
+            task.end = end;
+            return kernels_.run_convolution(task);
+        });
     }
 
     // The gathered currents of every step, as the layer has its neurons.

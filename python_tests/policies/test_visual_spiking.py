@@ -2,17 +2,29 @@
 
 import copy
 import pickle
+import random
 
 import numpy as np
 import pytest
 import torch
 from support.builders import NEURONS, assert_same_tensors
-from support.cases import ALL_DTYPES, DEFAULT_NEURONS, each
-from support.visual import DRQV2, DRQV2_ORIGINAL, FORMS, frames, reference_layers, visual_actor, visual_thresholds
+from support.cases import ALL_DTYPES, DEFAULT_NEURONS, each, needs_compiler
+from support.random_actors import random_neuron
+from support.visual import (
+    DRQV2,
+    DRQV2_ORIGINAL,
+    FORMS,
+    frames,
+    random_form,
+    reference_layers,
+    visual_actor,
+    visual_thresholds,
+)
 
 import snnkern
 from snnkern import Dynamics, InputError, SpikingActor
 from snnkern.kernels import reference
+from snnkern.kernels.neurons import Kind
 from snnkern.policies.spiking import corrected_actor, dense_actor
 
 TRUNK = FORMS["trunk"]
@@ -79,6 +91,50 @@ def test_decisions_are_those_of_the_reference(neuron, form, backend, per_neuron)
     snn = make(form, neuron, torch.float64, per_neuron, backend)
     # A DC neuron that takes back exactly what it has sent stands on a boundary, Q = λ, without being in doubt.
     assert_is_reference(snn, form, 7, 4, 0.0 if neuron.differential else 0.9)
+
+
+def hard_frames(rows: int, image, seed: int) -> torch.Tensor:
+    """Ordinary frames, and some that are black, white, or of one bright pixel."""
+    pixels = frames(rows, image, seed=seed)
+    pixels[0], pixels[1], pixels[2] = 0, 255, 0
+    pixels[2, -1, -1, -1] = 255
+    return torch.from_numpy(pixels)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_actors_decide_as_the_reference(seed):
+    """Any form, any neuron; thresholds of 0, per channel and per neuron; black and white frames."""
+    choose = random.Random(seed)
+    form = random_form(choose)
+    actor = visual_actor(form, torch.float64, seed=seed)
+    thresholds = visual_thresholds(actor, per_neuron=choose.random() < 0.5, factor=choose.choice([0.2, 0.7, 1.5]))
+    for threshold in thresholds:
+        if choose.random() < 0.4:
+            threshold.flatten()[:: choose.choice([1, 2, 3])] = 0.0
+    kind = choose.choice(list(Kind))
+    snn = snnkern.convert(
+        actor,
+        thresholds=thresholds,
+        neuron=random_neuron(kind, choose),
+        timesteps=choose.choice([1, 2, 3, 5]),
+        alpha=choose.choice([0.0, 0.3, 1.0]),
+        memory=choose.choice([0.0, 0.5, 1.0]),
+        clip=choose.choice([0.0, 0.5, 2.0]),
+    )
+    parts = reference_layers(actor, snn.thresholds)
+    expected = [torch.zeros(5, *layer.neuron_shape).double() for layer in snn.hidden]
+    sure = torch.ones(5, dtype=torch.bool)
+    for decision in range(3):
+        pixels = hard_frames(5, form.image, seed + decision)
+        action = snn(pixels)
+        signal = actor.interface.normalize(pixels)
+        wanted = reference.actor(signal, carries=expected, dynamics=snn.dynamics, **parts)
+        expected = [layer.carry for layer in wanted.layers]
+        sure &= torch.stack([layer.margin > 1e-9 for layer in wanted.layers]).all(dim=0)
+        torch.testing.assert_close(action[sure], actor.interface.action(wanted.output)[sure], rtol=1e-9, atol=1e-9)
+        assert torch.equal(snn.spikes[:, sure], torch.stack([layer.counts for layer in wanted.layers])[:, sure])
+        for layer, carry in zip(snn.hidden, expected, strict=True):
+            assert bool(((layer.carry.value - carry).abs() <= 1e-9 * (1 + carry.abs().amax()))[sure].all())
 
 
 @each("neuron", DEFAULT_NEURONS)
@@ -342,6 +398,17 @@ def test_it_can_be_exported():
     action, *after = program.module()(see(2), *alone.start(2))
     assert torch.equal(action, snn(see(2)))
     assert all(torch.equal(*pair) for pair in zip(after, carries(snn), strict=True))
+
+
+@needs_compiler
+@pytest.mark.thorough
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own
+def test_a_spiking_actor_can_be_compiled():
+    snn, wanted = make(dtype=torch.float64), make(dtype=torch.float64)
+    compiled = torch.compile(snn, fullgraph=True)
+    for seed in range(3):
+        torch.testing.assert_close(compiled(see(3, seed=seed)), wanted(see(3, seed=seed)), rtol=1e-9, atol=1e-9)
+        assert torch.equal(snn.spikes, wanted.spikes)
 
 
 def test_it_can_be_mapped():

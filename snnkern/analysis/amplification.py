@@ -221,7 +221,7 @@ def analyze(
         )
 
     spiking = _spiking_versions(corrected or actor, thresholds, dynamics, backend)
-    random = RandomPolicy(env, [seed, 0])
+    random = RandomPolicy(env, [seed, 0], actor)
     policies: dict[str, Acts] = {DENSE: actor, **spiking, RANDOM: random}
     runs = {DENSE: run(DENSE, *spiking, RANDOM)}
     for name in spiking:

@@ -92,12 +92,14 @@ def parse_normalization(option: str | None) -> str | bool | None:
 
 def note_how_it_was_read(policy: Policy) -> None:
     """What about a policy was taken from elsewhere than its file, or for granted; on standard error."""
-    from snnkern.policies.readers import vec_normalize
+    from snnkern.policies.readers import vec_normalize, visual
     from snnkern.policies.readers.torch_rl import ASSUMED
 
     source = policy.metadata.get(vec_normalize.KEY, vec_normalize.OUTSIDE)
     if source != vec_normalize.OUTSIDE:
         print(f"Note: observations are normalised as {source} says.", file=sys.stderr)
+    if objects := policy.metadata.get(visual.OBJECTS):
+        print(f"Note: the tensors are those of an object, {objects}, of which nothing was run.", file=sys.stderr)
     if policy.metadata.get("activation") == ASSUMED:
         print(
             "Note: the file does not say the network's activation, and ReLU is assumed; "
@@ -134,9 +136,9 @@ def make_folder(folder: Path) -> None:
 
 
 def collect_observations(actor: Actor, env: str, steps: int | None, seed: int | None) -> NDArray[np.floating]:
-    from snnkern.control.collect import CALIBRATION_STEPS, collect
+    from snnkern.control.collect import calibration_steps, collect
 
-    steps = CALIBRATION_STEPS if steps is None else steps
+    steps = calibration_steps(actor) if steps is None else steps
     with progress_bars() as report:
         return collect(actor, env, steps, seed or 0, lambda done: report(f"calibration in {env}", done, steps))
 
