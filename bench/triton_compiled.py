@@ -26,7 +26,7 @@ from unittest import mock
 
 import machine_code
 import torch
-from machine_code import COMPILED_KINDS, TARGETS, Code, Loop, resident_warps
+from machine_code import COMPILED_KINDS, KINDS, TARGETS, Code, Loop, resident_warps
 
 from snnkern import Dynamics, Interface
 from snnkern.kernels.backends import ActorParts, HiddenPart, Problem
