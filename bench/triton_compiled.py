@@ -26,7 +26,7 @@ from unittest import mock
 
 import machine_code
 import torch
-from machine_code import KINDS, TARGETS, Code, Loop, resident_warps
+from machine_code import COMPILED_KINDS, KINDS, TARGETS, Code, Loop, resident_warps
 
 from snnkern import Dynamics, Interface
 from snnkern.kernels.backends import ActorParts, HiddenPart, Problem
@@ -58,7 +58,7 @@ class Case(NamedTuple):
 
     Attributes:
         kernel: "neuron", "actor" or one of `VISUAL`.
-        kind: of neuron, as in `KINDS`.
+        kind: of neuron, as in `COMPILED_KINDS`.
         target: such as "sm_90".
         precision: a dtype of `DTYPES`, or one of `triton_engine.PRECISIONS`.
         form: one of `FORMS`, or the rows (or positions) of a tile.
@@ -131,7 +131,7 @@ def neurons(targets: Sequence[str] = TARGETS, dtypes: Sequence[str] = tuple(DTYP
     """Every neuron kernel: each kind and form."""
     return [
         Case("neuron", kind, target, dtype, form)
-        for target, dtype, kind, form in itertools.product(targets, dtypes, KINDS, FORMS)
+        for target, dtype, kind, form in itertools.product(targets, dtypes, COMPILED_KINDS, FORMS)
     ]
 
 
@@ -141,7 +141,7 @@ def actors(targets: Sequence[str] = TARGETS) -> list[Case]:
 
     return [
         Case("actor", kind, target, precision, str(tile.rows))
-        for target, precision, tile, kind in itertools.product(targets, PRECISIONS, TILES, KINDS)
+        for target, precision, tile, kind in itertools.product(targets, PRECISIONS, TILES, COMPILED_KINDS)
     ]
 
 

@@ -6,7 +6,7 @@
 #include <sched.h>
 
 #include <cmath>
-#include <deque>
+#include <memory>
 #include <string>
 
 #include "convolution.h"
@@ -19,9 +19,9 @@ namespace py = pybind11;
 namespace snnkern {
 namespace {
 
-// What an engine sees as Python gives it: channels, height, width (1, 1, N for a vector); whether
-// an observation is bytes; what is divided by and added.
-using Image = std::tuple<int64_t, int64_t, int64_t, bool, double, double>;
+// What an engine sees as Python gives it: channels, height, width, or the width of a vector alone;
+// whether an observation is bytes; what is divided by and added.
+using Image = std::tuple<std::vector<int64_t>, bool, double, double>;
 
 // A convolutional layer as Python gives it: out channels; kernel, stride and padding, y and x each;
 // addresses of weight [out, in, y, x], bias [out], threshold [out] or [height, width, out]; whether
@@ -78,8 +78,12 @@ class StagedEngine {
                  const InterfaceArguments& interface)
         : gathers_(!convolutions.empty() && bridge.empty() && layers.size() > 1),
           packed_(kernels_, dynamics, received_elsewhere(layers, gathers_), interface) {
-        const auto& [channels, height, width, bytes, scale, offset] = image;
-        seen_ = {channels, height, width};
+        const auto& [observed, bytes, scale, offset] = image;
+        observed_ = observed;
+        if (observed.size() == 3)
+            seen_ = {observed[0], observed[1], observed[2]};
+        else
+            seen_ = {1, 1, observed.at(0)};
         bytes_ = bytes;
         scale_ = static_cast<float>(scale);
         offset_ = static_cast<float>(offset);
@@ -127,13 +131,10 @@ class StagedEngine {
         const Claim claim(busy_);
         if (!py::isinstance<py::array>(given)) return py::none();
         const auto array = py::reinterpret_borrow<py::array>(given);
-        const bool vector = seen_.channels == 1 && seen_.height == 1;
-        const int64_t own = vector ? 1 : 3;
-        const int64_t shape[3] = {seen_.channels, seen_.height, seen_.width};
-        const auto dimensions = array.ndim();
+        const auto own = static_cast<int64_t>(observed_.size()), dimensions = array.ndim();
         if (dimensions != own && dimensions != own + 1) return py::none();
         for (int64_t i = 0; i < own; ++i)
-            if (array.shape(dimensions - own + i) != shape[3 - own + i]) return py::none();
+            if (array.shape(dimensions - own + i) != observed_[i]) return py::none();
         const int64_t rows = dimensions == own ? 1 : array.shape(0);
         if (rows != batch_ || (array.flags() & kPlain) != kPlain) return py::none();
         const auto* descriptor = py::detail::array_descriptor_proxy(array.dtype().ptr());
@@ -158,9 +159,10 @@ class StagedEngine {
     }
 
     // Bytes that decisions work in, beside weights and carries.
-    int64_t scratch_bytes() const {
+    int64_t scratch_bytes() {
+        const Claim claim(busy_);
         int64_t bytes = 0;
-        for (const Desk& desk : desks_) bytes += desk.bytes;
+        for (const auto& desk : desks_) bytes += desk->bytes;
         for (const Tools& tools : tools_) bytes += tools.bytes;
         return bytes;
     }
@@ -334,9 +336,10 @@ class StagedEngine {
     // Whether spikes of a convolutional layer say how much was sent.
     bool has_units(size_t layer) const { return values_scaled_ || values_[layer]; }
 
+    // A desk, or what a thread has for itself, is kept once it is whole: there may be no memory.
     void set_desk() {
-        desks_.emplace_back();
-        Desk& desk = desks_.back();
+        auto made = std::make_unique<Desk>();
+        Desk& desk = *made;
         const auto take = [&](int64_t floats) {
             desk.bytes += floats * 4;
             return desk.memory.take(floats);
@@ -365,11 +368,11 @@ class StagedEngine {
         desk.currents = take(gathers_ ? steps * model_.layers[0].width : 0);
         desk.rest = take((engine_scratch(model_) + 3) / 4);
         desk.stages.reset(new Stage[std::min<int64_t>(batch_, kMostThreads) * stages_per_row()]);
+        desks_.push_back(std::move(made));
     }
 
     void set_tools() {
-        tools_.emplace_back();
-        Tools& tools = tools_.back();
+        Tools tools;
         int64_t currents = 0, inputs = 0;
         for (size_t l = 0; l < convolutions_.size(); ++l) {
             const ConvolutionLayer& layer = convolutions_[l];
@@ -378,6 +381,7 @@ class StagedEngine {
         }
         tools.scratch = {tools.memory.take(currents), tools.memory.take(inputs + kPadding)};
         tools.bytes = (currents + inputs + kPadding) * 4;
+        tools_.push_back(std::move(tools));
     }
 
     // The convolutional layers, and the gathering of their spikes.
@@ -394,12 +398,12 @@ class StagedEngine {
         while (static_cast<int>(desks_.size()) < (together ? 1 : wanted)) set_desk();
         const int64_t stages = stages_per_row();
         if (together) {
-            for (int64_t i = 0; i < batch_ * stages; ++i) desks_[0].stages[i].clear();
-            desks_[0].decided = 0;
+            for (int64_t i = 0; i < batch_ * stages; ++i) desks_[0]->stages[i].clear();
+            desks_[0]->decided = 0;
         }
         run_team(wanted, [&](int member, int members) {
             if (together) {
-                Desk& desk = desks_[0];
+                Desk& desk = *desks_[0];
                 for (int64_t b = 0; b < batch_; ++b) {
                     wait_until(desk.decided, b);
                     decide_row(observation, b, action, desk, &desk.stages[b * stages],
@@ -408,7 +412,7 @@ class StagedEngine {
                 return;
             }
             for (int64_t b = batch_ * member / members; b < batch_ * (member + 1) / members; ++b) {
-                Desk& desk = desks_[member];
+                Desk& desk = *desks_[member];
                 for (int64_t i = 0; i < stages; ++i) desk.stages[i].clear();
                 decide_row(observation, b, action, desk, desk.stages.get(), tools_[member], 0, 1);
             }
@@ -547,7 +551,8 @@ class StagedEngine {
     std::vector<std::vector<int32_t>> taps_;
     std::vector<std::vector<Patch>> patches_;
     std::vector<ConvolutionLayer> convolutions_;
-    std::vector<bool> values_;  // whether spikes of a layer are in activation units
+    std::vector<int64_t> observed_;  // the shape of an observation
+    std::vector<bool> values_;       // whether spikes of a layer are in activation units
     std::vector<BridgeStep> bridge_;
     ImageShape seen_{};
     bool bytes_ = false, values_scaled_ = false;
@@ -558,8 +563,8 @@ class StagedEngine {
     std::vector<float*> carries_;
     int64_t* counts_ = nullptr;
     const float* alpha_ = nullptr;
-    std::deque<Desk> desks_;
-    std::deque<Tools> tools_;
+    std::vector<std::unique_ptr<Desk>> desks_;
+    std::vector<Tools> tools_;
     std::atomic<bool> busy_{false};
 };
 

@@ -22,20 +22,15 @@ FILES = {
 }
 
 
-def run_triton(file: str, marked: str, interpret: str) -> None:
-    run_cases(file, marked, {"TRITON_INTERPRET": interpret})
-
-
 @pytest.mark.early
-@each("file", FILES)
-def test_kernels_in_the_interpreter(file) -> None:
-    run_triton(file, "not long", "1")
+def test_kernels_in_the_interpreter() -> None:
+    run_cases([*FILES.values()], "not long", {"TRITON_INTERPRET": "1"})
 
 
 @pytest.mark.long
 @each("file", FILES)
 def test_more_kernels_in_the_interpreter(file) -> None:
-    run_triton(file, "long", "1")
+    run_cases([file], "long", {"TRITON_INTERPRET": "1"})
 
 
 @pytest.mark.gpu
@@ -43,7 +38,7 @@ def test_more_kernels_in_the_interpreter(file) -> None:
 @each("file", FILES)
 def test_kernels_on_a_gpu(triton_gpu, file, marked) -> None:
     """The same cases."""
-    run_triton(file, marked, "0")
+    run_cases([file], marked, {"TRITON_INTERPRET": "0"})
 
 
 @pytest.mark.parametrize("fastest", range(3))

@@ -76,7 +76,7 @@ def test_a_step_takes_few_instructions(kind) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "target"), [*((kind, "sm_90") for kind in MOST_REGISTERS), ("IF", "sm_80"), ("IF", "sm_100")]
+    ("kind", "target"), [("IF", "sm_80"), ("LIF", "sm_80"), ("SNM", "sm_90"), ("DC", "sm_90"), ("MT", "sm_100")]
 )
 def test_default_actor_kernels_fit_their_targets(kind, target) -> None:
     check(triton_compiled.compile_one(Case("actor", kind, target, "float32", str(TILES[0].rows))))
@@ -108,7 +108,7 @@ def test_kernels_compile_with_the_oldest_release_that_is_promised() -> None:
     if not folder.exists():
         pytest.skip(f"no {folder}, where make installs Triton {oldest}")
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
-    run_cases("kernels/triton_release_cases.py", "not long", {"PYTHONPATH": path, "SNNKERN_TRITON_RELEASE": oldest})
+    run_cases(["kernels/triton_release_cases.py"], "not long", {"PYTHONPATH": path, "SNNKERN_TRITON_RELEASE": oldest})
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 """Spiking actors that see: decisions are the reference's, the carry is a row's; copies, files, what is noticed."""
 
 import copy
+import os
 import pickle
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -419,3 +422,48 @@ def test_it_can_be_mapped():
     action, *_ = torch.func.vmap(alone)(pixels, *starts)
     for member in range(2):
         torch.testing.assert_close(action[member], alone(pixels[member], *alone.start(2))[0])
+
+
+# Memory
+
+_WITHOUT_MEMORY = """
+import resource, sys
+import numpy as np, torch
+import snnkern
+from support.visual import Form, frames, visual_actor, visual_thresholds
+
+form = Form((1, 40, 40), [(16, 3, 1, 0), (2, 3, 1, 0)], ())
+actor = visual_actor(form)
+snn, twin = (
+    snnkern.convert(actor, thresholds=visual_thresholds(actor), neuron="if", timesteps=500) for _ in range(2)
+)
+images = frames(3, form.image)
+torch.set_num_threads(1)
+for policy in (snn, twin):
+    policy.act(images)
+torch.set_num_threads(3)  # which takes more memory
+limits = resource.getrlimit(resource.RLIMIT_AS)
+with open("/proc/self/statm") as file:
+    taken = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + 10 * 2**20, limits[1]))
+failed = 0
+for _ in range(2):
+    try:
+        snn.act(images)
+    except MemoryError:
+        failed += 1
+resource.setrlimit(resource.RLIMIT_AS, limits)
+assert failed == 2
+assert np.array_equal(snn.act(images), twin.act(images))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="the native CPU kernels were not built")
+def test_a_decision_that_finds_no_memory_is_made_later():
+    """An engine that was left half made would read what is not there."""
+    path = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_MEMORY], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

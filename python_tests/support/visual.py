@@ -94,15 +94,15 @@ def visual_actor(form: Form, dtype: torch.dtype = torch.float32, *, seed: int = 
     )
 
 
-def random_form(choose: random.Random) -> Form:
-    """Convolutions that fit their images, Linear layers or none, a bridge or none."""
-    image = shape = (choose.randint(1, 4), choose.randint(5, 14), choose.randint(5, 14))
+def random_form(choose: random.Random, *, channels: int = 7, side: int = 14, kernel: int = 4, stride: int = 3) -> Form:
+    """Convolutions that fit their images, Linear layers or none, a bridge or none; the numbers are the largest."""
+    image = shape = (choose.randint(1, 4), choose.randint(5, side), choose.randint(5, side))
     convolutions = []
     for _ in range(choose.randint(0, 3)):
-        kernel = tuple(choose.randint(1, min(4, size)) for size in shape[1:])
-        stride = choose.randint(1, 3), choose.randint(1, 3)
-        padding = tuple(choose.randint(0, size - 1) for size in kernel)
-        convolutions.append((choose.randint(1, 7), kernel, stride, padding))
+        kernels = tuple(choose.randint(1, min(kernel, size)) for size in shape[1:])
+        strides = choose.randint(1, stride), choose.randint(1, stride)
+        padding = tuple(choose.randint(0, size - 1) for size in kernels)
+        convolutions.append((choose.randint(1, channels), kernels, strides, padding))
         shape = Convolution(shape, *convolutions[-1]).output_shape
     widths = tuple(choose.randint(1, 9) for _ in range(choose.randint(0 if convolutions else 1, 2)))
     places = [*range(len(convolutions), len(convolutions) + len(widths) + 1)]
