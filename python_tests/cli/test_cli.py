@@ -23,7 +23,7 @@ pytest.importorskip("mujoco", reason="MuJoCo is not installed")
 from support.command_line import run, run_json
 
 import snnkern
-from snnkern.cli import app, demo
+from snnkern.cli import app, demo, options
 from snnkern.control.evaluation import Evaluation
 from snnkern.control.intervals import Interval
 from snnkern.report import latency_tables, tables
@@ -231,7 +231,36 @@ def test_the_demo_writes_its_results_and_figure(capsys, tmp_path, monkeypatch) -
     assert all(entry["microseconds_per_decision"] > 0 for entry in [summary["dense"], *summary["results"]])
 
 
+def test_progress_says_how_long_the_rest_takes(capsys, monkeypatch) -> None:
+    clock = iter([0.0, 60.0, 70.0])
+    monkeypatch.setattr(options.time, "monotonic", lambda: next(clock))
+    with options.progress_bars() as report:
+        report("frames", 10, 100)
+        report("frames", 40, 100)  # 30 in a minute, 60 are left
+        report("settings", 1, 3, 700.0)
+    shown = capsys.readouterr().err
+    assert re.search(r"frames.* 40/100 .*about 2 min left", shown)
+    assert re.search(r"settings.* 1/3 .*about 12 min left", shown)
+
+
+def test_of_an_actor_that_sees_decisions_are_shown() -> None:
+    shown: list[tuple[object, ...]] = []
+    name = "dm_control/cartpole-swingup-v0"
+    progress = options.episodes_of(
+        lambda *given: shown.append(given), snnkern.load_actor("drqv2-cartpole-swingup"), name, 4
+    )
+    progress(0)
+    progress(0)
+    progress(4)
+    task = f"decisions of 4 episodes in {name}"
+    assert shown == [(task, 4, 2_000), (task, 8, 2_000), (task, 2_000, 2_000)]
+    progress = options.episodes_of(lambda *given: shown.append(given), snnkern.load_actor("td3-hopper"), "Hopper-v5", 4)
+    progress(1)
+    assert shown[-1] == ("episodes in Hopper-v5", 1, 4)
+
+
 MISTAKES = {
+    "analysis of images": (["analyze", "drqv2-cartpole-swingup"], "this actor sees images"),
     "no such actor": (["evaluate", "td3-nothing"], "no actor 'td3-nothing'"),
     "no such verb": (["conver"], "No such command"),
     "missing argument": (["convert"], "Missing argument"),

@@ -153,7 +153,10 @@ def test_a_random_policy_is_measured_where_the_dense_return_is_not_positive_and_
     """Once for each environment and seed, kept as other tasks are."""
     actor = make_actor(3, 8, 1, action_scale=2.0)
     options = {"observations": make_observations(100, 3), "calibration": "max", "episodes": 2, "store": tmp_path}
-    first = sweep(actor, "Pendulum-v1", grid(["if"], [2], [0.0]), **options)
+    seconds: list[float] = []
+    first = sweep(actor, "Pendulum-v1", grid(["if"], [2], [0.0]), **options, estimate=seconds.append)
+    assert len(seconds) == 3  # before, and after the dense actor and the setting
+    assert min(seconds[:2]) > seconds[2] == 0
     assert first.random.mean < 0
     assert first.random.lengths == (200, 200)
     files = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*.json")}

@@ -47,7 +47,7 @@ def collect(
             actor that sees pixels, a named environment is drawn (`snnkern.control.pixels`).
         steps: how many observations; by default 30,000, and 5,000 of images.
         seed: seed of the first reset; later episodes go on with the environment's generator.
-        progress: called with the number of observations gathered so far, now and then.
+        progress: called with the number of observations gathered so far, now and then and at the end.
 
     Raises:
         InputError: the environment does not exist or does not fit the actor; a number is out of range.
@@ -69,6 +69,6 @@ def collect(
             observation, _, terminated, truncated, _ = environment.step(action)
             if terminated or truncated:
                 observation, _ = environment.reset()
-            if progress and (step + 1) % often == 0:
+            if progress and ((step + 1) % often == 0 or step + 1 == steps):
                 progress(step + 1)
     return observations
