@@ -48,7 +48,8 @@ def quick(function, **fewer):
 def test_programs_run(name, tmp_path, monkeypatch, capsys):
     pytest.importorskip("mujoco", reason="MuJoCo is not installed")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(snnkern, "collect", quick(snnkern.collect, steps=500))
+    collect = snnkern.collect
+    monkeypatch.setattr(snnkern, "collect", quick(collect, steps=500))
     monkeypatch.setattr(snnkern, "evaluate", quick(snnkern.evaluate, episodes=1))
     (page,) = (page for page in PAGES if page.name == name)
     names: dict[str, object] = {}
@@ -58,6 +59,7 @@ def test_programs_run(name, tmp_path, monkeypatch, capsys):
         if program not in seen:
             exec(compile(program, str(page), "exec"), names)
     assert re.search(r"tensor\(\[\[[\d, ]+\],\n\s*\[[\d, ]+\]\]\)\n$", capsys.readouterr().out)
+    monkeypatch.setattr(snnkern, "collect", quick(collect, steps=20))  # frames are drawn slowly
     with skipped_where_nothing_draws():
         exec(compile("".join(seen), str(page), "exec"), names)
 
