@@ -74,7 +74,7 @@ def test_collect_takes_a_function_and_closes_what_it_made(gymnasium):
 def test_collect_reports_its_progress(gymnasium):
     seen = []
     collect(pendulum_actor(), "Pendulum-v1", steps=1100, progress=seen.append)
-    assert seen == [500, 1000]
+    assert seen == [500, 1_000, 1_100]
 
 
 @pytest.mark.parametrize(
