@@ -513,7 +513,7 @@ def test_collect_gives_the_frames_that_the_actor_sees(registered):
     observations = snnkern.collect(actor, registered(), 120, seed=3, progress=heard.append)
     assert observations.shape == (120, 9, *FRAME)
     assert observations.dtype == np.uint8
-    assert heard == [50, 100]
+    assert heard == [50, 100, 120]
     env = environments.make(painted.NAME, actor)
     expected, (observation, _) = [], env.reset(seed=3)
     while len(expected) < 120:
