@@ -8,7 +8,7 @@ from support.builders import NEURONS, identity_actor, make_actor, make_observati
 import snnkern
 from snnkern import InputError
 from snnkern.conversion.fitting import CANDIDATES, fit, gaussian_threshold, least_squares
-from snnkern.conversion.sensitivity import _squared_slope, sensitivity
+from snnkern.conversion.sensitivity import sensitivity, squared_slope
 from snnkern.kernels.neurons import Dynamics, parse_neuron
 
 
@@ -92,7 +92,7 @@ def test_sensitivity_is_the_squared_jacobian_where_errors_are_small(squash):
 def test_sensitivity_takes_large_errors_for_what_they_do():
     # Far in saturation a small error moves nothing; one as large as z does.
     z = torch.tensor([[0.0], [4.0]])
-    small, large = (_squared_slope(z, torch.tensor([deviation])) for deviation in (0.1, 4.0))
+    small, large = (squared_slope(z, torch.tensor([deviation])) for deviation in (0.1, 4.0))
     assert small[1] / small[0] < 1e-4
     assert large[1] / large[0] > 0.1
     draws = 4.0 * torch.randn(400_000, generator=torch.Generator().manual_seed(0))
