@@ -284,7 +284,7 @@ def gaussian_threshold(drive: Tensor, levels: int, timesteps: int) -> Tensor:
     Source: Huang et al., "Differential Coding for Training-Free ANN-to-SNN Conversion", ICML 2025, "threshold
     iteration method".
     """
-    drive = drive.double()
+    dtype, drive = drive.dtype, drive.double()
     mean, deviation = drive.mean(dim=0), drive.std(dim=0, unbiased=False)
     maximum = drive.amax(dim=0).clamp(min=0.0)
     steps = min(timesteps << (levels - 1), 1024)  # finer ones change θ by less than its own uncertainty
@@ -298,7 +298,7 @@ def gaussian_threshold(drive: Tensor, levels: int, timesteps: int) -> Tensor:
         square = ((2.0 * step - 1.0) * above).sum(dim=0) / steps**2
         theta = product / square
     usable = torch.isfinite(theta) & (theta > 0) & (maximum > 0)
-    return torch.where(usable, theta, maximum).float()
+    return torch.where(usable, theta, maximum).to(dtype)
 
 
 def least_squares(
