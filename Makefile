@@ -62,6 +62,7 @@ clean:
 
 # The pinned torch goes first, so that no other package brings a release of its own choice. CleanRL asks for an older Python
 # and older packages; those of its scripts that tests run do without. Kernels are compiled with the oldest Triton, too.
+# What actors see is drawn by EGL or OSMesa, which are no Python packages: on Debian libegl1 and libgl1-mesa-dri.
 $(READY): requirements.txt pyproject.toml setup.py $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing $(TORCH) and what requirements.txt pins; the first time takes a few minutes."

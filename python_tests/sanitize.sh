@@ -20,7 +20,7 @@ case $sanitizers in
         bugs=(overflow:heap-buffer-overflow shift:'shift exponent')
         # The CUDA kernels, which the tests build for the host.
         export SNNKERN_HOST_FLAGS="-fsanitize=$sanitizers -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
-        tests=(test_kernels.py test_engine.py test_staged_engine.py test_engine_fuzz.py test_endurance.py test_hostile_arrays.py test_cuda_on_host.py
+        tests=(test_kernels.py test_engine.py test_staged_engine.py test_engine_fuzz.py test_staged_fuzz.py test_endurance.py test_hostile_arrays.py test_cuda_on_host.py
             test_cuda_neurons.py test_cuda_actor.py -k "not many_decisions and not gpu")
         ;;
     thread)
@@ -29,7 +29,7 @@ case $sanitizers in
         export SNNKERN_ISA=baseline SNNKERN_FUZZ_SECONDS=5
         libraries=(libtsan.so libstdc++.so)
         bugs=(race:'data race')
-        tests=(test_engine.py test_staged_engine.py test_engine_fuzz.py test_endurance.py -k 'thread or random_actors')
+        tests=(test_engine.py test_staged_engine.py test_engine_fuzz.py test_staged_fuzz.py test_endurance.py -k 'thread or random_actors')
         ;;
     *) fail "expected address,undefined or thread" ;;
 esac

@@ -29,6 +29,7 @@ import numpy as np
 import pytest
 import torch
 from support.builders import make_actor, make_layers, make_observations, sac_state, td3_state
+from support.drqv2 import DrQV2Agent
 from support.visual import FORMS, frames, visual_actor
 
 import snnkern
@@ -392,6 +393,42 @@ def sb3_case(path: Path, choose: random.Random) -> None:
     loads(path / "model.zip")
 
 
+def pixels_case(path: Path, choose: random.Random) -> None:
+    """A CnnPolicy's file."""
+    shapes = {"cnn.0": (32, 1, 8, 8), "cnn.2": (64, 32, 4, 4), "cnn.4": (64, 64, 3, 3), "linear.0": (4, 64)}
+    shapes = {f"features_extractor.{name}": shape for name, shape in shapes.items()}
+    tensors: dict[str, Any] = {}
+    for name, shape in {**shapes, "mu.0": (3, 4), "mu.2": (2, 3)}.items():
+        tensors |= {f"actor.{name}.weight": torch.ones(shape), f"actor.{name}.bias": torch.ones(shape[0])}
+    for _ in range(choose.choice([0, 1, 2])):
+        tensors[choose.choice(list(tensors))] = odd_tensor(choose.choice(TENSORS))
+    data = copy.deepcopy(SB3)
+    data["policy_kwargs"]["features_extractor_class"] = "<class 'stable_baselines3.common.torch_layers.NatureCNN'>"
+    data["observation_space"] |= {"dtype": "uint8", "_shape": [1, 36, 36]}
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("data", json_case(data, choose) if choose.random() < 0.5 else dumped(data, choose))
+        archive.writestr("_stable_baselines3_version", "2.9.2")
+        archive.writestr("policy.pth", torch_bytes(tensors, zipped=True))
+    (path / "model.zip").write_bytes(damaged(file.getvalue(), choose, 0.2))
+    loads(path / "model.zip")
+
+
+def snapshot_case(path: Path, choose: random.Random) -> None:
+    """DrQ-v2's file of an agent, some of whose attributes are others."""
+    agent = DrQV2Agent(features=3, hidden=4, normalized=choose.random() < 0.5)
+    modules = [*agent.encoder.modules(), *agent.actor.modules()]
+    for _ in range(choose.choice([0, 0, 1, 1, 2])):
+        attributes = vars(choose.choice(modules))
+        odd = choose.choice([*ODD, (2, 2), (0, 0), (2**40, 1)])
+        attributes[choose.choice(list(attributes))] = choose.choice([odd, odd_tensor(choose.choice(TENSORS))])
+    content = torch_bytes({"agent": agent}, zipped := choose.random() < 0.7)
+    if zipped and choose.random() < 0.3:
+        content = rezipped(content, choose)
+    (path / "snapshot.pt").write_bytes(damaged(content, choose, 0.4))
+    loads(path / "snapshot.pt")
+
+
 def framed(header: bytes, data: bytes, choose: random.Random) -> bytes:
     """A safetensors file of a header and its data, sometimes with a lie about the header's length."""
     length = len(header)
@@ -452,6 +489,8 @@ FORMATS: dict[str, Callable[[Path, random.Random], None]] = {
     "torch": torch_case,
     "legacy": legacy_case,
     "sb3": sb3_case,
+    "pixels": pixels_case,
+    "snapshot": snapshot_case,
     "npy": array_case,
 }
 

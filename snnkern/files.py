@@ -21,7 +21,6 @@ import shutil
 import stat
 import warnings
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,6 +42,12 @@ _ZIP, _PICKLE, _ARRAY = b"PK\x03\x04", b"\x80", b"\x93NUMPY"
 _BESIDE = ".tmp-"
 
 StrPath = str | os.PathLike[str]
+
+
+class ObjectsError(CheckpointError):
+    """A file that `torch.save` wrote asks to build objects or to run code; it may hold tensors beside them."""
+
+
 T = TypeVar("T")
 
 
@@ -237,7 +242,8 @@ def read_tensors(content: bytes, name: str) -> tuple[dict[str, Tensor], dict[str
         the tensors by name; the metadata; and the description that `write_tensors` was given, as JSON, or None.
 
     Raises:
-        CheckpointError: the file is truncated, is not a checkpoint, or holds code or objects other than tensors.
+        CheckpointError: the file is truncated, or is not a checkpoint.
+        ObjectsError: it holds code or objects other than tensors.
     """
     if content[8:9] == b"{":  # first: the length of the header before it may begin as a pickle does
         return _read_safetensors(content, name)
@@ -271,7 +277,8 @@ def read_state_dict(content: bytes, name: str, size: int | None = None) -> dict[
         size: bytes of the file that this one was in, which bound it; by default its own.
 
     Raises:
-        CheckpointError: it is truncated, is not a state dict, or holds code or objects other than tensors.
+        CheckpointError: it is truncated, or is not a state dict.
+        ObjectsError: it holds code or objects other than tensors.
     """
     size = len(content) if size is None else size
     try:
@@ -286,7 +293,7 @@ def read_state_dict(content: bytes, name: str, size: int | None = None) -> dict[
             raise CheckpointError(f"{name} is damaged, or not a checkpoint that torch.save wrote") from error
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f" ({wanted[1].removeprefix('builtins.')})" if wanted else ""
-        raise CheckpointError(
+        raise ObjectsError(
             f"{name} asks to run code or build objects{what}, which is refused: save the actor's state_dict() instead"
         ) from error
     except Exception as error:  # damaged files make torch.load fail in many ways, struct.error among them
@@ -299,25 +306,24 @@ def read_state_dict(content: bytes, name: str, size: int | None = None) -> dict[
         raise CheckpointError(f"{name} is not a state dict of tensors: it holds {_describe(state)}")
     # A stride of 0 makes a tensor of any size out of one number.
     dense = [tensor for tensor in state.values() if tensor.layout == torch.strided and tensor.device.type != "meta"]
-    _check_growth(name, sum(tensor.numel() * tensor.element_size() for tensor in dense), size)
+    check_growth(name, sum(tensor.numel() * tensor.element_size() for tensor in dense), size)
     return dict(state)
 
 
-@contextlib.contextmanager
-def unzipped(content: bytes, name: str, size: int) -> Iterator[zipfile.ZipFile]:
+def unzipped(content: bytes, name: str, size: int) -> zipfile.ZipFile:
     """A zip whose members are no larger, all together, than a file of `size` bytes may grow to.
 
     Raises:
         CheckpointError: they are, or two have the same name, or they are packed by another method than Deflate.
     """
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        members = archive.infolist()
-        _check_growth(name, sum(member.file_size for member in members), size)
-        if len({member.filename for member in members}) < len(members):
-            raise CheckpointError(f"{name} holds two files of one name")
-        if not all(member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
-            raise CheckpointError(f"{name} is packed by another method than Deflate")
-        yield archive
+    archive = zipfile.ZipFile(io.BytesIO(content))
+    members = archive.infolist()
+    check_growth(name, sum(member.file_size for member in members), size)
+    if len({member.filename for member in members}) < len(members):
+        raise CheckpointError(f"{name} holds two files of one name")
+    if not all(member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+        raise CheckpointError(f"{name} is packed by another method than Deflate")
+    return archive
 
 
 def _repacked(content: bytes, name: str, size: int) -> bytes:
@@ -329,7 +335,12 @@ def _repacked(content: bytes, name: str, size: int) -> bytes:
     return plain.getvalue()
 
 
-def _check_growth(name: str, claimed: int, size: int) -> None:
+def check_growth(name: str, claimed: int, size: int) -> None:
+    """Refuses what a file of `size` bytes claims to unpack to, where that is many times as much.
+
+    Raises:
+        CheckpointError: names both.
+    """
     if claimed > _MOST_GROWTH * size:
         raise CheckpointError(
             f"{name} has {size:,} bytes and unpacks to {claimed:,}: more than {_MOST_GROWTH} times as much is refused"

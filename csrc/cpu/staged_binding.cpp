@@ -3,9 +3,10 @@
 // without positions, which engine_kernel.cpp computes.
 
 #include <pybind11/numpy.h>
+#include <sched.h>
 
 #include <cmath>
-#include <deque>
+#include <memory>
 #include <string>
 
 #include "convolution.h"
@@ -18,9 +19,9 @@ namespace py = pybind11;
 namespace snnkern {
 namespace {
 
-// What an engine sees as Python gives it: channels, height, width (1, 1, N for a vector); whether
-// an observation is bytes; what is divided by and added.
-using Image = std::tuple<int64_t, int64_t, int64_t, bool, double, double>;
+// What an engine sees as Python gives it: channels, height, width, or the width of a vector alone;
+// whether an observation is bytes; what is divided by and added.
+using Image = std::tuple<std::vector<int64_t>, bool, double, double>;
 
 // A convolutional layer as Python gives it: out channels; kernel, stride and padding, y and x each;
 // addresses of weight [out, in, y, x], bias [out], threshold [out] or [height, width, out]; whether
@@ -57,6 +58,18 @@ ConvolutionLayer shaped(const ImageShape& in, int64_t channels,
     return layer;
 }
 
+// Until other members of a team have counted so far: after some microseconds, others may need the
+// processor.
+void wait_until(const std::atomic<int64_t>& count, int64_t wanted) {
+    constexpr int kSpins = 4096;
+    for (int spin = 0; count.load(std::memory_order_acquire) < wanted; ++spin) {
+        if (spin >= kSpins) sched_yield();
+#if defined(SNNKERN_X86)
+        __builtin_ia32_pause();
+#endif
+    }
+}
+
 class StagedEngine {
   public:
     StagedEngine(const Dynamics& dynamics, const Image& image,
@@ -65,8 +78,12 @@ class StagedEngine {
                  const InterfaceArguments& interface)
         : gathers_(!convolutions.empty() && bridge.empty() && layers.size() > 1),
           packed_(kernels_, dynamics, received_elsewhere(layers, gathers_), interface) {
-        const auto& [channels, height, width, bytes, scale, offset] = image;
-        seen_ = {channels, height, width};
+        const auto& [observed, bytes, scale, offset] = image;
+        observed_ = observed;
+        if (observed.size() == 3)
+            seen_ = {observed[0], observed[1], observed[2]};
+        else
+            seen_ = {1, 1, observed.at(0)};
         bytes_ = bytes;
         scale_ = static_cast<float>(scale);
         offset_ = static_cast<float>(offset);
@@ -107,19 +124,17 @@ class StagedEngine {
         carries_ = std::move(addresses);
         counts_ = pointer<int64_t>(counts);
         alpha_ = pointer<const float>(alpha);
+        desks_.clear();
     }
 
     py::object act(const py::handle& given, bool check_finite, int threads) {
         const Claim claim(busy_);
         if (!py::isinstance<py::array>(given)) return py::none();
         const auto array = py::reinterpret_borrow<py::array>(given);
-        const bool vector = seen_.channels == 1 && seen_.height == 1;
-        const int64_t own = vector ? 1 : 3;
-        const int64_t shape[3] = {seen_.channels, seen_.height, seen_.width};
-        const auto dimensions = array.ndim();
+        const auto own = static_cast<int64_t>(observed_.size()), dimensions = array.ndim();
         if (dimensions != own && dimensions != own + 1) return py::none();
         for (int64_t i = 0; i < own; ++i)
-            if (array.shape(dimensions - own + i) != shape[3 - own + i]) return py::none();
+            if (array.shape(dimensions - own + i) != observed_[i]) return py::none();
         const int64_t rows = dimensions == own ? 1 : array.shape(0);
         if (rows != batch_ || (array.flags() & kPlain) != kPlain) return py::none();
         const auto* descriptor = py::detail::array_descriptor_proxy(array.dtype().ptr());
@@ -144,14 +159,35 @@ class StagedEngine {
     }
 
     // Bytes that decisions work in, beside weights and carries.
-    int64_t scratch_bytes() const {
+    int64_t scratch_bytes() {
+        const Claim claim(busy_);
         int64_t bytes = 0;
-        for (const Desk& desk : desks_) bytes += desk.bytes;
+        for (const auto& desk : desks_) bytes += desk->bytes;
         for (const Tools& tools : tools_) bytes += tools.bytes;
         return bytes;
     }
 
   private:
+    // Work that a team shares: its members take parts until none is left. Nobody waits for a member
+    // who has taken none, such as one that the system has not woken yet.
+    struct Stage {
+        std::atomic<int64_t> taken{0}, done{0}, fired{0};
+
+        void clear() { taken = done = fired = 0; }
+
+        template <class Work>
+        void share(int64_t size, int64_t part, const Work& work) {
+            for (;;) {
+                const int64_t begin = taken.fetch_add(part, std::memory_order_relaxed);
+                if (begin >= size) break;
+                const int64_t end = std::min(begin + part, size);
+                fired.fetch_add(work(begin, end), std::memory_order_relaxed);
+                done.fetch_add(end - begin, std::memory_order_acq_rel);
+            }
+            wait_until(done, size);
+        }
+    };
+
     // What one decision is worked on with: by a team together, or by a thread of its own.
     struct Desk {
         SpikeRows spikes[2];  // of layers in turn
@@ -159,8 +195,8 @@ class StagedEngine {
         void* rest;
         int64_t bytes = 0;
         Memory memory;
-        std::unique_ptr<std::atomic<int64_t>[]> next, fired;  // of every convolutional layer
-        Barrier barrier;
+        std::unique_ptr<Stage[]> stages;  // [rows of a team][stages_per_row()]
+        std::atomic<int64_t> decided{0};  // rows
     };
 
     // What every thread has for itself.
@@ -300,9 +336,10 @@ class StagedEngine {
     // Whether spikes of a convolutional layer say how much was sent.
     bool has_units(size_t layer) const { return values_scaled_ || values_[layer]; }
 
+    // A desk, or what a thread has for itself, is kept once it is whole: there may be no memory.
     void set_desk() {
-        desks_.emplace_back();
-        Desk& desk = desks_.back();
+        auto made = std::make_unique<Desk>();
+        Desk& desk = *made;
         const auto take = [&](int64_t floats) {
             desk.bytes += floats * 4;
             return desk.memory.take(floats);
@@ -330,13 +367,12 @@ class StagedEngine {
         desk.gathered = take(steps * gather_width_);
         desk.currents = take(gathers_ ? steps * model_.layers[0].width : 0);
         desk.rest = take((engine_scratch(model_) + 3) / 4);
-        desk.next.reset(new std::atomic<int64_t>[convolutions_.size() + 1]);
-        desk.fired.reset(new std::atomic<int64_t>[convolutions_.size() + 1]);
+        desk.stages.reset(new Stage[std::min<int64_t>(batch_, kMostThreads) * stages_per_row()]);
+        desks_.push_back(std::move(made));
     }
 
     void set_tools() {
-        tools_.emplace_back();
-        Tools& tools = tools_.back();
+        Tools tools;
         int64_t currents = 0, inputs = 0;
         for (size_t l = 0; l < convolutions_.size(); ++l) {
             const ConvolutionLayer& layer = convolutions_[l];
@@ -345,7 +381,11 @@ class StagedEngine {
         }
         tools.scratch = {tools.memory.take(currents), tools.memory.take(inputs + kPadding)};
         tools.bytes = (currents + inputs + kPadding) * 4;
+        tools_.push_back(std::move(tools));
     }
+
+    // The convolutional layers, and the gathering of their spikes.
+    int64_t stages_per_row() const { return static_cast<int64_t>(convolutions_.size()) + 1; }
 
     // Whether somebody receives the spikes of a convolutional layer, and not only its mean.
     bool sends(size_t layer) const { return gathers_ || layer + 1 < convolutions_.size(); }
@@ -356,20 +396,32 @@ class StagedEngine {
         while (static_cast<int>(tools_.size()) < wanted) set_tools();
         const bool together = batch_ < wanted;  // a team works on one decision after the other
         while (static_cast<int>(desks_.size()) < (together ? 1 : wanted)) set_desk();
+        const int64_t stages = stages_per_row();
+        if (together) {
+            for (int64_t i = 0; i < batch_ * stages; ++i) desks_[0]->stages[i].clear();
+            desks_[0]->decided = 0;
+        }
         run_team(wanted, [&](int member, int members) {
-            if (together)
-                for (int64_t b = 0; b < batch_; ++b)
-                    decide_row(observation, b, action, desks_[0], tools_[member], member, members);
-            else
-                for (int64_t b = batch_ * member / members; b < batch_ * (member + 1) / members;
-                     ++b)
-                    decide_row(observation, b, action, desks_[member], tools_[member], 0, 1);
+            if (together) {
+                Desk& desk = *desks_[0];
+                for (int64_t b = 0; b < batch_; ++b) {
+                    wait_until(desk.decided, b);
+                    decide_row(observation, b, action, desk, &desk.stages[b * stages],
+                               tools_[member], member, members);
+                }
+                return;
+            }
+            for (int64_t b = batch_ * member / members; b < batch_ * (member + 1) / members; ++b) {
+                Desk& desk = *desks_[member];
+                for (int64_t i = 0; i < stages; ++i) desk.stages[i].clear();
+                decide_row(observation, b, action, desk, desk.stages.get(), tools_[member], 0, 1);
+            }
         });
     }
 
     // One member's part of the decision of row b.
-    void decide_row(const void* observation, int64_t b, float* action, Desk& desk, Tools& tools,
-                    int member, int members) {
+    void decide_row(const void* observation, int64_t b, float* action, Desk& desk, Stage* stages,
+                    Tools& tools, int member, int members) {
         Pixels pixels{};
         pixels.scale = scale_;
         pixels.offset = offset_;
@@ -378,23 +430,21 @@ class StagedEngine {
         else
             pixels.numbers = static_cast<const float*>(observation) + b * seen_.size();
         const auto layers = static_cast<int64_t>(convolutions_.size());
-        if (member == 0)
-            for (int64_t l = 0; l < layers; ++l) desk.next[l] = desk.fired[l] = 0;
-        desk.barrier.wait(members);
-        for (int64_t l = 0; l < layers; ++l) {
-            convolve(l, pixels, b, desk, tools, members);
-            desk.barrier.wait(members);
-        }
+        for (int64_t l = 0; l < layers; ++l)
+            convolve(l, pixels, b, desk, stages[l], tools, members);
         if (gathers_) {
             const SpikeRows& spikes = desk.spikes[(layers - 1) % 2];
             const int64_t steps = model_.timesteps;
-            kernels_.run_gather({&spikes, has_units(layers - 1), convolutions_.back().out,
-                                 steps * member / members, steps * (member + 1) / members, steps,
-                                 gather_weight_, gather_bias_, gather_width_, desk.gathered});
-            desk.barrier.wait(members);
+            stages[layers].share(
+                steps, (steps + members - 1) / members, [&](int64_t begin, int64_t end) {
+                    kernels_.run_gather({&spikes, has_units(layers - 1), convolutions_.back().out,
+                                         begin, end, steps, gather_weight_, gather_bias_,
+                                         gather_width_, desk.gathered});
+                    return 0;
+                });
         }
         if (member != 0) return;
-        for (int64_t l = 0; l < layers; ++l) counts_[l * batch_ + b] = desk.fired[l];
+        for (int64_t l = 0; l < layers; ++l) counts_[l * batch_ + b] = stages[l].fired;
         EngineRows rows{};
         rows.begin = b;
         rows.end = b + 1;
@@ -411,11 +461,12 @@ class StagedEngine {
         rows.tile = 1;
         rows.scratch = desk.rest;
         kernels_.run_engine(model_, rows);
+        desk.decided.store(b + 1, std::memory_order_release);
     }
 
-    // A member's share of the rows of a layer: it takes some until none is left.
-    void convolve(int64_t l, const Pixels& pixels, int64_t b, Desk& desk, Tools& tools,
-                  int members) {
+    // A member's share of the rows of a layer.
+    void convolve(int64_t l, const Pixels& pixels, int64_t b, Desk& desk, Stage& stage,
+                  Tools& tools, int members) {
         const ConvolutionLayer& layer = convolutions_[l];
         ConvolutionTask task{};
         task.model = &model_;
@@ -431,13 +482,12 @@ class StagedEngine {
         task.mean = sends(l) ? nullptr : desk.numbers;
         task.scratch = tools.scratch;
         const int64_t height = layer.out.height;
-        const int64_t share = members == 1 ? height : std::max<int64_t>(1, height / (6 * members));
-        for (;;) {
-            task.begin = desk.next[l].fetch_add(share, std::memory_order_relaxed);
-            if (task.begin >= height) return;
-            task.end = std::min(task.begin + share, height);
-            desk.fired[l].fetch_add(kernels_.run_convolution(task), std::memory_order_relaxed);
-        }
+        const int64_t part = members == 1 ? height : std::max<int64_t>(1, height / (6 * members));
+        stage.share(height, part, [&](int64_t begin, int64_t end) {
+            task.begin = begin;
+            task.end = end;
+            return kernels_.run_convolution(task);
+        });
     }
 
     // The gathered currents of every step, as the layer has its neurons.
@@ -501,7 +551,8 @@ class StagedEngine {
     std::vector<std::vector<int32_t>> taps_;
     std::vector<std::vector<Patch>> patches_;
     std::vector<ConvolutionLayer> convolutions_;
-    std::vector<bool> values_;  // whether spikes of a layer are in activation units
+    std::vector<int64_t> observed_;  // the shape of an observation
+    std::vector<bool> values_;       // whether spikes of a layer are in activation units
     std::vector<BridgeStep> bridge_;
     ImageShape seen_{};
     bool bytes_ = false, values_scaled_ = false;
@@ -512,8 +563,8 @@ class StagedEngine {
     std::vector<float*> carries_;
     int64_t* counts_ = nullptr;
     const float* alpha_ = nullptr;
-    std::deque<Desk> desks_;
-    std::deque<Tools> tools_;
+    std::vector<std::unique_ptr<Desk>> desks_;
+    std::vector<Tools> tools_;
     std::atomic<bool> busy_{false};
 };
 

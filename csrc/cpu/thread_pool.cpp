@@ -1,6 +1,5 @@
 #include "thread_pool.h"
 
-#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -94,19 +93,6 @@ void run_team(int wanted, const std::function<void(int, int)>& f) {
         owner = getpid();
     }
     pool->run(wanted, f);
-}
-
-void Barrier::wait(int members) {
-    constexpr int kSpins = 4096;  // some microseconds; then others may need the processor
-    if (members <= 1) return;
-    const unsigned round = round_.load(std::memory_order_acquire);
-    if (waiting_.fetch_add(1, std::memory_order_acq_rel) == members - 1) {
-        waiting_.store(0, std::memory_order_relaxed);
-        round_.store(round + 1, std::memory_order_release);
-        return;
-    }
-    for (int spin = 0; round_.load(std::memory_order_acquire) == round; ++spin)
-        if (spin >= kSpins) sched_yield();
 }
 
 }  // namespace snnkern

@@ -1,7 +1,6 @@
 // A persistent pool of threads that work on a batch, or on one decision together.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <functional>
 
@@ -12,16 +11,5 @@ namespace snnkern {
 // gives no more or another caller has the pool. Safe after a fork, where the pool's threads are
 // gone.
 void run_team(int wanted, const std::function<void(int, int)>& f);
-
-// Where the members of a team wait for each other.
-class Barrier {
-  public:
-    // Returns when all `members` have come here.
-    void wait(int members);
-
-  private:
-    std::atomic<int> waiting_{0};
-    std::atomic<unsigned> round_{0};
-};
 
 }  // namespace snnkern

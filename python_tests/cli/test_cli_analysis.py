@@ -29,8 +29,8 @@ def short_episodes(monkeypatch):
     """Every environment ends after 40 steps."""
     make = environments.make
 
-    def make_short(env):
-        return gymnasium.wrappers.TimeLimit(make(env).unwrapped, 40)
+    def make_short(env, policy=None):
+        return gymnasium.wrappers.TimeLimit(make(env, policy).unwrapped, 40)
 
     monkeypatch.setattr(environments, "make", make_short)
 

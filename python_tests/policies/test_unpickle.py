@@ -126,6 +126,30 @@ HOSTILE = {
     "an empty stack": b".",
     "a text": b"hello",
     "items for a number": b"\x80\x02K\x01K\x02K\x03s.",
+    "one text in the names of 20,000 classes": b"\x80\x04X"
+    + struct.pack("<I", 100_000)
+    + b"x" * 100_000
+    + b"\x94"
+    + b"h\x00h\x00\x93" * 20_000
+    + b".",
+    "one text encoded 20,000 times": b"\x80\x04c_codecs\nencode\n\x94X"
+    + struct.pack("<I", 100_000)
+    + b"x" * 100_000
+    + b"X\x06\x00\x00\x00latin1\x86\x94"
+    + b"h\x00h\x01R" * 20_000
+    + b".",
+    "one text in 20,000 arrays": b"\x80\x04cnumpy.core.numeric\n_frombuffer\n\x94(B"
+    + struct.pack("<I", 100_000)
+    + b"x" * 100_000
+    + b"cnumpy\ndtype\n(Vf4\ntRM\xa8\x61\x85X\x01\x00\x00\x00Ct\x94"
+    + b"h\x00h\x01R" * 20_000
+    + b".",
+    "one large number as 20,000 keys": b"\x80\x04\x8b"
+    + struct.pack("<I", 100_000)
+    + b"\x01" * 100_000
+    + b"\x94}"
+    + b"h\x00Ns" * 20_000
+    + b".",
     "encodings": b"c_codecs\nencode\n(Vx\nVrot13\ntR.",
 }
 

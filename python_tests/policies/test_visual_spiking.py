@@ -1,18 +1,33 @@
 """Spiking actors that see: decisions are the reference's, the carry is a row's; copies, files, what is noticed."""
 
 import copy
+import os
 import pickle
+import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from support.builders import NEURONS, assert_same_tensors
-from support.cases import ALL_DTYPES, DEFAULT_NEURONS, each
-from support.visual import DRQV2, DRQV2_ORIGINAL, FORMS, frames, reference_layers, visual_actor, visual_thresholds
+from support.cases import ALL_DTYPES, DEFAULT_NEURONS, each, needs_compiler
+from support.random_actors import random_neuron
+from support.visual import (
+    DRQV2,
+    DRQV2_ORIGINAL,
+    FORMS,
+    frames,
+    random_form,
+    reference_layers,
+    visual_actor,
+    visual_thresholds,
+)
 
 import snnkern
 from snnkern import Dynamics, InputError, SpikingActor
 from snnkern.kernels import reference
+from snnkern.kernels.neurons import Kind
 from snnkern.policies.spiking import corrected_actor, dense_actor
 
 TRUNK = FORMS["trunk"]
@@ -79,6 +94,50 @@ def test_decisions_are_those_of_the_reference(neuron, form, backend, per_neuron)
     snn = make(form, neuron, torch.float64, per_neuron, backend)
     # A DC neuron that takes back exactly what it has sent stands on a boundary, Q = λ, without being in doubt.
     assert_is_reference(snn, form, 7, 4, 0.0 if neuron.differential else 0.9)
+
+
+def hard_frames(rows: int, image, seed: int) -> torch.Tensor:
+    """Ordinary frames, and some that are black, white, or of one bright pixel."""
+    pixels = frames(rows, image, seed=seed)
+    pixels[0], pixels[1], pixels[2] = 0, 255, 0
+    pixels[2, -1, -1, -1] = 255
+    return torch.from_numpy(pixels)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_actors_decide_as_the_reference(seed):
+    """Any form, any neuron; thresholds of 0, per channel and per neuron; black and white frames."""
+    choose = random.Random(seed)
+    form = random_form(choose)
+    actor = visual_actor(form, torch.float64, seed=seed)
+    thresholds = visual_thresholds(actor, per_neuron=choose.random() < 0.5, factor=choose.choice([0.2, 0.7, 1.5]))
+    for threshold in thresholds:
+        if choose.random() < 0.4:
+            threshold.flatten()[:: choose.choice([1, 2, 3])] = 0.0
+    kind = choose.choice(list(Kind))
+    snn = snnkern.convert(
+        actor,
+        thresholds=thresholds,
+        neuron=random_neuron(kind, choose),
+        timesteps=choose.choice([1, 2, 3, 5]),
+        alpha=choose.choice([0.0, 0.3, 1.0]),
+        memory=choose.choice([0.0, 0.5, 1.0]),
+        clip=choose.choice([0.0, 0.5, 2.0]),
+    )
+    parts = reference_layers(actor, snn.thresholds)
+    expected = [torch.zeros(5, *layer.neuron_shape).double() for layer in snn.hidden]
+    sure = torch.ones(5, dtype=torch.bool)
+    for decision in range(3):
+        pixels = hard_frames(5, form.image, seed + decision)
+        action = snn(pixels)
+        signal = actor.interface.normalize(pixels)
+        wanted = reference.actor(signal, carries=expected, dynamics=snn.dynamics, **parts)
+        expected = [layer.carry for layer in wanted.layers]
+        sure &= torch.stack([layer.margin > 1e-9 for layer in wanted.layers]).all(dim=0)
+        torch.testing.assert_close(action[sure], actor.interface.action(wanted.output)[sure], rtol=1e-9, atol=1e-9)
+        assert torch.equal(snn.spikes[:, sure], torch.stack([layer.counts for layer in wanted.layers])[:, sure])
+        for layer, carry in zip(snn.hidden, expected, strict=True):
+            assert bool(((layer.carry.value - carry).abs() <= 1e-9 * (1 + carry.abs().amax()))[sure].all())
 
 
 @each("neuron", DEFAULT_NEURONS)
@@ -344,6 +403,17 @@ def test_it_can_be_exported():
     assert all(torch.equal(*pair) for pair in zip(after, carries(snn), strict=True))
 
 
+@needs_compiler
+@pytest.mark.thorough
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own
+def test_a_spiking_actor_can_be_compiled():
+    snn, wanted = make(dtype=torch.float64), make(dtype=torch.float64)
+    compiled = torch.compile(snn, fullgraph=True)
+    for seed in range(3):
+        torch.testing.assert_close(compiled(see(3, seed=seed)), wanted(see(3, seed=seed)), rtol=1e-9, atol=1e-9)
+        assert torch.equal(snn.spikes, wanted.spikes)
+
+
 def test_it_can_be_mapped():
     snn = make()
     alone = snn.stateless()
@@ -352,3 +422,48 @@ def test_it_can_be_mapped():
     action, *_ = torch.func.vmap(alone)(pixels, *starts)
     for member in range(2):
         torch.testing.assert_close(action[member], alone(pixels[member], *alone.start(2))[0])
+
+
+# Memory
+
+_WITHOUT_MEMORY = """
+import resource, sys
+import numpy as np, torch
+import snnkern
+from support.visual import Form, frames, visual_actor, visual_thresholds
+
+form = Form((1, 40, 40), [(16, 3, 1, 0), (2, 3, 1, 0)], ())
+actor = visual_actor(form)
+snn, twin = (
+    snnkern.convert(actor, thresholds=visual_thresholds(actor), neuron="if", timesteps=500) for _ in range(2)
+)
+images = frames(3, form.image)
+torch.set_num_threads(1)
+for policy in (snn, twin):
+    policy.act(images)
+torch.set_num_threads(3)  # which takes more memory
+limits = resource.getrlimit(resource.RLIMIT_AS)
+with open("/proc/self/statm") as file:
+    taken = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + 10 * 2**20, limits[1]))
+failed = 0
+for _ in range(2):
+    try:
+        snn.act(images)
+    except MemoryError:
+        failed += 1
+resource.setrlimit(resource.RLIMIT_AS, limits)
+assert failed == 2
+assert np.array_equal(snn.act(images), twin.act(images))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="the native CPU kernels were not built")
+def test_a_decision_that_finds_no_memory_is_made_later():
+    """An engine that was left half made would read what is not there."""
+    path = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_MEMORY], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 pytest.importorskip("mujoco", reason="MuJoCo is not installed")
 pytest.importorskip("scipy", reason="SciPy is not installed")
@@ -174,11 +176,12 @@ def test_a_random_policy_is_measured_where_the_dense_return_is_not_positive_and_
 
 
 def test_two_processes_give_what_one_gives(tmp_path) -> None:
-    actor = snnkern.load_actor("td3-halfcheetah")
+    actor = make_actor(11, 12, 9, 3)
     settings = grid(["if", "dc"], [2], [0.2])
-    arguments = {"observations": snnkern.collect(actor, "HalfCheetah-v5", 500), "episodes": 1, "seed": 3}
-    alone = sweep(actor, "HalfCheetah-v5", settings, **arguments)
-    assert sweep(actor, "HalfCheetah-v5", settings, workers=2, store=tmp_path, **arguments) == alone
+    arguments = {"observations": snnkern.collect(actor, "Hopper-v5", 200), "episodes": 3, "seed": 3}
+    alone = sweep(actor, "Hopper-v5", settings, **arguments)
+    assert len({*alone.dense.returns, *(value for _, result in alone.results for value in result.returns)}) > 3
+    assert sweep(actor, "Hopper-v5", settings, workers=2, store=tmp_path, **arguments) == alone
     assert len(list(tmp_path.glob("*.json"))) == 3
 
 
@@ -202,3 +205,53 @@ def test_what_auto_means_is_part_of_a_result(tmp_path) -> None:
     (calibration,) = (task["calibration"] for task in tasks if task["calibration"])
     assert calibration["rule"] == "auto"
     assert calibration["recommended"] == {"calibration": str(recommended(snnkern.IF(), actor)[0])}
+
+
+class Bridged(nn.Module):
+    """A policy that is no chain, and returns nothing but actions if it is told so."""
+
+    def __init__(self, alone: bool = True) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(3, 6), nn.Linear(6, 6), nn.Linear(6, 1)
+        self.alone = alone
+
+    def forward(self, x):
+        first = torch.relu(self.one(x))
+        action = 2 * torch.tanh(self.three(torch.relu(self.two(torch.sigmoid(first))) + first))
+        return action if self.alone else (action, first)
+
+
+def test_a_module_is_swept_as_spikify_makes_it(tmp_path) -> None:
+    torch.manual_seed(0)
+    module, observations = Bridged(), make_observations(50, 3)
+    settings = grid(["if", "dc"], [2], [0.0, 0.5])
+    options = {"observations": observations, "episodes": 2, "store": tmp_path}
+    found = sweep(module, "Pendulum-v1", settings, **options)
+    for setting, evaluated in found.results:
+        network = snnkern.spikify(module, observations, neuron=setting.neuron, timesteps=2, alpha=setting.alpha)
+        assert network.engine == "operators"
+        assert evaluated == snnkern.evaluate(network, "Pendulum-v1", episodes=2)
+        assert len(evaluated.spikes) == 2
+    files = sorted(tmp_path.glob("*.json"))
+    results = [json.loads(file.read_text())["result"] for file in files]
+    assert sorted(result.get("calibration", "") for result in results) == ["", ""] + ["max"] * 4
+    assert sweep(module, "Pendulum-v1", settings, **options) == found
+    assert sorted(tmp_path.glob("*.json")) == files
+    module.three.weight.data.mul_(0.5)
+    sweep(module, "Pendulum-v1", settings[:1], **options)
+    assert len(list(tmp_path.glob("*.json"))) == len(files) + 2  # its dense one and its spiking one
+
+
+def test_a_module_that_cannot_be_swept_is_refused_before_anything_runs(tmp_path) -> None:
+    settings = grid(["if"], [2])
+    options = {"observations": make_observations(50, 3), "episodes": 1, "store": tmp_path / "new"}
+    for module, changed, message in (
+        (Bridged(alone=False), {}, r"returns one tensor \[B, action_dim\]"),
+        (Bridged(), {"calibration": "mse"}, "depends on the neuron and T"),
+        (Bridged(), {"observations": make_observations(50, 4)}, r"cannot run on samples of shape \[B, 4\]"),
+        (nn.Linear(3, 1), {}, "nothing would spike"),
+        (nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), {}, "the actor's actions are .2. real numbers"),
+    ):
+        with pytest.raises(snnkern.InputError, match=message):
+            sweep(module, "Pendulum-v1", settings, **options | changed)
+    assert not (tmp_path / "new").exists()

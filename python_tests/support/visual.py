@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from snnkern import Actor, Dynamics, Interface
 from snnkern.kernels import reference
 from snnkern.kernels.backends import BridgeStep, LinearStep, NormStep, TanhStep
+from snnkern.kernels.layers import Convolution
 from snnkern.policies.actor import Conv
 from support.semantics_loop import LoopLayer, LoopVisualActor
 
@@ -90,6 +92,21 @@ def visual_actor(form: Form, dtype: torch.dtype = torch.float32, *, seed: int = 
     return Actor(hidden, linear(math.prod(shape), form.actions), between, {"environment": "dm_control/x"}, bridges).to(
         dtype
     )
+
+
+def random_form(choose: random.Random, *, channels: int = 7, side: int = 14, kernel: int = 4, stride: int = 3) -> Form:
+    """Convolutions that fit their images, Linear layers or none, a bridge or none; the numbers are the largest."""
+    image = shape = (choose.randint(1, 4), choose.randint(5, side), choose.randint(5, side))
+    convolutions = []
+    for _ in range(choose.randint(0, 3)):
+        kernels = tuple(choose.randint(1, min(kernel, size)) for size in shape[1:])
+        strides = choose.randint(1, stride), choose.randint(1, stride)
+        padding = tuple(choose.randint(0, size - 1) for size in kernels)
+        convolutions.append((choose.randint(1, channels), kernels, strides, padding))
+        shape = Convolution(shape, *convolutions[-1]).output_shape
+    widths = tuple(choose.randint(1, 9) for _ in range(choose.randint(0 if convolutions else 1, 2)))
+    places = [*range(len(convolutions), len(convolutions) + len(widths) + 1)]
+    return Form(image, convolutions, widths, choose.randint(1, 3), choose.choice([None, None, *places]))
 
 
 def reference_layers(actor: Actor, thresholds: Sequence[Tensor]) -> dict[str, Any]:

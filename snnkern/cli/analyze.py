@@ -50,10 +50,10 @@ def analyze_command(
     * snnkern analyze td3-halfcheetah --neuron if --timesteps 8 --alpha 0.2 --output cheetah
     * snnkern analyze hopper.safetensors --episodes 50
     """
-    from snnkern.analysis.amplification import LOW_FREQUENCY, analyze
+    from snnkern.analysis.amplification import LOW_FREQUENCY, analyze, check_plain
     from snnkern.analysis.summaries import AnalysisSummary
     from snnkern.control import environments
-    from snnkern.control.collect import CALIBRATION_STEPS
+    from snnkern.control.collect import calibration_steps
     from snnkern.control.timing import machine
     from snnkern.conversion.convert import convert
     from snnkern.conversion.rules import parse_calibration
@@ -71,10 +71,9 @@ def analyze_command(
     require("scipy", "rl", "an analysis")
     loaded = load_policy(policy, action_scale=action_scale, backend=backend)
     options.note_how_it_was_read(loaded)
+    check_plain(dense_actor(loaded))
     name = options.environment_of(loaded, env)
-    environment = environments.make(name)
-    environments.check_spaces(loaded.interface, environment.observation_space, environment.action_space)
-    environment.close()
+    environments.check(name, loaded)
     rule = parse_calibration("auto" if calibration is None else calibration)
     if isinstance(loaded, SpikingActor):
         wanted = {"--neuron": neuron, "--timesteps": timesteps, "--alpha": alpha, "--memory": memory}
@@ -115,7 +114,7 @@ def analyze_command(
         actor=Path(policy).name,
         environment=name,
         calibration=snn.metadata.get("calibration", ""),
-        calibration_steps=None if isinstance(loaded, SpikingActor) else steps or CALIBRATION_STEPS,
+        calibration_steps=None if isinstance(loaded, SpikingActor) else steps or calibration_steps(loaded),
         calibration_seed=None if isinstance(loaded, SpikingActor) else seed or 0,
         low_frequency=LOW_FREQUENCY,
         machine=machine(_PACKAGES),

@@ -61,13 +61,18 @@ def convert_command(
     if env:
         snn.metadata["environment"] = env
     storage.save(snn, output)
-    dead = [int((threshold == 0).sum()) for threshold in snn.thresholds]
+    neurons = [math.prod(layer.neuron_shape) for layer in snn.hidden]
+    # A channel that is never active has a whole image of such neurons.
+    dead = [
+        int((layer.threshold == 0).sum()) * number // layer.threshold.numel()
+        for layer, number in zip(snn.hidden, neurons, strict=True)
+    ]
     if as_json:
-        read = {key: snn.metadata.get(key) for key in ("environment", "activation", "vec_normalize")}
+        read = {key: snn.metadata.get(key) for key in ("environment", "activation", "vec_normalize", "objects")}
         numbers = {"observations": len(data), "silent_neurons": dead}
         options.print_json({"output": str(output), **snn.dynamics.to_dict(), **numbers, **read})
         return
-    widths = " + ".join(str(math.prod(layer.neuron_shape)) for layer in snn.hidden)
+    widths = " + ".join(map(str, neurons))
     say(
         f"Wrote {output}: {setting.neuron.label}, T = {timesteps}, α = {snn.alpha:g}, {widths} neurons, "
         f"{sum(dead)} of them never active on {count(len(data), 'observation')}."

@@ -18,6 +18,8 @@ def info_command(as_json: options.Json = False) -> None:
     from snnkern.policies.loading import load_actor
     from snnkern.report.terminal import make_table, say, show
 
+    shipped = {name: load_actor(name).metadata for name in zoo.names()}
+
     statuses = snnkern.backends()
     facts = {
         "snnkern": snnkern.__version__,
@@ -26,7 +28,7 @@ def info_command(as_json: options.Json = False) -> None:
         "backends": [{"name": s.name, "available": s.available, "detail": s.detail} for s in statuses],
         "auto": [choice._asdict() for choice in choices()],
         "rule": rule(),
-        "zoo": {name: load_actor(name).metadata for name in zoo.names()},
+        "zoo": shipped,
     }
     if as_json:
         options.print_json(facts)
@@ -45,8 +47,7 @@ def info_command(as_json: options.Json = False) -> None:
     say(rule(), wrapped=True)
     title = "\nActors in the zoo"
     actors = make_table(title, "actor", "algorithm", "environment", "return", words=4, framed=True)
-    for name in zoo.names():
-        metadata = load_actor(name).metadata
+    for name, metadata in shipped.items():
         spread = f"{float(metadata['return_mean']):,.0f} ± {float(metadata['return_std']):,.0f}"
         actors.add_row(name, metadata["algorithm"], metadata["environment"], spread)
     show(actors)

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from snnkern.control import environments
 from snnkern.errors import Error, InputError, check_whole, require
 from snnkern.limits import MOST_WORKERS
 from snnkern.studies.executors import ATTEMPTS, Failure, attempt, pickled
@@ -240,6 +241,7 @@ def _call(job: list[Any], name: str, wanted: dict[str, str | None], task: bytes)
         if difference := _difference(_versions(), wanted):  # of a machine that joined later
             raise Error(f"the machine {ray.util.get_node_ip_address()} has {difference}")
         torch.set_num_threads(1)
+        environments.draw_alone()
         _jobs.clear()
         _jobs[name] = pickle.loads(ray.get(job[0]))
     return pickled(attempt(*_jobs[name], pickle.loads(task)))

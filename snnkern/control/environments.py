@@ -1,8 +1,14 @@
-"""Makes Gymnasium environments, silences their warnings, and checks that a policy fits them."""
+"""Makes Gymnasium environments, silences their warnings, and checks that a policy fits them.
+
+Processes that draw environments import this module: it does without torch.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import multiprocessing
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,13 +19,18 @@ from numpy.typing import ArrayLike
 
 from snnkern.errors import InputError, check_whole, require
 from snnkern.limits import MOST_SIDE_BY_SIDE
-from snnkern.policies.actor import Interface, Policy
 
 if TYPE_CHECKING:
     import gymnasium
+    from gymnasium.envs.registration import EnvSpec
+
+    from snnkern.control.pixels import View
+    from snnkern.policies.actor import Interface, Policy
 
 
-def make(env: str | Callable[..., gymnasium.Env[Any, Any]], **options: Any) -> gymnasium.Env[Any, Any]:
+def make(
+    env: str | Callable[..., gymnasium.Env[Any, Any]], policy: object = None, **options: Any
+) -> gymnasium.Env[Any, Any]:
     """Makes one environment, like `gymnasium.make`, without the warnings about old model files.
 
     For a name "module:name" Gymnasium would import that module. Names come from files that somebody else wrote (an
@@ -27,42 +38,87 @@ def make(env: str | Callable[..., gymnasium.Env[Any, Any]], **options: Any) -> g
     the name must be `trusted`.
 
     Args:
-        env: a registered name such as "HalfCheetah-v5", or a function that returns an environment.
+        env: a registered name such as "HalfCheetah-v5", or a function that returns an environment, which is taken as it
+            is. Names that begin with "dm_control/" are the DeepMind Control Suite's.
+        policy: whom it is for. If that one sees pixels, a named environment is drawn and its frames are stacked:
+            `snnkern.control.pixels.view_of` says how.
         options: further options of `gymnasium.make`, or of the function: `render_mode` for instance.
 
     Raises:
-        MissingDependencyError: Gymnasium or MuJoCo is not installed.
-        InputError: no environment has that name, it cannot be made, or its name would import a module.
+        MissingDependencyError: Gymnasium or MuJoCo is not installed; for the suite, Shimmy or dm_control.
+        InputError: no environment has that name, it cannot be made or drawn, or its name would import a module.
     """
     gym = require("gymnasium", "rl", "running environments")
-    if not isinstance(env, str):
-        if not callable(env):
-            raise InputError(
-                "an environment is a registered name or a function that makes one, "
-                f"got {type(env).__name__}{_advice(env)}"
-            )
-        made = env(**options)
-        if not isinstance(made, gym.Env):
-            raise InputError(f"the function that makes the environment returned {type(made).__name__}{_advice(made)}")
-        return made
+    if isinstance(env, str):
+        _check_name(env)
+        return _named(env, env, view(env, policy), **options)
+    if not callable(env):
+        raise InputError(
+            f"an environment is a registered name or a function that makes one, got {type(env).__name__}{_advice(env)}"
+        )
+    made = env(**options)
+    if not isinstance(made, gym.Env):
+        raise InputError(f"the function that makes the environment returned {type(made).__name__}{_advice(made)}")
+    return made
+
+
+def _named(spec: str | EnvSpec, name: str, seen: View | None, **options: Any) -> gymnasium.Env[Any, Any]:
+    """An environment that is registered, here or in the process that has this specification of it."""
+    gym = require("gymnasium", "rl", "running environments")
+    from snnkern.control import pixels
+
+    pixels.prepare(spec, seen)
+    if seen:
+        options = pixels.options_of(name, seen) | options
+    with _quiet():
+        try:
+            made = gym.make(spec, **options)
+        except gym.error.DependencyNotInstalled as error:
+            raise InputError(f"environment {name!r} needs another package: {' '.join(str(error).split())}") from error
+        except gym.error.Error as error:
+            raise InputError(f"no environment {name!r}: {' '.join(str(error).split())}") from error
+        except ImportError as error:  # old MuJoCo versions of environments are no longer part of Gymnasium
+            raise InputError(f"cannot make environment {name!r}: {' '.join(str(error).split())}") from error
+        except (Exception, SystemExit) as error:  # whatever an environment's own code raises
+            why = " ".join(f"{type(error).__name__}: {error}".split()) + pixels.advice(name)
+            raise InputError(f"cannot make environment {name!r}: {why}") from error
+        if seen is None:
+            return made
+        try:
+            return pixels.drawn(made, seen, name)
+        except BaseException:
+            made.close()
+            raise
+
+
+def view(env: object, policy: object) -> View | None:
+    """How a policy sees an environment; None if it sees no pixels, or the environment is not one by name."""
+    if policy is None or not isinstance(env, str):
+        return None
+    require("gymnasium", "rl", "running environments")
+    from snnkern.control import pixels
+
+    return pixels.view_of(policy, env)
+
+
+def limit(env: str, policy: object = None) -> int | None:
+    """Decisions that an episode of a registered environment lasts at most; None where nobody says."""
+    gym = require("gymnasium", "rl", "running environments")
+    from snnkern.control import pixels
+
+    spec = gym.registry.get(env.rpartition(":")[2])
+    steps = pixels.SUITE_STEPS if env.startswith(pixels.SUITE) else spec and spec.max_episode_steps
+    seen = view(env, policy)
+    return -(-steps // seen.action_repeat) if seen and steps else steps
+
+
+def _check_name(env: str) -> None:
     module, colon, _ = env.partition(":")
     if colon and not isinstance(env, _Trusted) and module not in sys.modules:
         raise InputError(
             f"environment {env!r} would import a module: if you trust it, name it yourself with --env, "
             "or import the module first"
         )
-    with _quiet():
-        try:
-            return gym.make(env, **options)
-        except gym.error.DependencyNotInstalled as error:
-            raise InputError(f"environment {env!r} needs another package: {' '.join(str(error).split())}") from error
-        except gym.error.Error as error:
-            raise InputError(f"no environment {env!r}: {' '.join(str(error).split())}") from error
-        except ImportError as error:  # old MuJoCo versions of environments are no longer part of Gymnasium
-            raise InputError(f"cannot make environment {env!r}: {' '.join(str(error).split())}") from error
-        except (Exception, SystemExit) as error:  # whatever an environment's own code raises
-            why = " ".join(f"{type(error).__name__}: {error}".split())
-            raise InputError(f"cannot make environment {env!r}: {why}") from error
 
 
 class _Trusted(str):
@@ -94,8 +150,9 @@ def named_by(policy: Policy) -> str:
 @contextlib.contextmanager
 def one_of(
     env: str | Callable[[], gymnasium.Env[Any, Any]] | gymnasium.Env[Any, Any],
+    policy: object = None,
 ) -> Iterator[gymnasium.Env[Any, Any]]:
-    """An environment, closed in the end where it was made here; one that is given is left open.
+    """An environment for a policy, closed in the end where it was made here; one that is given is left open.
 
     Raises:
         MissingDependencyError: Gymnasium or MuJoCo is not installed.
@@ -104,11 +161,16 @@ def one_of(
     if isinstance(env, require("gymnasium", "rl", "running environments").Env):
         yield env
         return
-    made = make(cast("str", env))
+    made = make(cast("str", env), policy)
     try:
         yield made
     finally:
         made.close()
+
+
+def side_by_side(episodes: int) -> int:
+    """How many of so many episodes run side by side unless told otherwise: the largest divisor up to 32."""
+    return max(divisor for divisor in range(1, 33) if episodes % divisor == 0)
 
 
 @contextlib.contextmanager
@@ -119,6 +181,7 @@ def vector_of(
     | gymnasium.vector.VectorEnv[Any, Any, Any],
     rows: int | None,
     episodes: int,
+    policy: object = None,
 ) -> Iterator[gymnasium.vector.VectorEnv[Any, Any, Any]]:
     """A vector environment for so many episodes, closed in the end where it was made here.
 
@@ -127,6 +190,7 @@ def vector_of(
         rows: how many run side by side, which must divide `episodes`; None for the largest divisor up to 32, or as many
             as the environment that is given has.
         episodes: how many there will be.
+        policy: whom it is for, as `make` takes it.
 
     Raises:
         MissingDependencyError: Gymnasium or MuJoCo is not installed.
@@ -140,7 +204,7 @@ def vector_of(
             raise InputError(f"rows is {rows}, but the environment that is given has {has}: give a name or a function")
         rows = has
     elif rows is None:
-        rows = max(divisor for divisor in range(1, 33) if episodes % divisor == 0)
+        rows = side_by_side(episodes)
     rows = check_whole("rows", rows, least=1, most=MOST_SIDE_BY_SIDE)
     if episodes % rows:
         raise InputError(f"rows must divide the number of episodes ({episodes}), got {rows}")
@@ -148,7 +212,7 @@ def vector_of(
         yield env
         return
     maker = cast("Callable[[], gymnasium.Env[Any, Any]]", lambda: env)
-    envs = _vector([maker]) if given else make_vector(cast("str", env), rows)
+    envs = _vector([maker]) if given else make_vector(cast("str", env), rows, policy)
     try:
         yield envs
     finally:
@@ -157,16 +221,69 @@ def vector_of(
 
 
 def make_vector(
-    env: str | Callable[[], gymnasium.Env[Any, Any]], rows: int
-) -> gymnasium.vector.SyncVectorEnv[Any, Any]:
+    env: str | Callable[[], gymnasium.Env[Any, Any]], rows: int, policy: object = None
+) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
     """Makes a vector of environments that the caller resets (autoreset disabled), so that every episode has its seed.
+
+    For a policy that sees pixels, drawing takes most of the time. So named environments are shared out among as many
+    processes as there are cores, or rows if these are fewer. One row, and what a sweep's worker needs, is drawn in its
+    own process, and so is what a function makes, which another process may not know.
+
+    Args:
+        env: a registered name, or a function that makes the environment.
+        rows: how many.
+        policy: whom they are for, as `make` takes it.
 
     Raises:
         MissingDependencyError: Gymnasium or MuJoCo is not installed.
-        InputError: no environment has that name.
+        InputError: no environment has that name, or it cannot be made.
     """
-    make(env).close()  # a clear error before anything else
-    return _vector([lambda: make(env)] * rows)
+    processes = min(rows, cores())
+    if processes > 1 and (maker := _portable(env, policy)):
+        from snnkern.control.processes import ProcessVector
+
+        return ProcessVector([maker] * rows, processes)
+    make(env, policy).close()  # a clear error before anything else
+    return _vector([lambda: make(env, policy)] * rows)
+
+
+_alone = multiprocessing.parent_process() is not None
+
+
+def draw_alone() -> None:
+    """Says that this process is one of several that share the cores, as multiprocessing's are: it starts none."""
+    global _alone
+    _alone = True
+
+
+def cores() -> int:
+    """How many processes draw environments: one for each core, and this one alone where others share them."""
+    if _alone:
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _portable(env: object, policy: object) -> Callable[[], gymnasium.Env[Any, Any]] | None:
+    """What makes an environment that is drawn in another process; None where nothing is drawn, or it cannot be sent."""
+    seen = view(env, policy)
+    if not isinstance(env, str) or seen is None or seen.blind:
+        return None
+    import cloudpickle
+
+    from snnkern.control import pixels
+
+    _check_name(env)
+    _, _, name = env.rpartition(":")
+    # What this program has registered, another process may not know. The suite is registered there anew.
+    known = require("gymnasium", "rl", "running environments").registry.get(name)
+    spec = trusted(env) if known is None or env.startswith(pixels.SUITE) else known
+    pixels.prepare(spec, seen)
+    maker = functools.partial(_named, spec, env, seen)
+    try:
+        cloudpickle.dumps(maker)
+    except Exception:  # of many kinds
+        return None
+    return maker
 
 
 def _vector(makers: list[Callable[[], gymnasium.Env[Any, Any]]]) -> gymnasium.vector.SyncVectorEnv[Any, Any]:
@@ -177,22 +294,39 @@ def _vector(makers: list[Callable[[], gymnasium.Env[Any, Any]]]) -> gymnasium.ve
     return envs
 
 
+def check(env: str | Callable[[], gymnasium.Env[Any, Any]], policy: Policy) -> None:
+    """Checks that an environment can be made and that a policy fits it.
+
+    Raises:
+        MissingDependencyError: as `make`.
+        InputError: as `make`, and as `check_spaces`.
+    """
+    with one_of(env, policy) as environment:
+        check_spaces(policy.interface, environment.observation_space, environment.action_space)
+
+
 def check_spaces(
     interface: Interface, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]
 ) -> None:
     """Checks that a policy fits an environment.
 
     Raises:
-        InputError: the spaces are not boxes of the policy's widths, or the policy's actions leave the action space.
+        InputError: the spaces are not boxes of the policy's shapes, images are not of its dtype, or its actions leave
+            the action space.
     """
     box = require("gymnasium", "rl", "running environments").spaces.Box
-    for name, space, width in (
-        ("observation", observation_space, interface.observation_dim),
-        ("action", action_space, interface.action_dim),
+    shape = tuple(interface.observation_shape)
+    image = len(shape) > 1
+    dtype = str(interface.observation_dtype).rpartition(".")[2]
+    for name, space, wanted, numbers in (
+        ("observation", observation_space, shape, f"{dtype} {list(shape)}" if image else f"{list(shape)} real numbers"),
+        ("action", action_space, (interface.action_dim,), f"[{interface.action_dim}] real numbers"),
     ):
-        if not isinstance(space, box) or space.shape != (width,):
+        fits = isinstance(space, box) and space.shape == wanted
+        if not fits or (image and name == "observation" and space.dtype != dtype):
             raise InputError(
-                f"the environment's {name} space is {space}, but the actor's {name}s are [{width}] real numbers"
+                f"the environment's {name} space is {_space(space)}, but the actor's {name}s are {numbers}"
+                f"{_order(space.shape, wanted)}"
             )
     if not interface.squash:
         return
@@ -204,6 +338,23 @@ def check_spaces(
             f"the actor's actions span {_span(bias - scale, bias + scale)}, but the environment takes "
             f"{_span(low, high)}: give the action_scale (max_action) that the actor was trained with"
         )
+
+
+def _space(space: gymnasium.Space[Any]) -> str:
+    """A space in few words, whatever its bounds are."""
+    return " ".join(str(space).split())
+
+
+def _order(given: tuple[int, ...] | None, wanted: tuple[int, ...]) -> str:
+    """A hint where an image has its channels last, or its frames apart."""
+    if given is None or len(wanted) != 3:
+        return ""
+    channels, height, width = wanted
+    if given == (height, width, channels):
+        return ": channels stand first in them, and last in the environment's"
+    if len(given) == 4 and np.prod(given) == np.prod(wanted):
+        return ": its frames are stacked in the channels"
+    return ""
 
 
 def _span(low: ArrayLike, high: ArrayLike) -> str:
@@ -218,11 +369,12 @@ def _quiet() -> Iterator[None]:
     """
     try:
         import mujoco
-    except ImportError:
+    except Exception:  # it is not installed; or MUJOCO_GL names a renderer that is not, which making it says
         mujoco = None
     set_handler = getattr(mujoco, "set_mju_user_warning", None)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*out of date", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message=r".*not in the possible render_modes")  # which is an error of ours
         if set_handler is None:
             yield
             return

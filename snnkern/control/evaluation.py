@@ -7,9 +7,9 @@ import hashlib
 import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,10 @@ from snnkern.control.records import CalibrationDescription, Outcome, Record, Res
 from snnkern.control.rollout import Acts, WrapsSpikingActor, acting, rollout
 from snnkern.errors import InputError
 from snnkern.kernels.backends.choice import choose
+from snnkern.kernels.neurons import Dynamics
 from snnkern.limits import check_episodes
-from snnkern.policies.actor import Actor
+from snnkern.policies.actor import Policy
 from snnkern.policies.readers.vec_normalize import warn_of_normalized
-from snnkern.policies.spiking import SpikingActor
 
 if TYPE_CHECKING:
     import gymnasium
@@ -131,7 +131,9 @@ def evaluate(
     Args:
         policy: an `Actor`, a `SpikingActor`, an `SB3Policy`, or anything with `act`.
         env: a registered name; a function that makes the environment; an environment, which runs one episode after the
-            other; or a vector of environments (`rollout` says what its autoreset mode does to seeds).
+            other; or a vector of environments (`rollout` says what its autoreset mode does to seeds). For a policy that
+            sees pixels, a named environment is drawn, side by side in as many processes as cores
+            (`snnkern.control.pixels`).
             A given environment is reset and stepped, and not closed.
         episodes: number of episodes; their seeds are seed, seed + 1, ….
         seed: seed of the first episode.
@@ -149,7 +151,7 @@ def evaluate(
     episodes, seed = check_episodes(episodes, seed)
     policy = acting(policy)
     warn_of_normalized(policy)
-    with environments.vector_of(env, rows, episodes) as envs:
+    with environments.vector_of(env, rows, episodes, policy) as envs:
         result = rollout(policy, envs, episodes=episodes // envs.num_envs, seed=seed, progress=progress)
     return Evaluation(
         returns=tuple(float(value) for value in result.returns.T.flat),  # episode e of row r has seed + r + e · rows
@@ -179,6 +181,9 @@ def describe_task(
         seed: seed of the first.
         backend: what computes, by `backend_name`; the dense actor uses none.
     """
+    packages = ["snnkern", "torch", "gymnasium", "mujoco"]
+    if env.startswith("dm_control/"):
+        packages += ["dm_control", "shimmy"]
     return {
         "actor": fingerprint,
         "environment": env,
@@ -187,11 +192,11 @@ def describe_task(
         "episodes": episodes,
         "seed": seed,
         "backend": None if setting is None else backend,
-        "versions": {name: _version(name) for name in ("snnkern", "torch", "gymnasium", "mujoco")},
+        "versions": {name: _version(name) for name in packages},
     }
 
 
-def backend_name(actor: Actor, backend: str) -> str:
+def backend_name(actor: Policy, backend: str) -> str:
     """What computes an actor's spiking versions: "auto" may be another backend on the next day."""
     own = actor.interface.action_scale
     return choose(backend, own.device, own.dtype).NAME
@@ -207,23 +212,44 @@ class RandomPolicy:
     Args:
         env: a registered name, or a function that makes the environment.
         seed: of the draws.
+        actor: whom it is compared with. If that one sees pixels, this one decides as often; nothing is drawn for it.
 
     Raises:
         InputError: there is no such environment, or its actions are not between finite bounds.
     """
 
-    def __init__(self, env: str | Callable[[], gymnasium.Env[Any, Any]], seed: int | Sequence[int]) -> None:
-        with environments.one_of(env) as environment:
+    def __init__(
+        self,
+        env: str | Callable[[], gymnasium.Env[Any, Any]],
+        seed: int | Sequence[int],
+        actor: Policy | None = None,
+    ) -> None:
+        view = environments.view(env, actor)
+        self.view = view and replace(view, blind=True)
+        with environments.one_of(env, self) as environment:
             space: Any = environment.action_space
+            self._observation_ndim = len(environment.observation_space.shape or (1,))
         self.low, self.high = getattr(space, "low", np.inf), getattr(space, "high", np.inf)
         if not np.isfinite([self.low, self.high]).all():
             raise InputError(f"no random policy acts in {env}: its actions are {space}, not between finite bounds")
         self._generator = np.random.default_rng(seed)
 
     def act(self, observation: NDArray[Any], /) -> NDArray[Any]:
-        """Random actions, `[B, action_dim]` for observations `[B, observation_dim]`."""
-        actions = self._generator.uniform(self.low, self.high, (*observation.shape[:-1], *np.shape(self.low)))
+        """Random actions, `[B, action_dim]` for observations `[B, *observation_shape]`."""
+        rows = observation.shape[: observation.ndim - self._observation_ndim]
+        actions = self._generator.uniform(self.low, self.high, (*rows, *np.shape(self.low)))
         return actions.astype(np.float32)
+
+
+@runtime_checkable
+class _Converted(Protocol):
+    """What was made of a dense policy, such as a `SpikingActor`."""
+
+    @property
+    def dynamics(self) -> Dynamics: ...
+
+    @property
+    def thresholds(self) -> Sequence[Tensor]: ...
 
 
 def evaluation_record(policy: Acts, name: str, env: str, episodes: int, seed: int) -> Outcome:
@@ -239,7 +265,7 @@ def evaluation_record(policy: Acts, name: str, env: str, episodes: int, seed: in
     started = time.perf_counter()
     found = evaluate(policy, env, episodes=episodes, seed=seed)
     result: Result = {"returns": found.returns, "lengths": found.lengths, "spikes": found.spikes}
-    if isinstance(policy, SpikingActor):
+    if isinstance(policy, _Converted):
         result["dynamics"] = policy.dynamics.to_dict()
         result["thresholds"] = thresholds_digest(policy.thresholds)
     return {"actor": name, "result": result, "run": {"seconds": time.perf_counter() - started}}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnkern.control import environments
-from snnkern.control.rollout import Acts
+from snnkern.control.rollout import Acts, spiking
 from snnkern.errors import Error, InputError
 from snnkern.kernels import ops, reference
 from snnkern.limits import MOST_REPLAYED, MOST_SIDE_BY_SIDE, check_episodes
@@ -82,14 +82,17 @@ def follow(
     episodes, seed = check_episodes(episodes, seed, most=MOST_SIDE_BY_SIDE)
     if driver not in policies:
         raise InputError(f"the driver must be one of the policies ({', '.join(policies)}), got {driver!r}")
-    envs = [environments.make(env) for _ in range(episodes)]
-    twin = _Twin(env) if len(policies) > 1 else None
+    view = environments.view(env, policies[driver])
+    envs = [environments.make(env, policies[driver]) for _ in range(episodes)]
+    twin = _Twin(env, view.action_repeat if view else 1) if len(policies) > 1 else None
     for policy in policies.values():
         if isinstance(policy, Policy):
             environments.check_spaces(policy.interface, envs[0].observation_space, envs[0].action_space)
-        if isinstance(policy, SpikingActor):
-            policy.reset()
+        if snn := spiking(policy):
+            snn.reset()
     limit = envs[0].spec.max_episode_steps if envs[0].spec else None
+    if view:
+        limit = environments.limit(str(env), policies[driver])
     current = np.stack([one.reset(seed=seed + row)[0] for row, one in enumerate(envs)])
     if current.dtype != np.uint8:  # an image
         current = current.astype(np.float64)
@@ -144,9 +147,14 @@ class _Twin:
     """A second environment, in which an action can be tried in another one's state.
 
     A MuJoCo environment's state is copied whole, warm start of the solver included; another one is copied as an object.
+
+    Args:
+        env: as `environments.make` takes it.
+        action_repeat: steps that an action lasts.
     """
 
-    def __init__(self, env: str | Callable[[], gymnasium.Env[Any, Any]]) -> None:
+    def __init__(self, env: str | Callable[[], gymnasium.Env[Any, Any]], action_repeat: int) -> None:
+        self._action_repeat = action_repeat
         self.env: Any = environments.make(env).unwrapped
         try:
             import mujoco
@@ -163,7 +171,13 @@ class _Twin:
             self._copy(self.env.data, self.env.model, source.data)
         else:
             self.env = copy.deepcopy(source)
-        return float(self.env.step(action)[1])
+        earned = 0.0
+        for _ in range(self._action_repeat):
+            _, reward, terminated, truncated, _ = self.env.step(action)
+            earned += float(reward)
+            if terminated or truncated:
+                break
+        return earned
 
 
 class LayerDecision(NamedTuple):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from snnkern.control import environments
 from snnkern.errors import InputError, require
@@ -21,13 +24,24 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Acts(Protocol):
-    """Anything that maps observations `[B, observation_dim]` to actions `[B, action_dim]`.
+    """Anything that maps observations `[B, *observation_shape]` to actions `[B, action_dim]`.
 
-    An `Actor` or a `SpikingActor` is checked against the environment; a `SpikingActor` is also reset and its spikes
-    are counted.
+    An `Actor` or a `SpikingActor` is checked against the environment; what also `Spikes` is reset, and its spikes are
+    counted.
     """
 
     def act(self, observation: NDArray[Any], /) -> NDArray[Any]: ...
+
+
+class Spikes(Acts, Protocol):
+    """What acts and spikes, such as a `SpikingActor`: it keeps a carry for each row."""
+
+    def reset(self, mask: NDArray[np.bool_] | None = None) -> None:
+        """Starts a new episode: in all rows, or in those where `mask` `[B]` is True."""
+
+    @property
+    def spikes(self) -> Tensor:
+        """Spikes sent in the last decision, per layer and row, int64 `[layers, B]`."""
 
 
 @runtime_checkable
@@ -36,13 +50,6 @@ class WrapsSpikingActor(Protocol):
 
     @property
     def actor(self) -> SpikingActor: ...
-
-
-@runtime_checkable
-class DoesNotAct(Protocol):
-    """What may be taken for a policy and is none, such as a `SpikingNetwork`; it says what to do instead."""
-
-    why_it_does_not_act: str
 
 
 def acting(policy: object) -> Acts:
@@ -55,9 +62,13 @@ def acting(policy: object) -> Acts:
         return policy.actor
     if isinstance(policy, Acts):
         return policy
-    if isinstance(policy, DoesNotAct):
-        raise InputError(policy.why_it_does_not_act)
     return check_actor(policy)
+
+
+def spiking(policy: object) -> Spikes | None:
+    """The policy, if it has the parts of one that `Spikes`; they are not asked for, for there may be no spikes yet."""
+    whole = all(inspect.getattr_static(policy, name, None) is not None for name in ("act", "reset", "spikes"))
+    return cast("Spikes", policy) if whole else None
 
 
 @dataclass(frozen=True)
@@ -97,7 +108,8 @@ def rollout(
     In the last two, the seed of a row's first episode is seed + r, and later ones continue the environment's generator.
 
     Args:
-        policy: an `Actor`, a `SpikingActor`, an `SB3Policy`, or anything with `act`.
+        policy: an `Actor`, a `SpikingActor`, an `SB3Policy`, or anything with `act`. With `reset` and `spikes`, too, it
+            is reset where episodes start, and its spikes are counted (`Spikes`).
         envs: a Gymnasium vector environment, such as `snnkern.control.environments.make_vector` makes.
         episodes: episodes per row.
         seed: seed of the first episode of row 0.
@@ -115,7 +127,7 @@ def rollout(
         environments.check_spaces(policy.interface, envs.single_observation_space, envs.single_action_space)
     modes = gym.vector.AutoresetMode
     mode = modes(envs.metadata.get("autoreset_mode", modes.NEXT_STEP))
-    spiking = policy if isinstance(policy, SpikingActor) else None
+    snn = spiking(policy)
 
     rows = envs.num_envs
     returns = np.zeros((rows, episodes))
@@ -125,13 +137,13 @@ def rollout(
     spikes: NDArray[np.int64] | None = None
 
     observation, _ = envs.reset(seed=seed)
-    if spiking:
-        spiking.reset()
+    if snn:
+        snn.reset()
     while (finished < episodes).any():
         recorded = (finished < episodes) & ~resetting
         action = policy.act(observation)
-        if spiking:
-            sent = spiking.spikes[:, recorded].sum(dim=1).cpu().numpy()
+        if snn:
+            sent = torch.as_tensor(snn.spikes)[:, recorded].sum(dim=1).cpu().numpy()
             spikes = sent if spikes is None else spikes + sent
         observation, reward, terminated, truncated, _ = envs.step(action)
 
@@ -148,8 +160,8 @@ def rollout(
         if mode == modes.DISABLED and ended.any():
             seeds: Any = [seed + row + int(episode) * rows for row, episode in enumerate(finished)]
             observation, _ = envs.reset(seed=seeds, options={"reset_mask": ended})
-        if spiking and started.any():
-            spiking.reset(started)
+        if snn and started.any():
+            snn.reset(started)
         if progress:
             progress(int(finished.sum()))
     mean_spikes = None if spikes is None else spikes / lengths.sum()

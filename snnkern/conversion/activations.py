@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnkern.errors import InputError
-from snnkern.policies.actor import Actor
+from snnkern.policies.actor import Actor, Policy
 
 # Rows that pass through the actor at once while recording, and numbers that their activations may be: both bound what
 # memory recording takes.
@@ -37,7 +37,7 @@ class Statistics:
         self._histograms = [_Histogram(len(tensor)) for tensor in like if percentiles]
 
     def record(self, activations: Sequence[Tensor]) -> None:
-        """Takes in the activations of every layer, `[rows, N]` or `[rows, C, H, W]` each.
+        """Takes in the activations of every layer, `[rows, N]` or `[rows, C, …]` each.
 
         Raises:
             InputError: an activation is not finite.
@@ -118,7 +118,7 @@ def check_activations(activations: Sequence[Tensor]) -> None:
 
 
 def by_channel(activation: Tensor) -> Tensor:
-    """Activations `[B, C, H, W]` as `[B·H·W, C]`, a row for every place; `[B, N]` as they are."""
+    """Activations `[B, C, …]` as `[B·…, C]`, a row for every place; `[B, N]` as they are."""
     return activation if activation.dim() == 2 else activation.movedim(1, -1).flatten(0, -2)
 
 
@@ -126,7 +126,11 @@ def chunk_rows(actor: Actor) -> int:
     """How many observations may pass through an actor at once."""
     layers = zip(actor.hidden, actor.convolutions, strict=True)
     neurons = (math.prod(geometry.output_shape) if geometry else len(layer.bias) for layer, geometry in layers)
-    numbers = actor.interface.observation_dim + sum(neurons)
+    return rows_at_once(actor.interface.observation_dim + sum(neurons))
+
+
+def rows_at_once(numbers: int) -> int:
+    """How many rows may be recorded at once where each makes so many numbers."""
     return max(1, min(_CHUNK, _NUMBERS // max(numbers, 1)))
 
 
@@ -170,7 +174,7 @@ class _Histogram:
         return value
 
 
-def check_observations(actor: Actor, observations: NDArray[np.floating] | Tensor) -> None:
+def check_observations(actor: Policy, observations: NDArray[np.floating] | Tensor) -> None:
     """Refuses what is not a batch of observations for the actor, `[N, *observation_shape]` and finite.
 
     Raises:

@@ -1,83 +1,159 @@
-"""Converts any feed-forward PyTorch module: every ReLU in its graph becomes a `SpikingActivation`.
+"""Converts any feed-forward PyTorch module: every ReLU in its graph becomes spiking neurons.
 
-The graph is traced with torch.fx. Up to the last ReLUs it runs time-first, with the T steps side by side in the batch,
-so that every layer stays as it is. The part before the first ReLU is computed once, and the part after the last ReLUs
-is computed from the mean over the T steps.
+The graph is traced with torch.fx. What is linear between ReLUs runs time-first, with the T steps side by side in the
+batch, so that every layer stays as it is. What no spike reaches is computed once, and what is not linear behind a ReLU
+is computed from the mean over the T steps. A module that is a plain actor becomes a `SpikingActor`.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
+import math
 import operator
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
-from torch.nn import functional
-from torch.nn.utils import fusion
 
-from snnkern.conversion.activations import Statistics, as_tensor, batches, check_numeric
+from snnkern.conversion.activations import Statistics, as_tensor, batches, by_channel, check_numeric, rows_at_once
+from snnkern.conversion.chains import actor_of
+from snnkern.conversion.graphs import (
+    NORMS,
+    WEIGHTED,
+    WEIGHTED_FUNCTIONS,
+    Plan,
+    Silence,
+    additions,
+    argument,
+    function_of,
+    is_reshape,
+    module_of,
+    repeated,
+    run,
+    trace,
+)
 from snnkern.conversion.rules import Calibration, Max, Percentile, parse_of_activations
 from snnkern.errors import InputError
+from snnkern.kernels import ops
+from snnkern.kernels.backends.choice import check_name
 from snnkern.kernels.neurons import Dynamics, Neuron, parse_neuron
 from snnkern.kernels.nn import SpikingActivation
-from snnkern.policies.actor import Policy
+from snnkern.policies.actor import Interface, Policy, update_with_tensors
+from snnkern.policies.spiking import SpikingActor
 
-_WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
-_ADAPTIVE = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
-_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  # in evaluation
-_LINEAR_MODULES = (*_WEIGHTED, *_POOLS, *_ADAPTIVE, *_NOTHING, nn.Flatten)
-_ADDITIONS = (operator.add, operator.iadd, torch.add)
-_POOLING = (
-    functional.avg_pool1d,
-    functional.avg_pool2d,
-    functional.avg_pool3d,
-    functional.adaptive_avg_pool1d,
-    functional.adaptive_avg_pool2d,
-    functional.adaptive_avg_pool3d,
-)
-_RELUS = (torch.relu, torch.relu_, functional.relu, functional.relu_)
-_RESHAPES = ("view", "reshape", torch.reshape)
-_CONVERTED = (
-    "Linear, convolutions, BatchNorm right behind them, pooling by average, flatten from dimension 1, additions"
-)
+
+class InputForm(NamedTuple):
+    """What one input of a network is, as the samples of its calibration were.
+
+    Attributes:
+        shape: of one.
+        dtype: of the samples; any floating-point dtype stands for all of them.
+        fed: what the module is given: integers where it takes them, else its own floating-point numbers.
+        acts: whether the module returns one vector for every input, as a policy does.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    fed: torch.dtype
+    acts: bool
+
+    def rows(self, observation: object) -> Tensor:
+        """An array of this shape, or of rows of it, as a tensor of one or more rows.
+
+        Raises:
+            InputError: another shape or dtype, or a NaN or infinity.
+        """
+        kind = str(self.dtype).removeprefix("torch.")
+        wanted = "a floating-point array" if self.dtype.is_floating_point else f"an array of {kind}"
+        if not isinstance(observation, np.ndarray | np.generic) or np.ma.is_masked(observation):
+            raise InputError(f"observation must be {wanted}, got {type(observation).__name__}")
+        fits = observation.dtype.kind == "f" if self.dtype.is_floating_point else observation.dtype == np.dtype(kind)
+        if not fits:
+            raise InputError(f"observation must be {wanted}, as the samples were, got {observation.dtype}")
+        width = len(self.shape)
+        if observation.ndim not in (width, width + 1) or observation.shape[observation.ndim - width :] != self.shape:
+            inside = ", ".join(map(str, self.shape))
+            raise InputError(f"observation must be [{inside}] or [B, {inside}], got shape {list(observation.shape)}")
+        rows = as_tensor(np.asarray(observation)).reshape(-1, *self.shape)
+        if rows.is_floating_point():
+            ops.refuse_non_finite(rows)
+        return rows
 
 
 class SpikingNetwork(nn.Module):
     """The spiking version of a feed-forward module, made by `snnkern.spikify`; one call is one decision step.
 
-    The activations keep the carry of each row until `reset`. With α = 0 there is no carry, and calls may differ in B.
+    The neurons keep the carry of each row until `reset`. With α = 0 there is no carry, and calls may differ in B. With
+    `act`, `reset` and `spikes` it is a policy that drives in `rollout` and `evaluate`.
 
     Attributes:
-        body: the network that runs, a `torch.fx.GraphModule`.
-        dynamics: neuron, T, α, μ, κ; the same for all activations.
-        why_it_does_not_act: says what makes a policy of it.
+        body: the network that runs: a `SpikingActor` where the module is a plain actor, else a `torch.fx.GraphModule`.
+        means: by name in the module, what lies between ReLUs and works on the mean over T; what follows spikes anew.
     """
 
-    why_it_does_not_act = (
-        "a policy needs act(observations), which a SpikingNetwork has not: wrap it in an object whose act "
-        "calls it with a tensor, with α = 0, or convert its module as nn.Sequential"
-    )
-
-    def __init__(self, body: fx.GraphModule, dynamics: Dynamics) -> None:
+    def __init__(
+        self,
+        body: fx.GraphModule | SpikingActor,
+        dynamics: Dynamics,
+        form: InputForm,
+        names: Iterable[str],
+        means: Iterable[str] = (),
+    ) -> None:
         super().__init__()
         self.body = body
-        self.dynamics = dynamics
+        self.means = tuple(means)
+        self._dynamics = dynamics
+        self._form = form
+        self._names = tuple(names)
 
     @property
-    def activations(self) -> dict[str, SpikingActivation]:
-        """The activation that replaces each ReLU, by its name in the graph."""
-        return {name: child for name, child in self.body.named_children() if isinstance(child, SpikingActivation)}
+    def dynamics(self) -> Dynamics:
+        """Neuron, T, α, μ, κ; the same for all neurons."""
+        return self._dynamics if self.actor is None else self.actor.dynamics
+
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """Shape of one input, as the samples were; of images `(C, H, W)`."""
+        return self._form.shape
+
+    @property
+    def engine(self) -> Literal["actor", "operators"]:
+        """What runs: "actor", a `SpikingActor`, in one call where its backend can; or "operators", one by one."""
+        return "operators" if self.actor is None else "actor"
+
+    @property
+    def actor(self) -> SpikingActor | None:
+        """The spiking actor that runs, where the module is a plain actor; else None."""
+        return self.body if isinstance(self.body, SpikingActor) else None
+
+    @property
+    def activations(self) -> dict[str, nn.Module]:
+        """What replaces each ReLU, by its name in the graph: a `SpikingActivation`, or a `SpikingLayer` of an actor.
+
+        Both have a `threshold` and a `carry`.
+        """
+        if self.actor is not None:
+            return dict(zip(self._names, self.actor.hidden, strict=True))
+        return {name: self.body.get_submodule(name) for name in self._names}
+
+    @property
+    def thresholds(self) -> tuple[Tensor, ...]:
+        """θ of every activation, `[C]` or `[N]` each."""
+        return tuple(part.get_buffer("threshold") for part in self.activations.values())
 
     @property
     def spikes(self) -> Tensor:
         """Spikes sent in the last decision, per activation and row, int64 `[activations, B]`."""
-        return torch.stack([activation.spikes for activation in self.activations.values()])
+        if self.actor is not None:
+            return self.actor.spikes
+        return torch.stack([activation.spikes for activation in self._spiking()])
+
+    def _spiking(self) -> list[SpikingActivation]:
+        return [child for child in self.activations.values() if isinstance(child, SpikingActivation)]
 
     def forward(self, input: Tensor) -> Any:
         """Returns the module's output for an input `[B, …]`, computed with T steps of spikes.
@@ -86,21 +162,90 @@ class SpikingNetwork(nn.Module):
             InputError: the carry belongs to another number of rows; the input requires grad while grad is on.
         """
         if not isinstance(input, Tensor):
-            raise InputError(f"input must be a tensor [B, …], got {type(input).__name__}")
-        if self.dynamics.alpha == 0 and not torch.compiler.is_exporting():
+            raise InputError(f"input must be a tensor [B, …], got {type(input).__name__}: act() takes arrays")
+        uncarried = self.dynamics.alpha == 0
+        if self.actor is not None:
+            if not uncarried or not torch.compiler.is_exporting():
+                return self.actor(input)
+            decision = self.actor.stateless()  # an exported program has no state
+            return decision(input, *decision.start(input.shape[0]))[0]
+        if uncarried and not torch.compiler.is_exporting():
             self.reset()
         return self.body(input)
 
+    @torch.no_grad()
+    def act(self, observation: NDArray[Any]) -> NDArray[Any]:
+        """The module's output for a NumPy observation, `[…]` or `[B, …]`, in the network's dtype.
+
+        Raises:
+            InputError: another shape than that of the samples; another kind of numbers than theirs; a NaN or infinity;
+                the module does not return one tensor `[B, …]`.
+        """
+        if self.actor is not None:
+            return self.actor.act(observation)
+        if not self._form.acts:
+            raise InputError("a policy returns one tensor [B, action_dim]: wrap the module in one that does")
+        rows = self._form.rows(observation)
+        own = self._spiking()[0].threshold
+        fed = self._form.fed
+        action = self(rows.to(own.device, own.dtype if fed.is_floating_point else fed)).cpu()
+        result: NDArray[Any] = (action.float() if action.dtype == torch.bfloat16 else action).numpy()
+        return result if observation.ndim > len(self._form.shape) else result[0]
+
     def reset(self, mask: Tensor | NDArray[np.bool_] | None = None) -> None:
         """Starts a new episode: in all rows, or in those where `mask` `[B]` is True."""
-        for activation in self.activations.values():
-            activation.reset(mask)
+        for part in self._spiking() if self.actor is None else [self.actor]:
+            part.reset(mask)
+
+
+class DenseNetwork(Policy):
+    """A feed-forward module as a dense policy, which `sweep` compares with what `spikify` makes of it.
+
+    Args:
+        module: takes one tensor `[B, …]` of observations, vectors or images, and returns actions `[B, action_dim]`.
+        observations: some, as the environment gives them: floating-point numbers, or uint8.
+
+    Raises:
+        InputError: the module does not take the observations, returns something else, or cannot be converted.
+    """
+
+    def __init__(self, module: nn.Module, observations: NDArray[Any] | Tensor) -> None:
+        module = copy.deepcopy(module).eval().requires_grad_(False)
+        graph = trace(module)
+        samples = _Samples(graph, observations)
+        plan = Plan(graph, samples.example)
+        if plan.action_dim is None:
+            raise InputError("a policy returns one tensor [B, action_dim]: wrap the module in one that does")
+        shape = tuple(samples.example.shape[1:])
+        interface = Interface(
+            shape[0] if len(shape) == 1 else shape,
+            plan.action_dim,
+            squash=False,
+            dtype=plan.dtypes[plan.relus[0]],
+            observation_dtype=samples.given if not samples.given.is_floating_point else None,
+        )
+        super().__init__(interface, None, check_finite=True)
+        self.module = module
+        self._fed = samples.example.dtype
+        self._code = f"{module}{graph.code}"
+        self.eval()
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """The module's output `[B, action_dim]` for observations `[B, …]`."""
+        found: Tensor = self.module(self.interface.check(observation, self.check_finite).to(self._fed))
+        return found
+
+    def fingerprint(self) -> str:
+        """A hash of the module's graph and tensors; other hashes for other actions."""
+        digest = hashlib.sha256(self._code.encode())
+        update_with_tensors(digest, self.module)
+        return digest.hexdigest()
 
 
 @torch.no_grad()
 def spikify(
     module: nn.Module,
-    sample_batches: NDArray[np.floating] | Tensor | Iterable[NDArray[np.floating] | Tensor],
+    sample_batches: NDArray[Any] | Tensor | Iterable[NDArray[Any] | Tensor],
     *,
     neuron: str | Neuron = "mt",
     timesteps: int = 4,
@@ -112,14 +257,20 @@ def spikify(
 ) -> SpikingNetwork:
     """Converts a feed-forward module into a spiking one, without training. The module itself does not change.
 
-    Its ReLUs, modules or functions, become `SpikingActivation`s, with a threshold for every channel of a convolution
-    and every neuron of a Linear. Between the input and the last ReLUs it may have Linear, convolutions, BatchNorm
-    (folded into the layer before it), average pooling, flatten, additions and dropout, which does nothing here. After
-    the last ReLUs it may have anything, which works on means.
+    Its ReLUs, modules or functions, become spiking neurons, with a threshold for every channel of a convolution and
+    every neuron of a Linear. What no spike reaches is computed once per decision, whatever it is. Between ReLUs, what
+    is linear runs on spikes: Linear, convolutions, BatchNorm, pooling by average, reshapes that keep rows apart, sums
+    and means over features, additions, concatenations, numbers and parameters that are added or multiplied. What is not
+    linear, such as LayerNorm, Tanh or max pooling, works on the mean over T, and what follows spikes anew
+    (`SpikingNetwork.means`). Behind the last ReLUs all works on means.
+
+    A module that is a plain actor becomes a `SpikingActor` (`SpikingNetwork.engine`): Conv2d or Linear, ReLU and so on
+    in a chain, with LayerNorm and Tanh in the middle, affine steps at its input and output, and a Tanh at its end.
 
     Args:
         module: takes one tensor `[B, …]`.
-        sample_batches: inputs that the thresholds are calibrated on, `[B, …]` or an iterable of such batches.
+        sample_batches: inputs that the thresholds are calibrated on, `[B, …]` or an iterable of such batches; of any
+            dtype that the module takes, such as uint8 for images.
         neuron: as for `convert`.
         timesteps: T.
         alpha: α. For inputs that do not follow each other in time, leave it 0.
@@ -134,315 +285,236 @@ def spikify(
     """
     dynamics = Dynamics(parse_neuron(neuron), timesteps, alpha, memory, clip)
     rule = parse_of_activations(calibration)
+    check_name(backend)
     if isinstance(module, Policy):
         raise InputError(f"module is an {type(module).__name__}: snnkern.convert converts actors")
     if not isinstance(module, nn.Module):
         sb3 = any(base.__module__.startswith(("stable_baselines3.", "sbx.")) for base in type(module).__mro__)
         advice = ": snnkern.from_sb3 converts a model of Stable-Baselines3" if sb3 else ""
         raise InputError(f"module must be a torch.nn.Module, got {type(module).__name__}{advice}")
-    graph = _fold(_trace(copy.deepcopy(module).eval().requires_grad_(False)))
-    region = _Region(graph)
-    thresholds, example = _calibrate(graph, region, sample_batches, rule)
-    offsets: dict[fx.Node, Tensor] = {}
-    if dynamics.neuron.differential:
-        offsets = _Silence(graph, region).offsets(example)
-        _drop_biases(graph, region)
-    _make_spiking(graph, region, thresholds, offsets, dynamics, backend)
-    return SpikingNetwork(graph, dynamics)
+    graph = trace(copy.deepcopy(module).eval().requires_grad_(False))
+    samples = _Samples(graph, sample_batches)
+    plan = Plan(graph, samples.example)
+    thresholds = _calibrate(graph, plan, samples, rule)
+    form = InputForm(
+        tuple(samples.example.shape[1:]), samples.given, samples.example.dtype, plan.action_dim is not None
+    )
+    names = [f"{relu.name}_spiking" for relu in plan.relus]
+    actor = actor_of(plan, form.shape, form.fed) if form.dtype.is_floating_point or form.dtype == form.fed else None
+    if actor is not None:
+        actor.metadata["calibration"] = str(rule)
+        body: SpikingActor | fx.GraphModule = SpikingActor(actor, thresholds, dynamics, backend=backend)
+    else:
+        offsets = Silence(graph, plan).offsets(samples.example) if dynamics.neuron.differential else {}
+        activations = {
+            relu: SpikingActivation(
+                dynamics.neuron, threshold, timesteps, alpha, memory, clip,
+                bias=offsets.get(relu.all_input_nodes[0]), backend=backend,
+            )
+            for relu, threshold in zip(plan.relus, thresholds, strict=True)
+        }  # fmt: skip
+        _make_spiking(plan, activations, offsets, dynamics)
+        body = graph
+    return SpikingNetwork(body, dynamics, form, names, plan.means)
 
 
-def _trace(module: nn.Module) -> fx.GraphModule:
-    try:
-        graph = fx.symbolic_trace(module)
-    except Exception as error:  # whatever forward does that a proxy cannot
-        raise InputError(f"torch.fx cannot trace this {type(module).__name__}'s forward: {error}") from error
-    inputs = [node.name for node in graph.graph.nodes if node.op == "placeholder"]
-    if len(inputs) != 1:
-        raise InputError(
-            f"the module must take one tensor, got one that takes {', '.join(inputs) or 'none'}: join several to one "
-            "[B, …], with one first layer for all of it"
-        )
-    return graph
+class _Samples:
+    """The samples of a calibration in chunks, as the module takes them.
 
-
-def _fold(graph: fx.GraphModule) -> fx.GraphModule:
-    """Folds every BatchNorm that stands right behind a layer of weights, which nothing else uses, into that layer."""
-    calls = [node.target for node in graph.graph.nodes if node.op == "call_module"]
-    for node in list(graph.graph.nodes):
-        before: Any = node.args[0] if node.args else None
-        norm = _module(graph, node)
-        layer = _module(graph, before)
-        if not isinstance(norm, _NORMS) or norm.running_mean is None or not isinstance(layer, _WEIGHTED):
-            continue
-        if len(before.users) > 1 or calls.count(before.target) > 1:
-            continue
-        fuse: Any = fusion.fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fusion.fuse_conv_bn_eval
-        graph.set_submodule(before.target, fuse(layer, norm))
-        node.replace_all_uses_with(before)
-        graph.graph.erase_node(node)
-    graph.recompile()
-    return graph
-
-
-class _Region:
-    """Which nodes of a graph run time-first.
+    Integers, such as those of images, are given to the module as they are if it takes them, else as its own numbers.
 
     Attributes:
-        relus: the nodes that are to spike.
-        nodes: they, and all that leads to them.
-        spiking: those of `nodes` that depend on a relu; the others are constant over the T steps.
+        example: the first sample, `[1, …]`, as the module takes it.
+        given: the dtype of the samples.
 
     Raises:
-        InputError: there is no ReLU, or something that leads to one cannot be converted.
+        InputError: there are none, or they are no arrays of finite numbers `[B, …]`.
     """
 
-    def __init__(self, graph: fx.GraphModule) -> None:
-        self.relus = [node for node in graph.graph.nodes if _is_relu(graph, node)]
-        if not self.relus:
-            raise InputError("the module has no ReLU: nothing would spike")
-        self.nodes: set[fx.Node] = set()
-        waiting = list(self.relus)
-        while waiting:
-            node = waiting.pop()
-            if node not in self.nodes:
-                self.nodes.add(node)
-                sources = node.all_input_nodes
-                waiting += sources[:1] if _is_reshape(node) else sources  # the others are sizes, nothing to name
-        self.spiking: set[fx.Node] = set()
-        problems = [f"{relu.name}, which works in place" for relu in self.relus if _changes_another(graph, relu)]
-        for node in graph.graph.nodes:
-            if node in self.nodes:
-                if node in self.relus or self.spiking.intersection(node.all_input_nodes):
-                    self.spiking.add(node)
-                if node not in self.relus and node.op != "placeholder" and (why := _not_linear(graph, node)):
-                    problems.append(f"{_name(node)}, {why}")
-        _refuse(problems)
+    def __init__(self, graph: fx.GraphModule, samples: NDArray[Any] | Tensor | Iterable[NDArray[Any] | Tensor]) -> None:
+        tensors = [*graph.parameters(), *graph.buffers()]
+        own = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
+        self._batches = batches(samples)
+        first = next(self._batches, None)
+        if first is None:
+            raise InputError("calibration data is empty: give at least one sample")
+        self._first = _checked(first)
+        example = as_tensor(self._first[:1]).to(own.device)
+        self.given = example.dtype
+        taken = not example.is_floating_point() and _takes(graph, example)
+        self.example = example if taken else example.to(own.dtype)
+
+    def chunks(self, rows: int) -> Iterator[Tensor]:
+        """All samples, no more than so many at once. To be called once."""
+        batch: NDArray[Any] | Tensor | None = self._first
+        while batch is not None:
+            for start in range(0, len(batch), rows):
+                chunk = as_tensor(batch[start : start + rows]).to(self.example)
+                if not bool(torch.isfinite(chunk).all()):
+                    raise InputError("calibration samples must be finite, and at least one in every batch")
+                yield chunk
+            batch = next(self._batches, None)
+            batch = None if batch is None else _checked(batch)
 
 
-def _refuse(problems: list[str]) -> None:
-    """Raises an InputError where there are problems."""
-    if problems:
-        raise InputError(f"cannot convert {'; '.join(problems)}. Before a ReLU there may stand {_CONVERTED}")
-
-
-def _name(node: fx.Node) -> str:
-    return str(node.target) if node.op == "call_module" else node.name
-
-
-def _module(graph: nn.Module, node: Any) -> nn.Module | None:
-    return graph.get_submodule(str(node.target)) if isinstance(node, fx.Node) and node.op == "call_module" else None
-
-
-def _is_relu(graph: fx.GraphModule, node: fx.Node) -> bool:
-    if node.op == "call_method":
-        return node.target in ("relu", "relu_")
-    return isinstance(_module(graph, node), nn.ReLU) or (node.op == "call_function" and node.target in _RELUS)
-
-
-def _changes_another(graph: fx.GraphModule, relu: fx.Node) -> bool:
-    """Whether a ReLU works in place on what others use, which the graph does not show."""
-    module = _module(graph, relu)
-    in_place = module.inplace if isinstance(module, nn.ReLU) else str(relu.target).endswith("relu_")
-    in_place = in_place or relu.target is torch.relu_ or bool(relu.kwargs.get("inplace"))
-    return not relu.users or (in_place and len(relu.all_input_nodes[0].users) > 1)
-
-
-def _not_linear(graph: fx.GraphModule, node: fx.Node) -> str:
-    """Why a node cannot work on spikes; empty where it can: it is linear, but for a bias, and keeps rows apart."""
-    module, function = _module(graph, node), node.target
-    if isinstance(module, _NORMS):
-        return f"a {module} that is not right behind a layer"
-    if (start := _flattens_from(graph, node)) is not None:  # below 0, calibration tells where that is
-        return "" if isinstance(start, int) and start != 0 else f"a flatten from dimension {start}"
-    if module is not None:
-        return "" if isinstance(module, _LINEAR_MODULES) else f"a {module}"
-    if function in _ADDITIONS:
-        others = [*node.args[1:], *node.kwargs.values()]
-        return (
-            "" if all(isinstance(other, fx.Node) for other in others) else "an addition of something that is no layer's"
+def _checked(batch: Any) -> NDArray[Any] | Tensor:
+    """A batch of samples that is one array of numbers with a row at least."""
+    if isinstance(batch, list | tuple):
+        raise InputError(
+            f"a batch of samples must be one array or tensor, got {len(batch)} in a "
+            f"{type(batch).__name__}: give the module's input alone, without labels"
         )
-    if function in _POOLING or (function is functional.dropout and not node.kwargs.get("training", True)):
-        return ""
-    hint = " (to flatten each row, write flatten(1))" if _is_reshape(node) else ""
-    return f"a {node.op.removeprefix('call_')} {getattr(function, '__name__', function)}{hint}"
+    check_numeric(batch)
+    if not batch.ndim or not len(batch):
+        raise InputError("calibration samples must be finite, and at least one in every batch")
+    checked: NDArray[Any] | Tensor = batch
+    return checked
 
 
-def _flattens_from(graph: nn.Module, node: fx.Node) -> Any:
-    """The first dimension that a node flattens; None where it is no flatten."""
-    module = _module(graph, node)
-    if isinstance(module, nn.Flatten):
-        return module.start_dim
-    if node.target is torch.flatten or (node.op == "call_method" and node.target == "flatten"):
-        return node.args[1] if len(node.args) > 1 else node.kwargs.get("start_dim", 0)
-    return None
-
-
-def _is_reshape(node: fx.Node) -> bool:
-    return node.op in ("call_method", "call_function") and node.target in _RESHAPES
+def _takes(graph: fx.GraphModule, sample: Tensor) -> bool:
+    """Whether the module runs on numbers of this dtype."""
+    try:
+        run(fx.Interpreter(graph), repeated(sample, 2))
+    except InputError:
+        return False
+    return True
 
 
 class _Recording(fx.Interpreter):
-    """Runs the dense graph, keeps what its ReLUs return, and refuses flattens of the region that join rows."""
+    """Runs the dense graph and keeps what its ReLUs return."""
 
-    def __init__(self, graph: fx.GraphModule, region: _Region) -> None:
+    def __init__(self, graph: fx.GraphModule, relus: list[fx.Node]) -> None:
         super().__init__(graph)
-        self.region = region
-        self.outputs: dict[fx.Node, Tensor] = {}
         self.extra_traceback = False
-
-    def record(self, batch: Tensor) -> None:
-        """Runs it for a batch of samples.
-
-        Raises:
-            InputError: the module does not take such a batch; a flatten joins rows.
-        """
-        try:
-            self.run(batch)
-        except InputError:
-            raise
-        except Exception as error:  # whatever a module's parts say of a tensor that does not fit them
-            what = str(error).strip().partition("\n")[0]
-            raise InputError(f"the module cannot run on samples of shape {list(batch.shape)}: {what}") from error
+        self.outputs: dict[fx.Node, Tensor] = dict.fromkeys(relus, torch.empty(0))
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
-        if n in self.region.relus:
+        if n in self.outputs:
             self.outputs[n] = result.clone()  # what follows may work in place
-        start = _flattens_from(self.module, n) if n in self.region.nodes else None
-        if start is not None and start + self.env[n.all_input_nodes[0]].dim() <= 0:
-            _refuse([f"{_name(n)}, a flatten from dimension {start}"])
         return result
 
 
-class _Silence(fx.Interpreter):
-    """Runs the graph with an input of zeros and ReLUs that send nothing: what remains are biases, as they arrive."""
-
-    def __init__(self, graph: fx.GraphModule, region: _Region) -> None:
-        super().__init__(graph)
-        self.region = region
-        self.found: dict[fx.Node, Tensor] = {}
-
-    def offsets(self, example: Tensor) -> dict[fx.Node, Tensor]:
-        """What biases make of every node of the region, `[…]`; for a ReLU, of its input."""
-        self.run(torch.zeros_like(example[:1]))
-        return self.found
-
-    def run_node(self, n: fx.Node) -> Any:
-        if n in self.region.relus:
-            self.found[n] = self.found[n.all_input_nodes[0]]
-            return torch.zeros_like(self.found[n])[None]
-        if n not in self.region.nodes:
-            return None
-        result = super().run_node(n)
-        self.found[n] = result[0].clone()
-        return result
-
-
-def _calibrate(
-    graph: fx.GraphModule,
-    region: _Region,
-    samples: NDArray[np.floating] | Tensor | Iterable[NDArray[np.floating] | Tensor],
-    rule: Max | Percentile,
-) -> tuple[dict[fx.Node, Tensor], Tensor]:
-    """The threshold of every ReLU, one per channel, and one batch of the samples."""
-    example = next(iter([*graph.parameters(), *graph.buffers()]), torch.empty(0))
-    statistics = batch = None
-    for samples_of_batch in batches(samples):
-        if isinstance(samples_of_batch, list | tuple):
-            raise InputError(
-                f"a batch of samples must be one array or tensor, got {len(samples_of_batch)} in a "
-                f"{type(samples_of_batch).__name__}: give the module's input alone, without labels"
-            )
-        check_numeric(samples_of_batch)
-        batch = as_tensor(samples_of_batch).to(example)
-        if not len(batch) or not bool(torch.isfinite(batch).all()):
-            raise InputError("calibration samples must be finite, and at least one in every batch")
-        recording = _Recording(graph, region)
-        recording.record(batch)
-        activations = [recording.outputs[node].movedim(1, -1).flatten(0, -2) for node in region.relus]
+def _calibrate(graph: fx.GraphModule, plan: Plan, samples: _Samples, rule: Max | Percentile) -> list[Tensor]:
+    """The threshold of every ReLU, one per channel."""
+    statistics: Statistics | None = None
+    numbers = sum(math.prod(plan.tails[relu]) for relu in plan.relus)
+    for chunk in samples.chunks(rows_at_once(samples.example.numel() + numbers)):
+        recording = _Recording(graph, plan.relus)
+        run(recording, chunk.clone())
+        activations = list(recording.outputs.values())
         if statistics is None:
-            statistics = Statistics([rows[0] for rows in activations], isinstance(rule, Percentile))
+            statistics = Statistics([by_channel(found)[0] for found in activations], isinstance(rule, Percentile))
         statistics.record(activations)
-    if statistics is None or batch is None:
-        raise InputError("calibration data is empty: give at least one sample")
-    return dict(zip(region.relus, rule.thresholds(statistics), strict=True)), batch
-
-
-def _drop_biases(graph: fx.GraphModule, region: _Region) -> None:
-    """Gives the region's layers no bias: differential coding adds biases once, where a neuron receives them."""
-    for node in region.nodes:
-        layer = _module(graph, node)
-        if isinstance(layer, _WEIGHTED) and layer.bias is not None:
-            bare = copy.copy(layer)  # another use of the layer, behind the last ReLU, keeps the bias
-            bare._parameters = dict(layer._parameters)
-            bare.bias = None
-            node.target = _add_module(graph, f"{node.name}_without_bias", bare)
+    assert statistics is not None
+    return rule.thresholds(statistics)
 
 
 def _make_spiking(
-    graph: fx.GraphModule,
-    region: _Region,
-    thresholds: dict[fx.Node, Tensor],
-    offsets: dict[fx.Node, Tensor],
-    dynamics: Dynamics,
-    backend: str,
+    plan: Plan, activations: dict[fx.Node, SpikingActivation], offsets: dict[fx.Node, Tensor], dynamics: Dynamics
 ) -> None:
     """Replaces the ReLUs, and translates between values and spikes wherever one meets the other."""
-    steps, differential = dynamics.timesteps, bool(offsets)
+    owner, graph = plan.graph, plan.graph.graph
+    steps, differential = dynamics.timesteps, dynamics.neuron.differential
     for name, translation in (
         ("time_code", _Code(steps, differential)),
         ("time_apart", _Apart(steps)),
         ("time_together", nn.Flatten(0, 1)),
         ("time_decode", _Decode(steps, differential)),
     ):
-        _add_module(graph, name, translation)
+        owner.add_module(name, translation)
+    unused = [node for node in graph.nodes if not node.users]
+    spiking, offsets = set(plan.spiking), dict(offsets)
+    decoded: dict[fx.Node, fx.Node] = {}
 
     def insert(before: fx.Node, source: fx.Node, *names: str) -> fx.Node:
-        with graph.graph.inserting_before(before):
+        with graph.inserting_before(before):
             for name in names:
-                source = graph.graph.call_module(name, (source,))
+                source = graph.call_module(name, (source,))
         return source
 
-    for node in list(graph.graph.nodes):
-        if node in region.relus:
-            activation = SpikingActivation(
-                dynamics.neuron, thresholds[node], steps, dynamics.alpha, dynamics.memory, dynamics.clip,
-                bias=offsets.get(node), backend=backend,
-            )  # fmt: skip
-            name = _add_module(graph, f"{node.name}_spiking", activation)
+    def decode(source: fx.Node) -> fx.Node:
+        """The mean of a sequence, with what biases make of it, which differential coding left out."""
+        if source not in decoded:
+            value = insert(source.next, source, "time_decode")
+            if source in offsets:
+                name = f"{value.name}_bias"
+                owner.register_buffer(name, offsets[source])
+                with graph.inserting_after(value):
+                    bias = graph.get_attr(name)
+                with graph.inserting_after(bias):
+                    value = graph.call_function(operator.add, (value, bias))
+            decoded[source] = value
+        return decoded[source]
+
+    for node in list(graph.nodes):
+        if node in activations:
+            name = f"{node.name}_spiking"
+            owner.add_module(name, activations[node])
             source = node.all_input_nodes[0]
-            coding = "time_apart" if source in region.spiking else "time_code"
+            coding = "time_apart" if source in spiking else "time_code"
             spikes = insert(node, source, coding, name, "time_together")
             node.replace_all_uses_with(spikes)
-            region.spiking.add(spikes)
-            graph.graph.erase_node(node)
-            continue
-        for source in node.all_input_nodes:
-            spiking = source in region.spiking
-            if node in region.spiking and not spiking:
-                node.replace_input_with(source, insert(node, source, "time_code", "time_together"))
-            elif node not in region.nodes and (spiking or source in region.nodes):
-                value = insert(node, source, "time_decode") if spiking else source
-                node.replace_input_with(source, _offset(graph, node, value, offsets.get(source)))
-    graph.graph.eliminate_dead_code()
-    graph.delete_all_unused_submodules()
-    graph.graph.lint()
-    graph.recompile()
+            spiking.add(spikes)
+            graph.erase_node(node)
+        elif node in spiking:
+            for source in additions(node):
+                if isinstance(source, fx.Node) and source not in spiking and source not in plan.constants:
+                    node.replace_input_with(source, insert(node, source, "time_code", "time_together"))
+            if is_reshape(owner, node):
+                name = f"{node.name}_of_rows"
+                owner.add_module(name, _Reshape(plan.tails[node]))
+                with graph.inserting_before(node):
+                    reshaped = graph.call_module(name, (argument(node, 0, "input"),))
+                node.replace_all_uses_with(reshaped)
+                spiking.add(reshaped)
+                if node in offsets:
+                    offsets[reshaped] = offsets[node]
+                graph.erase_node(node)
+            elif differential:
+                _drop_bias(plan, node)
+        else:
+            for source in node.all_input_nodes:
+                if source in spiking:
+                    node.replace_input_with(source, decode(source))
+    graph.eliminate_dead_code(lambda node: node in unused or node.op in ("placeholder", "output"))
+    owner.delete_all_unused_submodules()
+    graph.lint()
+    owner.recompile()
 
 
-def _offset(graph: fx.GraphModule, before: fx.Node, value: fx.Node, offset: Tensor | None) -> fx.Node:
-    """The value with what biases make of it, which differential coding left out."""
-    if offset is None or not bool(offset.any()):
-        return value
-    name = f"{value.name}_bias"
-    graph.register_buffer(name, offset)
-    with graph.graph.inserting_before(before):
-        return graph.graph.call_function(operator.add, (value, graph.graph.get_attr(name)))
+def _drop_bias(plan: Plan, node: fx.Node) -> None:
+    """Lets a node add nothing constant: differential coding adds biases once, where a neuron receives them."""
+    owner = plan.graph
+    layer = module_of(owner, node)
+    if isinstance(layer, (*WEIGHTED, *NORMS)):
+        bare = copy.copy(layer)  # another use of the layer, behind the last ReLU, keeps the bias
+        bare._parameters = {**layer._parameters, "bias": None}
+        if isinstance(layer, NORMS):
+            bare._buffers = {**layer._buffers, "running_mean": torch.zeros_like(layer.get_buffer("running_mean"))}
+        node.target = f"{node.name}_without_bias"
+        owner.add_module(node.target, bare)
+    elif function_of(node) in WEIGHTED_FUNCTIONS:
+        node.args = tuple(None if index == 2 else given for index, given in enumerate(node.args))
+        node.kwargs = {name: None if name == "bias" else given for name, given in node.kwargs.items()}
+    for value in additions(node):
+        if isinstance(value, fx.Node) and value in plan.constants:
+            with owner.graph.inserting_before(node):
+                node.replace_input_with(value, owner.graph.call_function(torch.zeros_like, (value,)))
+        elif isinstance(value, int | float):
+            node.args = tuple(type(value)(0) if given is value else given for given in node.args[:2]) + node.args[2:]
+            node.kwargs = node.kwargs | ({"other": type(value)(0)} if node.kwargs.get("other") is value else {})
 
 
-def _add_module(graph: fx.GraphModule, name: str, module: nn.Module) -> str:
-    graph.add_module(name, module)
-    return name
+class _Reshape(nn.Module):
+    """Gives every row a shape, however many rows there are."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, value: Tensor) -> Tensor:
+        return value.reshape(value.shape[0], *self.shape)
 
 
 class _Code(nn.Module):

@@ -21,7 +21,7 @@ from snnkern.policies.spiking import SpikingActor
 
 State = tuple[NDArray[np.floating], ...]
 
-_CALIBRATION = 10_000  # observations taken from a replay buffer, the newest ones
+_CALIBRATION, _IMAGES = 10_000, 5_000  # observations taken from a replay buffer, the newest ones
 
 
 class SB3Policy:
@@ -39,6 +39,7 @@ class SB3Policy:
         self._actor = actor
         # Asked for as attributes, the carries alone would cost as much as a decision.
         self._carries = [layer.carry._buffers for layer in actor.hidden]
+        self._shape = actor.interface.observation_shape
         self._known: list[Tensor | None] = []
         self._arrays: list[NDArray[np.floating]] = []  # the same memory, for NumPy
 
@@ -57,15 +58,16 @@ class SB3Policy:
         """Returns the actions for observations, and the state to pass with the next observations.
 
         Args:
-            observation: `[*observation_shape]`, or `[B, …]` from a vector of environments.
+            observation: `[*observation_shape]`, or `[B, …]` from a vector of environments; images with their channels
+                first or last.
             state: the state that an earlier call returned, usually the last one; None if all episodes start.
             episode_start: `[B]`, whether the observation is the first of an episode; then its row of the state is not
                 used.
             deterministic: False is refused for SAC, whose actions are not sampled; TD3 and DDPG never sample.
 
         Returns:
-            actions `[action_dim]` or `[B, action_dim]`, and the carry of every hidden layer, `[B, N]` or
-            `[B, C, H, W]`.
+            actions `[action_dim]` or `[B, action_dim]`, and the carry of every hidden layer, `[B, N]` each, or
+            `[B, C, H, W]` of a convolution.
 
         Raises:
             InputError: observation, state and episode_start do not fit the actor or each other, or a NaN or infinity.
@@ -73,6 +75,7 @@ class SB3Policy:
         actor = self._actor
         if not deterministic and actor.metadata.get("algorithm", "").upper() == "SAC":
             raise InputError("deterministic=False samples from SAC's distribution, whose mean alone was converted")
+        observation = self._channels_first(observation)
         if not self._write(observation, state):
             actor.carry = None if state is None else [_carry(actor, carry) for carry in state]
         if state is not None and episode_start is not None:
@@ -88,6 +91,14 @@ class SB3Policy:
             carry = tuple(value.float() for value in carry)
         return action, tuple(value.cpu().numpy() for value in carry)
 
+    def _channels_first(self, observation: NDArray[Any]) -> NDArray[Any]:
+        """Images as the network sees them, where an environment shows them with their channels last."""
+        shape = self._shape
+        if len(shape) != 3 or np.ndim(observation) not in (3, 4) or observation.shape[-3:] == shape:
+            return observation
+        turned = np.moveaxis(observation, -1, -3)
+        return turned if turned.shape[-3:] == shape else observation
+
     def _write(self, observation: NDArray[np.floating], state: Sequence[NDArray[np.floating]] | None) -> bool:
         """Writes a state into the memory that the actor works in; False where it does not fit in there as it is.
 
@@ -98,8 +109,7 @@ class SB3Policy:
         if not arrays or type(observation) is not np.ndarray:
             return False
         if state is None:
-            one = observation.ndim == len(self._actor.interface.observation_shape)
-            if len(arrays[0]) != (1 if one else len(observation)):
+            if len(arrays[0]) != (1 if observation.ndim == len(self._shape) else len(observation)):
                 return False
             for array in arrays:
                 array.fill(0.0)
@@ -146,7 +156,8 @@ def from_sb3(
     Args:
         model: the model, also SBX's (in memory); or the path of its zip, of which nothing is run.
         observations: those that the thresholds are calibrated on, as the result will receive them,
-            `[N, observation_dim]`. None takes the newest of the model's replay buffer, which a zip does not hold.
+            `[N, observation_dim]` or uint8 `[N, C, H, W]`. None takes the newest of the model's replay buffer, which a
+            zip does not hold.
         vec_normalize: the `VecNormalize` that the model was trained in, to move it into the actor; or the path of its
             file, of which nothing is run; True for the wrapper that the model has; False for none. By default, a model
             in memory keeps its wrapper outside, and a zip is read as by `load_actor`.
@@ -196,10 +207,12 @@ def _replayed(model: Any, raw: bool) -> NDArray[np.floating]:
             "give observations to calibrate on, [N, observation_dim]: there is no replay buffer with any. "
             "snnkern.collect(snnkern.load_actor(zip), env) makes some"
         )
-    wanted = -(-_CALIBRATION // buffer.n_envs)  # steps, each of as many observations as there are environments
+    shape = buffer.observations.shape[2:]
+    most = _CALIBRATION if len(shape) == 1 else _IMAGES
+    wanted = -(-most // buffer.n_envs)  # steps, each of as many observations as there are environments
     newest = (buffer.pos - 1 - np.arange(min(size, wanted))) % buffer.buffer_size
     observations: NDArray[np.floating] = buffer.observations[newest]
-    observations = observations.reshape(-1, observations.shape[-1])
+    observations = observations.reshape(-1, *shape)
     if raw:
         return observations
     wrapper = _wrapper(model)

@@ -515,13 +515,18 @@ class Actor(Policy):
         """A hash of everything that determines the actions; equal actors have equal hashes."""
         described = self.interface.description() | self.architecture()
         digest = hashlib.sha256(repr(sorted(described.items())).encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        update_with_tensors(digest, self)
         return digest.hexdigest()
 
     def extra_repr(self) -> str:
         return "; ".join(str(convolution) for convolution in self.convolutions if convolution is not None)
+
+
+def update_with_tensors(digest: hashlib._Hash, module: nn.Module) -> None:
+    """Takes all of a module's tensors, with their names, into a hash."""
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
 
 
 def describe_layers(

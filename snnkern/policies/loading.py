@@ -19,6 +19,7 @@ from snnkern.policies.readers.torch_rl import (
     stated_activation,
 )
 from snnkern.policies.readers.vec_normalize import apply
+from snnkern.policies.readers.visual import actor_from_snapshot
 from snnkern.policies.spiking import SpikingActor
 from snnkern.policies.storage import SpikingDescription, actor_from_description, restore
 
@@ -33,9 +34,13 @@ def load_actor(
 ) -> Actor:
     """Loads a trained actor: one that ships with the package, or one from a checkpoint file.
 
-    Reads files that `snnkern.save` wrote; models that Stable-Baselines3 saved; and state dicts, as safetensors or as
-    `torch.save` wrote them, with the layer names of TD3 and DDPG (`l1`, `l2`, …), SAC (`fc1`, …, `fc_mu`), CleanRL
-    (`fc1`, …, `fc_mu` or `fc_mean`, `action_scale`, `action_bias`) and Flax (`Dense_0`, …).
+    Reads files that `snnkern.save` wrote; models that Stable-Baselines3 saved, of `MlpPolicy` and `CnnPolicy`;
+    snapshots of DrQ-v2; and state dicts, as safetensors or as `torch.save` wrote them, with the layer names of TD3 and
+    DDPG (`l1`, `l2`, …), SAC (`fc1`, …, `fc_mu`), DrQ-v2 (`encoder.convnet.0`, …), CleanRL (`fc1`, …, `fc_mu` or
+    `fc_mean`, `action_scale`, `action_bias`) and Flax (`Dense_0`, …).
+
+    A snapshot holds the agent as an object, which PyTorch's safe loader refuses. Nothing of it is run or imported
+    either: its tensors are taken out, and the actor's metadata say the class of the object ("objects").
 
     Args:
         source: a name in `snnkern.policies.zoo.names()`, or a path.
@@ -79,6 +84,8 @@ def actor_of(
     try:
         if saved.model is not None:
             actor = actor_from_sb3(saved.model)
+        elif saved.snapshot is not None:
+            actor = actor_from_snapshot(saved.snapshot)
         elif saved.description is not None:
             actor = actor_from_description(saved.tensors, saved.description)
             if "activation" in actor.metadata:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,8 +16,11 @@ from snnkern.control.rollout import Acts
 from snnkern.control.timing import Contender, measure
 from snnkern.conversion.rules import calibrate
 from snnkern.kernels.neurons import Dynamics, Neuron
+from snnkern.policies.actor import check_actor
 from snnkern.policies.spiking import SpikingActor
-from snnkern.studies.study import Study, Task
+
+if TYPE_CHECKING:
+    from snnkern.studies.study import Study, Task
 
 _TRIAL_STEPS, _TRIAL_ROWS = 40, 10
 _UNLIMITED = 1000  # steps that an episode is taken to last where its environment sets no limit
@@ -82,13 +86,14 @@ class RemainingTime:
         """Times a step of the environment and every policy's decision, both per episode."""
         subject = self._study.subjects[index]
         rows = min(_TRIAL_ROWS, self._study.episodes)
-        envs = environments.make_vector(subject.environment, rows)
-        spec = envs.envs[0].spec
-        self._limit[index] = (spec and spec.max_episode_steps) or _UNLIMITED
+        if environments.view(subject.environment, subject.actor):
+            rows = 1  # drawn in this process, as workers do; several rows take so many times as long
+        envs = environments.make_vector(subject.environment, rows, subject.actor)
+        self._limit[index] = environments.limit(subject.environment, subject.actor) or _UNLIMITED
         observation, _ = envs.reset(seed=0)
         seen, step = [], 0.0
         for _ in range(_TRIAL_STEPS):
-            seen.append(np.asarray(observation, dtype=np.float32))
+            seen.append(observation)
             action = subject.actor.act(seen[-1])
             started = time.perf_counter()
             observation, _, terminated, truncated, _ = envs.step(action)
@@ -96,11 +101,12 @@ class RemainingTime:
                 observation, _ = envs.reset(options={"reset_mask": ended})
             step += (time.perf_counter() - started) / _TRIAL_STEPS
         envs.close()
-        thresholds = calibrate(subject.actor, np.concatenate(seen))
+        actor = check_actor(subject.actor)
+        thresholds = calibrate(actor, np.concatenate(seen))
         for kind in kinds:
             policy: Acts = subject.actor
             if kind is not None:
-                policy = SpikingActor(subject.actor, thresholds, Dynamics(*kind), backend=self._study.backend)
+                policy = SpikingActor(actor, thresholds, Dynamics(*kind), backend=self._study.backend)
             contender = Contender(policy.act, threads=torch.get_num_threads())
             self._step[index, kind] = (step + float(measure({kind: contender}, np.stack(seen), 1)[kind][0])) / rows
 

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from snnkern.control import environments
-from snnkern.control.collect import CALIBRATION_STEPS
 from snnkern.conversion.convert import convert
 from snnkern.errors import InputError, check_whole
 from snnkern.files import from_json, read_bytes
@@ -64,7 +63,7 @@ class Grid(Part, kw_only=True, forbid_unknown_fields=True):
     seeds: _Some[_Seed] = (1000,)
     episodes: _Episodes = 10
     dense_episodes: _Episodes | None = None
-    calibration_steps: Annotated[int, msgspec.Meta(ge=1, le=MOST_STEPS)] = CALIBRATION_STEPS
+    calibration_steps: Annotated[int, msgspec.Meta(ge=1, le=MOST_STEPS)] | None = None
     calibration_seed: _Seed = 0
 
 
@@ -196,8 +195,6 @@ def _subjects(entry: str | GridActor, environments_given: Sequence[str], folder:
     for env in [own] if own is not None else environments_given or [environments.named_by(actor)]:
         if not env:
             raise InputError(f"{name} does not say which environment it is for: give it one in the grid, or --env")
-        environment = environments.make(env)
-        environments.check_spaces(actor.interface, environment.observation_space, environment.action_space)
-        environment.close()
+        environments.check(env, actor)
         # A file's name may be any bytes; a record's is text.
         yield Subject(os.fsencode(Path(name).name).decode(errors="replace"), actor, env)

@@ -17,21 +17,31 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from snnkern.control import environments
-from snnkern.control.collect import collect
+from snnkern.control.collect import calibration_steps, collect
 from snnkern.control.evaluation import RANDOM, Evaluation, RandomPolicy, backend_name, describe_task, evaluation_record
 from snnkern.control.records import CalibrationDescription, Outcome, Record, SettingDescription, TaskDescription
+from snnkern.control.rollout import Acts
 from snnkern.conversion.activations import as_tensor, check_observations
 from snnkern.conversion.convert import convert
-from snnkern.conversion.rules import Calibration, chosen_alpha, parse_calibration
+from snnkern.conversion.rules import (
+    Auto,
+    Calibration,
+    Max,
+    chosen_alpha,
+    parse_calibration,
+    parse_of_activations,
+)
+from snnkern.conversion.spikify import DenseNetwork, SpikingNetwork, spikify
 from snnkern.errors import InputError, check_whole
 from snnkern.files import read_array, write_atomically
 from snnkern.kernels.neurons import Dynamics
 from snnkern.limits import MOST_EPISODES, check_seed
-from snnkern.policies.actor import Actor, check_actor
+from snnkern.policies.actor import Actor, Policy, check_actor
 from snnkern.policies.spiking import SpikingActor
+from snnkern.studies.estimate import RemainingTime
 from snnkern.studies.executors import Executor, Failure, LocalExecutor
 from snnkern.studies.settings import Setting
 from snnkern.studies.store import Store, complete, task_name
@@ -45,13 +55,13 @@ class Subject:
 
     Attributes:
         name: the actor's, for people: a zoo name or a file's.
-        actor: the dense actor.
+        actor: the dense actor, or a module that `sweep` was given.
         environment: a registered name.
         observations: what it is calibrated on, `[N, observation_dim]`; None where it has yet to collect them.
     """
 
     name: str
-    actor: Actor
+    actor: Actor | DenseNetwork
     environment: str
     observations: NDArray[np.floating] | None = None
 
@@ -80,7 +90,7 @@ class Study:
         seeds: of the first episode of a task; the others follow.
         episodes: of a task.
         dense_episodes: of a task of the dense actor.
-        calibration_steps: how many of its states the dense actor is calibrated on.
+        calibration_steps: how many of its states the dense actor is calibrated on; None for as many as `collect` gives.
         calibration_seed: of the first episode of those.
         backend: a name from `snnkern.backends()`, or "auto".
     """
@@ -90,7 +100,7 @@ class Study:
     seeds: tuple[int, ...]
     episodes: int
     dense_episodes: int
-    calibration_steps: int
+    calibration_steps: int | None
     calibration_seed: int
     backend: str = "auto"
 
@@ -111,7 +121,8 @@ class Study:
         if task.setting is not None:
             setting = task.setting.to_dict()
             calibration = {"rule": task.setting.calibration, **self._calibrated_on[task.subject]}
-            if meant := task.setting.recommended(self.subjects[task.subject].actor):
+            actor = self.subjects[task.subject].actor  # nothing is "auto" for a module
+            if isinstance(actor, Actor) and (meant := task.setting.recommended(actor)):
                 calibration["recommended"] = meant
         numbers: Any = {"episodes": task.episodes, "seed": task.seed}
         environment = self.subjects[task.subject].environment
@@ -137,11 +148,17 @@ class Study:
     @cached_property
     def _calibrated_on(self) -> list[CalibrationDescription]:
         """Each subject's observations: a hash of those that are given, else how they are collected."""
-        collected: CalibrationDescription = {"steps": self.calibration_steps, "seed": self.calibration_seed}
         return [
-            collected if subject.observations is None else {"observations": _digest(subject.observations)}
-            for subject in self.subjects
+            {"steps": steps, "seed": self.calibration_seed}
+            if subject.observations is None
+            else {"observations": _digest(subject.observations)}
+            for subject, steps in zip(self.subjects, self.steps, strict=True)
         ]
+
+    @cached_property
+    def steps(self) -> list[int]:
+        """How many of its states each subject is calibrated on, where they have to be collected."""
+        return [self.calibration_steps or calibration_steps(subject.actor) for subject in self.subjects]
 
 
 def run_study(
@@ -202,7 +219,7 @@ def _random_tasks(study: Study, records: Mapping[Task, Record]) -> list[Task]:
         returns = [value for task in dense for value in records[task]["result"]["returns"]]
         if returns and np.mean(returns) <= 0 and subject.environment not in tasks:
             try:
-                RandomPolicy(subject.environment, 0)
+                RandomPolicy(subject.environment, 0, subject.actor)
             except InputError:  # its actions have no bounds: there is no ratio then
                 continue
             tasks[subject.environment] = [Task(index, None, task.episodes, task.seed, random=True) for task in dense]
@@ -225,7 +242,7 @@ class Sweep:
 
 
 def sweep(
-    actor: Actor,
+    actor: Actor | nn.Module,
     env: str,
     settings: Sequence[Dynamics],
     *,
@@ -238,6 +255,7 @@ def sweep(
     workers: int = 1,
     backend: str = "auto",
     progress: Callable[[int, int], None] | None = None,
+    estimate: Callable[[float], None] | None = None,
 ) -> Sweep:
     """Evaluates the dense actor and one spiking version for every setting, all over the same episodes.
 
@@ -246,7 +264,8 @@ def sweep(
     setting, episodes, seed, backend and the versions of snnkern, torch, Gymnasium and MuJoCo are the same.
 
     Args:
-        actor: the dense actor.
+        actor: the dense actor; or a module of another form, which `spikify` converts. Its calibration is "max" or a
+            percentile, and "auto" is "max".
         env: a registered name.
         settings: the settings to evaluate; see `grid`.
         observations: those that every setting is calibrated on, `[N, observation_dim]`; see `collect`.
@@ -258,6 +277,7 @@ def sweep(
         workers: processes that share the work. With more than one, a script needs `if __name__ == "__main__":`.
         backend: a name from `snnkern.backends()`, or "auto".
         progress: called with the number of finished evaluations and of all.
+        estimate: called before that with the seconds that those that are left will take, about.
 
     Raises:
         InputError: the environment does not exist or does not fit the actor, observations do not either; the store
@@ -268,32 +288,44 @@ def sweep(
     numbers = {name: check_whole(name, value, 1, MOST_EPISODES) for name, value in numbers.items()}
     seed = check_seed(seed)
     executor = LocalExecutor(workers)
-    check_actor(actor)
+    rule = parse_calibration(calibration)
+    if isinstance(actor, nn.Module) and not isinstance(actor, Policy):
+        policy: Actor | DenseNetwork = DenseNetwork(actor, observations)
+        rule = Max() if isinstance(rule, Auto) else parse_of_activations(rule)
+    else:
+        policy = check_actor(actor)
     if not isinstance(env, str):
         raise InputError(f"a sweep takes the environment's registered name, got {type(env).__name__}")
     for setting in settings:
         if not isinstance(setting, Dynamics):
             raise InputError(f"a setting is a Dynamics (see grid), got {setting!r}")
-    check_observations(actor, observations)
+    check_observations(policy, observations)
     if not len(observations):
         raise InputError("calibration data is empty: give at least one observation")
-    environment = environments.make(env)
-    environments.check_spaces(actor.interface, environment.observation_space, environment.action_space)
-    environment.close()
-    rule = str(parse_calibration(calibration))
-    wanted = [Setting(**vars(setting), calibration=rule) for setting in settings]
-    subject = Subject(actor.metadata.get("algorithm", ""), actor, env, as_tensor(observations).numpy(force=True))
+    environments.check(env, policy)
+    wanted = [Setting(**vars(setting), calibration=str(rule)) for setting in settings]
+    subject = Subject(policy.metadata.get("algorithm", ""), policy, env, as_tensor(observations).numpy(force=True))
     distinct = tuple(dict.fromkeys(wanted))
     study = Study((subject,), distinct, (seed,), **numbers, calibration_steps=0, calibration_seed=0, backend=backend)
     kept = None if store is None else Store(Path(store))
-    done = len(found_in(kept, study)[0])
-    report = progress or (lambda finished, total: None)
-    report(done, len(study.tasks))
+    found, left = found_in(kept, study)
+    done = len(found)
+    remaining = RemainingTime(study, left, found) if estimate else None
+
+    def report() -> None:
+        if estimate and remaining:
+            estimate(remaining.remaining(executor.workers))
+        if progress:
+            progress(done, len(study.tasks))
 
     def finished(task: Task, record: Record) -> None:
         nonlocal done
         done += 1
-        report(done, len(study.tasks))
+        if remaining:
+            remaining.finished(task, record)
+        report()
+
+    report()
 
     records, failed = run_study(study, kept, executor, finished=finished)
     for error in failed.values():
@@ -331,22 +363,24 @@ class Shared:
 def run_task(shared: Shared, task: Task) -> Outcome:
     """Runs one task, as an executor does; returns its record without its "task"."""
     subject = shared.subjects[task.subject]
-    policy: Actor | SpikingActor | RandomPolicy = subject.actor
+    policy: Acts = subject.actor
     if task.random:
-        policy = RandomPolicy(subject.environment, task.seed)
+        policy = RandomPolicy(subject.environment, task.seed, subject.actor)
     if task.setting is not None:
         policy = _converted(shared, task.subject, task.setting)
     name = RANDOM if task.random else subject.name
     record = evaluation_record(policy, name, subject.environment, task.episodes, task.seed)
     if isinstance(policy, SpikingActor):
         record["result"]["calibration"] = policy.metadata["calibration"]
+    elif isinstance(policy, SpikingNetwork) and task.setting is not None:
+        record["result"]["calibration"] = task.setting.calibration
     return record
 
 
 _last: list[tuple[Shared, int, Setting, SpikingActor]] = []
 
 
-def _converted(shared: Shared, index: int, setting: Setting) -> SpikingActor:
+def _converted(shared: Shared, index: int, setting: Setting) -> SpikingActor | SpikingNetwork:
     """The spiking actor; the last one is kept, since seeds and α follow each other and calibration takes seconds."""
     if _last:
         of, where, what, snn = _last[0]
@@ -355,6 +389,8 @@ def _converted(shared: Shared, index: int, setting: Setting) -> SpikingActor:
             return snn
     subject = shared.subjects[index]
     backend = shared.backends[index]
+    if isinstance(subject.actor, DenseNetwork):
+        return spikify(subject.actor.module, shared.observations[index], **setting.arguments(), backend=backend)
     snn = convert(subject.actor, shared.observations[index], **setting.arguments(), backend=backend)
     _last[:] = [(shared, index, setting, snn)]
     return snn
@@ -367,7 +403,6 @@ def _observations(
 
     Also returns whose could not be collected, and why.
     """
-    numbers = (study.calibration_steps, study.calibration_seed)
     found, files = {}, {}
     for index in indices:
         given = study.subjects[index].observations
@@ -375,7 +410,9 @@ def _observations(
             found[index] = given
             continue
         assert store is not None
-        dense = study.describe(Task(index, None, *numbers))  # all that its run depends on
+        dense = study.describe(
+            Task(index, None, study.steps[index], study.calibration_seed)
+        )  # all that its run depends on
         file = store.folder / f"{task_name(dense)}.npy"
         if not file.exists():
             files[index] = file
@@ -388,7 +425,8 @@ def _observations(
     report(len(found), len(indices))
     failed: dict[int, Exception] = {}
     missing = list(files)
-    with closing(executor.run(_collected, (study.subjects, *numbers), missing)) as outcomes:
+    shared = study.subjects, study.steps, study.calibration_seed
+    with closing(executor.run(_collected, shared, missing)) as outcomes:
         for index, outcome in outcomes:
             if isinstance(outcome, Failure):
                 failed[missing[index]] = outcome.error
@@ -401,9 +439,9 @@ def _observations(
     return found, failed
 
 
-def _collected(shared: tuple[tuple[Subject, ...], int, int], index: int) -> NDArray[np.floating]:
+def _collected(shared: tuple[tuple[Subject, ...], list[int], int], index: int) -> NDArray[np.floating]:
     subjects, steps, seed = shared
-    return collect(subjects[index].actor, subjects[index].environment, steps, seed)
+    return collect(check_actor(subjects[index].actor), subjects[index].environment, steps[index], seed)
 
 
 def _digest(observations: NDArray[np.floating]) -> str:

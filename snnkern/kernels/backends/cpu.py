@@ -139,7 +139,7 @@ class StagedEngine(Engine):
         native = _cpu.StagedEngine(
             actor.dynamics.numbers,
             (
-                *((1, 1, *image) if len(image) == 1 else image),
+                image,
                 interface.observation_dtype == torch.uint8,
                 interface.observation_scale,
                 interface.observation_offset,

@@ -11,9 +11,9 @@ import msgspec
 from torch import Tensor
 
 from snnkern.errors import CheckpointError, InputError
-from snnkern.files import StrPath, from_json, read_bytes, read_tensors
+from snnkern.files import ObjectsError, StrPath, from_json, read_bytes, read_tensors
 from snnkern.policies import zoo
-from snnkern.policies.readers import sb3
+from snnkern.policies.readers import drqv2, sb3
 
 FORMAT_VERSION = 1
 _Layers = Annotated[int, msgspec.Meta(ge=1, le=9999)]  # what four digits can number
@@ -96,6 +96,7 @@ class Saved:
         metadata: what else a safetensors file says, as plain text.
         description: what `snnkern.save` has said of the tensors, as JSON; None where something else wrote the file.
         model: where Stable-Baselines3 wrote it; then there is nothing else.
+        snapshot: where DrQ-v2 wrote it, as an object; likewise.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Saved:
     metadata: dict[str, str]
     description: str | None
     model: sb3.Model | None = None
+    snapshot: drqv2.Snapshot | None = None
 
     def holds(self, kind: type[PolicyDescription]) -> bool:
         """Whether `snnkern.save` has written it as a policy of that kind."""
@@ -142,7 +144,12 @@ def read_file(path: StrPath) -> Saved:
 def _parse(content: bytes, name: str) -> Saved:
     if sb3.is_model(content):
         return Saved(name, {}, {}, None, sb3.read(content, name))
-    return Saved(name, *read_tensors(content, name))
+    try:
+        return Saved(name, *read_tensors(content, name))
+    except ObjectsError:
+        if (snapshot := drqv2.read_snapshot(content, name)) is None:
+            raise
+        return Saved(name, {}, {}, None, snapshot=snapshot)
 
 
 def check_names(what: str, tensors: Mapping[str, Tensor], wanted: Iterable[str], ignored: Iterable[str] = ()) -> None:

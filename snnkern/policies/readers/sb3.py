@@ -21,10 +21,15 @@ from torch import Tensor, nn
 
 from snnkern.errors import CheckpointError, InputError
 from snnkern.files import from_json, read_state_dict, unzipped
-from snnkern.policies.readers.unpickle import read_objects
+from snnkern.policies.readers.unpickle import Record, read_objects
 
 _TENSORS, _DATA = "policy.pth", "data"
 _POLICY = re.compile(r"(?:stable_baselines3|sbx)\.(td3|sac|ddpg)\.policies")
+_FLATTEN, NATURE_CNN = "FlattenExtractor", "NatureCNN"
+_SPACES = {  # of observations, by what they pass through first
+    _FLATTEN: (re.compile(r"Box of float\d+ \[\d+\]"), "a Box of floats [N]"),
+    NATURE_CNN: (re.compile(r"Box of (?:uint8|float\d+) \[\d+, \d+, \d+\]"), "a Box of images [C, H, W]"),
+}
 _SBX_ACTORS = ("sbx.td3.policies.Actor", "sbx.common.policies.SquashedGaussianActor")
 
 
@@ -60,6 +65,8 @@ class Model:
         low: least action, `[action_dim]`.
         high: largest action.
         received: what it received last in training; None where that is not known.
+        normalize_images: whether pixels are divided by 255, where they are whole numbers from 0 to 255.
+        pixels: the least and the largest number of an observation; None where that is not known.
     """
 
     tensors: Mapping[str, Tensor | NDArray[Any]]
@@ -71,11 +78,18 @@ class Model:
     low: NDArray[np.float32]
     high: NDArray[np.float32]
     received: Received | None = None
+    normalize_images: bool = True
+    pixels: tuple[float, float] | None = None
 
     @property
-    def observation_dim(self) -> int:
-        """The width of an observation, where `check` has passed."""
-        return int(self.observation.rpartition("[")[2].removesuffix("]"))
+    def observation_shape(self) -> tuple[int, ...]:
+        """The shape of an observation, where `check` has passed. Of images, channels come first: so the actor sees."""
+        return tuple(map(int, self.observation.rpartition("[")[2].removesuffix("]").split(", ")))
+
+    @property
+    def sees_bytes(self) -> bool:
+        """Whether observations are images of bytes."""
+        return self.extractor == NATURE_CNN and self.observation.startswith("Box of uint8")
 
     @property
     def algorithm(self) -> str:
@@ -94,12 +108,15 @@ class Model:
             problems.append(f"its policy is {self.policy}'s, not that of TD3, DDPG or SAC")
         if self.activation != "ReLU":
             problems.append(f"its activations are {self.activation}, not ReLU")
-        if self.extractor != "FlattenExtractor":
-            problems.append(f"its observations pass through {self.extractor}, not FlattenExtractor")
+        if self.extractor not in _SPACES:
+            problems.append(f"its observations pass through {self.extractor}, not {' or '.join(_SPACES)}")
         if self.use_sde:
             problems.append("it explores by gSDE (use_sde=True), which bounds the mean action")
-        if not re.fullmatch(r"Box of float\d+ \[\d+\]", self.observation):
-            problems.append(f"its observation space is {self.observation}, not a Box of floats [N]")
+        space, wanted = _SPACES.get(self.extractor, _SPACES[_FLATTEN])
+        if not space.fullmatch(self.observation):
+            problems.append(f"its observation space is {self.observation}, not {wanted}")
+        elif self.sees_bytes and self.normalize_images and self.pixels not in (None, (0.0, 255.0)):
+            problems.append(f"its pixels range from {self.pixels[0]:g} to {self.pixels[1]:g}, not from 0 to 255")
         if self.low.ndim != 1 or not np.isfinite([self.low, self.high]).all():
             problems.append(f"its actions range from {self.low} to {self.high}, which are not finite bounds [N]")
         if problems:
@@ -137,11 +154,13 @@ def read(content: bytes, name: str) -> Model:
             tensors = read_state_dict(archive.read(_TENSORS), f"{name}'s {_TENSORS}", len(content))
         options = data["policy_kwargs"]
         observation, action = data["observation_space"], data["action_space"]
+        kind = _unpickled(data["policy_class"])
+        usual = NATURE_CNN if isinstance(kind, Record) and kind.name == "CnnPolicy" else _FLATTEN
         return Model(
             tensors=of_the_actor(tensors),
             policy=data["policy_class"]["__module__"],
             activation=_class_name(options.get("activation_fn", nn.ReLU)),
-            extractor=_class_name(options.get("features_extractor_class", "FlattenExtractor")),
+            extractor=_extractor(options.get("features_extractor_class", usual)),
             use_sde=bool(data["use_sde"]),
             observation=_space(_class_name(observation[":type:"]), observation.get("dtype"), observation.get("_shape")),
             low=_numbers(action["low"]),
@@ -150,6 +169,8 @@ def read(content: bytes, name: str) -> Model:
                 *(_unpickled(data.get(name)) for name in ("_last_obs", "_last_original_obs")),
                 *(_bound(observation.get(name)) for name in ("low", "high")),
             ),
+            normalize_images=options.get("normalize_images", True) is True,
+            pixels=_pixels(observation),
         ).check()
     except CheckpointError:
         raise
@@ -192,7 +213,7 @@ def describe(model: Any) -> Model:
         tensors=tensors,
         policy=type(policy).__module__,
         activation=activation,
-        extractor=_class_name(extractor or "FlattenExtractor"),
+        extractor=_extractor(extractor or _FLATTEN),
         use_sde=bool(model.use_sde),
         observation=_space(type(observed).__name__, observed.dtype, observed.shape),
         low=np.asarray(space.low, dtype=np.float32),
@@ -201,6 +222,8 @@ def describe(model: Any) -> Model:
             *(getattr(model, name, None) for name in ("_last_obs", "_last_original_obs")),
             *(getattr(observed, name, None) for name in ("low", "high")),
         ),
+        normalize_images=bool(getattr(policy, "normalize_images", True)),
+        pixels=_range(*(getattr(observed, name, None) for name in ("low", "high"))),
     ).check()
 
 
@@ -224,6 +247,30 @@ def _class_name(kind: Any) -> str:
 
 def _space(kind: str, dtype: Any, shape: Any) -> str:
     return f"{kind} of {dtype} {list(shape or [])}"
+
+
+def _range(low: Any, high: Any) -> tuple[float, float] | None:
+    """The least and the largest number of a space with these bounds; None where they are no arrays of numbers."""
+    for bound in (low, high):
+        if not isinstance(bound, np.ndarray) or bound.dtype.kind not in "fui" or not bound.size:
+            return None
+    return float(low.min()), float(high.max())
+
+
+def _pixels(entry: Any) -> tuple[float, float] | None:
+    """The same of a space as a model's description has it."""
+    box = _unpickled(entry)
+    with contextlib.suppress(CheckpointError):
+        return _range(box.attribute("low"), box.attribute("high")) if isinstance(box, Record) else None
+    return None
+
+
+def _extractor(kind: Any) -> str:
+    """What observations pass through: a class's own name; its full name where another has the name of a known one."""
+    full = f"{kind.__module__}.{kind.__name__}" if isinstance(kind, type) else str(kind)
+    full = full.removeprefix("<class '").removesuffix("'>")
+    name = full.rpartition(".")[2]
+    return full if name == NATURE_CNN and not f"{full}.".startswith(("stable_baselines3.", f"{NATURE_CNN}.")) else name
 
 
 def _numbers(text: Any) -> NDArray[np.float32]:

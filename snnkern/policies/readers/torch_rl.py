@@ -1,4 +1,4 @@
-"""Actors from modules and state dicts: TD3, DDPG, SAC, CleanRL, Flax, Stable-Baselines3."""
+"""Actors from modules and state dicts: TD3, DDPG, SAC, DrQ-v2, CleanRL, Flax, Stable-Baselines3."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from snnkern.errors import CheckpointError, InputError
-from snnkern.policies.actor import Actor, Conv, Interface, Layer, check_layer
-from snnkern.policies.readers import sb3
+from snnkern.policies.actor import Actor, Interface, check_layer
+from snnkern.policies.readers import sb3, visual
+from snnkern.policies.readers.drqv2 import as_float
 from snnkern.policies.readers.saved import check_names
 
 ASSUMED = "relu (assumed)"  # an actor's activation, in its metadata, where nobody has said it
@@ -31,9 +32,10 @@ def actor_from_module(
     observation_scale: float = 1.0,
     observation_offset: float = 0.0,
 ) -> Actor:
-    """Makes an actor from a plain `nn.Sequential` of Linear, Conv2d and ReLU, with or without a Tanh at its end.
+    """Makes an actor from an `nn.Sequential` of Linear, Conv2d and ReLU, with or without a Tanh at its end.
 
-    A Flatten stands between the last convolution and the first Linear layer.
+    A Flatten stands between the last convolution and the first Linear layer. Between ReLUs there may be more: Linear,
+    LayerNorm and Tanh, which work on the mean (`docs/semantics.md`, "Bridges").
 
     Args:
         module: with zero padding, and neither groups nor dilation in its convolutions.
@@ -56,87 +58,21 @@ def actor_from_module(
     squash = bool(modules) and isinstance(modules[-1], nn.Tanh)
     if squash:
         modules.pop()
-    layers, problems = _layers_of(modules, observation_shape)
-    pattern = "Linear, ReLU, …, Linear and an optional Tanh"
-    if any(isinstance(child, nn.Conv2d) for child in modules):
-        pattern = f"Conv2d, ReLU, …, Flatten, {pattern}"
-    if problems:
-        raise InputError(f"{'; '.join(problems)}: an actor is {pattern}")
-    if sum(not isinstance(child, nn.Flatten) for child in modules) % 2 == 0 or len(layers) < 2:
-        raise InputError(f"an actor is {pattern}, with at least one ReLU")
-    weight = layers[0][0]
-    output = layers.pop()
-    if isinstance(output, Conv):
-        raise InputError(f"the last layer is a Conv2d: an actor is {pattern}")
+    chain = [(f"module {index} of the Sequential", child) for index, child in enumerate(modules)]
+    hidden, output, bridges = visual.assemble(chain, observation_shape)
+    first = next(child for child in modules if isinstance(child, nn.Linear | nn.Conv2d)).weight
     interface = Interface(
-        weight.shape[1] if observation_shape is None else observation_shape,
+        first.shape[1] if observation_shape is None else observation_shape,
         output[0].shape[0],
         action_scale=action_scale,
         action_bias=action_bias,
         squash=squash,
-        dtype=weight.dtype,
+        dtype=first.dtype,
         observation_dtype=observation_dtype,
         observation_scale=observation_scale,
         observation_offset=observation_offset,
     )
-    return Actor(layers, output, interface, metadata).to(weight.device)
-
-
-def _layers_of(modules: Sequence[nn.Module], shape: Sequence[int] | None) -> tuple[list[Layer], list[str]]:
-    """The layers of a chain of modules, and all that does not fit the pattern of an actor."""
-    layers: list[Layer] = []
-    problems = []
-    flat = shape is None or len(shape) == 1  # whether a vector comes in
-    place = 0  # among those that are no Flatten: even ones are layers
-    for index, child in enumerate(modules):
-        name = f"module {index} of the Sequential is {child}"
-        if isinstance(child, nn.Flatten):
-            if place % 2 or (child.start_dim, child.end_dim) != (1, -1):
-                problems.append(f"{name}, where a Flatten() may stand only in front of a Linear layer")
-            flat = True
-            continue
-        wanted = "ReLU" if place % 2 else "Linear"
-        fits = isinstance(child, nn.ReLU if place % 2 else nn.Linear | nn.Conv2d)
-        place += 1
-        if not fits:
-            problems.append(f"{name}, where {wanted} was wanted")
-        elif isinstance(child, nn.Conv2d):
-            if shape is None and not layers:
-                problems.append(f"{name}, which needs observation_shape=(C, H, W): how large an image is")
-            elif flat:
-                problems.append(f"{name}, where a vector comes in")
-            if why := _unfit(child):
-                problems.append(f"{name}, whose {why}")
-            padding = child.padding if isinstance(child.padding, tuple) else _named_padding(child)
-            layers.append(Conv(child.weight, _bias(child), child.stride, padding))
-            flat = False
-        elif isinstance(child, nn.Linear):
-            if not flat:
-                problems.append(f"{name}, where a Flatten was wanted in front of it")
-            layers.append((child.weight, _bias(child)))
-            flat = True
-    return layers, problems
-
-
-def _unfit(layer: nn.Conv2d) -> str:
-    """What of a convolution cannot be converted; empty where all can."""
-    same = layer.padding == "same" and any(size % 2 == 0 for size in layer.kernel_size)
-    found = {
-        f"groups are {layer.groups}": layer.groups != 1,
-        f"dilation is {layer.dilation}": any(step != 1 for step in layer.dilation),
-        f"padding_mode is {layer.padding_mode!r}": layer.padding_mode != "zeros",
-        "padding differs from side to side": same,
-    }
-    return " and ".join(what for what, is_so in found.items() if is_so)
-
-
-def _named_padding(layer: nn.Conv2d) -> tuple[int, ...]:
-    """ "valid" and "same" in numbers."""
-    return tuple((size - 1) // 2 if layer.padding == "same" else 0 for size in layer.kernel_size)
-
-
-def _bias(layer: nn.Linear | nn.Conv2d) -> Tensor:
-    return layer.weight.new_zeros(layer.weight.shape[0]) if layer.bias is None else layer.bias
+    return Actor(hidden, output, interface, metadata, bridges).to(first.device)
 
 
 def actor_from_sb3(model: sb3.Model) -> Actor:
@@ -145,12 +81,26 @@ def actor_from_sb3(model: sb3.Model) -> Actor:
     Raises:
         CheckpointError: names the missing, unexpected and misshapen tensors.
     """
-    return actor_from_state_dict(
-        model.tensors,
-        action_scale=(model.high - model.low) / 2,
-        action_bias=(model.high + model.low) / 2,
-        metadata={"algorithm": model.algorithm},
-        activation="relu",  # `Model.check` has seen to it
+    actions: dict[str, Any] = {
+        "action_scale": (model.high - model.low) / 2,
+        "action_bias": (model.high + model.low) / 2,
+    }
+    metadata = {"algorithm": model.algorithm, "activation": "relu"}  # `Model.check` has seen to it
+    if model.extractor != sb3.NATURE_CNN:
+        return actor_from_state_dict(model.tensors, metadata=metadata, **actions)
+    parts: tuple[dict[str, Any], dict[str, Any]] = {}, {}
+    for name, tensor in model.tensors.items():
+        parts[name.startswith(visual.EXTRACTOR)][name] = tensor
+    behind, features = parts
+    _, layers = _named_layers(behind, metadata)
+    return visual.actor_with_nature_cnn(
+        features,
+        layers,
+        model.observation_shape,
+        metadata,
+        observation_dtype=torch.uint8 if model.sees_bytes else None,
+        observation_scale=255.0 if model.sees_bytes and model.normalize_images else 1.0,
+        **actions,
     )
 
 
@@ -232,8 +182,9 @@ def actor_from_state_dict(
 ) -> Actor:
     """Makes an actor from named tensors, in one of the layouts that `load_actor` lists.
 
-    A SAC actor with Flax's names ends with two heads on the last hidden layer. The second one, the log standard
-    deviation, is ignored: the deterministic action does not use it.
+    A DrQ-v2 actor takes uint8 `[B, C, H, W]`; the metadata's "task" says its environment. A SAC actor with Flax's names
+    ends with two heads on the last hidden layer. The second one, the log standard deviation, is ignored: the
+    deterministic action does not use it.
 
     Args:
         tensors: tensors or arrays (NumPy's, JAX's) by name, or nested dictionaries of them, like Flax's parameters.
@@ -249,34 +200,14 @@ def actor_from_state_dict(
     metadata = dict(metadata or {})
     check_activation(activation)
     tensors = dict(_flattened(tensors))
+    if visual.is_drqv2(tensors):
+        actions: dict[str, Any] = {"action_scale": action_scale, "action_bias": action_bias}
+        given = {name: value for name, value in actions.items() if value is not None}
+        metadata["activation"] = stated_activation("relu", metadata)  # DrQ-v2's convolutions have no other
+        return visual.actor_from_drqv2(tensors, metadata, **given)
     if of_the_actor := sb3.of_the_actor(tensors):  # of a whole policy's, which has critics as well
         tensors = of_the_actor
-    layout, numbers = _recognize(tensors)
-    names = [_layer_name(layout, number) for number in numbers]
-    if layout.heads:
-        names.append(next((head for head in layout.heads if f"{head}.weight" in tensors), layout.heads[0]))
-    what = f"a {layout.algorithm} actor"
-    wanted = [f"{name}.{part}" for name in names for part in (layout.weight, "bias")]
-    check_names(what, tensors, wanted, [*filter(layout.ignored.fullmatch, tensors), *_RANGE])
-
-    layers = []
-    for name in names:
-        weight, bias = tensors[f"{name}.{layout.weight}"], tensors[f"{name}.bias"]
-        if layout.weight == "kernel" and weight.dim() == 2:
-            weight = weight.T
-        layers.append((name, _as_float(weight), _as_float(bias)))
-    if layout.weight == "kernel" and _has_two_heads(layers, metadata or {}):
-        layers.pop()
-    problems = []
-    inputs = None
-    for name, weight, bias in layers:
-        try:
-            check_layer(name, weight, bias, inputs, kernel=layout.weight == "kernel")
-        except InputError as error:
-            problems.append(str(error))
-        inputs = weight.shape[0] if weight.dim() else None
-    if problems:
-        raise CheckpointError(f"not {what}: {'; '.join(problems)}")
+    what, layers = _named_layers(tensors, metadata)
     if len(layers) < 2:
         raise CheckpointError(f"not {what}: it has no hidden layer, only {layers[0][0]}")
 
@@ -292,6 +223,43 @@ def actor_from_state_dict(
         dtype=pairs[0][0].dtype,
     )
     return Actor(pairs[:-1], pairs[-1], interface, metadata)
+
+
+def _named_layers(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> tuple[str, list[tuple[str, Tensor, Tensor]]]:
+    """What kind of actor tensors are, and name, weight `[out, in]` and bias of its layers, which fit each other.
+
+    Raises:
+        CheckpointError: names the missing, unexpected and misshapen tensors.
+    """
+    layout, numbers = _recognize(tensors)
+    names = [_layer_name(layout, number) for number in numbers]
+    if layout.heads:
+        names.append(next((head for head in layout.heads if f"{head}.weight" in tensors), layout.heads[0]))
+    what = f"a {layout.algorithm} actor"
+    wanted = [f"{name}.{part}" for name in names for part in (layout.weight, "bias")]
+    check_names(what, tensors, wanted, [*filter(layout.ignored.fullmatch, tensors), *_RANGE])
+
+    layers = []
+    for name in names:
+        weight, bias = tensors[f"{name}.{layout.weight}"], tensors[f"{name}.bias"]
+        if layout.weight == "kernel" and weight.dim() == 2:
+            weight = weight.T
+        layers.append((name, as_float(weight), as_float(bias)))
+    if layout.weight == "kernel" and _has_two_heads(layers, metadata):
+        layers.pop()
+    problems = []
+    inputs = None
+    for name, weight, bias in layers:
+        try:
+            check_layer(name, weight, bias, inputs, kernel=layout.weight == "kernel")
+        except InputError as error:
+            problems.append(str(error))
+        inputs = weight.shape[0] if weight.dim() else None
+    if problems:
+        raise CheckpointError(f"not {what}: {'; '.join(problems)}")
+    return what, layers
 
 
 def _flattened(tensors: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -318,7 +286,7 @@ def _recognize(tensors: Mapping[str, Tensor]) -> tuple[_Layout, list[int]]:
         found = sorted({int(match[1]) for match in matches if match})
         if found:  # a gap in the numbers is a missing layer
             return layout, list(range(min(found[0], layout.first), found[-1] + 1, layout.step))
-    known = "; ".join(layout.example for layout in _LAYOUTS)
+    known = "; ".join([*(layout.example for layout in _LAYOUTS), visual.EXAMPLE])
     some = ", ".join(list(tensors)[:8]) or "none"
     raise CheckpointError(
         f"not an actor's tensors. Known: {known}. Found: {some}. With other names, load them into an nn.Sequential of "
@@ -364,8 +332,3 @@ def _has_two_heads(layers: Sequence[tuple[str, Tensor, Tensor]], metadata: Mappi
         return False
     algorithm = metadata.get("algorithm", metadata.get("algo", ""))
     return last.shape[1] != before.shape[0] or algorithm.upper() == "SAC"
-
-
-def _as_float(tensor: Tensor) -> Tensor:
-    """float64 stays, other floats become float32, the precision that actors run in; `check_layer` refuses the rest."""
-    return tensor.float() if tensor.dtype.is_floating_point and tensor.dtype != torch.float64 else tensor

@@ -6,10 +6,11 @@ lists and dicts, and rebuilds NumPy's arrays and scalars itself. All else in a f
 
 from __future__ import annotations
 
+import io
 import math
 import pickletools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,9 @@ from numpy.typing import NDArray
 from snnkern.errors import CheckpointError
 
 MOST_BYTES = 1 << 26
-_MOST_INSTRUCTIONS = 100_000  # the file of a VecNormalize has hundreds; so many take a fraction of a second
+_MOST_INSTRUCTIONS = 100_000  # a VecNormalize has hundreds, a DrQ-v2 agent 10,000; so many take a fraction of a second
+_MOST_CHARACTERS = 1_000  # of the name of a class
+_MOST_COPIES = 4  # what is made of a file's content, as a multiple of its length: it may use one part many times
 _NUMBERS = re.compile(r"[fiub][1248]")  # NumPy's codes of types
 _KEYS = (str, bytes, int, float, bool, type(None))  # to hash them is no walk through what a file nests
 
@@ -67,9 +70,27 @@ def read_objects(content: bytes) -> Any:
     """
     if len(content) > MOST_BYTES:
         raise CheckpointError(f"it has more than the {MOST_BYTES:,} bytes that are read")
-    machine = _Machine()
+    return read_stream(io.BytesIO(content))
+
+
+def read_stream(
+    stream: io.BytesIO,
+    makers: Mapping[str, Callable[..., Any]] | None = None,
+    persistent: Callable[[Any], Any] | None = None,
+) -> Any:
+    """The same of a pickle in a longer file, which is left where the pickle ends.
+
+    Args:
+        stream: the file.
+        makers: what is made instead of called, by the names that pickles give it, besides NumPy's arrays.
+        persistent: what a persistent id stands for: something beside the pickle. None refuses them.
+
+    Raises:
+        CheckpointError: as `read_objects`.
+    """
+    machine = _Machine(_MAKERS | dict(makers or {}), persistent, _MOST_COPIES * len(stream.getbuffer()))
     try:
-        for count, (instruction, argument, _) in enumerate(pickletools.genops(content)):
+        for count, (instruction, argument, _) in enumerate(pickletools.genops(stream)):
             if count > _MOST_INSTRUCTIONS:
                 raise CheckpointError(f"it has more than the {_MOST_INSTRUCTIONS:,} instructions that are read")
             if instruction.name == "STOP":
@@ -83,7 +104,7 @@ def read_objects(content: bytes) -> Any:
 
 
 @dataclass(frozen=True)
-class _Global:
+class Global:
     """A class or a function that a pickle names."""
 
     name: str
@@ -126,7 +147,7 @@ def _plain(value: Any) -> Any:
     """What a caller gets: an array itself, and a Record for a class that stands for itself."""
     if isinstance(value, _Array):
         return value.value
-    return Record(value.name) if isinstance(value, _Global | _Type) else value
+    return Record(value.name) if isinstance(value, Global | _Type) else value
 
 
 def _array(content: Any, kind: Any, shape: Any, order: Any = "C") -> NDArray[Any] | Record:
@@ -161,9 +182,20 @@ _CONSTRUCTORS = ("copyreg._reconstructor", "copy_reg._reconstructor", "copyreg._
 
 
 class _Machine:
-    """The stack and the memo of one pickle."""
+    """The stack and the memo of one pickle.
 
-    def __init__(self) -> None:
+    Args:
+        makers: what is made instead of called.
+        persistent: what a persistent id stands for.
+        most: bytes that all that is made may have.
+    """
+
+    def __init__(
+        self, makers: Mapping[str, Callable[..., Any]], persistent: Callable[[Any], Any] | None, most: int
+    ) -> None:
+        self.makers = makers
+        self.persistent = persistent
+        self.left = most
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}  # no list: the numbers that a file chooses may be large
 
@@ -184,6 +216,8 @@ class _Machine:
             stack.append(tuple(self.pop(_TUPLES[name])))
         elif name in _STEPS:
             _STEPS[name](self, argument)
+        elif name == "BINPERSID" and self.persistent is not None:
+            stack.append(self.persistent(stack.pop()))
         else:
             raise CheckpointError(f"it holds the instruction {name}, which arrays and numbers do not need")
 
@@ -205,7 +239,7 @@ class _Machine:
         items = target.items if isinstance(target, Record) else target
         if not isinstance(items, dict):
             raise TypeError("items for what is no dict")
-        items.update((key, value) for key, value in zip(pairs[::2], pairs[1::2], strict=True) if isinstance(key, _KEYS))
+        items.update((key, value) for key, value in zip(pairs[::2], pairs[1::2], strict=True) if _is_key(key))
 
     def put_elements(self, elements: list[Any]) -> None:
         if isinstance(self.stack[-1], list):
@@ -213,17 +247,29 @@ class _Machine:
 
     def call(self, function: Any, arguments: Any) -> None:
         """What a call would return: an array, a number or bytes, or else a Record."""
-        name = function.name if isinstance(function, _Global) else "an object"
-        if name in _CONSTRUCTORS and isinstance(arguments[0], _Global):
+        name = function.name if isinstance(function, Global) else "an object"
+        if name in _CONSTRUCTORS and isinstance(arguments[0], Global):
             name = arguments[0].name
-        maker = _MAKERS.get(name)
-        self.stack.append(maker(*arguments) if maker else Record(name, arguments))
+        maker = self.makers.get(name)
+        self.stack.append(self.made(maker(*arguments)) if maker else Record(name, arguments))
+
+    def made(self, value: Any) -> Any:
+        """What has been made of a part of the file, which may be made again and again."""
+        content = value.value if isinstance(value, _Array) else value
+        if isinstance(content, np.ndarray):
+            self.left -= content.nbytes
+        elif isinstance(content, str | bytes):
+            self.left -= len(content)
+        if self.left < 0:
+            raise CheckpointError(f"it makes more than {_MOST_COPIES} times its own length of its parts")
+        return value
 
     def set_state(self) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
         if isinstance(target, _Array | _Type):
             target.set_state(state)
+            self.made(target)
         elif isinstance(target, Record):
             # An object with slots has two states.
             target.state = state[0] if isinstance(state, tuple) and len(state) == 2 else state
@@ -257,13 +303,24 @@ _STEPS: dict[str, Callable[[_Machine, Any], object]] = {
     "ADDITEMS": lambda machine, _: machine.put_elements(machine.pop()),
     "SETITEM": lambda machine, _: machine.put_items(machine.pop(2)),
     "SETITEMS": lambda machine, _: machine.put_items(machine.pop()),
-    "GLOBAL": lambda machine, argument: machine.stack.append(_Global(argument.replace(" ", "."))),
-    "STACK_GLOBAL": lambda machine, _: machine.stack.append(_Global(".".join(machine.pop(2)))),
+    "GLOBAL": lambda machine, argument: machine.stack.append(Global(argument.replace(" ", "."))),
+    "STACK_GLOBAL": lambda machine, _: machine.stack.append(_named(*machine.pop(2))),
     "REDUCE": lambda machine, _: machine.call(*machine.pop(2)),
     "NEWOBJ": lambda machine, _: machine.call(*machine.pop(2)),
     "NEWOBJ_EX": lambda machine, _: machine.call(*machine.pop(3)[:2]),
     "BUILD": lambda machine, _: machine.set_state(),
 }
+
+
+def _is_key(key: Any) -> bool:
+    """Whether something that a dict has entries under is kept, and hashed in no time."""
+    return isinstance(key, _KEYS) and (not isinstance(key, int) or -(2**63) <= key < 2**63)
+
+
+def _named(module: Any, name: Any) -> Global:
+    if len(module) + len(name) > _MOST_CHARACTERS:
+        raise CheckpointError(f"it names a class of more than {_MOST_CHARACTERS:,} characters")
+    return Global(f"{module}.{name}")
 
 
 def _make_dict(machine: _Machine) -> None:

@@ -170,7 +170,9 @@ def beside(path: Path, model: Model) -> Normalization | None:
             found = read(file, file.relative_to(path.parent).as_posix())
         except InputError:  # somebody else's file, by that name
             continue
-        if found.mean is None or (len(found.mean) == model.observation_dim and _explains(found, model) is not False):
+        if found.mean is None or (
+            (len(found.mean),) == model.observation_shape and _explains(found, model) is not False
+        ):
             return found
     return None
 
