@@ -8,7 +8,7 @@ from support.builders import NEURONS, identity_actor, make_actor, make_observati
 import snnkern
 from snnkern import InputError
 from snnkern.conversion.fitting import CANDIDATES, fit, gaussian_threshold, least_squares
-from snnkern.conversion.sensitivity import _squared_slope, sensitivity
+from snnkern.conversion.sensitivity import sensitivity, squared_slope
 from snnkern.kernels.neurons import Dynamics, parse_neuron
 
 
@@ -41,15 +41,17 @@ def test_least_squares_finds_the_weights_that_explain_the_targets():
     torch.testing.assert_close(offset, bias, atol=1e-6, rtol=0)
 
 
-def test_least_squares_counts_states_by_their_importance():
+@pytest.mark.parametrize("states", [300, 3, 2])  # fewer than senders, too
+def test_least_squares_counts_states_by_their_importance(states):
     generator = torch.Generator().manual_seed(1)
     inputs, wanted = (
-        torch.randn(300, 4, generator=generator).double(),
-        torch.randn(300, 3, generator=generator).double(),
+        torch.randn(states, 4, generator=generator).double(),
+        torch.randn(states, 3, generator=generator).double(),
     )
     weight, bias = torch.randn(3, 4, generator=generator).double(), torch.randn(3, generator=generator).double()
     # Some states count the least, as most do where tanh is saturated.
-    importance = torch.rand(300, 3, generator=generator).double().square() * (torch.rand(300, 3) > 0.5) + 0.01
+    importance = torch.rand(states, 3, generator=generator).double().square()
+    importance = importance * (torch.rand(states, 3, generator=generator) > 0.5) + 0.01
     fitted, offset = least_squares(inputs, wanted, weight, bias, 0.2, importance)
     for receiver in range(3):
         p = importance[:, receiver] / importance[:, receiver].sum()
@@ -62,11 +64,15 @@ def test_least_squares_counts_states_by_their_importance():
         assert float((p * error).sum()) == pytest.approx(0.0, abs=1e-10)
 
 
-def test_least_squares_with_equal_importance_is_without():
-    inputs, wanted = torch.from_numpy(make_observations(50, 4)), torch.from_numpy(make_observations(50, 3, seed=1))
+@pytest.mark.parametrize("states", [50, 3])
+def test_least_squares_with_equal_importance_is_without(states):
+    inputs, wanted = (
+        torch.from_numpy(make_observations(states, 4)),
+        torch.from_numpy(make_observations(states, 3, seed=1)),
+    )
     weight, bias = torch.ones(3, 4), torch.zeros(3)
     one = least_squares(inputs, wanted, weight, bias, 0.1)
-    other = least_squares(inputs, wanted, weight, bias, 0.1, torch.full((50, 3), 2.0))
+    other = least_squares(inputs, wanted, weight, bias, 0.1, torch.full((states, 3), 2.0))
     torch.testing.assert_close(one, other)
 
 
@@ -92,7 +98,7 @@ def test_sensitivity_is_the_squared_jacobian_where_errors_are_small(squash):
 def test_sensitivity_takes_large_errors_for_what_they_do():
     # Far in saturation a small error moves nothing; one as large as z does.
     z = torch.tensor([[0.0], [4.0]])
-    small, large = (_squared_slope(z, torch.tensor([deviation])) for deviation in (0.1, 4.0))
+    small, large = (squared_slope(z, torch.tensor([deviation])) for deviation in (0.1, 4.0))
     assert small[1] / small[0] < 1e-4
     assert large[1] / large[0] > 0.1
     draws = 4.0 * torch.randn(400_000, generator=torch.Generator().manual_seed(0))

@@ -106,13 +106,6 @@ def test_with_many_steps_a_converted_actor_acts_as_the_dense_one(neuron):
 # What is refused
 
 
-@pytest.mark.parametrize("rule", ["mse", "gaussian", snnkern.Fitted(correction="linear")])
-@pytest.mark.parametrize("form", ["two-convolutions", "bridge-in-front"])
-def test_rules_that_are_fitted_say_that_they_are_not_for_images(rule, form):
-    with pytest.raises(InputError, match="fits actors of Linear layers and vectors: choose max or percentile"):
-        snnkern.convert(visual_actor(FORMS[form]), frames(3, FORMS[form].image), calibration=rule)
-
-
 @pytest.mark.parametrize(
     ("observations", "message"),
     [

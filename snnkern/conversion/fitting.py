@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snnkern.conversion.activations import as_tensor, batches, check_observations
+from snnkern.conversion.activations import as_tensor, batches, check_observations, chunk_rows
 from snnkern.conversion.rules import Correction, Rule
-from snnkern.conversion.sensitivity import Sensitivity, sensitivity
+from snnkern.conversion.sensitivity import Sensitivity, relative, sensitivity, squared_slope
+from snnkern.conversion.states import OBSERVATIONS, States, Walk, decoded, sample
 from snnkern.errors import InputError
 from snnkern.kernels import ops
 from snnkern.kernels.neurons import Dynamics, Neuron, parse_neuron
@@ -34,6 +35,7 @@ _FEW = 10_000  # as many as one number per neuron needs
 _FIRST_GUESS = 0.2  # of z's deviation: how large its errors may be
 # A drive lower than this many deviations below 0 counts this much, where others count about 1.
 _NEAR, _FAR = 0.5, 0.01
+_APART = 4  # a first fit, which tells how large errors are, takes every fourth observation
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,7 @@ def fit(
     settings = _Settings(Dynamics(parse_neuron(neuron), timesteps), rule, correction, ridge)
     _check_positive("ridge", ridge)
     if not check_actor(actor).is_plain:
-        raise InputError(
-            f"calibration {rule!r} fits actors of Linear layers and vectors: choose max or percentile for one that sees"
-        )
+        return _fit_by_parts(actor, sample(actor, observations, OBSERVATIONS), settings, weighted)
     signal = _gather(actor, observations)
     activations = actor.hidden_activations(signal)
     if not all(bool(torch.isfinite(activation).all()) for activation in activations):
@@ -141,17 +141,93 @@ def _fit(
                 _thin(current), _thin(activation), settings.plain, bias=own_bias, importance=importance
             )
         else:
-            mean = sent if sent.dim() == 2 else _decode(sent, kind)
+            mean = decoded(sent, kind)
             threshold = gaussian_threshold(mean @ weight.T + bias, kind.levels, settings.plain.timesteps)
         threshold = torch.where(maximum > 0, threshold, 0.0)
         carry = torch.zeros_like(activation)
         output, _, _ = ops.neuron_mean(current, threshold, carry, settings.plain, bias=own_bias)
         sent, _, _ = ops.neuron_spikes(current, threshold, carry, settings.plain, bias=own_bias)
         thresholds.append(threshold)
-        errors.append(float((output - activation).square().mean() / activation.square().mean().clamp(min=1e-30)))
+        errors.append(_relative_error(output, activation))
         layers[index + 1] = _corrected(dense[index + 1], output, activation, settings, counted, index + 1)
     fitted = Actor(layers[:-1], layers[-1], actor.interface, actor.metadata)
     return Fit(fitted, thresholds, errors), output
+
+
+def _fit_by_parts(actor: Actor, observations: Tensor, settings: _Settings, weighted: bool) -> Fit:
+    """The fit of an actor with convolutions or bridges."""
+    if not weighted:
+        return _walked(Walk(actor, observations, settings.plain), settings)[0]
+    few = observations[::_APART]
+    z = _dense_output(actor, few)
+    guess = _slopes(actor, z, _FIRST_GUESS * z.std(dim=0, unbiased=False))
+    _, found = _walked(Walk(actor, few, settings.plain, guess), replace(settings, correction="none"))
+    deviation = (found - z).square().mean(dim=0).sqrt()
+    slopes = _slopes(actor, _dense_output(actor, observations), deviation)
+    return _walked(Walk(actor, observations, settings.plain, slopes), settings)[0]
+
+
+def _walked(walk: Walk, settings: _Settings) -> tuple[Fit, Tensor]:
+    """The fit of the layers of a walk, one after the other, and the output layer's z `[S, action_dim]`."""
+    actor, dynamics = walk.actor, settings.plain
+    pairs, thresholds, errors = [], [], []
+    for index, layer in enumerate((*actor.hidden, actor.output)):
+        states = walk.states(index)
+        importance = None if states.squares is None else relative(states.squares)
+        weight, bias = layer.weight.flatten(1), layer.bias
+        if index or "0" in actor.bridges:  # what the observation gives is exact
+            weight, bias = _corrected_states(states, weight, bias, settings, importance, index < len(actor.hidden))
+        pairs.append((weight.reshape(layer.weight.shape), bias))
+        if index == len(actor.hidden):
+            break
+        own_bias = bias if dynamics.neuron.differential else None
+        current = walk.currents(index, pairs[-1][0], None if own_bias is not None else bias)
+        wanted = torch.relu(states.drive)
+        if settings.rule == "mse":
+            threshold = least_error_threshold(current, wanted, dynamics, bias=own_bias, importance=importance)
+        else:
+            drive = states.mean @ weight.T + bias
+            threshold = gaussian_threshold(drive, dynamics.neuron.levels, dynamics.timesteps)
+        threshold = torch.where(wanted.amax(dim=0) > 0, threshold, 0.0)
+        output, _, _ = ops.neuron_mean(current, threshold, torch.zeros_like(wanted), dynamics, bias=own_bias)
+        errors.append(_relative_error(output, wanted))
+        thresholds.append(threshold)
+        walk.add(*pairs[-1], threshold, current, states.drive)
+    z = states.mean @ weight.T + bias
+    return Fit(actor.replaced(pairs=pairs), thresholds, errors), z
+
+
+def _corrected_states(
+    states: States, weight: Tensor, bias: Tensor, settings: _Settings, importance: Tensor | None, spikes: bool
+) -> tuple[Tensor, Tensor]:
+    """The weight and bias of a layer with which it comes closest to its drive, given what arrives at it."""
+    if settings.correction == "none":
+        return weight, bias
+    if settings.correction == "bias":
+        return weight, bias + (states.drive - (states.mean @ weight.T + bias)).double().mean(dim=0).to(bias)
+    if importance is not None and spikes:
+        importance = _near(states.drive, importance)
+    return least_squares(states.mean, states.drive, weight, bias, settings.ridge, importance)
+
+
+def _near(drive: Tensor, importance: Tensor) -> Tensor:
+    """The importance of a spiking layer's drive: one far below zero stays silent, whatever its error."""
+    return importance * (drive > -_NEAR * drive.std(dim=0, unbiased=False)) + _FAR
+
+
+def _relative_error(output: Tensor, activation: Tensor) -> float:
+    return float((output - activation).square().mean() / activation.square().mean().clamp(min=1e-30))
+
+
+def _dense_output(actor: Actor, observations: Tensor) -> Tensor:
+    """z `[S, action_dim]` of the dense actor, some observations at a time."""
+    parts = observations.split(chunk_rows(actor))
+    last = len(actor.hidden)
+    return torch.cat([actor.output(actor.arriving(last, actor.hidden_activations(part)[-1])) for part in parts])
+
+
+def _slopes(actor: Actor, z: Tensor, deviation: Tensor) -> Tensor:
+    return squared_slope(z, deviation).sqrt() if actor.interface.squash else torch.ones_like(z)
 
 
 def least_error_threshold(
@@ -208,7 +284,7 @@ def gaussian_threshold(drive: Tensor, levels: int, timesteps: int) -> Tensor:
     Source: Huang et al., "Differential Coding for Training-Free ANN-to-SNN Conversion", ICML 2025, "threshold
     iteration method".
     """
-    drive = drive.double()
+    dtype, drive = drive.dtype, drive.double()
     mean, deviation = drive.mean(dim=0), drive.std(dim=0, unbiased=False)
     maximum = drive.amax(dim=0).clamp(min=0.0)
     steps = min(timesteps << (levels - 1), 1024)  # finer ones change θ by less than its own uncertainty
@@ -222,7 +298,7 @@ def gaussian_threshold(drive: Tensor, levels: int, timesteps: int) -> Tensor:
         square = ((2.0 * step - 1.0) * above).sum(dim=0) / steps**2
         theta = product / square
     usable = torch.isfinite(theta) & (theta > 0) & (maximum > 0)
-    return torch.where(usable, theta, maximum).float()
+    return torch.where(usable, theta, maximum).to(dtype)
 
 
 def least_squares(
@@ -248,6 +324,8 @@ def least_squares(
     Source: ridge regression towards W; a layer's reconstruction from quantised inputs as in Nagel et al., "Up or Down?
     Adaptive Rounding for Post-Training Quantization", ICML 2020, here in closed form.
     """
+    if len(output) < weight.shape[1]:
+        return _least_squares_of_few(output, wanted, weight, bias, ridge, importance)
     if importance is None:
         importance = wanted.new_ones(1, 1).expand(wanted.shape)
     # Sums over states take the time: what all states count is summed once, for each receiver only what some count
@@ -276,6 +354,38 @@ def least_squares(
     return fitted, offset
 
 
+def _least_squares_of_few(
+    output: Tensor, wanted: Tensor, weight: Tensor, bias: Tensor, ridge: float, importance: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """`least_squares` with fewer states than senders: the equations of its dual have the size of the states."""
+    center = output.mean(dim=0)
+    sent = output - center
+    missing = (wanted - output @ weight.T).double()
+    products = (sent @ sent.T).double()
+    receivers, coefficients, offsets = len(weight), [], []
+    alike = importance is None
+    shares = missing.new_ones(len(output), 1) if importance is None else importance.double()
+    for share, group in zip(
+        shares.T, [slice(None)] if alike else [slice(j, j + 1) for j in range(receivers)], strict=True
+    ):
+        share = share / share.sum()
+        row = products @ share
+        centred = products - row - row[:, None] + share @ row
+        lack = share @ missing[:, group]
+        root = share.sqrt()[:, None]
+        system = root * centred * root.T
+        strength = ridge * float(system.diagonal().sum()) / output.shape[1]
+        system.diagonal().add_(max(strength, 1e-12))
+        found = root * torch.linalg.solve(system, root * (missing[:, group] - lack))
+        # Of the centred states; `share` moves what belongs to their mean.
+        coefficients.append(found - share[:, None] * found.sum(dim=0))
+        offsets.append(lack)
+    change = torch.cat(coefficients, dim=1).T.to(weight) @ sent
+    means = (shares / shares.sum(dim=0)).T.to(sent) @ sent + center
+    offset = torch.cat(offsets).to(bias) - (change * means).sum(dim=1)
+    return weight + change, offset
+
+
 def _corrected(
     layer: tuple[Tensor, Tensor],
     output: Tensor,
@@ -293,9 +403,7 @@ def _corrected(
     wanted = activation @ weight.T + bias
     importance = None
     if counted and index < len(counted.hidden):
-        # A drive far below zero stays silent, whatever its error.
-        near = wanted > -_NEAR * wanted.std(dim=0, unbiased=False)
-        importance = counted.hidden[index] * near + _FAR
+        importance = _near(wanted, counted.hidden[index])
     elif counted:
         importance = counted.output
     return least_squares(output, wanted, weight, bias, settings.ridge, importance)
@@ -304,14 +412,6 @@ def _corrected(
 def _thin(states: Tensor) -> Tensor:
     """At most about `_FEW` of the states in `[…, S, N]`, at even distances."""
     return states[..., :: -(-states.shape[-2] // _FEW), :]
-
-
-def _decode(spikes: Tensor, neuron: Neuron) -> Tensor:
-    """The mean `[S, N]` that spikes `[T, S, N]` stand for."""
-    if not neuron.differential:
-        return spikes.mean(dim=0)
-    steps = torch.arange(1, len(spikes) + 1, dtype=spikes.dtype, device=spikes.device)
-    return (spikes / steps[:, None, None]).sum(dim=0)
 
 
 def _gather(

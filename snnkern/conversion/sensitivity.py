@@ -54,7 +54,7 @@ def sensitivity(actor: Actor, activations: Sequence[Tensor], deviation: Tensor) 
     Derivatives for Network Pruning: Optimal Brain Surgeon", NeurIPS 1992; here for actions instead of a loss.
     """
     z = actor.output(activations[-1])
-    squared = _squared_slope(z, deviation) if actor.interface.squash else torch.ones_like(z)
+    squared = squared_slope(z, deviation) if actor.interface.squash else torch.ones_like(z)
     slopes = squared.sqrt()
     hidden = [torch.zeros_like(activation) for activation in activations]
     for action in range(z.shape[1]):
@@ -63,10 +63,11 @@ def sensitivity(actor: Actor, activations: Sequence[Tensor], deviation: Tensor) 
             hidden[index] += gradient.square()
             if index:
                 gradient = (gradient * (activations[index] > 0)) @ actor.hidden[index].weight
-    return Sensitivity([_relative(layer) for layer in hidden], _relative(squared))
+    return Sensitivity([relative(layer) for layer in hidden], relative(squared))
 
 
-def _squared_slope(z: Tensor, deviation: Tensor) -> Tensor:
+def squared_slope(z: Tensor, deviation: Tensor) -> Tensor:
+    """E[(tanh(z + e) − tanh(z))²] / E[e²] `[S, action_dim]` for normal e of this deviation `[action_dim]`."""
     deviation = deviation.clamp(min=1e-6)
     action = torch.tanh(z)
     squares = torch.zeros_like(z)
@@ -75,7 +76,7 @@ def _squared_slope(z: Tensor, deviation: Tensor) -> Tensor:
     return squares / deviation.square()
 
 
-def _relative(squared: Tensor) -> Tensor:
+def relative(squared: Tensor) -> Tensor:
     """Over each column's mean, plus the floor; 1 for a column that moves nothing anywhere."""
     mean = squared.mean(dim=0)
     return torch.where(mean > 0, squared / mean.clamp(min=torch.finfo(squared.dtype).tiny), 1.0) + _FLOOR

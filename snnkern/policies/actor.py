@@ -435,7 +435,7 @@ class Actor(Policy):
     def forward(self, observation: Tensor) -> Tensor:
         """The action `[B, action_dim]` for an observation `[B, *observation_shape]`."""
         signal = self.hidden_activations(observation)[-1]
-        return self.interface.action(self.output(self._received(len(self.hidden), signal)))
+        return self.interface.action(self.output(self.arriving(len(self.hidden), signal)))
 
     def hidden_activations(self, observation: Tensor) -> list[Tensor]:
         """The ReLU activations of every hidden layer, `[B, N]` or `[B, C, H, W]`, for `[B, *observation_shape]`."""
@@ -445,11 +445,11 @@ class Actor(Policy):
         signal = self.interface.normalize(checked)
         activations = []
         for index, layer in enumerate(self.hidden):
-            signal = torch.relu(layer(self._received(index, signal)))
+            signal = torch.relu(layer(self.arriving(index, signal)))
             activations.append(signal)
         return activations
 
-    def _received(self, index: int, signal: Tensor) -> Tensor:
+    def arriving(self, index: int, signal: Tensor) -> Tensor:
         """What a layer makes of what the one before it sends: through the bridge, where there is one; or flat."""
         if index == len(self.hidden) or self.convolutions[index] is None:
             signal = signal if signal.dim() == 2 else signal.flatten(1)
