@@ -56,7 +56,7 @@ def test_least_squares_counts_states_by_their_importance(states):
     for receiver in range(3):
         p = importance[:, receiver] / importance[:, receiver].sum()
         centred = inputs - p @ inputs
-        strength = 0.2 * (p[:, None] * centred.square()).sum() / 4
+        strength = 0.2 * (p[:, None] * centred.square()).sum() / min(states, 4)
         # The gradient of what is minimised, at the minimum.
         error = inputs @ fitted[receiver] + offset[receiver] - wanted[:, receiver]
         gradient = (p * error) @ inputs + strength * (fitted[receiver] - weight[receiver])

@@ -11,6 +11,8 @@ from torch import nn
 import snnkern
 from snnkern import InputError
 from snnkern.conversion import activations
+from snnkern.conversion.rules import recommended
+from snnkern.kernels.neurons import parse_neuron
 
 TRUNK = FORMS["trunk"]
 SMALL = FORMS["two-convolutions"]
@@ -86,13 +88,14 @@ def test_the_published_network_passes_in_parts():
 
 
 @pytest.mark.parametrize("neuron", NEURONS)
-def test_auto_is_max_for_those_that_see(neuron):
+def test_auto_is_what_is_recommended_for_those_that_see_too(neuron):
     actor, pixels = visual_actor(TRUNK), frames(20, TRUNK.image)
+    rule, alpha = recommended(parse_neuron(neuron))
     snn = snnkern.convert(actor, pixels, neuron=neuron)
-    assert snn.metadata["calibration"] == "auto (max)"
+    assert snn.metadata["calibration"] == f"auto ({rule})"
     assert snn.metadata["environment"] == "dm_control/x"
-    assert snn.alpha == (0.2 if neuron in ("if", "snm") else 0.0)
-    same = snnkern.convert(actor, pixels, neuron=neuron, calibration="max")
+    assert snn.alpha == alpha
+    same = snnkern.convert(actor, pixels, neuron=neuron, calibration=rule, alpha=alpha)
     assert_same_tensors(snn.state_dict(), same.state_dict())
 
 

@@ -132,7 +132,8 @@ def test_corrected_layers_explain_the_dense_ones_from_what_the_reference_sends(f
             continue
         error = mean @ weight.T + after.bias - wanted
         centred = mean - mean.mean(dim=0)
-        gradient = error.T @ centred / len(mean) + 0.3 * centred.square().mean() * change
+        strength = 0.3 * centred.square().sum() / len(mean) / min(centred.shape)
+        gradient = error.T @ centred / len(mean) + strength * change
         torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-10, rtol=0)
         torch.testing.assert_close(error.mean(dim=0), torch.zeros_like(error[0]), atol=1e-10, rtol=0)
 

@@ -82,7 +82,7 @@ def convert(
         warn_of_other_observations(actor, observations)
         origin = f"{rule}"
         if isinstance(rule, Auto):
-            rule, _ = recommended(kind, actor)
+            rule, _ = recommended(kind)
             origin += f" ({rule})"
         if isinstance(rule, Fitted):
             found = fit(actor, observations, neuron=kind, timesteps=timesteps, **asdict(rule))

@@ -307,7 +307,9 @@ def least_squares(
     """The weight and bias whose output is closest to `wanted`, given what the layer below really sends.
 
     For each receiver, min over w', b' of E p·(w'·output + b' − wanted)² + λ·|w' − w|², λ = `ridge` · mean variance of
-    the outputs, p = `importance`, of mean 1, by which variances are taken as well.
+    the outputs, p = `importance`, of mean 1, by which variances are taken as well. The mean is over as many directions
+    as there can be: senders, or states where these are fewer. (With the mean over senders, a layer that has many would
+    be explained perfectly in these states, and no better than before in others.)
 
     Args:
         output: mean output of the layer below, `[S, in]`.
@@ -374,7 +376,7 @@ def _least_squares_of_few(
         lack = share @ missing[:, group]
         root = share.sqrt()[:, None]
         system = root * centred * root.T
-        strength = ridge * float(system.diagonal().sum()) / output.shape[1]
+        strength = ridge * float(system.diagonal().sum()) / len(output)
         system.diagonal().add_(max(strength, 1e-12))
         found = root * torch.linalg.solve(system, root * (missing[:, group] - lack))
         # Of the centred states; `share` moves what belongs to their mean.

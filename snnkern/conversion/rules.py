@@ -120,7 +120,7 @@ class Auto:
 Calibration = Max | Percentile | Fitted | Auto
 
 
-def recommended(neuron: Neuron, actor: Actor) -> tuple[Max | Fitted, float]:
+def recommended(neuron: Neuron) -> tuple[Fitted, float]:
     """The recommended calibration and α of a neuron, for every T; they are what "auto" stands for.
 
     Thresholds have the least squared error of the neuron's own response, and the next layer's weights are corrected.
@@ -130,13 +130,11 @@ def recommended(neuron: Neuron, actor: Actor) -> tuple[Max | Fitted, float]:
 
     Args:
         neuron: the neuron; its parameters do not matter.
-        actor: what is converted. Nothing is fitted to one that sees: its thresholds are the largest activations.
 
     Returns:
         How thresholds are fitted, and α.
     """
-    rule = Fitted(weighted=not neuron.differential, correction="linear") if actor.is_plain else Max()
-    return rule, chosen_alpha("auto", neuron)
+    return Fitted(weighted=not neuron.differential, correction="linear"), chosen_alpha("auto", neuron)
 
 
 def chosen_alpha(alpha: float | str, neuron: Neuron) -> Any:

@@ -122,7 +122,7 @@ class Study:
             setting = task.setting.to_dict()
             calibration = {"rule": task.setting.calibration, **self._calibrated_on[task.subject]}
             actor = self.subjects[task.subject].actor  # nothing is "auto" for a module
-            if isinstance(actor, Actor) and (meant := task.setting.recommended(actor)):
+            if isinstance(actor, Actor) and (meant := task.setting.recommended):
                 calibration["recommended"] = meant
         numbers: Any = {"episodes": task.episodes, "seed": task.seed}
         environment = self.subjects[task.subject].environment
