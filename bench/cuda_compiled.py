@@ -99,22 +99,29 @@ def compile_all() -> list[Compiled]:
     Raises:
         RuntimeError: nvcc fails or warns.
     """
-    flags, targets = build_settings()
+    _, targets = build_settings()
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(compile_one, source, target) for target in targets for source in SOURCES]
+        return [kernel for job in jobs for kernel in job.result()]
 
-    def one(source: Path, target: str, folder: str) -> list[Compiled]:
-        arch = target.removeprefix("sm_")
-        code = f"-gencode=arch=compute_{arch},code={target}"
-        output = f"{folder}/{source.stem}-{target}.cubin"
+
+def compile_one(source: Path, target: str) -> list[Compiled]:
+    """The kernels of one source for one target, compiled with the build's flags.
+
+    Raises:
+        RuntimeError: nvcc fails or warns.
+    """
+    flags, _ = build_settings()
+    arch = target.removeprefix("sm_")
+    code = f"-gencode=arch=compute_{arch},code={target}"
+    with tempfile.TemporaryDirectory() as folder:
+        output = f"{folder}/{source.stem}.cubin"
         command = ["nvcc", "-std=c++17", "-O3", *flags, code, "-cubin", "-Xptxas=-v", str(source), "-o", output]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         said = done.stderr + done.stdout
         if done.returncode or "warning" in said:
             raise RuntimeError(f"{' '.join(command)}\n{said}")
         return _disassembled(parse(said, target), Path(output))
-
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
-        jobs = [pool.submit(one, source, target, folder) for target in targets for source in SOURCES]
-        return [kernel for job in jobs for kernel in job.result()]
 
 
 def parse(said: str, target: str) -> list[Compiled]:

@@ -56,11 +56,13 @@ from snnkern.kernels import (  # noqa: E402
     reference,
 )
 from snnkern.kernels.neurons import NEURON_NAMES, Dynamics, Kind, parse_neuron  # noqa: E402
+from snnkern.policies.actor import Conv  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results"
 OBSERVATIONS = RESULTS / "halfcheetah.npy"
 T, ALPHA = 8, 0.2
 BATCHES = (1, 16, 256, 1024, 4096, 16384, 65536)
+VISUAL_BATCHES = (1, 32, 1024)
 LAYER = (4096, 1024)  # rows and neurons
 CACHE = 256 << 20  # bytes: more than any GPU's cache
 # Forms of a neuron kernel, and how many numbers a neuron's decision reads and writes.
@@ -490,12 +492,107 @@ def agreement(
     return {"certain": found.certain, "agreeing": found.agreeing}
 
 
+# ---- decisions of an actor that sees
+
+
+def seeing(small: bool) -> tuple[snnkern.Actor, list[Tensor], Tensor]:
+    """DrQ-v2's network with random weights, its thresholds, and frames `[rows, C, H, W]`: what a GPU takes for it does
+    not depend on how many neurons fire."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator) * (2 / math.prod(shape[1:])) ** 0.5
+
+    image, channels, width = ((1, 8, 8), 4, 8) if small else ((9, 84, 84), 32, 1024)
+    convolutions = [Conv(random(channels, image[0], 3, 3), torch.zeros(channels), 2)]
+    convolutions += [Conv(random(channels, channels, 3, 3), torch.zeros(channels)) for _ in range(0 if small else 3)]
+    signal = torch.zeros(1, *image)
+    for layer in convolutions:
+        signal = torch.nn.functional.conv2d(signal, layer.weight, None, layer.stride)
+    widths = [signal.numel(), 50, width, width, 1]
+    linear = [(random(wide, narrow), torch.zeros(wide)) for narrow, wide in itertools.pairwise(widths)]
+    seen = {"observation_dtype": torch.uint8, "observation_scale": 255, "observation_offset": -0.5}
+    actor = snnkern.Actor([*convolutions, *linear[:-1]], linear[-1], snnkern.Interface(image, 1, **seen))
+    frames = torch.randint(0, 256, (ROTATING, *image), generator=generator, dtype=torch.uint8)
+    active = actor.hidden_activations(frames)
+    return actor, [one.amax(dim=(0, 2, 3) if one.dim() == 4 else 0) for one in active], frames
+
+
+def time_seeing(run: Run, small: bool) -> Iterator[dict[str, Any]]:
+    """Seconds of a decision on Triton's kernels for convolutions, layer by layer ("layers": cuDNN, and CUDA's kernels
+    of neurons), and of the dense network in torch; all of them replayed as a graph on a GPU."""
+    actor, thresholds, frames = seeing(small)
+    dense = as_function(actor).to(run.device)
+    wanted = SpikingActor(actor.double(), thresholds, PUBLISHED, backend="reference")(frames[:2])
+    actor = actor.float().to(run.device)
+    ways = {"triton": "triton", "layers": "cuda"}
+    there = [status.name for status in snnkern.backends() if status.available]
+    batches, names = (VISUAL_BATCHES[:1], NEURON_NAMES[:1]) if small else (VISUAL_BATCHES, NEURON_NAMES)
+    for batch, name in itertools.product(batches, (*names, "")):
+        pixels = frames[torch.arange(batch) % len(frames)].to(run.device)
+        for path in ways if name else ("dense", "dense compiled"):
+            what = f"seeing, {path} {name} at batch {batch:,}"
+            if run.left() < (COMPILING if path == "dense compiled" else 20):
+                run.found["unreached"].append(what)
+                continue
+            if name and ways[path] not in there:
+                run.found["missing"][f"seeing, {path}"] = f"backend {ways[path]} is not available"
+                continue
+            try:
+                if name:
+                    dynamics = Dynamics(parse_neuron(name), T, ALPHA)
+                    snn = SpikingActor(actor, [one.to(run.device) for one in thresholds], dynamics, backend=ways[path])
+                    if name == "if":
+                        found = snn(pixels[:2] if batch > 1 else pixels).cpu().double()
+                        error = (found - wanted[: len(found)]).abs().max().item()
+                        assert error < 0.05, f"an action is {error:.3g} from the reference's"
+                        snn.reset()
+                    call = decision_of(snn.to(run.device), pixels, run.device)
+                else:
+                    function = torch.compile(dense) if path == "dense compiled" and not small else dense
+                    call = graphed([partial(function, pixels)] * 2, run.device)
+                seconds = run.quartiles(call, run.device)
+            except Exception as error:  # the others go on
+                run.fail(what, error)
+                continue
+            shared = 1 if name else 2  # a graph of two decisions
+            yield {"path": path, "neuron": name, "batch": batch, "seconds": [value / shared for value in seconds]}
+
+
+def decision_of(snn: SpikingActor, pixels: Tensor, device: torch.device) -> Callable[[], object]:
+    """A spiking actor's decision, as a graph on a GPU."""
+    if device.type != "cuda":
+        return partial(snn, pixels)
+    snn.warmup(len(pixels))
+    captured = snn.capture(len(pixels))
+    captured.observation.copy_(pixels)
+    return captured.replay
+
+
+def as_function(actor: snnkern.Actor) -> torch.nn.Module:
+    """The dense network alone, without checks."""
+
+    class Dense(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.output, self.interface = actor.hidden, actor.output, actor.interface
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            signal = self.interface.normalize(pixels)
+            for layer in self.hidden:
+                flat = signal.flatten(1) if isinstance(layer, torch.nn.Linear) else signal
+                signal = torch.relu(layer(flat))
+            return self.interface.action(self.output(signal.flatten(1)))
+
+    return Dense()
+
+
 # ---- all of it
 
 
 def measure(run: Run, small: bool) -> None:
     """Fills in what is found, step by step."""
-    run.found |= {"missing": {}, "failed": {}, "unreached": [], "neurons": [], "decisions": []}
+    run.found |= {"missing": {}, "failed": {}, "unreached": [], "neurons": [], "decisions": [], "visual": []}
     build(run)
     found = timing.machine(("snnkern", "torch", "triton", "numpy", "spikingjelly"))
     gpu = torch.cuda.get_device_name() if run.device.type == "cuda" else None
@@ -509,6 +606,8 @@ def measure(run: Run, small: bool) -> None:
             backends.remove(backend)
     for entry in time_neurons(run, backends, run.found["layer"]):
         run.found["neurons"].append(entry)
+    for entry in time_seeing(run, small):
+        run.found["visual"].append(entry)
     on_host = Task.load()
     here = on_host.to(run.device)
     everyone = cases(here, on_host, backends, BATCHES[:2] if small else BATCHES)
@@ -535,6 +634,13 @@ def show(found: dict[str, Any]) -> None:
     _print_table(
         ["", "neuron", *(f"{batch:,}" for batch in batches)], [[*name, *cells] for name, cells in times.items()]
     )
+    seen = sorted({entry["batch"] for entry in found["visual"]})
+    print(f"\nDecisions, DrQ-v2's network, T = {T}: µs at a batch of")
+    times = {}
+    for entry in found["visual"]:
+        cells = times.setdefault((entry["path"], entry["neuron"]), [""] * len(seen))
+        cells[seen.index(entry["batch"])] = f"{entry['seconds'][1] * 1e6:,.1f}"
+    _print_table(["", "neuron", *(f"{batch:,}" for batch in seen)], [[*name, *cells] for name, cells in times.items()])
     print()
     for what, why in found["missing"].items():
         print(f"missing: {what}: {why.splitlines()[0]}")

@@ -13,6 +13,7 @@ import cuda_tables
 import precision
 import triton_compiled
 import triton_tables
+import visual_tables
 from h100 import PAGE
 
 from snnkern.files import write_atomically
@@ -44,6 +45,9 @@ def main() -> None:
     draw("triton-instructions", triton_tables.instructions_table(of_triton))
     draw("triton-parts", triton_tables.parts_table(of_triton))
     draw("triton-predicted", triton_tables.predicted_table(of_triton))
+    of_visual = triton_compiled.compile_all(triton_compiled.visual())
+    draw("visual-compiled", visual_tables.compiled_table(of_visual))
+    draw("visual-predicted", visual_tables.predicted_table(of_visual))
     draw("borders", triton_tables.borders_table(of_triton, loads))
 
 

@@ -40,6 +40,10 @@ class Measured:
         """A decision's time in µs, replayed as a CUDA graph."""
         return self._cell("decisions", {"name": f"{backend} graph", "neuron": kind.lower(), "batch": batch})
 
+    def visual(self, path: str, kind: str, batch: int) -> str:
+        """A visual actor's decision in µs, replayed as a CUDA graph: on "triton", or in "layers"."""
+        return self._cell("visual", {"path": path, "neuron": kind.lower(), "batch": batch})
+
     def _cell(self, what: str, key: dict[str, object]) -> str:
         for entry in self._found.get(what, ()):
             if key.items() <= entry.items():

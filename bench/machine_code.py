@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = ("IF", "SNM", "MT", "DC")  # that are predicted and measured
+COMPILED_KINDS = (*KINDS, "LIF")  # in the order of `Kind`
 TARGETS = ("sm_80", "sm_90", "sm_100")
 
 

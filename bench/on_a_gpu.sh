@@ -134,7 +134,8 @@ main)
     # Tests do not time anything, so they share the card; each worker compiles for itself, 16 cores.
     part precompile 120 bash "$SELF" precompile &
     P=$!
-    part triton-tests 150 env TRITON_INTERPRET=0 $PYTEST -n 8 --all-cases -m "not long" python_tests/kernels/triton_cases.py python_tests/kernels/triton_actor_cases.py &
+    part triton-tests 150 env TRITON_INTERPRET=0 $PYTEST -n 8 --all-cases -m "not long" python_tests/kernels/triton_cases.py \
+        python_tests/kernels/triton_actor_cases.py python_tests/kernels/triton_visual_cases.py &
     T=$!
     part gpu-tests 100 $PYTEST -n 4 -m gpu -k "not two_to_the_32 and not large_batches and not kernels_on_a_gpu"
     wait $T $P

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import linecache
+import math
 import multiprocessing
 import os
 import re
@@ -25,11 +26,12 @@ from unittest import mock
 
 import machine_code
 import torch
-from machine_code import KINDS, TARGETS, Code, Loop, resident_warps
+from machine_code import COMPILED_KINDS, KINDS, TARGETS, Code, Loop, resident_warps
 
 from snnkern import Dynamics, Interface
 from snnkern.kernels.backends import ActorParts, HiddenPart, Problem
 from snnkern.kernels.backends.triton import environment, launch
+from snnkern.kernels.layers import Convolution
 from snnkern.kernels.neurons import parse_neuron
 
 if TYPE_CHECKING:
@@ -45,6 +47,9 @@ FORMS = {  # of a neuron kernel: whether the current is constant, and whether sp
 }
 # A multiprocessor's shared memory, and what one program may have of it, in bytes (CUDA's programming guide).
 SHARED = {"sm_80": (164 << 10, 163 << 10), "sm_90": (228 << 10, 227 << 10), "sm_100": (228 << 10, 227 << 10)}
+# The kernels of a visual actor, here DrQ-v2's: its first convolution, the next one, and the Linear layer's currents.
+VISUAL = ("first", "convolution", "projection")
+FIRST_INPUTS, INPUTS = 96, 320  # of the two convolutions, padded
 PRODUCTS = ("mma.sync", "wgmma.mma_async", "tcgen05.mma")
 
 
@@ -52,11 +57,11 @@ class Case(NamedTuple):
     """A kernel to compile.
 
     Attributes:
-        kernel: "neuron" or "actor".
-        kind: of neuron, as in `KINDS`.
+        kernel: "neuron", "actor" or one of `VISUAL`.
+        kind: of neuron, as in `COMPILED_KINDS`.
         target: such as "sm_90".
         precision: a dtype of `DTYPES`, or one of `triton_engine.PRECISIONS`.
-        form: one of `FORMS`, or the rows of a tile.
+        form: one of `FORMS`, or the rows (or positions) of a tile.
         levels: of MT and DC; 0 for the default.
         widths: of an actor.
     """
@@ -85,8 +90,8 @@ class Compiled:
         shared: bytes of shared memory.
         threads: of a program.
         products: how many instructions of each of `PRODUCTS` its PTX has.
-        instructions: of a warp, where it is known: in a step of a neuron kernel with a sequence in, or in the decision
-            of a tile by the actor of `WIDTHS`, for an H100.
+        instructions: of a warp, where it is known: in a step of a neuron kernel with a sequence in; for an H100, in the
+            decision of a tile by the actor of `WIDTHS`, or by a kernel of `VISUAL`.
         strays: reads and writes of memory among an actor's products, other than the weights' copies to shared memory.
         barriers: the lines of source that barriers of all threads in its PTX come from.
         fused: the same of fused multiply-adds.
@@ -126,7 +131,7 @@ def neurons(targets: Sequence[str] = TARGETS, dtypes: Sequence[str] = tuple(DTYP
     """Every neuron kernel: each kind and form."""
     return [
         Case("neuron", kind, target, dtype, form)
-        for target, dtype, kind, form in itertools.product(targets, dtypes, KINDS, FORMS)
+        for target, dtype, kind, form in itertools.product(targets, dtypes, COMPILED_KINDS, FORMS)
     ]
 
 
@@ -136,7 +141,17 @@ def actors(targets: Sequence[str] = TARGETS) -> list[Case]:
 
     return [
         Case("actor", kind, target, precision, str(tile.rows))
-        for target, precision, tile, kind in itertools.product(targets, PRECISIONS, TILES, KINDS)
+        for target, precision, tile, kind in itertools.product(targets, PRECISIONS, TILES, COMPILED_KINDS)
+    ]
+
+
+def visual(targets: Sequence[str] = TARGETS, precisions: Sequence[str] = ("float32",)) -> list[Case]:
+    """Every kernel of a visual actor, for either of its tiles."""
+    from snnkern.kernels.backends.triton.visual import TILES as VISUAL_TILES
+
+    return [
+        Case(kernel, kind, target, precision, str(tile.rows))
+        for kernel, target, precision, tile, kind in itertools.product(VISUAL, targets, precisions, VISUAL_TILES, KINDS)
     ]
 
 
@@ -150,7 +165,7 @@ def compile_all(cases: Sequence[Case]) -> list[Compiled]:
 def compile_one(case: Case) -> Compiled:
     """Compiles one kernel."""
     with caught(case.target) as kernels:
-        (_launch_neuron if case.kernel == "neuron" else _launch_actor)(case)
+        {"neuron": _launch_neuron, "actor": _launch_actor}.get(case.kernel, _launch_visual)(case)
     (kernel,) = kernels
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
@@ -188,6 +203,8 @@ def _lines(ptx: str, name: str) -> Counter[str]:
 def _instructions(code: Code, case: Case) -> int | None:
     if case.kernel == "neuron":
         return code.step() if case.form.startswith("a sequence") else None
+    if case.kernel in VISUAL:
+        return passage(code, case) if case.target == "sm_90" else None
     if case.target != "sm_90" or case.widths != WIDTHS:
         return None
     return decision(code, case)
@@ -204,23 +221,57 @@ def decision(code: Code, case: Case) -> int:
     Raises:
         RuntimeError: the loops are not those of the source.
     """
-    from snnkern.kernels.backends.triton.engine import block, planes, spike_bits
+    from snnkern.kernels.backends.triton.engine import block, planes
 
     dynamics = case.dynamics()
     columns, steps = block(dynamics.neuron, tile_of(case), case.precision, (9, 0))
-    chunks = 8 // spike_bits(dynamics.neuron) // steps
-    of_layer = [WIDTHS[1] // columns, planes(dynamics), *([chunks] if chunks > 1 else [])]
+    of_layer = [WIDTHS[1] // columns, planes(dynamics), *_chunks(case, steps)]
     whole, *loops = code.loops()
+    inside = [loop for loop in loops if loop in code.within(whole)]
+    return _turns(code, whole, inside, [of_layer, [*of_layer, 4]])
+
+
+def passage(code: Code, case: Case) -> int:
+    """Instructions of a warp in a program of one of the `VISUAL` kernels, likewise; a projection's for one piece.
+
+    Raises:
+        RuntimeError: the loops are not those of the source.
+    """
+    from snnkern.kernels.backends.triton import visual
+    from snnkern.kernels.backends.triton.engine import planes
+
+    dynamics = case.dynamics()
+    steps = visual.shared_steps(dynamics, tile_of(case), (9, 0), projects=case.kernel == "projection")
+    time = [planes(dynamics), *_chunks(case, steps)]
+    chains = {
+        "first": [[FIRST_INPUTS // 32], time],
+        "convolution": [[*time, INPUTS // 64, 4]],
+        "projection": [[*time, 1, 4]],
+    }
+    return _turns(code, Loop(0, len(code.instructions)), code.loops(), chains[case.kernel])
+
+
+def _chunks(case: Case, steps: int) -> list[int]:
+    """How often the loop over a byte's steps goes around; nothing where the compiler sees that it is once."""
+    from snnkern.kernels.backends.triton.engine import spike_bits
+
+    chunks = 8 // spike_bits(case.dynamics().neuron) // steps
+    return [chunks] if chunks > 1 else []
+
+
+def _turns(code: Code, whole: Loop, loops: list[Loop], chains: Sequence[Sequence[int]]) -> int:
+    """Instructions of a part of the code that has these chains of nested loops, which go around so often."""
     total = code.own(whole)
-    for trips in (of_layer, [*of_layer, 4]):
+    for trips in chains:
         chain, loops = loops[: len(trips)], loops[len(trips) :]
-        if any(inner not in code.within(outer) for outer, inner in itertools.pairwise([whole, *chain])):
-            raise RuntimeError(f"the loops of {case} are not nested as in the source")
+        nested = itertools.pairwise([whole, *chain])
+        if len(chain) < len(trips) or any(inner not in code.within(outer) for outer, inner in nested):
+            raise RuntimeError(f"loops are not nested as in the source: {chain} should go around {trips} times")
         total += sum(
             code.own(loop) * count for loop, count in zip(chain, itertools.accumulate(trips, mul), strict=True)
         )
-    if [loop for loop in loops if loop in code.within(whole)]:
-        raise RuntimeError(f"{case} has more loops than the source")
+    if loops:
+        raise RuntimeError(f"there are more loops than in the source: {loops}")
     return total
 
 
@@ -308,3 +359,28 @@ def _launch_actor(case: Case) -> None:
     engine.bind([torch.zeros(rows, len(bias)) for _, bias in hidden], torch.zeros(len(hidden), rows).long(), None)
     engine._use(tile_of(case))
     engine.decide(torch.zeros(rows, case.widths[0]), False, 1)
+
+
+def drqv2(dynamics: Dynamics) -> ActorParts:
+    """DrQ-v2's actor with two of its four convolutions, which are alike but for the first one; all zeros."""
+    hidden: list[HiddenPart] = []
+    shape = (9, 84, 84)
+    for stride in (2, 1):
+        convolution = Convolution(shape, 32, (3, 3), (stride, stride))
+        weight = torch.zeros(convolution.weight_shape)
+        hidden.append(HiddenPart(weight, torch.zeros(32), torch.ones(32), convolution))
+        shape = convolution.output_shape
+    hidden.append(HiddenPart(torch.zeros(math.prod(shape), 50), torch.zeros(50), torch.ones(50)))
+    seen = {"observation_dtype": torch.uint8, "observation_scale": 255, "observation_offset": -0.5}
+    return ActorParts(hidden, (torch.zeros(50, 1), torch.zeros(1)), Interface((9, 84, 84), 1, **seen).parts(), dynamics)
+
+
+def _launch_visual(case: Case) -> None:
+    from snnkern.kernels.backends.triton import visual
+
+    engine = visual.Engine(parts := drqv2(case.dynamics()), case.precision, launch.neuron)
+    rows, index = 64, VISUAL.index(case.kernel)
+    carries = [torch.zeros(rows, *layer.neuron_shape) for layer in parts.hidden]
+    engine.bind(carries, torch.zeros(len(carries), rows, dtype=torch.int64), None)
+    engine.kernels[index].use(tile_of(case))
+    engine.launch(index, torch.zeros(rows, *parts.interface.observation_shape, dtype=torch.uint8))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cuda_tables
 from cuda_tables import NEURON_FORMS, TIMESTEPS
 from h100 import CLOCK, ISSUED, L2_SHARED, LAUNCH, MEMORY, MULTIPROCESSORS, PRODUCTS, REACHED, Measured
-from machine_code import KINDS, TARGETS, table
+from machine_code import COMPILED_KINDS, KINDS, TARGETS, table
 from triton_compiled import DTYPES, WIDTHS, Case, Compiled
 
 from snnkern.kernels.backends.choice import small_batch
@@ -32,7 +32,7 @@ ONCE = {2: 100, 4: 150}  # instructions of a neuron kernel's warp beside its ste
 def compiled_table(kernels: Sequence[Compiled]) -> str:
     """Registers, local and shared memory of every kernel, and which instructions multiply."""
     rows = []
-    for precision, tile, kind in itertools.product(PRECISIONS, TILES, KINDS):
+    for precision, tile, kind in itertools.product(PRECISIONS, TILES, COMPILED_KINDS):
         group = [_find(kernels, Case("actor", kind, target, precision, str(tile.rows))) for target in TARGETS]
         products = [next(name for name, count in one.products.items() if count).split(".")[0] for one in group]
         name = f"actor, {kind}, {precision}, {tile.rows} rows"
@@ -46,7 +46,7 @@ def compiled_table(kernels: Sequence[Compiled]) -> str:
                 ", ".join(products),
             ]
         )
-    for dtype, kind in itertools.product(DTYPES, KINDS):
+    for dtype, kind in itertools.product(DTYPES, COMPILED_KINDS):
         of_target = [
             [_find(kernels, Case("neuron", kind, target, dtype, form)) for form in NEURON_FORMS] for target in TARGETS
         ]

@@ -11,9 +11,9 @@ import sys
 import snnkern
 
 
-def main(path: str, environment: str, episodes: int = 10) -> tuple[float, float]:
+def main(path: str, environment: str, steps: int = 5_000, episodes: int = 10) -> tuple[float, float]:
     actor = snnkern.load_actor(path)  # action_scale and action_bias are in the file
-    observations = snnkern.collect(actor, environment, steps=5_000)
+    observations = snnkern.collect(actor, environment, steps)
     snn = snnkern.convert(actor, observations, neuron="mt", timesteps=8)
     returns = []
     for name, policy in (("dense", actor), ("spiking", snn)):

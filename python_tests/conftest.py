@@ -126,6 +126,14 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _logs(tmp_path_factory):
+    """Where Stable-Baselines3 makes a folder for every training; it stays, and would lie in the system's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SB3_LOGDIR", str(tmp_path_factory.mktemp("logs")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def cuda_on_host(tmp_path_factory):
     """The module of the CUDA kernels, built to run on the host; once per session, or in a folder that is named."""

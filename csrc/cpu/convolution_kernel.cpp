@@ -322,26 +322,25 @@ __attribute__((noinline)) int64_t run_block(const ConvolutionTask& task, int64_t
                                             load<V>(layer.bias + n + i * L));
         current[i] = load<V>(currents + i * L);
     }
+    // Copies, which no store can change: they stay in registers.
+    const bool sends = task.sent, values = task.sent_values;
+    const SpikeRows sent = sends ? *task.sent : SpikeRows{};
+    const int64_t timesteps = model.timesteps;
     int64_t fired = 0;
-    for (int64_t step = 0; step < model.timesteps; ++step) {
+    for (int64_t step = 0; step < timesteps; ++step) {
         const Steps<float> t(step + 1);
-        int32_t count = 0;
-        uint16_t* sender = nullptr;
-        float* units = nullptr;
-        const int64_t list = y * model.timesteps + step;
-        if (task.sent) {
-            count = task.sent->count[list];
-            sender = task.sent->sender + list * task.sent->stride;
-            if constexpr (kUnits) units = task.sent->units + list * task.sent->stride;
-        }
+        const int64_t list = y * timesteps + step;
+        int32_t count = sends ? sent.count[list] : 0;
+        uint16_t* sender = sent.sender + list * sent.stride;
+        float* units = kUnits ? sent.units + list * sent.stride : nullptr;
 #pragma GCC unroll 4
         for (int i = 0; i < kVectors; ++i) {
             if constexpr (!kFirst) current[i] = load<V>(currents + step * stride + i * L);
             neurons[i].integrate(current[i]);
             const Spike<V> spike = neurons[i].fire(t);
             neurons[i].reset(spike, current[i], t);
-            if (task.sent)
-                count += compress<kUnits>(spike.fires, task.sent_values ? spike.value : spike.units,
+            if (sends)
+                count += compress<kUnits>(spike.fires, values ? spike.value : spike.units,
                                           static_cast<int32_t>(n + i * L), sender + count,
                                           units + count);
             else
@@ -349,19 +348,18 @@ __attribute__((noinline)) int64_t run_block(const ConvolutionTask& task, int64_t
             if constexpr (kFirst && kDifferential)
                 current[i] = V{};  // a constant is coded as x_1, 0, 0, …
         }
-        if (task.sent) task.sent->count[list] = count;
+        if (sends) sent.count[list] = count;
     }
-    const Steps<float> timesteps(model.timesteps);
+    const Steps<float> decision(timesteps);
 #pragma GCC unroll 4
     for (int i = 0; i < kVectors; ++i) {
         const int64_t left = row - n - i * L;
         store_part(
             carry + i * L, left,
-            residual_carry<V>(neurons[i].potential - start[i], neurons[i].transmitted(timesteps),
+            residual_carry<V>(neurons[i].potential - start[i], neurons[i].transmitted(decision),
                               load_part(carry + i * L, left), neurons[i].threshold, task.alpha,
                               model.parameters));
-        if (task.mean)
-            store_part(task.mean + y * row + n + i * L, left, neurons[i].mean(timesteps));
+        if (task.mean) store_part(task.mean + y * row + n + i * L, left, neurons[i].mean(decision));
     }
     return fired;
 }

@@ -49,7 +49,7 @@ def thresholds(actor) -> list[torch.Tensor]:
 def test_a_perfect_conversion_loses_nothing(actor, thresholds) -> None:
     """At T = 512 a spiking action is the dense one to about 1 / T, so all that compares the two is near zero."""
     dynamics = snnkern.Dynamics(snnkern.SNM(), 512, alpha=0.5)
-    found = analyze(actor, Pushed, dynamics, thresholds=[2 * theta for theta in thresholds], episodes=3)
+    found = analyze(actor, Pushed, dynamics, thresholds=[2 * theta for theta in thresholds], episodes=2)
     assert all(errors.size.value < 0.01 for errors in found.errors)
     for divergence in found.divergences[:2]:
         assert max(divergence.distance.value) < 0.05

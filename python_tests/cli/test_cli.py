@@ -219,11 +219,13 @@ def test_evaluate_compares_settings_and_keeps_them(capsys, tmp_path) -> None:
 
 def test_the_demo_writes_its_results_and_figure(capsys, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(demo, "TIMESTEPS", (2,))
-    monkeypatch.setattr(demo, "_CALIBRATION_STEPS", 500)
-    code, out, _ = run(capsys, "demo", "td3-halfcheetah", "-o", tmp_path, "--episodes", 1, "--workers", 1)
+    monkeypatch.setattr(demo, "_CALIBRATION_STEPS", 50)
+    actor = tmp_path / "tiny.safetensors"
+    snnkern.save(make_actor(11, 12, 9, 3, metadata={"environment": "Hopper-v5"}), actor)  # falls soon
+    code, out, _ = run(capsys, "demo", actor, "-o", tmp_path, "--episodes", 1, "--workers", 1)
     assert code == 0
     assert "µs: one decision" in out
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["demo-results.json", "demo.png"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["demo-results.json", "demo.png", actor.name]
     summary = json.loads((tmp_path / "demo-results.json").read_text())
     assert len(summary["results"]) == 4 * 2
     assert all(entry["microseconds_per_decision"] > 0 for entry in [summary["dense"], *summary["results"]])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import threading
 from pathlib import Path
@@ -20,7 +19,7 @@ pytest.importorskip("scipy", reason="SciPy is not installed")
 import ray
 from ray.cluster_utils import Cluster
 from support.command_line import run, run_json
-from support.sweep_processes import sweeping, wait_for
+from support.sweep_processes import kill_worker_then_sweep, stored, sweeping, wait_for
 
 import snnkern
 from snnkern.contrib import ray as ray_executor
@@ -147,27 +146,16 @@ def test_a_sweep_whose_machines_die_goes_on_elsewhere(cluster, executor, capsys,
     options += " --store store"
     arguments, total, store = ["tiny.safetensors", *options.split()], 19, tmp_path / "store"
 
-    def stored() -> int:
-        return len(list(store.glob("*.json")))
-
     monkeypatch.delenv("RAY_AUTH_MODE")
     with sweeping([*arguments, "--executor", "ray", "--workers", "2"], tmp_path) as process:
-        wait_for(lambda: stored() >= 2)
-        victim = busy_workers(process.pid)[0]
-        os.kill(victim, signal.SIGKILL)
-        wait_for(lambda: stored() >= 6)
-        others = busy_workers(process.pid)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        assert victim not in others
-        wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in others))
-    before = {file.name: file.read_bytes() for file in store.glob("*.json")}
+        kill_worker_then_sweep(process, store, 6, busy_workers)
+    before = {file.name: file.read_bytes() for file in stored(store)}
     assert 6 <= len(before) < total
 
     monkeypatch.delenv("WAITING_FOR")
 
     def lose_a_machine() -> None:
-        wait_for(lambda: stored() >= len(before) + 2)
+        wait_for(lambda: len(stored(store)) >= len(before) + 2)
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
 
     thread = threading.Thread(target=lose_a_machine)
@@ -175,7 +163,7 @@ def test_a_sweep_whose_machines_die_goes_on_elsewhere(cluster, executor, capsys,
     summary = run_json(capsys, "sweep", *arguments, "--executor", "ray")
     thread.join()
     assert (summary["tasks"], summary["found"], summary["failed"]) == (total, len(before), 0)
-    after = {file.name: file.read_bytes() for file in store.glob("*.json")}
+    after = {file.name: file.read_bytes() for file in stored(store)}
     assert len(after) == total
     assert before.items() <= after.items()
     assert run_json(capsys, "sweep", *arguments)["ran"] == 0  # the local executor finds it all

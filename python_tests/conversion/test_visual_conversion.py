@@ -236,12 +236,15 @@ def test_all_that_cannot_be_converted_is_named_at_once():
 @pytest.mark.parametrize(
     ("modules", "message"),
     [
-        ([nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Conv2d(2, 2, 8)], "the last layer is a Conv2d"),
+        (
+            [nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Conv2d(2, 2, 8)],
+            "module 2 .*without a ReLU.*the last module is no Linear",
+        ),
         ([nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(7, 2)], r"weight must be \[out, 128\]"),
         ([nn.Conv2d(3, 2, 9), nn.ReLU(), nn.Flatten(), nn.Linear(2, 2)], "larger than its image"),
-        ([nn.Conv2d(3, 2, 1), nn.Flatten(), nn.ReLU(), nn.Linear(128, 2)], "module 1 .*Flatten.*may stand only in"),
-        ([nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Flatten(2), nn.Linear(128, 2)], "module 2 .*Flatten.*may stand only in"),
-        ([nn.Conv2d(3, 2, 1), nn.ReLU()], "at least one ReLU"),
+        ([nn.Conv2d(3, 2, 1), nn.ReLU(), nn.LayerNorm(8), nn.Flatten(), nn.Linear(128, 2)], "module 2 .*a Flatten was"),
+        ([nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Flatten(2), nn.Linear(128, 2)], "module 2 .*Flatten.*where only Flatten"),
+        ([nn.Conv2d(3, 2, 1), nn.ReLU()], "the last module is no Linear"),
     ],
 )
 def test_chains_of_another_pattern_are_refused(modules, message):

@@ -85,7 +85,7 @@ def check(actor: snnkern.Actor, act) -> None:
     """That an actor takes the library's actions, has its returns, and once converted nearly so."""
     torch.testing.assert_close(actor.interface.action_scale, torch.from_numpy(HIGH - LOW) / 2, rtol=0, atol=0)
     torch.testing.assert_close(actor.interface.action_bias, torch.from_numpy(HIGH + LOW) / 2, rtol=0, atol=0)
-    observations = snnkern.collect(actor, ENVIRONMENT, steps=1_000)
+    observations = snnkern.collect(actor, ENVIRONMENT, steps=400)
     wanted = act(observations)
     np.testing.assert_allclose(actor.act(observations), wanted, rtol=0, atol=1e-5)
     assert (np.ptp(wanted, axis=0) > 1e-3).all()  # the actions depend on the observation
@@ -136,6 +136,6 @@ def test_actors_in_jax_act_as_they_did(trained, algorithm):
 def test_the_example_converts_and_evaluates(trained, tmp_path, capsys):
     path = tmp_path / "td3_continuous_action.cleanrl_model"
     torch.save(tuple(state_dicts(trained("td3_continuous_action"))), path)
-    dense, spiking = load_example("convert_cleanrl").main(str(path), ENVIRONMENT, episodes=2)
+    dense, spiking = load_example("convert_cleanrl").main(str(path), ENVIRONMENT, steps=500, episodes=2)
     assert spiking == pytest.approx(dense, rel=0.05)
     assert f"spiking  {spiking:8.1f}" in capsys.readouterr().out

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # JAX, Flax and TensorFlow Pr
 
 
 def test_sbx_models_are_converted_from_memory():
-    dense, spiking = load_example("convert_sbx").main(steps=1_000)
+    dense, spiking = load_example("convert_sbx").main(steps=300)
     assert spiking == pytest.approx(dense, rel=0.05)
 
 
@@ -63,10 +63,10 @@ def test_file_acts_like_the_trained_model(example, algorithm, tmp_path, monkeypa
     example.train(
         example.Algorithm(algorithm),
         environment="Pendulum-v1",
-        steps=1500,
+        steps=400,
         output=output,
-        eval_every=1500,
-        learning_starts=1000,
+        eval_every=400,
+        learning_starts=300,
     )
 
     model, wanted = exported
@@ -74,7 +74,7 @@ def test_file_acts_like_the_trained_model(example, algorithm, tmp_path, monkeypa
     np.testing.assert_allclose(actor.act(observations), wanted, rtol=0, atol=1e-5)
     assert np.ptp(wanted) > 0.1  # the actions depend on the observation
     found = {name: actor.metadata[name] for name in ("algorithm", "environment", "seed", "steps")}
-    assert found == {"algorithm": algorithm.upper(), "environment": "Pendulum-v1", "seed": "0", "steps": "1500"}
+    assert found == {"algorithm": algorithm.upper(), "environment": "Pendulum-v1", "seed": "0", "steps": "400"}
     assert -2000 < float(actor.metadata["eval_return"]) < 0
     assert "sbx-rl" in actor.metadata["trained_with"]
 

@@ -3,7 +3,7 @@
 import importlib.util
 
 import pytest
-from support.builders import run_cases
+from support.builders import QUICK_JAX, run_cases
 
 NEEDED = ("cleanrl_utils", "stable_baselines3", "tensorboard", "flax", "mujoco")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -11,4 +11,4 @@ MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
 @pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}; `make` installs all that tests need")
 def test_scripts_and_actors() -> None:
-    run_cases("interop/cleanrl_cases.py", "not long", {})
+    run_cases(["interop/cleanrl_cases.py"], "not long", QUICK_JAX)

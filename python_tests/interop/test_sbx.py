@@ -3,7 +3,7 @@
 import importlib.util
 
 import pytest
-from support.builders import run_cases
+from support.builders import QUICK_JAX, run_cases
 
 
 @pytest.mark.early
@@ -11,4 +11,4 @@ from support.builders import run_cases
     importlib.util.find_spec("sbx") is None, reason="sbx is not installed: pip install 'snnkern[train]'"
 )
 def test_models_and_examples() -> None:
-    run_cases("interop/sbx_cases.py", "not long", {})
+    run_cases(["interop/sbx_cases.py"], "not long", QUICK_JAX)

@@ -8,14 +8,25 @@ import random
 import numpy as np
 import pytest
 import torch
-from support.cases import ACTOR_WIDTHS, DEFAULT_NEURONS, NORMALISING, each, needs_cpu, random_actor, random_observations
+from support.cases import (
+    ACTOR_WIDTHS,
+    CARRYING,
+    DEFAULT_NEURONS,
+    NORMALISING,
+    assert_same_bits,
+    each,
+    needs_cpu,
+    random_actor,
+    random_observations,
+)
 from support.cuda_actors import assert_twins, decide, on_cuda, twins
 from support.cuda_on_host import ORDERS, take_turns
-from support.engine_cases import reference_decisions
+from support.engine_cases import carries, reference_decisions
 from support.random_actors import random_episode, random_spiking_actor
 from torch import Tensor
 
 import snnkern
+from snnkern import IF, LIF
 from snnkern.kernels.backends import ActorParts, choice
 from snnkern.kernels.neurons import Kind
 from snnkern.policies.capture import CapturedDecision
@@ -68,6 +79,16 @@ def test_random_actors_are_bit_identical_to_the_cpu_engine(cuda_device, seed) ->
     ours = on_cuda(wanted, cuda_device)
     ours.alpha = wanted.alpha = episode.alpha[:5] if isinstance(episode.alpha, list) else episode.alpha
     assert_twins(ours, wanted, episode.observations[:, :5], resets)
+
+
+def test_a_leak_of_nothing_is_if(cuda_device) -> None:
+    actors = [twins((11, 33, 17, 3), neuron, cuda_device, **CARRYING)[0] for neuron in (LIF(leak=0), IF())]
+    for observation in random_observations(3, 5, 11):
+        mine, other = (decide(actor, observation) for actor in actors)
+        assert_same_bits(mine, other)
+        assert torch.equal(actors[0].spikes, actors[1].spikes)
+        for one, another in zip(*(carries(actor) for actor in actors), strict=True):
+            assert_same_bits(one, another)
 
 
 @each("order", {name: name for name in ORDERS})

@@ -30,7 +30,7 @@ from support.cases import (
 from support.cuda_on_host import ORDERS, divide, take_turns
 from support.layouts import CUDA_LAYOUTS, unaligned
 
-from snnkern import Dynamics
+from snnkern import IF, LIF, Dynamics
 from snnkern.kernels import ops
 from snnkern.kernels.backends import cuda
 from snnkern.kernels.neurons import Kind
@@ -96,6 +96,18 @@ def test_what_is_tiny_for_the_fast_path(cuda_on_host, levels):
 def test_neurons_are_bit_identical_for_hard_inputs(cuda_device, neuron, change, dtype):
     layer = random_layer(Dynamics(neuron, 5, **CARRYING), Size(3, 64), dtype, seed=5)
     assert_is_reference(change(layer), "cuda", cuda_device)
+
+
+@each("dtype", NATIVE_DTYPES)
+@each("change", INPUTS)
+def test_a_leak_of_nothing_is_if(cuda_device, change, dtype):
+    layer = change(random_layer(Dynamics(IF(), 5, **CARRYING), Size(3, 64), dtype))
+    leakless = replace(layer, dynamics=replace(layer.dynamics, neuron=LIF(leak=0)))
+    for form, wanted in ((leakless, layer), (leakless.constant(), layer.constant())):
+        for mine, other in zip(
+            run_layer(form, "cuda", cuda_device), run_layer(wanted, "cuda", cuda_device), strict=True
+        ):
+            assert_same_bits(mine, other)
 
 
 @pytest.mark.parametrize("parameters", [{}, {"alpha": 1.0, "memory": 1.0, "clip": 0.0}, {"alpha": 1 / 3, "clip": 0.7}])

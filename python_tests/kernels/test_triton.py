@@ -15,23 +15,22 @@ from snnkern import MT, Dynamics
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 
-FILES = {"neurons": "kernels/triton_cases.py", "actors": "kernels/triton_actor_cases.py"}
-
-
-def run_triton(file: str, marked: str, interpret: str) -> None:
-    run_cases(file, marked, {"TRITON_INTERPRET": interpret})
+FILES = {
+    "neurons": "kernels/triton_cases.py",
+    "actors": "kernels/triton_actor_cases.py",
+    "visual": "kernels/triton_visual_cases.py",
+}
 
 
 @pytest.mark.early
-@each("file", FILES)
-def test_kernels_in_the_interpreter(file) -> None:
-    run_triton(file, "not long", "1")
+def test_kernels_in_the_interpreter() -> None:
+    run_cases([*FILES.values()], "not long", {"TRITON_INTERPRET": "1"})
 
 
 @pytest.mark.long
 @each("file", FILES)
 def test_more_kernels_in_the_interpreter(file) -> None:
-    run_triton(file, "long", "1")
+    run_cases([file], "long", {"TRITON_INTERPRET": "1"})
 
 
 @pytest.mark.gpu
@@ -39,7 +38,7 @@ def test_more_kernels_in_the_interpreter(file) -> None:
 @each("file", FILES)
 def test_kernels_on_a_gpu(triton_gpu, file, marked) -> None:
     """The same cases."""
-    run_triton(file, marked, "0")
+    run_cases([file], marked, {"TRITON_INTERPRET": "0"})
 
 
 @pytest.mark.parametrize("fastest", range(3))

@@ -15,10 +15,11 @@ if importlib.util.find_spec("triton") is None:
 
 import triton_compiled
 import triton_tables
+import visual_tables
 from h100 import PAGE
 from machine_code import KINDS, ROOT, TARGETS
 from support.builders import run_cases
-from triton_compiled import SHARED, WIDTHS, Case
+from triton_compiled import SHARED, VISUAL, WIDTHS, Case
 
 from snnkern.kernels.backends.triton import launch
 from snnkern.kernels.backends.triton.engine import TILES
@@ -43,15 +44,17 @@ def check(kernel: triton_compiled.Compiled) -> None:
         assert kernel.registers <= MOST_REGISTERS[case.kind], kernel
         assert kernel.warps >= 32, kernel
         return
-    # Behind each hidden layer, and where actions wait in memory for the next neurons of the last one.
-    barriers = [line for line in kernel.barriers.elements() if line.startswith("tl.debug_barrier()")]
-    assert len(barriers) == len(case.widths) - 2 + 1, kernel
     tile = triton_compiled.tile_of(case)
+    wanted = "mma.sync" if tile.rows == 16 else PRODUCTS[case.target]
+    assert [name for name, count in kernel.products.items() if count] == [wanted], kernel
     assert kernel.threads == 32 * tile.warps
     assert kernel.warps >= tile.resident * tile.warps, kernel
     assert kernel.shared * tile.resident <= of_all, kernel
-    wanted = "mma.sync" if tile.rows == 16 else PRODUCTS[case.target]
-    assert [name for name, count in kernel.products.items() if count] == [wanted], kernel
+    if case.kernel in VISUAL:
+        return
+    # Behind each hidden layer, and where actions wait in memory for the next neurons of the last one.
+    barriers = [line for line in kernel.barriers.elements() if line.startswith("tl.debug_barrier()")]
+    assert len(barriers) == len(case.widths) - 2 + 1, kernel
     if case.widths == WIDTHS:  # of narrow layers, weights may come to registers instead
         assert kernel.strays == 0, kernel
 
@@ -73,10 +76,22 @@ def test_a_step_takes_few_instructions(kind) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "target"), [*((kind, "sm_90") for kind in MOST_REGISTERS), ("IF", "sm_80"), ("IF", "sm_100")]
+    ("kind", "target"), [("IF", "sm_80"), ("LIF", "sm_80"), ("SNM", "sm_90"), ("DC", "sm_90"), ("MT", "sm_100")]
 )
 def test_default_actor_kernels_fit_their_targets(kind, target) -> None:
     check(triton_compiled.compile_one(Case("actor", kind, target, "float32", str(TILES[0].rows))))
+
+
+@pytest.mark.parametrize("kernel", VISUAL)
+@pytest.mark.parametrize(
+    ("kind", "target"), [*((kind, "sm_90") for kind in MOST_REGISTERS), ("SNM", "sm_80"), ("SNM", "sm_100")]
+)
+def test_kernels_of_visual_actors_fit_their_targets(kind, target, kernel) -> None:
+    """DrQ-v2's. Neurons have no fused multiply-add, as those of the other kernels."""
+    for tile in TILES[::2]:
+        compiled = triton_compiled.compile_one(Case(kernel, kind, target, "float32", str(tile.rows)))
+        check(compiled)
+        assert not compiled.fused
 
 
 def pinned(name: str) -> str:
@@ -93,7 +108,7 @@ def test_kernels_compile_with_the_oldest_release_that_is_promised() -> None:
     if not folder.exists():
         pytest.skip(f"no {folder}, where make installs Triton {oldest}")
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
-    run_cases("kernels/triton_release_cases.py", "not long", {"PYTHONPATH": path, "SNNKERN_TRITON_RELEASE": oldest})
+    run_cases(["kernels/triton_release_cases.py"], "not long", {"PYTHONPATH": path, "SNNKERN_TRITON_RELEASE": oldest})
 
 
 @pytest.mark.parametrize(
@@ -116,6 +131,20 @@ def test_every_kernel_fits_every_target_and_the_page_shows_it() -> None:
     assert triton_tables.compiled_table(kernels) in page
     assert triton_tables.instructions_table(kernels) in page
     assert triton_tables.parts_table(kernels) in page
+
+
+@pytest.mark.long
+def test_every_kernel_of_a_visual_actor_fits_every_target_and_the_page_shows_it() -> None:
+    kernels = triton_compiled.compile_all(triton_compiled.visual())
+    for kernel in kernels:
+        check(kernel)
+    for kernel in triton_compiled.compile_all(triton_compiled.visual(precisions=("tf32", "bf16"))):
+        check(kernel)
+    page = PAGE.read_text()
+    if f"Triton {launch.release()}." not in page:
+        pytest.skip(f"the page was drawn with another Triton than {launch.release()}")
+    assert visual_tables.compiled_table(kernels) in page
+    assert visual_tables.predicted_table(kernels) in page
 
 
 @pytest.mark.long

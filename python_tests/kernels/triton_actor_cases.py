@@ -17,13 +17,13 @@ from support.cases import (
     random_actor,
     random_observations,
 )
-from support.engine_cases import assert_agrees, engine_actor
+from support.engine_cases import assert_agrees, carries, engine_actor
 from support.random_actors import random_episode, random_spiking_actor
 from support.triton_device import DEVICE, LastProgram, guarded, interpreted, untouched
 from torch import Tensor
 
 import snnkern
-from snnkern import Dynamics, SpikingActor
+from snnkern import IF, LIF, Dynamics, SpikingActor
 from snnkern.kernels.backends.triton import engine as triton_engine
 from snnkern.kernels.neurons import Kind
 
@@ -49,6 +49,16 @@ def assert_actor_is_reference(neuron, widths: tuple[int, ...], timesteps: int, b
 @each("neuron", DEFAULT_NEURONS)
 def test_actors_agree_with_the_reference(neuron, widths) -> None:
     assert_actor_is_reference(neuron, widths, 5, 20 if len(widths) == 3 else 13)
+
+
+def test_a_leak_of_nothing_is_if() -> None:
+    actors = [triton_actor((11, 33, 17, 3), neuron, 5, alpha=0.6, memory=0.4) for neuron in (LIF(leak=0), IF())]
+    for observation in random_observations(3, 10, 11):
+        mine, other = (decide(actor, observation) for actor in actors)
+        assert_same_bits(mine, other)
+        assert torch.equal(actors[0].spikes, actors[1].spikes)
+        for one, another in zip(*(carries(actor) for actor in actors), strict=True):
+            assert_same_bits(one.cpu(), another.cpu())
 
 
 def test_a_deep_actor_agrees_with_the_reference() -> None:

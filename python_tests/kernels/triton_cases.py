@@ -79,6 +79,14 @@ def test_neurons_are_bit_identical_for_hard_inputs(neuron, change) -> None:
     assert_triton_is_reference(change(layer))
 
 
+@each("change", INPUTS)
+def test_a_leak_of_nothing_is_if(change) -> None:
+    layer = change(random_layer(Dynamics(snnkern.IF(), 3, **CARRYING), Size(3, 17)))
+    leakless = replace(layer, dynamics=replace(layer.dynamics, neuron=snnkern.LIF(leak=0)))
+    for mine, other in zip(run_layer(leakless, "triton", DEVICE), run_layer(layer, "triton", DEVICE), strict=True):
+        assert_same_bits(mine, other)
+
+
 @each("timesteps", {name: TIMESTEPS[name] for name in ("T1", "T16")})
 @each("neuron", DEFAULT_NEURONS)
 def test_neurons_are_bit_identical_for_other_numbers_of_timesteps(neuron, timesteps) -> None:

@@ -8,6 +8,7 @@ HARD = "python_tests/kernels/test_kernels.py -k 'hard_inputs or for_every_parame
 BOUNDS = "python_tests/kernels/test_kernels.py -k 'whatever_the_threshold and baseline and not L24'"
 LINEAR = "python_tests/kernels/test_kernels.py -k linear"
 ENGINE = "python_tests/kernels/test_engine.py -k 'not environment'"
+STAGED = "python_tests/kernels/test_staged_engine.py"
 ENGINE_BITS = "python_tests/kernels/test_cuda_actor.py -k 'host and bit_identical'"
 
 MUTANTS = [
@@ -287,8 +288,8 @@ MUTANTS = [
     Mutant(
         name="engine-does-not-read-out-the-first-neurons",
         file="csrc/cpu/engine_kernel.cpp",
-        text="int32_t count = 0;\n    for (int64_t n = 0; n < model.layers[model.hidden - 1].width; n += L) {",
-        replacement="int32_t count = 0;\n    for (int64_t n = L; n < model.layers[model.hidden - 1].width; n += L) {",
+        text="for (int64_t n = 0; n < width; n += L) {\n        const V number",
+        replacement="for (int64_t n = L; n < width; n += L) {\n        const V number",
         tests=ENGINE,
     ),
     Mutant(
@@ -328,8 +329,8 @@ MUTANTS = [
     ),
     Mutant(
         name="engine-ignores-tiny-thresholds",
-        file="csrc/cpu/engine_binding.cpp",
-        text="if (hidden) model_.tiny |= has_tiny(threshold, outputs, model_.parameters.levels);",
+        file="csrc/cpu/engine_pack.h",
+        text="if (hidden) model.tiny |= has_tiny(threshold, outputs, model.parameters.levels);",
         replacement="",
         tests="python_tests/kernels/test_engine.py -k tiny",
     ),
@@ -343,15 +344,106 @@ MUTANTS = [
     Mutant(
         name="engine-forgets-rows-between-threads",
         file="csrc/cpu/engine_binding.cpp",
-        text="batch_ * (index + 1) / parts",
-        replacement="batch_ / parts * (index + 1)",
+        text="batch_ * (member + 1) / members",
+        replacement="batch_ / members * (member + 1)",
         tests=ENGINE,
     ),
     Mutant(
         name="engine-folds-no-threshold-into-weights",
-        file="csrc/cpu/engine_binding.cpp",
+        file="csrc/cpu/engine_pack.h",
         text="given[k * outputs + n] * unit;",
         replacement="given[k * outputs + n];",
         tests=ENGINE,
+    ),
+    Mutant(
+        name="convolution-pads-no-rows",
+        file="csrc/cpu/convolution_kernel.cpp",
+        text="const int64_t top = y * layer.stride_y - layer.padding_y;",
+        replacement="const int64_t top = y * layer.stride_y;",
+        tests=STAGED,
+    ),
+    Mutant(
+        name="convolution-reads-below-the-image",
+        file="csrc/cpu/convolution_kernel.cpp",
+        text="below < layer.kernel_y ? below : layer.kernel_y",
+        replacement="below <= layer.kernel_y ? layer.kernel_y : below",
+        tests=STAGED,
+    ),
+    Mutant(
+        name="convolution-adds-to-the-column-before",
+        file="csrc/cpu/convolution_kernel.cpp",
+        text="} while (patch.current == column);",
+        replacement="} while (patch.current <= column + step);",
+        tests=STAGED,
+    ),
+    Mutant(
+        name="convolution-forgets-units",
+        file="csrc/cpu/convolution_kernel.cpp",
+        text="if constexpr (kScaled) unit = V{} + units[e];\n#pragma GCC unroll 12",
+        replacement="if constexpr (kScaled) unit = V{} + 1;\n#pragma GCC unroll 12",
+        tests=STAGED,
+    ),
+    Mutant(
+        name="convolution-skips-the-last-columns",
+        file="csrc/cpu/convolution_kernel.cpp",
+        text="for (; x < width; ++x) dense_columns<1>",
+        replacement="for (; x + 1 < width; ++x) dense_columns<1>",
+        tests=STAGED,
+    ),
+    Mutant(
+        name="convolution-keeps-rows-that-have-moved-on",
+        file="csrc/cpu/convolution_kernel.cpp",
+        text="task.scratch.inputs + (y - before->top) * stride",
+        replacement="task.scratch.inputs + ky * stride",
+        tests=STAGED,
+    ),
+    Mutant(
+        name="convolution-starts-without-the-bias",
+        file="csrc/cpu/convolution_kernel.cpp",
+        text="            start_currents(layer, bias, current);",
+        replacement="            start_currents(layer, nullptr, current);",
+        tests=STAGED,
+    ),
+    Mutant(
+        name="convolution-repeats-a-constant-for-dc",
+        file="csrc/cpu/convolution_kernel.cpp",
+        text="if constexpr (kFirst && kDifferential)\n                current[i] = V{};",
+        replacement="if constexpr (kFirst && kDifferential && kTiny)\n                current[i] = V{};",
+        tests=STAGED,
+    ),
+    Mutant(
+        name="convolution-counts-silent-layers-as-silent",
+        file="csrc/cpu/convolution_kernel.cpp",
+        text="fired += __builtin_popcount(bits(spike.fires));",
+        replacement="fired += 0;",
+        tests=STAGED,
+    ),
+    Mutant(
+        name="staged-folds-thresholds-of-neurons",
+        file="csrc/cpu/staged_binding.cpp",
+        text="units = spread ? nullptr : pointer<const float>(std::get<6>(given));",
+        replacement="units = pointer<const float>(std::get<6>(given));",
+        tests=STAGED,
+    ),
+    Mutant(
+        name="staged-takes-the-wrong-phase",
+        file="csrc/cpu/staged_binding.cpp",
+        text="static_cast<uint16_t>((phase * from + channel) * columns),",
+        replacement="static_cast<uint16_t>(channel * columns),",
+        tests=STAGED,
+    ),
+    Mutant(
+        name="staged-forgets-a-row",
+        file="csrc/cpu/staged_binding.cpp",
+        text="b < batch_ * (member + 1) / members;",
+        replacement="b + 1 < batch_ * (member + 1) / members;",
+        tests=STAGED,
+    ),
+    Mutant(
+        name="staged-squares-no-deviation",
+        file="csrc/cpu/staged_binding.cpp",
+        text="square / static_cast<double>(step.inputs) + step.epsilon",
+        replacement="square + step.epsilon",
+        tests=STAGED,
     ),
 ]

@@ -4,6 +4,8 @@ from mutants.mutant import Mutant
 
 NEURON_TESTS = "'python_tests/kernels/test_triton.py::test_kernels_in_the_interpreter[neurons]'"
 ACTOR_TESTS = "'python_tests/kernels/test_triton.py::test_kernels_in_the_interpreter[actors]'"
+VISUAL_TESTS = "'python_tests/kernels/test_triton.py::test_kernels_in_the_interpreter[visual]'"
+LAYERED_TESTS = "python_tests/kernels/test_cuda_visual.py"
 COMPILED_NEURONS = "python_tests/kernels/test_triton_compiled.py::test_default_neuron_kernels_fit_every_target"
 COMPILED_ACTORS = "python_tests/kernels/test_triton_compiled.py::test_default_actor_kernels_fit_their_targets"
 WARMUP_TESTS = "python_tests/kernels/test_triton.py::test_warmup_times_every_tile_on_the_actors_device"
@@ -19,6 +21,10 @@ def _actor(name: str, text: str, replacement: str, tests: str = ACTOR_TESTS) -> 
 
 def _engine(name: str, text: str, replacement: str, tests: str = ACTOR_TESTS) -> Mutant:
     return Mutant(f"triton-engine-{name}", "snnkern/kernels/backends/triton/engine.py", text, replacement, tests)
+
+
+def _visual(name: str, text: str, replacement: str, file: str = "triton/convolution.py") -> Mutant:
+    return Mutant(f"triton-visual-{name}", f"snnkern/kernels/backends/{file}", text, replacement, VISUAL_TESTS)
 
 
 MUTANTS = [
@@ -121,5 +127,30 @@ MUTANTS = [
         "events-on-any-device", "with on_device(observation):  # where events", "if True:  # where events", WARMUP_TESTS
     ),
     _engine("keeps-the-slowest-tile", "best = min(times", "best = max(times", WARMUP_TESTS),
+    _visual("pads-with-pixels", "tl.where(inside, value, 0.0)", "value"),
+    _visual("rows-of-32-bits", "(program // (BLOCKS * TILES)).to(tl.int64)", "program // (BLOCKS * TILES)"),
+    _visual("counts-what-is-no-position", "tl.where(is_position, events, 0)", "events"),
+    _visual(
+        "counts-of-one-program",
+        'tl.atomic_add(counts + row, total_events, sem="relaxed")',
+        "tl.store(counts + row, total_events)",
+    ),
+    _visual("writes-into-the-padding", "(x + NEXT_PADDING[1])", "x"),
+    _visual("constant-current-is-repeated", "current = tl.zeros_like(current)", "current = current"),
+    _visual("every-plane-is-the-first", "received += batch.to(tl.int64) * (IMAGE[0] * LINE)", "received += 0"),
+    _visual("every-piece-has-the-bias", "if KIND == DC or tl.program_id(1) > 0:", "if KIND == DC:"),
+    _visual(
+        "folds-what-differs-by-position",
+        "all(layer.threshold.dim() == 1 for layer in first)",
+        "True",
+        "triton/visual.py",
+    ),
+    Mutant(
+        "layered-convolves-in-tf32",
+        "snnkern/kernels/backends/layered.py",
+        "allow_tf32=False",
+        "allow_tf32=True",
+        LAYERED_TESTS,
+    ),
     _engine("tf32-is-cut-off", "bits + 0xFFF + ((bits >> 13) & 1)", "bits"),
 ]

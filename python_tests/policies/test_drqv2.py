@@ -168,7 +168,7 @@ MISTAKES = {
     ),
     "layers without ReLU": (
         lambda agent: agent.encoder.convnet.pop(1),
-        "encoder.convnet.0 is a convolution without a ReLU behind it",
+        "encoder.convnet.0 is Conv2d(3, 4, kernel_size=(3, 3), stride=(2, 2)), without a ReLU behind it",
     ),
     "no output layer": (lambda agent: agent.actor.policy.pop(4), "the last module is no Linear"),
     "a trunk of another width": (
@@ -257,12 +257,12 @@ def test_another_activation_is_refused():
 def test_modules_that_are_no_actor_are_named_at_once():
     chain = [nn.MaxPool2d(2), nn.Conv2d(3, 4, 2, padding="same"), nn.ReLU(), nn.Sigmoid(), nn.ReLU()]
     with pytest.raises(InputError) as caught:
-        assemble([(str(number), module) for number, module in enumerate(chain)])
-    assert str(caught.value) == (
-        "this network cannot be converted: 0 is MaxPool2d; 1 is a convolution whose padding differs from "
-        "side to side; "
-        "3 is Sigmoid; 4 is ReLU; the last module is no Linear"
-    )
+        assemble([(str(number), module) for number, module in enumerate(chain)], (3, 8, 8))
+    shown = [f"{number} is {module}" for number, module in enumerate(chain)]
+    shown[1] += ", whose padding differs from side to side"
+    del shown[2]
+    problems = "; ".join([*shown, "the last module is no Linear"])
+    assert str(caught.value).startswith(f"this network cannot be converted: {problems}; an actor is ")
 
 
 def test_the_command_line_says_what_was_read(tmp_path, capsys):

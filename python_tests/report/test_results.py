@@ -264,7 +264,13 @@ def test_the_page_stands_alone_and_says_everything(records, tmp_path) -> None:
     assert page.all("html") == [{"lang": "en"}]
     identities = [attributes["id"] for _, attributes in page.found if "id" in attributes]
     assert len(identities) == len(set(identities))
-    assert write_report([collection], tmp_path / "again")[0].read_bytes() == files[0].read_bytes()
+
+
+@pytest.mark.thorough
+def test_the_same_results_give_the_same_page(records, tmp_path) -> None:
+    collection = collect_results("study", records)
+    first, second = (write_report([collection], tmp_path / name)[0].read_bytes() for name in ("first", "second"))
+    assert first == second
 
 
 def test_little_is_enough_for_a_page(tmp_path) -> None:
@@ -273,6 +279,7 @@ def test_little_is_enough_for_a_page(tmp_path) -> None:
     files = write_report([collect_results("one", few)], tmp_path)
     assert [file.name for file in files] == ["report.html", "one-spikes.png", "one-spikes.pdf"]
     assert "needs several" in Page(files[0].read_text()).text
+    assert write_report([collect_results("one", few)], tmp_path / "again")[0].read_bytes() == files[0].read_bytes()
     files = write_report([collect_results("none", few[1:])], tmp_path)
     assert len(files) == 1
     assert "No performance ratio" in Page(files[0].read_text()).text

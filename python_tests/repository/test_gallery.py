@@ -10,7 +10,8 @@ import sys
 import numpy as np
 import pytest
 from support import ROOT
-from support.builders import load_example
+from support.builders import load_example, make_actor
+from support.drawing import skipped_where_nothing_draws
 
 import snnkern
 
@@ -27,7 +28,11 @@ def test_an_actor_is_converted_kept_and_evaluated(tmp_path, capsys):
 
 
 def test_neurons_are_compared_in_a_picture(tmp_path):
-    load_example("compare_neurons").main("td3-hopper", steps=500, episodes=1, output=tmp_path / "neurons.png")
+    actor = make_actor(11, 12, 9, 3, metadata={"environment": "Hopper-v5"})  # which soon falls
+    snnkern.save(actor, tmp_path / "tiny.safetensors")
+    load_example("compare_neurons").main(
+        str(tmp_path / "tiny.safetensors"), steps=50, episodes=1, output=tmp_path / "neurons.png"
+    )
     with Image.open(tmp_path / "neurons.png") as picture:
         assert picture.width > picture.height > 500
 
@@ -43,6 +48,24 @@ def test_the_chosen_alpha_leaves_less_lasting_error(capsys):
         map(float, errors.values())
     )  # where printed errors tie, any of them may be it
     assert float(errors[tried[1]]) < float(errors["0.0"])
+
+
+def test_a_cartpole_is_filmed_with_what_it_sees_and_its_spikes(tmp_path, monkeypatch):
+    make, limit = snnkern.environments.make, pytest.importorskip("gymnasium").wrappers.TimeLimit
+    monkeypatch.setattr(snnkern.environments, "make", lambda *given: limit(make(*given), 4))
+    with skipped_where_nothing_draws():
+        load_example("film_pixels").main(str(tmp_path / "film.gif"), decisions=4, timesteps=2, steps=3)
+    with Image.open(tmp_path / "film.gif") as picture:
+        assert (picture.n_frames, picture.size) == (2, (744, 376))
+        first = np.asarray(picture.convert("RGB"), dtype=float)
+        picture.seek(1)
+        second = np.asarray(picture.convert("RGB"), dtype=float)
+    amber = (first[..., 0] > 100) & (first[..., 2] < 0.7 * first[..., 0])
+    assert amber[100:300, 100:280].any()  # the pole
+    assert amber[162:245, 376:].any()  # spikes of convolutions
+    assert amber[268:, 376:].any()
+    for part in (np.s_[:, :368], np.s_[24:136, 376:], np.s_[162:245, 376:], np.s_[268:, 376:]):
+        assert np.abs(first[part] - second[part]).max() > 50
 
 
 def film(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:

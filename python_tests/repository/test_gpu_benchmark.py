@@ -25,3 +25,4 @@ def test_without_a_gpu_a_small_run_checks_and_times_what_the_cpu_has(tmp_path: P
     assert found["failed"] == {}
     assert {entry["neuron"] for entry in found["neurons"]} == {"if", "snm", "mt", "dc"}
     assert found["decisions"]
+    assert {entry["path"] for entry in found["visual"]} >= {"triton", "dense"}

@@ -38,6 +38,7 @@ GPU_TESTS = {  # a file, and one of its tests
     "test_cuda_gpu": "test_a_captured_decision_replays[if]",
     "test_cuda_neurons": "test_currents_may_have_any_strides[gpu-if-unaligned-float32]",
     "test_cuda_on_host": "test_two_barriers_per_layer_and_sixteen_steps_do[gpu-if]",
+    "test_cuda_visual": "test_a_captured_decision_of_drq_v2_replays[drq-v2-cuda]",
     "test_triton": "test_kernels_on_a_gpu[neurons-not long]",
     "test_triton_gpu": "test_a_captured_decision_replays[if]",
 }

@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import re
-import signal
 from pathlib import Path
 
 import filelock
@@ -20,7 +19,7 @@ pytest.importorskip("scipy", reason="SciPy is not installed")
 
 from support import ROOT
 from support.builders import make_actor
-from support.sweep_processes import sweeping, wait_for
+from support.sweep_processes import kill_worker_then_sweep, stored, sweeping
 
 import snnkern
 from snnkern.control import evaluation
@@ -384,23 +383,15 @@ def test_a_sweep_that_is_killed_loses_nothing_and_runs_nothing_twice(tmp_path, m
     total = 1 + 2 * 3 * 3
     store = tmp_path / "store"
     with sweeping(arguments, tmp_path) as process:
-        wait_for(lambda: len(list(store.glob("*.json"))) >= 2)
-        victim = children(process.pid)[0]
-        os.kill(victim, signal.SIGKILL)
-        wait_for(lambda: len(list(store.glob("*.json"))) >= 8)
-        workers = children(process.pid)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        assert victim not in workers
-        wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
-    before = {file.name: file.read_bytes() for file in store.glob("*.json")}
+        kill_worker_then_sweep(process, store, 8, children)
+    before = {file.name: file.read_bytes() for file in stored(store)}
     assert 8 <= len(before) < total
     monkeypatch.delenv("WAITING_FOR")
     with sweeping([*arguments, "--json"], tmp_path) as process:
         summary = json.loads(process.stdout.read())
     assert (summary["tasks"], summary["found"], summary["failed"]) == (total, len(before), 0)
     assert summary["ran"] == total - len(before)
-    after = {file.name: file.read_bytes() for file in store.glob("*.json")}
+    after = {file.name: file.read_bytes() for file in stored(store)}
     assert len(after) == total
     assert before.items() <= after.items()
     assert len(summary["results"]) == 18

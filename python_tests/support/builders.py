@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ import snnkern
 from support import ROOT
 
 NEURONS = ("if", "snm", "mt", "dc")
+# Of a process that trains for a moment: compiling takes most of it.
+QUICK_JAX = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 PUBLISHED = ROOT / ".." / "shared" / "actors" / "published"
 
 Layers = list[tuple[torch.Tensor, torch.Tensor]]
@@ -142,10 +145,11 @@ def load_example(name: str):
     return load_module(ROOT / "examples" / f"{name}.py")
 
 
-def run_cases(file: str, marked: str, environment: dict[str, str]) -> None:
-    """Runs a file of tests in a process of its own, so that what it sets or imports reaches no other test."""
+def run_cases(files: Sequence[str], marked: str, environment: dict[str, str]) -> None:
+    """Runs files of tests in a process of their own, so that what they set or import reaches no other test."""
+    paths = [f"python_tests/{file}" for file in files]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marked, f"python_tests/{file}"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marked, *paths],
         cwd=ROOT,  # whose package is imported, whichever is installed
         env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")} | environment,
         capture_output=True,

@@ -170,6 +170,18 @@ class Analysis(Findings):
         return from_json(to_json(described), dict[str, Any], "an analysis")
 
 
+def check_plain(actor: Actor) -> None:
+    """Refuses an actor that `analyze` cannot look into.
+
+    Raises:
+        InputError: it sees images, or has convolutions or bridges.
+    """
+    if not actor.is_plain:
+        raise InputError(
+            "analyze compares states that are vectors, and tries actions in copies: this actor sees images"
+        )
+
+
 def analyze(
     actor: Actor,
     env: str | Callable[[], gymnasium.Env[Any, Any]],
@@ -202,10 +214,7 @@ def analyze(
         Error: the environment's rewards depend on more than its state, which is copied.
     """
     episodes, seed = check_episodes(episodes, seed, most=MOST_SIDE_BY_SIDE)
-    if not check_actor(actor).is_plain:
-        raise InputError(
-            "analyze compares states that are vectors, and tries actions in copies: this actor sees images"
-        )
+    check_plain(check_actor(actor))
     report = progress or (lambda task, done, total: None)
 
     def run(driver: str, *others: str, first: int = seed) -> Trajectories:

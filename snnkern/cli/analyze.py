@@ -50,7 +50,7 @@ def analyze_command(
     * snnkern analyze td3-halfcheetah --neuron if --timesteps 8 --alpha 0.2 --output cheetah
     * snnkern analyze hopper.safetensors --episodes 50
     """
-    from snnkern.analysis.amplification import LOW_FREQUENCY, analyze
+    from snnkern.analysis.amplification import LOW_FREQUENCY, analyze, check_plain
     from snnkern.analysis.summaries import AnalysisSummary
     from snnkern.control import environments
     from snnkern.control.collect import calibration_steps
@@ -71,6 +71,7 @@ def analyze_command(
     require("scipy", "rl", "an analysis")
     loaded = load_policy(policy, action_scale=action_scale, backend=backend)
     options.note_how_it_was_read(loaded)
+    check_plain(dense_actor(loaded))
     name = options.environment_of(loaded, env)
     environments.check(name, loaded)
     rule = parse_calibration("auto" if calibration is None else calibration)

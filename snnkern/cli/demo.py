@@ -74,7 +74,7 @@ def run_demo(
     import numpy as np
 
     from snnkern.control import environments
-    from snnkern.control.collect import collect
+    from snnkern.control.collect import calibration_steps, collect
     from snnkern.control.timing import MOST, Contender, measure
     from snnkern.conversion.convert import convert
     from snnkern.files import check_writable, to_json, write_atomically
@@ -95,10 +95,9 @@ def run_demo(
     if not env:
         raise InputError(f"the metadata of {name!r} does not say its environment")
 
-    task = f"dense actor collects {_CALIBRATION_STEPS:,} observations"
-    observations = collect(
-        actor, env, _CALIBRATION_STEPS, seed=0, progress=lambda done: report(task, done, _CALIBRATION_STEPS)
-    )
+    steps = min(_CALIBRATION_STEPS, calibration_steps(actor))
+    task = f"dense actor collects {steps:,} observations"
+    observations = collect(actor, env, steps, seed=0, progress=lambda done: report(task, done, steps))
     settings = grid(NEURON_NAMES, TIMESTEPS, ALPHAS)
     store = folder / "demo-results.partial"
     measured = sweep(
@@ -129,7 +128,7 @@ def run_demo(
     summary = {
         "actor": name,
         "environment": env,
-        "calibration": f"auto over {_CALIBRATION_STEPS} steps",
+        "calibration": f"auto over {steps} steps",
         **summarize_sweep(measured, seconds),
     }
     title = f"{name} in {env}, converted without training: {count(episodes, 'episode')} per point"

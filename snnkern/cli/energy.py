@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -124,20 +126,23 @@ def energy_command(
         assert data is not None
         spiking = [convert(dense, data, **vars(setting), calibration=rule, backend=backend) for setting in settings]
 
-    def visited(of: Actor | SpikingActor) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def visited(
+        of: Actor | SpikingActor, progress: Callable[[int, int], None]
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         if observations is not None:
             assert data is not None
             return data[:, None], np.ones((len(data), 1), dtype=bool)
-        run = follow(DENSE, {DENSE: of}, name, episodes=episodes or 1, seed=episode_seed or 1000)
+        run = follow(DENSE, {DENSE: of}, name, episodes=episodes or 1, seed=episode_seed or 1000, progress=progress)
         return run.observations, run.running
 
     with options.progress_bars() as report:
-        seen, running = visited(dense)
+        seen, running = visited(dense, partial(report, "the dense actor's decisions"))
         costs = []
-        for index, snn in enumerate(spiking):
+        report("settings counted", 0, len(spiking))
+        for index, snn in enumerate(spiking, 1):
+            shown = partial(report, f"decisions of {snn.dynamics.neuron.label}, T = {snn.dynamics.timesteps}")
+            costs.append((snn.dynamics, spiking_cost(snn, *visited(snn, shown))))
             report("settings counted", index, len(spiking))
-            costs.append((snn.dynamics, spiking_cost(snn, *visited(snn))))
-        report("settings counted", len(spiking), len(spiking))
     own = f"{count(episodes or 1, 'own episode')} in {name}"
     summary = EnergySummary(
         actor=Path(policy).name,

@@ -98,7 +98,7 @@ def evaluate_command(
                 name,
                 episodes=episodes,
                 seed=episode_seed,
-                progress=lambda done: report(f"episodes in {name}", done, episodes),
+                progress=options.episodes_of(report, loaded, name, episodes),
             )
         if not as_json:
             print_evaluation(policy, name, result)
@@ -123,6 +123,12 @@ def evaluate_command(
         levels,
     )
     observations = options.collect_observations(loaded, name, steps, seed)
+    seconds: float | None = None
+
+    def estimate(left: float) -> None:
+        nonlocal seconds
+        seconds = left or None  # 0 where it is not known
+
     with options.progress_bars() as report:
         measured = sweep(
             loaded,
@@ -135,7 +141,8 @@ def evaluate_command(
             store=store,
             workers=workers or options.cores(),
             backend=backend,
-            progress=lambda done, total: report(f"{count(episodes, 'episode')} per setting", done, total),
+            progress=lambda done, total: report(f"{count(episodes, 'episode')} per setting", done, total, seconds),
+            estimate=estimate,
         )
     if as_json:
         options.print_json(

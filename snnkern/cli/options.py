@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import typer
 
 from snnkern.errors import InputError, MissingDependencyError, check_whole
 from snnkern.kernels.neurons import MAX_LEVELS
 from snnkern.limits import MOST_EPISODES, MOST_SEED, MOST_SIDE_BY_SIDE, MOST_STEPS, MOST_WORKERS
-from snnkern.text import printable
+from snnkern.text import count, duration, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,14 +25,16 @@ if TYPE_CHECKING:
     from snnkern.policies.spiking import SpikingActor
 
 ACTOR = typer.Argument(
-    help="A zoo actor (snnkern info lists them), or a checkpoint: .safetensors, or a TD3, DDPG or SAC state dict."
+    help="A zoo actor (snnkern info lists them), or a checkpoint: .safetensors, a state dict of TD3, DDPG or SAC, a "
+    "zip of Stable-Baselines3, a snapshot of DrQ-v2."
 )
 Env = Annotated[
     str | None,
     typer.Option(
         "--env",
         "--environment",
-        help="Gymnasium environment, such as HalfCheetah-v5; the actor's own where its file says.",
+        help="Gymnasium environment, such as HalfCheetah-v5 or dm_control/cartpole-swingup-v0; the actor's own where "
+        "its file says.",
     ),
 ]
 Scale = Annotated[
@@ -62,7 +65,12 @@ Calibration = Annotated[
 ]
 Steps = Annotated[
     int | None,
-    typer.Option("--steps", help="Steps of the dense actor to calibrate on (default 30000).", min=1, max=MOST_STEPS),
+    typer.Option(
+        "--steps",
+        help="Decisions of the dense actor to calibrate on (default 30000, or 5000 images).",
+        min=1,
+        max=MOST_STEPS,
+    ),
 ]
 Seed = Annotated[
     int | None,
@@ -70,7 +78,7 @@ Seed = Annotated[
 ]
 Observations = Annotated[
     Path | None,
-    typer.Option("--observations", help="Calibrate on a .npy array [N, observation_dim] instead of running."),
+    typer.Option("--observations", help="Calibrate on a .npy array [N, …] of observations instead of running."),
 ]
 Backend = Annotated[str, typer.Option("--backend", help="What computes; snnkern info lists them.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of a table.")]
@@ -195,28 +203,58 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class Report(Protocol):
+    """Shows how much of something is done, and how long the rest takes."""
+
+    def __call__(self, description: str, done: int, total: int, seconds: float | None = None) -> None:
+        """Unless somebody knows how many seconds it takes, it is as many for each as those took that are done."""
+
+
 @contextmanager
-def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+def progress_bars() -> Iterator[Report]:
     """Progress bars on standard error, one per description, from the first report on."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from snnkern.report.terminal import console
 
-    name = TextColumn("{task.description}", markup=False)
-    progress = Progress(name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console(stderr=True))
-    bars: dict[str, Any] = {}
+    name, left = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[left]}")
+    columns = (name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), left)
+    progress = Progress(*columns, console=console(stderr=True))
+    bars: dict[str, tuple[Any, int, float]] = {}  # with what was done before, and when that was
 
-    def report(description: str, done: int, total: int) -> None:
+    def report(description: str, done: int, total: int, seconds: float | None = None) -> None:
+        now = time.monotonic()
         progress.start()
         if description not in bars:
-            bars[description] = progress.add_task(printable(description))
-        progress.update(bars[description], completed=done, total=total)
+            bars[description] = progress.add_task(printable(description), total=total, left=""), done, now
+        bar, before, started = bars[description]
+        if seconds is None and done > before:
+            seconds = (now - started) / (done - before) * (total - done)
+        left = f"about {duration(seconds)} left" if seconds and done < total else ""
+        progress.update(bar, completed=done, total=total, left=left)
 
     try:
         yield report
     finally:
         if bars:
             progress.stop()
+
+
+def episodes_of(report: Report, policy: Policy, env: str, episodes: int) -> Callable[[int], None]:
+    """What `evaluate` calls after every step: it shows decisions where they are slow, since their actor sees pixels."""
+    from snnkern.control import environments
+
+    limit = environments.limit(env, policy) if environments.view(env, policy) else None
+    if limit is None:
+        return lambda done: report(f"episodes in {env}", done, episodes)
+    total, rows, decided = limit * episodes, environments.side_by_side(episodes), 0
+
+    def progress(done: int) -> None:
+        nonlocal decided
+        decided += rows
+        report(f"decisions of {count(episodes, 'episode')} in {env}", total if done == episodes else decided, total)
+
+    return progress
 
 
 def print_json(content: Any) -> None:

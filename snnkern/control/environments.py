@@ -168,6 +168,11 @@ def one_of(
         made.close()
 
 
+def side_by_side(episodes: int) -> int:
+    """How many of so many episodes run side by side unless told otherwise: the largest divisor up to 32."""
+    return max(divisor for divisor in range(1, 33) if episodes % divisor == 0)
+
+
 @contextlib.contextmanager
 def vector_of(
     env: str
@@ -199,7 +204,7 @@ def vector_of(
             raise InputError(f"rows is {rows}, but the environment that is given has {has}: give a name or a function")
         rows = has
     elif rows is None:
-        rows = max(divisor for divisor in range(1, 33) if episodes % divisor == 0)
+        rows = side_by_side(episodes)
     rows = check_whole("rows", rows, least=1, most=MOST_SIDE_BY_SIDE)
     if episodes % rows:
         raise InputError(f"rows must divide the number of episodes ({episodes}), got {rows}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,7 +18,9 @@ from snnkern.conversion.rules import calibrate
 from snnkern.kernels.neurons import Dynamics, Neuron
 from snnkern.policies.actor import check_actor
 from snnkern.policies.spiking import SpikingActor
-from snnkern.studies.study import Study, Task
+
+if TYPE_CHECKING:
+    from snnkern.studies.study import Study, Task
 
 _TRIAL_STEPS, _TRIAL_ROWS = 40, 10
 _UNLIMITED = 1000  # steps that an episode is taken to last where its environment sets no limit
@@ -83,6 +86,8 @@ class RemainingTime:
         """Times a step of the environment and every policy's decision, both per episode."""
         subject = self._study.subjects[index]
         rows = min(_TRIAL_ROWS, self._study.episodes)
+        if environments.view(subject.environment, subject.actor):
+            rows = 1  # drawn in this process, as workers do; several rows take so many times as long
         envs = environments.make_vector(subject.environment, rows, subject.actor)
         self._limit[index] = environments.limit(subject.environment, subject.actor) or _UNLIMITED
         observation, _ = envs.reset(seed=0)

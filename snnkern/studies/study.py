@@ -41,6 +41,7 @@ from snnkern.kernels.neurons import Dynamics
 from snnkern.limits import MOST_EPISODES, check_seed
 from snnkern.policies.actor import Actor, Policy, check_actor
 from snnkern.policies.spiking import SpikingActor
+from snnkern.studies.estimate import RemainingTime
 from snnkern.studies.executors import Executor, Failure, LocalExecutor
 from snnkern.studies.settings import Setting
 from snnkern.studies.store import Store, complete, task_name
@@ -254,6 +255,7 @@ def sweep(
     workers: int = 1,
     backend: str = "auto",
     progress: Callable[[int, int], None] | None = None,
+    estimate: Callable[[float], None] | None = None,
 ) -> Sweep:
     """Evaluates the dense actor and one spiking version for every setting, all over the same episodes.
 
@@ -275,6 +277,7 @@ def sweep(
         workers: processes that share the work. With more than one, a script needs `if __name__ == "__main__":`.
         backend: a name from `snnkern.backends()`, or "auto".
         progress: called with the number of finished evaluations and of all.
+        estimate: called before that with the seconds that those that are left will take, about.
 
     Raises:
         InputError: the environment does not exist or does not fit the actor, observations do not either; the store
@@ -305,14 +308,24 @@ def sweep(
     distinct = tuple(dict.fromkeys(wanted))
     study = Study((subject,), distinct, (seed,), **numbers, calibration_steps=0, calibration_seed=0, backend=backend)
     kept = None if store is None else Store(Path(store))
-    done = len(found_in(kept, study)[0])
-    report = progress or (lambda finished, total: None)
-    report(done, len(study.tasks))
+    found, left = found_in(kept, study)
+    done = len(found)
+    remaining = RemainingTime(study, left, found) if estimate else None
+
+    def report() -> None:
+        if estimate and remaining:
+            estimate(remaining.remaining(executor.workers))
+        if progress:
+            progress(done, len(study.tasks))
 
     def finished(task: Task, record: Record) -> None:
         nonlocal done
         done += 1
-        report(done, len(study.tasks))
+        if remaining:
+            remaining.finished(task, record)
+        report()
+
+    report()
 
     records, failed = run_study(study, kept, executor, finished=finished)
     for error in failed.values():

@@ -21,7 +21,10 @@ from snnkern.kernels.neurons import Dynamics
 
 
 class Problem(NamedTuple):
-    """One decision step of one layer; tensors as in `snnkern.kernels.reference.neuron`."""
+    """One decision step of one layer; tensors as in `snnkern.kernels.reference.neuron`.
+
+    Where there are `counts`, the spikes' are to go there, and the next carry is to take the place of this one.
+    """
 
     current: Tensor
     threshold: Tensor
@@ -30,13 +33,16 @@ class Problem(NamedTuple):
     bias: Tensor | None
     row_alpha: Tensor | None
     wants_spikes: bool
+    counts: Tensor | None = None
 
     def new_result(self) -> Result:
-        """Memory for what comes out, contiguous."""
+        """Memory for what comes out, contiguous; an engine's carry and counts are its own."""
         carry = self.carry
         shape = (self.dynamics.timesteps, *carry.shape) if self.wants_spikes else carry.shape
-        counts = carry.new_empty(len(carry), dtype=torch.int64)
-        return Result(carry.new_empty(shape), carry.new_empty(carry.shape), counts)
+        output = carry.new_empty(shape)
+        if self.counts is not None:
+            return Result(output, carry, self.counts)
+        return Result(output, carry.new_empty(carry.shape), carry.new_empty(len(carry), dtype=torch.int64))
 
 
 class Result(NamedTuple):

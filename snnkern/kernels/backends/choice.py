@@ -91,12 +91,15 @@ _warned = False
 def engine(name: str, actor: ActorParts, rows: int) -> Engine | None:
     """A whole actor, `checked`, in one call, for batches like this: by the first backend that has an engine for it.
 
+    One with convolutions runs on Triton, whatever the batch, where "auto" has the choice: CUDA has no kernel for them.
+
     Raises:
         InputError: as `choose`.
     """
     weight = actor.output[0]
     choose(name, weight.device, weight.dtype)
-    for backend in _candidates(name, weight.device, weight.dtype, large=is_large(weight.device, rows)):
+    large = not actor.is_plain or is_large(weight.device, rows)
+    for backend in _candidates(name, weight.device, weight.dtype, large):
         if (made := backend.engine(actor)) is not None:
             return made
     return None
@@ -175,7 +178,8 @@ def rule() -> str:
     """How "auto" chooses, in a sentence."""
     return (
         "auto: the first that serves the tensors' device and dtype; a whole actor on a GPU runs on cuda up to "
-        f"{small_batch():,} rows and on triton beyond, where there are both (SNNKERN_SMALL_BATCH moves the border)"
+        f"{small_batch():,} rows and on triton beyond, where there are both (SNNKERN_SMALL_BATCH moves the border); "
+        "one with convolutions runs on triton"
     )
 
 

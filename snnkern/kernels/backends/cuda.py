@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from snnkern.kernels import backends
-from snnkern.kernels.backends import ActorParts, HiddenPart, Problem, Result
+from snnkern.kernels.backends import ActorParts, HiddenPart, Problem, Result, layered
 from snnkern.kernels.backends.native import interface_arguments, run_neuron
 from snnkern.kernels.neurons import Dynamics
 
@@ -50,9 +50,9 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.nn.functional.linear(input, weight.T, bias)
 
 
-def engine(actor: ActorParts) -> Engine | None:
+def engine(actor: ActorParts) -> backends.Engine | None:
     if not actor.is_plain:
-        return None
+        return layered.Engine(actor, neuron)
     widest = max(size for weight in actor.weights for size in weight.shape)
     if actor.output[0].dtype != torch.float32 or widest > _cuda.most_neurons or len(actor.hidden) > _cuda.most_hidden:
         return None

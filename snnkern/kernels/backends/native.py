@@ -52,7 +52,7 @@ def run_neuron(kernel: Callable[..., None], problem: Problem, result: Result, ad
         address: of a tensor.
         place: what the kernel takes besides: where it runs.
     """
-    current, threshold, carry, dynamics, bias, row_alpha, wants_spikes = problem
+    current, threshold, carry, dynamics, bias, row_alpha, wants_spikes, _ = problem
     if current.stride(-1) != 1 and current.shape[-1] > 1:  # rows must be contiguous; T and B may be strided
         current = current.contiguous()
     threshold, carry = threshold.contiguous(), carry.contiguous()

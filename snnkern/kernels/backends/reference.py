@@ -25,10 +25,12 @@ def serves(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def neuron(problem: Problem) -> Result:
-    current, threshold, carry, dynamics, bias, row_alpha, wants_spikes = problem
+    current, threshold, carry, dynamics, bias, row_alpha, wants_spikes, counts = problem
     decision = reference.neuron(current, threshold, carry, dynamics, bias, row_alpha)
     output = decision.spikes if wants_spikes else decision.mean
-    return Result(output, decision.carry, decision.counts)
+    if counts is None:
+        return Result(output, decision.carry, decision.counts)
+    return Result(output, carry.copy_(decision.carry), counts.copy_(decision.counts))
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

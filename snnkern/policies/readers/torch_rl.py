@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from snnkern.errors import CheckpointError, InputError
-from snnkern.policies.actor import Actor, Conv, Interface, Layer, check_layer
+from snnkern.policies.actor import Actor, Interface, check_layer
 from snnkern.policies.readers import sb3, visual
 from snnkern.policies.readers.drqv2 import as_float
 from snnkern.policies.readers.saved import check_names
@@ -32,9 +32,10 @@ def actor_from_module(
     observation_scale: float = 1.0,
     observation_offset: float = 0.0,
 ) -> Actor:
-    """Makes an actor from a plain `nn.Sequential` of Linear, Conv2d and ReLU, with or without a Tanh at its end.
+    """Makes an actor from an `nn.Sequential` of Linear, Conv2d and ReLU, with or without a Tanh at its end.
 
-    A Flatten stands between the last convolution and the first Linear layer.
+    A Flatten stands between the last convolution and the first Linear layer. Between ReLUs there may be more: Linear,
+    LayerNorm and Tanh, which work on the mean (`docs/semantics.md`, "Bridges").
 
     Args:
         module: with zero padding, and neither groups nor dilation in its convolutions.
@@ -57,65 +58,21 @@ def actor_from_module(
     squash = bool(modules) and isinstance(modules[-1], nn.Tanh)
     if squash:
         modules.pop()
-    layers, problems = _layers_of(modules, observation_shape)
-    pattern = "Linear, ReLU, …, Linear and an optional Tanh"
-    if any(isinstance(child, nn.Conv2d) for child in modules):
-        pattern = f"Conv2d, ReLU, …, Flatten, {pattern}"
-    if problems:
-        raise InputError(f"{'; '.join(problems)}: an actor is {pattern}")
-    if sum(not isinstance(child, nn.Flatten) for child in modules) % 2 == 0 or len(layers) < 2:
-        raise InputError(f"an actor is {pattern}, with at least one ReLU")
-    weight = layers[0][0]
-    output = layers.pop()
-    if isinstance(output, Conv):
-        raise InputError(f"the last layer is a Conv2d: an actor is {pattern}")
+    chain = [(f"module {index} of the Sequential", child) for index, child in enumerate(modules)]
+    hidden, output, bridges = visual.assemble(chain, observation_shape)
+    first = next(child for child in modules if isinstance(child, nn.Linear | nn.Conv2d)).weight
     interface = Interface(
-        weight.shape[1] if observation_shape is None else observation_shape,
+        first.shape[1] if observation_shape is None else observation_shape,
         output[0].shape[0],
         action_scale=action_scale,
         action_bias=action_bias,
         squash=squash,
-        dtype=weight.dtype,
+        dtype=first.dtype,
         observation_dtype=observation_dtype,
         observation_scale=observation_scale,
         observation_offset=observation_offset,
     )
-    return Actor(layers, output, interface, metadata).to(weight.device)
-
-
-def _layers_of(modules: Sequence[nn.Module], shape: Sequence[int] | None) -> tuple[list[Layer], list[str]]:
-    """The layers of a chain of modules, and all that does not fit the pattern of an actor."""
-    layers: list[Layer] = []
-    problems = []
-    flat = shape is None or len(shape) == 1  # whether a vector comes in
-    place = 0  # among those that are no Flatten: even ones are layers
-    for index, child in enumerate(modules):
-        name = f"module {index} of the Sequential is {child}"
-        if isinstance(child, nn.Flatten):
-            if place % 2 or (child.start_dim, child.end_dim) != (1, -1):
-                problems.append(f"{name}, where a Flatten() may stand only in front of a Linear layer")
-            flat = True
-            continue
-        wanted = "ReLU" if place % 2 else "Linear"
-        fits = isinstance(child, nn.ReLU if place % 2 else nn.Linear | nn.Conv2d)
-        place += 1
-        if not fits:
-            problems.append(f"{name}, where {wanted} was wanted")
-        elif isinstance(child, nn.Conv2d):
-            if shape is None and not layers:
-                problems.append(f"{name}, which needs observation_shape=(C, H, W): how large an image is")
-            elif flat:
-                problems.append(f"{name}, where a vector comes in")
-            if why := visual.unfit(child):
-                problems.append(f"{name}, whose {why}")
-            layers.append(visual.as_layer(child))
-            flat = False
-        elif isinstance(child, nn.Linear):
-            if not flat:
-                problems.append(f"{name}, where a Flatten was wanted in front of it")
-            layers.append(visual.as_layer(child))
-            flat = True
-    return layers, problems
+    return Actor(hidden, output, interface, metadata, bridges).to(first.device)
 
 
 def actor_from_sb3(model: sb3.Model) -> Actor:

@@ -30,46 +30,74 @@ EXTRACTOR = "features_extractor."
 _DOMAINS = ("ball_in_cup", "humanoid_CMU", "point_mass")
 _RENAMED = {"cup_catch": "ball_in_cup_catch"}
 
+PATTERN = (
+    "an actor is Conv2d, ReLU, …, Flatten, Linear, ReLU, …, Linear and an optional Tanh, with or without Linear, "
+    "LayerNorm and Tanh in between"
+)
+
 Chain = Sequence[tuple[str, nn.Module]]
 
 
-def assemble(chain: Chain) -> tuple[list[Layer], tuple[Tensor, Tensor], dict[int, list[nn.Module]]]:
+def assemble(
+    chain: Chain, shape: Sequence[int] | None
+) -> tuple[list[Layer], tuple[Tensor, Tensor], dict[int, list[nn.Module]]]:
     """A chain of torch's modules as an actor takes it: hidden layers, output layer, bridges.
 
     A Linear or Conv2d with a ReLU behind it is a hidden layer. A Linear without, a LayerNorm and a Tanh belong to a
-    bridge; the last Linear is the output layer. A Flatten is implied.
+    bridge; the last Linear is the output layer.
+
+    Args:
+        chain: names and modules.
+        shape: of an observation, `(N,)` or `(C, H, W)`; None for a vector of any size.
 
     Raises:
         InputError: names every module that cannot be converted.
     """
-    modules = [(name, module) for name, module in chain if not isinstance(module, nn.Flatten)]
     hidden: list[Layer] = []
     output: tuple[Tensor, Tensor] | None = None
     bridges: dict[int, list[nn.Module]] = {}
     problems = []
-    while modules:
-        name, module = modules.pop(0)
-        spikes = isinstance(module, nn.Linear | nn.Conv2d) and bool(modules) and isinstance(modules[0][1], nn.ReLU)
-        if spikes:
-            modules.pop(0)
+    before: nn.Module | None = None  # the last that was no Flatten
+    flat = shape is None or len(shape) == 1  # whether a vector comes in
+    modules = list(chain)
+    for index, (name, module) in enumerate(modules):
+        what = f"{name} is {module}"
+        behind = next((one for _, one in modules[index + 1 :] if not isinstance(one, nn.Flatten)), None)
+        if isinstance(module, nn.Flatten):
+            if (module.start_dim, module.end_dim) != (1, -1):
+                problems.append(f"{what}, where only Flatten() may stand")
+            flat = True
+            continue
         if isinstance(module, nn.Conv2d):
+            if shape is None and before is None:
+                problems.append(f"{what}, which needs observation_shape=(C, H, W): how large an image is")
+            elif flat:
+                problems.append(f"{what}, where a vector comes in")
             if why := unfit(module):
-                problems.append(f"{name} is a convolution whose {why}")
-            if not spikes:
-                problems.append(f"{name} is a convolution without a ReLU behind it")
+                problems.append(f"{what}, whose {why}")
+            if not isinstance(behind, nn.ReLU):
+                problems.append(f"{what}, without a ReLU behind it")
             hidden.append(as_layer(module))
-        elif isinstance(module, nn.Linear) and spikes:
-            hidden.append(as_layer(module))
-        elif isinstance(module, nn.Linear) and not modules:
-            output = cast("tuple[Tensor, Tensor]", as_layer(module))
+            flat = False
         elif isinstance(module, nn.Linear | nn.LayerNorm | nn.Tanh):
-            bridges.setdefault(len(hidden), []).append(module)
-        else:
-            problems.append(f"{name} is {type(module).__name__}")
+            if not flat:
+                problems.append(f"{what}, where a Flatten was wanted in front of it")
+            if not isinstance(module, nn.Linear) or (behind is not None and not isinstance(behind, nn.ReLU)):
+                bridges.setdefault(len(hidden), []).append(module)
+            elif behind is None:
+                output = cast("tuple[Tensor, Tensor]", as_layer(module))
+            else:
+                hidden.append(as_layer(module))
+            flat = True
+        elif not isinstance(module, nn.ReLU) or not isinstance(before, nn.Linear | nn.Conv2d):
+            problems.append(what)
+        before = module
     if output is None:
         problems.append("the last module is no Linear")
+    if not hidden:
+        problems.append("at least one ReLU is needed behind a layer")
     if problems or output is None:
-        raise InputError(f"this network cannot be converted: {'; '.join(problems)}")
+        raise InputError(f"this network cannot be converted: {'; '.join(problems)}; {PATTERN}")
     return hidden, output, bridges
 
 
@@ -100,7 +128,8 @@ def unfit(layer: nn.Conv2d) -> str:
 
 
 def _actor(chain: Chain, shape: Sequence[int], metadata: Mapping[str, str], **interface: Any) -> Actor:
-    hidden, output, bridges = assemble(chain)
+    behind = next(index for index, (_, module) in enumerate(chain) if isinstance(module, nn.Linear))
+    hidden, output, bridges = assemble([*chain[:behind], ("", nn.Flatten()), *chain[behind:]], shape)
     connected = Interface(tuple(shape), output[0].shape[0], dtype=output[0].dtype, **interface)
     return Actor(hidden, output, connected, metadata, bridges)
 

@@ -117,6 +117,39 @@ def observe(
 
 
 @triton.jit
+def add_products(
+    sums,
+    words,
+    weight,
+    begin,
+    n,
+    quarters,
+    INPUTS: tl.constexpr,
+    NEURONS: tl.constexpr,
+    KIND: tl.constexpr,
+    EXPONENT_BITS: tl.constexpr,
+    BITS: tl.constexpr,
+    PARTS: tl.constexpr,
+    STEPS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """To each step's sums, the products of its spikes with weights: the spikes of a tile of words [ROWS, DEPTH], whose
+    lowest bits are those of the first step and of the neuron `begin`."""
+    for quarter in tl.range(0, quarters, num_stages=STAGES):
+        k = begin + 4 * tl.arange(0, DEPTH) + quarter
+        for part in tl.static_range(PARTS):
+            parts = load_weights(weight, k, n, INPUTS, NEURONS, PARTS - 1 - part)
+            after = ()
+            for step in tl.static_range(STEPS):
+                spikes = decode(words, step * BITS, KIND, EXPONENT_BITS).to(parts.dtype)
+                after = after + (tl.dot(spikes, parts, sums[step], input_precision="tf32"),)
+            sums = after
+        words = words >> 8  # the next neuron's byte
+    return sums
+
+
+@triton.jit
 def receive(
     received,
     weight,
@@ -141,16 +174,23 @@ def receive(
         sums = sums + (tl.zeros((ROWS, WIDTH), tl.float32),)
     for begin in range(0, INPUTS, BLOCK):
         words = tl.load(received + begin // 4).to(tl.uint32, bitcast=True) >> bit
-        for quarter in tl.range(0, quarters, num_stages=STAGES):
-            k = begin + 4 * tl.arange(0, DEPTH) + quarter
-            for part in tl.static_range(PARTS):
-                parts = load_weights(weight, k, n, INPUTS, NEURONS, PARTS - 1 - part)
-                after = ()
-                for step in tl.static_range(STEPS):
-                    spikes = decode(words, step * BITS, KIND, EXPONENT_BITS).to(parts.dtype)
-                    after = after + (tl.dot(spikes, parts, sums[step], input_precision="tf32"),)
-                sums = after
-            words = words >> 8  # the next neuron's byte
+        sums = add_products(
+            sums,
+            words,
+            weight,
+            begin,
+            n,
+            quarters,
+            INPUTS,
+            NEURONS,
+            KIND,
+            EXPONENT_BITS,
+            BITS,
+            PARTS,
+            STEPS,
+            DEPTH,
+            STAGES,
+        )
     return sums
 
 
@@ -187,6 +227,53 @@ def first_currents(
         )
         current = multiply(value, weight, k, n, current, INPUTS, NEURONS)
     return current
+
+
+@triton.jit
+def step_and_pack(
+    current,
+    potential,
+    count,
+    current_mean,
+    output_mean,
+    packing,
+    threshold,
+    t,
+    place,
+    parameters,
+    LAST: tl.constexpr,
+    KIND: tl.constexpr,
+    LEVELS: tl.constexpr,
+    EXPONENT_BITS: tl.constexpr,
+    BITS: tl.constexpr,
+):
+    """A step of a tile of neurons, t from 0: its state, and its bytes with these spikes at a `place`.
+
+    Above the byte, `packing` has how many spikes a neuron sent, where `count` is not that.
+    """
+    time = tl.full((1, 1), t + 1, tl.int32).to(tl.float32)
+    _, _, units, potential, count, current_mean, output_mean = neuron_step(
+        current,
+        potential,
+        count,
+        current_mean,
+        output_mean,
+        threshold,
+        parameters,
+        LEVELS,
+        time,
+        time,
+        time,
+        KIND,
+        LEVELS,
+        True,
+        False,
+    )
+    if not is_binary(KIND):
+        packing += (units != 0.0).to(tl.int32) << 8
+    if not LAST:
+        packing |= encode(units, LEVELS, EXPONENT_BITS) << (place * BITS)
+    return potential, count, current_mean, output_mean, packing
 
 
 @triton.jit
@@ -260,28 +347,23 @@ def run_tile(
                     if KIND != DC:
                         current += bias
                 if t < timesteps:
-                    time = tl.full((1, 1), t + 1, tl.int32).to(tl.float32)
-                    _, _, units, potential, count, current_mean, output_mean = neuron_step(
+                    potential, count, current_mean, output_mean, packing = step_and_pack(
                         current,
                         potential,
                         count,
                         current_mean,
                         output_mean,
+                        packing,
                         threshold,
+                        t,
+                        chunk + step,
                         parameters,
-                        LEVELS,
-                        time,
-                        time,
-                        time,
+                        LAST,
                         KIND,
                         LEVELS,
-                        True,
-                        False,
+                        EXPONENT_BITS,
+                        BITS,
                     )
-                    if not is_binary(KIND):
-                        packing += (units != 0.0).to(tl.int32) << 8  # how many, above the byte
-                    if not LAST:
-                        packing |= encode(units, LEVELS, EXPONENT_BITS) << ((chunk + step) * BITS)
                     if FIRST and KIND == DC:
                         current = tl.zeros_like(current)  # a constant is coded as x_1, 0, 0, …
         if not LAST:

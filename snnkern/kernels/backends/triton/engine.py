@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -94,8 +95,6 @@ def fits(actor: ActorParts) -> bool:
         return False
     observation, *hidden = [weight.shape[0] for weight in actor.weights]
     outputs = actor.output[0].shape[1]
-    thresholds = torch.cat([layer.threshold for layer in actor.hidden])
-    irregular = (thresholds != 0) & ~((thresholds >= _SMALLEST_THRESHOLD) & thresholds.isfinite())
     return (
         actor.output[0].dtype == torch.float32
         and len(hidden) <= _MOST_LAYERS
@@ -104,9 +103,17 @@ def fits(actor: ActorParts) -> bool:
         and max(hidden) <= _WIDEST_HIDDEN
         and 1 <= outputs <= _WIDEST_ACTION
         and planes(actor.dynamics) * _padded_hidden(max(hidden)) <= _MOST_PLANES
-        and not bool(irregular.any())
-        and all(bool((_folded(actor, index).abs() < _LARGEST_WEIGHT).all()) for index in range(1, len(hidden)))
+        and is_exact(
+            [layer.threshold for layer in actor.hidden], [_folded(actor, index) for index in range(1, len(hidden))]
+        )
     )
+
+
+def is_exact(thresholds: Sequence[Tensor], folded: Iterable[Tensor]) -> bool:
+    """Whether levels and currents are, of these θ and of weights in units of the sender's θ."""
+    every = torch.cat([threshold.flatten() for threshold in thresholds])
+    irregular = (every != 0) & ~((every >= _SMALLEST_THRESHOLD) & every.isfinite())
+    return not bool(irregular.any()) and all(bool((weight.abs() < _LARGEST_WEIGHT).all()) for weight in folded)
 
 
 def _folded(actor: ActorParts, index: int) -> Tensor:
@@ -152,14 +159,14 @@ class Engine(backends.Engine):
         self._precision = precision
         spec, dynamics, interface = actor.dynamics.neuron, actor.dynamics, actor.interface
         self._widths = (interface.observation_dim, *(weight.shape[1] for weight in actor.weights))
-        padded = (_power(self._widths[0]), *map(_padded_hidden, self._widths[1:-1]), _power(self._widths[-1]))
-        self._padded = padded
+        widths = (_power(self._widths[0]), *map(_padded_hidden, self._widths[1:-1]), _power(self._widths[-1]))
+        self._padded = widths
         self._dynamics = dynamics
         self._weights = self._pack(actor)
         biases = [*(layer.bias for layer in actor.hidden), actor.output[1]]
-        self._biases = tuple(_pad(bias, (width,)) for bias, width in zip(biases, padded[1:], strict=True))
+        self._biases = tuple(padded(bias, (width,)) for bias, width in zip(biases, widths[1:], strict=True))
         self._thresholds = tuple(
-            _pad(layer.threshold, (width,)) for layer, width in zip(actor.hidden, padded[1:-1], strict=True)
+            padded(layer.threshold, (width,)) for layer, width in zip(actor.hidden, widths[1:-1], strict=True)
         )
         self._scale, self._shift = interface.action_scale, interface.action_bias
         # Without a normalisation none is read.
@@ -169,8 +176,8 @@ class Engine(backends.Engine):
         self._planes = planes(dynamics)
         self._constants: dict[str, Any] = {
             "WIDTHS": self._widths,
-            "PADDED": padded,
-            "WIDEST": max(padded[1:-1]),
+            "PADDED": widths,
+            "WIDEST": max(widths[1:-1]),
             "HIDDEN": len(actor.hidden),
             "KIND": int(spec.kind),
             "LEVELS": spec.levels,
@@ -191,13 +198,8 @@ class Engine(backends.Engine):
             between = 0 < index < len(layers) - 1
             if between:
                 weight = _folded(actor, index) * scaling(actor.dynamics.neuron)[0]
-            weight = _pad(weight, shape)
-            if not between or self._precision == "float32":
-                packed.append(split(weight).to(_OPERAND))
-            elif self._precision == "tf32":
-                packed.append(rounded_to_tf32(weight)[None].contiguous())
-            else:
-                packed.append(weight.to(torch.bfloat16)[None].to(_OPERAND))
+            weight = padded(weight, shape)
+            packed.append(operands(weight, self._precision if between else "float32"))
         return tuple(packed)
 
     def bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:
@@ -234,7 +236,7 @@ class Engine(backends.Engine):
         with on_device(observation):  # where events are recorded
             for tile in (self._tile,) if INTERPRETED or not self._batch else TILES:
                 self._use(tile)
-                times[tile] = _milliseconds(lambda: self._launch(observation, carries, counts))
+                times[tile] = milliseconds(lambda: self._launch(observation, carries, counts))
         best = min(times, key=lambda tile: times[tile])
         _tuned[self._key()] = best
         self._use(best)
@@ -280,6 +282,15 @@ class Engine(backends.Engine):
         return action
 
 
+def operands(weight: Tensor, precision: str) -> Tensor:
+    """Weights `[in, out]` as tensor cores take them, `[parts, in, out]`."""
+    if precision == "float32":
+        return split(weight).to(_OPERAND)
+    if precision == "tf32":
+        return rounded_to_tf32(weight)[None].contiguous()
+    return weight.to(torch.bfloat16)[None].to(_OPERAND)
+
+
 def split(weight: Tensor) -> Tensor:
     """A float32 tensor as three bfloat16 ones, stacked, whose sum it is."""
     high = weight.to(torch.bfloat16)
@@ -294,10 +305,11 @@ def rounded_to_tf32(weight: Tensor) -> Tensor:
     return ((bits + 0xFFF + ((bits >> 13) & 1)) & -0x2000).view(torch.float32)
 
 
-def _pad(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    padded = tensor.new_zeros(shape)
-    padded[tuple(slice(size) for size in tensor.shape)] = tensor
-    return padded
+def padded(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A copy with zeros behind each dimension."""
+    larger = tensor.new_zeros(shape)
+    larger[tuple(slice(size) for size in tensor.shape)] = tensor
+    return larger
 
 
 def _power(width: int) -> int:
@@ -311,7 +323,7 @@ def _padded_hidden(width: int) -> int:
     return max(64, _power(width)) if width <= block else -(-width // block) * block
 
 
-def _milliseconds(run: Any) -> float:
+def milliseconds(run: Any) -> float:
     """The median time of a launch, the first one, which compiles, left out."""
     run()
     if INTERPRETED:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from snnkern.kernels import reference
-from snnkern.kernels.backends import ActorParts, Engine, Problem, Result
+from snnkern.kernels.backends import ActorParts, Engine, Problem, Result, layered
 from snnkern.kernels.backends.triton.environment import INTERPRETED, on_device, parameters
 from snnkern.kernels.neurons import Neuron
 
@@ -126,7 +126,15 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def engine(actor: ActorParts) -> Engine | None:
     from snnkern.kernels.backends.triton import engine as triton_engine
+    from snnkern.kernels.backends.triton import visual
 
+    if not actor.is_plain:
+        serves_first = visual.fits(actor)
+        return (
+            visual.Engine(actor, triton_engine.chosen_precision(), neuron)
+            if serves_first
+            else layered.Engine(actor, neuron)
+        )
     return triton_engine.Engine(actor, triton_engine.chosen_precision()) if triton_engine.fits(actor) else None
 
 
