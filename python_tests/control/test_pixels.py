@@ -260,6 +260,16 @@ def test_an_episode_of_the_suite_has_500_decisions_and_draws_nothing_for_who_doe
     assert environments.limit(SUITE, Sees((9, 84, 84))) == 500
 
 
+@pytest.mark.parametrize(
+    ("env", "camera", "known"),
+    [(SUITE, "side", "0 'fixed', 1 'lookatcart'"), (SUITE, "2", "0 'fixed'"), ("HalfCheetah-v5", "side", "0 'track'")],
+)
+def test_a_camera_that_is_not_there_is_refused_before_anything_is_drawn(suite, env, camera, known):
+    """MuJoCo's renderers raise errors that seem to be their own, or draw with another one."""
+    with pytest.raises(InputError, match=rf"'{env}' has no camera '?{camera}'?: its model has {known}"):
+        environments.make(env, Sees((9, 84, 84), {"camera": camera}))
+
+
 def test_a_seed_that_the_suite_cannot_take_is_refused(suite):
     env = environments.make(SUITE, RandomPolicy(SUITE, 0, Sees((9, 84, 84))))
     with pytest.raises(InputError, match=r"seed of a dm_control environment must be .* at most 4,294,967,295"):

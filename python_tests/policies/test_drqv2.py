@@ -161,6 +161,7 @@ def test_all_that_cannot_be_converted_is_named_at_once(tmp_path):
 MISTAKES = {
     "no policy": (lambda agent: delattr(agent.actor, "policy"), "actor.policy is missing, not a Sequential"),
     "no encoder": (lambda agent: delattr(agent, "encoder"), "encoder.convnet is missing"),
+    "an empty policy": (lambda agent: setattr(agent.actor, "policy", nn.Sequential()), "actor.policy is empty"),
     "another trunk": (
         lambda agent: setattr(agent.actor, "trunk", nn.Linear(36, 6)),
         "trunk is linear.Linear, not a Seq",
@@ -220,6 +221,12 @@ STATES = {
     "a norm of another width": (
         lambda tensors: tensors.update({"actor.trunk.1.weight": torch.ones(5), "actor.trunk.1.bias": torch.ones(5)}),
         "actor.trunk.1 must be [6], got shapes [5] and [5]",
+    ),
+    "a convolution of nothing": (
+        lambda tensors: tensors.update(
+            {"encoder.convnet.6.weight": torch.ones(0, 4, 3, 3), "encoder.convnet.6.bias": torch.ones(0)}
+        ),
+        "encoder.convnet.6's weight must be [out, 4, ky, kx], got shape [0, 4, 3, 3]",
     ),
     "shapes": (
         lambda tensors: tensors.update(

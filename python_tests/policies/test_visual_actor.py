@@ -266,7 +266,7 @@ def test_act_refuses_what_is_no_frame(image, message):
     ("image", "message"),
     [
         pytest.param(torch.zeros(2, 12, 12, 3, dtype=torch.uint8), "channels come first", id="HWC"),
-        pytest.param(torch.zeros(3, 12, 12, dtype=torch.uint8), r"must be \[B, 3, 12, 12\]", id="no-rows"),
+        pytest.param(torch.zeros(3, 12, 12, dtype=torch.uint8), r"3, 12, 12\], got shape \[3, 12, 12\]$", id="no-rows"),
         pytest.param(torch.zeros(1, 3, 12, 12), "must be torch.uint8, got torch.float32", id="float"),
         pytest.param(torch.zeros(1, 6, 12, 12, dtype=torch.uint8), "6 channels where 3 are wanted", id="frames"),
         pytest.param(np.zeros((1, 3, 12, 12), np.uint8), "must be a tensor", id="array"),
@@ -351,7 +351,14 @@ def test_layers_that_do_not_fit_are_refused(arguments, message):
         pytest.param(((3, 0, 8), 2), {}, "shape of an observation must be", id="zero"),
         pytest.param(((3, 8, 8), 2), {"observation_mean": 0.0, "observation_std": 1.0}, "an image is", id="mean"),
         pytest.param(((3, 8, 8), 2), {"observation_scale": 0.0}, "observation_scale must be positive", id="scale-0"),
+        pytest.param(
+            ((3, 8, 8), 2), {"observation_scale": 1e39}, r"number of torch.float32, got 1e\+39", id="scale-inf"
+        ),
+        pytest.param(
+            ((3, 8, 8), 2), {"observation_scale": 1e-39}, "no less than 1.17549e-38, got 1e-39", id="scale-tiny"
+        ),
         pytest.param(((3, 8, 8), 2), {"observation_offset": math.nan}, "observation_offset must be a", id="offset"),
+        pytest.param(((3, 8, 8), 2), {"observation_offset": -1e39}, "observation_offset must be a", id="offset-inf"),
         pytest.param(((3, 8, 8), 2), {"observation_dtype": torch.int16}, "or torch.uint8, got torch.int16", id="int16"),
         pytest.param(((1, 2**14, 2**14), 2), {}, "more than 67,108,864 are refused", id="huge"),
     ],

@@ -219,6 +219,7 @@ def drawn(env: gymnasium.Env[Any, Any], view: View, name: str) -> gymnasium.Env[
     if image and own.shape == view.shape:
         return env
     frames = view.frames
+    _check_camera(env.unwrapped, view.camera, name)
     if not image:
         env = _frames(env, name)
     given = env.observation_space.shape or ()
@@ -230,6 +231,17 @@ def drawn(env: gymnasium.Env[Any, Any], view: View, name: str) -> gymnasium.Env[
     env = wrappers.FrameStackObservation(env, frames)
     space = gymnasium.spaces.Box(0, 255, view.shape, np.uint8)
     return wrappers.TransformObservation(env, functools.partial(_channels_first, shape=view.shape), space)
+
+
+def _check_camera(env: Any, camera: int | str | None, name: str) -> None:
+    """Refuses a camera that MuJoCo's model lacks: what is raised then is a renderer's, or nothing and it is another."""
+    model = env.physics.model.ptr if name.startswith(SUITE) else getattr(env, "model", None)
+    if camera is None or not hasattr(model, "ncam"):
+        return
+    names = [model.camera(number).name for number in range(model.ncam)]
+    if camera not in names and camera not in range(-1, len(names)):  # -1 is the one that no model has to name
+        known = ", ".join(f"{number} {one!r}" if one else str(number) for number, one in enumerate(names))
+        raise InputError(f"environment {name!r} has no camera {brief(camera)}: its model has {known or 'none'}")
 
 
 def _channels_first(stack: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:

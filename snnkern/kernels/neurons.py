@@ -175,7 +175,7 @@ def parse_neuron(neuron: str | Neuron, levels: int | None = None) -> Neuron:
         return neuron
     names = [cls.kind.name.lower() for cls in NEURONS.values()]
     if not isinstance(neuron, str) or neuron.lower() not in names:
-        raise InputError(f"unknown neuron {neuron!r}: choose one of {', '.join(names)}")
+        raise InputError(f"unknown neuron {brief(neuron)}: choose one of {', '.join(names)}")
     cls = NEURONS[Kind[neuron.upper()]]
     if levels is not None and cls.multilevel:
         return neuron_from(cls.kind, {"levels": levels})

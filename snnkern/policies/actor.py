@@ -17,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from snnkern.errors import InputError
+from snnkern.errors import InputError, brief
 from snnkern.kernels import ops
 from snnkern.kernels.backends import ActorInterface
 from snnkern.kernels.layers import Convolution, by_shape, check_size, whole_numbers
@@ -75,11 +75,14 @@ class Interface(CheckedState):
             raise InputError(f"an interface holds floating-point numbers, got {dtype}")
         if observation_dtype not in (None, dtype, torch.uint8):
             raise InputError(f"observations are of the network's {dtype} or torch.uint8, got {observation_dtype}")
+        numbers = torch.finfo(dtype)
         for name, number in (("observation_scale", observation_scale), ("observation_offset", observation_offset)):
-            if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-                raise InputError(f"{name} must be a finite number, got {number!r}")
-        if not observation_scale > 0:
-            raise InputError(f"observation_scale must be positive, got {observation_scale!r}")
+            if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= numbers.max:
+                raise InputError(f"{name} must be a finite number of {dtype}, got {brief(number)}")
+        if not observation_scale >= numbers.tiny:  # what is less is divided by as if it were 0
+            raise InputError(
+                f"observation_scale must be positive and no less than {numbers.tiny:g}, got {observation_scale!r}"
+            )
         shape = (observation_dim,) if isinstance(observation_dim, int) else _image_shape(observation_dim)
         if len(shape) > 1 and observation_mean is not None:
             raise InputError("an image is normalised by observation_scale and observation_offset, not by mean and std")
@@ -196,7 +199,7 @@ class Interface(CheckedState):
         text = f"{verb} shape {list(given)}"
         if len(shape) == 3 and given[-3:] == (*shape[1:], shape[0]):
             text += ": channels come first (np.moveaxis(observation, -1, -3))"
-        elif len(shape) == 3 and given[-2:] == shape[1:] and len(given) in (3, 4):
+        elif len(shape) == 3 and given[-2:] == shape[1:] and len(given) in (3, 4) and given[-3] != shape[0]:
             text += f": {given[-3]} channels where {shape[0]} are wanted, which the frames of a stack share"
         return text
 
@@ -591,7 +594,8 @@ def check_layer(
         check_tensor(f"{name}'s {part}", tensor, tensor.shape, tensor.dtype, tensor.device)
     if bias.dtype != weight.dtype:
         raise InputError(f"{name}'s bias is {bias.dtype}, but its weight is {weight.dtype}")
-    if weight.dim() != (4 if convolution else 2) or (inputs is not None and weight.shape[1] != inputs):
+    empty = convolution and not weight.numel()  # of Linear layers there may be such, of images not
+    if weight.dim() != (4 if convolution else 2) or (inputs is not None and weight.shape[1] != inputs) or empty:
         if convolution:
             wanted, shape = f"weight must be [out, {inputs or 'in'}, ky, kx]", list(weight.shape)
         elif kernel:

@@ -74,8 +74,10 @@ def _network(file: TorchFile, agent: Record) -> list[tuple[str, nn.Module]]:
     for part in _PARTS:
         children = _entries(found[part], "_modules")
         problems += _hooks(part, found[part])
-        if not children or _class(found[part]) != "container.Sequential":
+        if _class(found[part]) != "container.Sequential":
             problems.append(f"{part} is {_class(found[part])}, not a Sequential")
+        elif not children:
+            problems.append(f"{part} is empty")
         records += [(f"{part}.{_named(child)}", record) for child, record in children.items()]
     modules = []
     for name, record in records:
