@@ -235,7 +235,7 @@ def drawn(env: gymnasium.Env[Any, Any], view: View, name: str) -> gymnasium.Env[
 
 def _check_camera(env: Any, camera: int | str | None, name: str) -> None:
     """Refuses a camera that MuJoCo's model lacks: what is raised then is a renderer's, or nothing and it is another."""
-    model = env.physics.model.ptr if name.startswith(SUITE) else getattr(env, "model", None)
+    model: Any = env.physics.model.ptr if name.startswith(SUITE) else getattr(env, "model", None)
     if camera is None or not hasattr(model, "ncam"):
         return
     names = [model.camera(number).name for number in range(model.ncam)]
