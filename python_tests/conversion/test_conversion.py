@@ -584,7 +584,7 @@ def test_a_negative_threshold_in_a_file_is_refused(tmp_path):
 @pytest.mark.parametrize("timesteps", [1, 2, 4, 8])
 @pytest.mark.parametrize("neuron", ["if", "snm", "mt", "dc"])
 def test_auto_is_what_is_recommended(actor, observations, neuron, timesteps):
-    settings, alpha = recommended(parse_neuron(neuron))
+    settings, alpha = recommended(parse_neuron(neuron), actor)
     snn = convert(actor, observations, neuron=neuron, timesteps=timesteps)
     same = convert(actor, observations, neuron=neuron, timesteps=timesteps, calibration=settings, alpha=alpha)
     assert snn.alpha == alpha

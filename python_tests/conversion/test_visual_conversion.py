@@ -90,11 +90,11 @@ def test_the_published_network_passes_in_parts():
 @pytest.mark.parametrize("neuron", NEURONS)
 def test_auto_is_what_is_recommended_for_those_that_see_too(neuron):
     actor, pixels = visual_actor(TRUNK), frames(20, TRUNK.image)
-    rule, alpha = recommended(parse_neuron(neuron))
+    rule, alpha = recommended(parse_neuron(neuron), actor)
     snn = snnkern.convert(actor, pixels, neuron=neuron)
     assert snn.metadata["calibration"] == f"auto ({rule})"
     assert snn.metadata["environment"] == "dm_control/x"
-    assert snn.alpha == alpha
+    assert snn.alpha == alpha == 0.0
     same = snnkern.convert(actor, pixels, neuron=neuron, calibration=rule, alpha=alpha)
     assert_same_tensors(snn.state_dict(), same.state_dict())
 

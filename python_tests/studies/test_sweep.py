@@ -207,7 +207,7 @@ def test_what_auto_means_is_part_of_a_result(tmp_path) -> None:
     tasks = [json.loads(file.read_text())["task"] for file in tmp_path.glob("*.json")]
     (calibration,) = (task["calibration"] for task in tasks if task["calibration"])
     assert calibration["rule"] == "auto"
-    assert calibration["recommended"] == {"calibration": str(recommended(snnkern.IF())[0])}
+    assert calibration["recommended"] == {"calibration": str(recommended(snnkern.IF(), actor)[0])}
 
 
 class Bridged(nn.Module):

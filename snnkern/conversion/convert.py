@@ -69,10 +69,11 @@ def convert(
     Source: Xu et al., "Error Amplification Limits ANN-to-SNN Conversion in Continuous Control", ICML 2026.
     """
     kind = parse_neuron(neuron)
-    dynamics = Dynamics(kind, timesteps, chosen_alpha(alpha, kind), memory, clip)
+    Dynamics(kind, timesteps, chosen_alpha(alpha, kind), memory, clip)  # first: a bad number costs no work
     if isinstance(actor, nn.Sequential):
         actor = torch_rl.actor_from_module(actor, **_as_seen(actor, observations))
     check_actor(actor)
+    dynamics = Dynamics(kind, timesteps, chosen_alpha(alpha, kind, actor), memory, clip)
     if (observations is None) == (thresholds is None):
         raise InputError("give either observations to calibrate on or thresholds, and not both")
     rule = parse_calibration(calibration)
@@ -82,7 +83,7 @@ def convert(
         warn_of_other_observations(actor, observations)
         origin = f"{rule}"
         if isinstance(rule, Auto):
-            rule, _ = recommended(kind)
+            rule, _ = recommended(kind, actor)
             origin += f" ({rule})"
         if isinstance(rule, Fitted):
             found = fit(actor, observations, neuron=kind, timesteps=timesteps, **asdict(rule))

@@ -120,28 +120,29 @@ class Auto:
 Calibration = Max | Percentile | Fitted | Auto
 
 
-def recommended(neuron: Neuron) -> tuple[Fitted, float]:
+def recommended(neuron: Neuron, actor: Actor) -> tuple[Fitted, float]:
     """The recommended calibration and α of a neuron, for every T; they are what "auto" stands for.
 
     Thresholds have the least squared error of the neuron's own response, and the next layer's weights are corrected.
     Errors count by how much they move the action; DC's errors are so small that DC does better if all states count
-    alike. α is 0.2 for IF and SNM, and 0 for MT and DC, which do better without a carry. The measurements are in
-    `docs/calibration.md`.
+    alike. α is 0.2 for IF and SNM, and 0 for MT and DC, which do better without a carry, as do actors with convolutions
+    or bridges. The measurements are in `docs/calibration.md`.
 
     Args:
         neuron: the neuron; its parameters do not matter.
+        actor: what is converted.
 
     Returns:
         How thresholds are fitted, and α.
     """
-    return Fitted(weighted=not neuron.differential, correction="linear"), chosen_alpha("auto", neuron)
+    return Fitted(weighted=not neuron.differential, correction="linear"), chosen_alpha("auto", neuron, actor)
 
 
-def chosen_alpha(alpha: float | str, neuron: Neuron) -> Any:
+def chosen_alpha(alpha: float | str, neuron: Neuron, actor: object = None) -> Any:
     """α, or the recommended one where it is "auto"; `Dynamics` judges what else it may be."""
-    if alpha == "auto":
-        return 0.0 if neuron.multilevel else 0.2
-    return alpha
+    if alpha != "auto":
+        return alpha
+    return 0.0 if neuron.multilevel or (isinstance(actor, Actor) and not actor.is_plain) else 0.2
 
 
 def parse_calibration(calibration: str | Calibration) -> Calibration:

@@ -13,6 +13,7 @@ from snnkern.conversion.rules import chosen_alpha, recommended
 from snnkern.errors import check_whole
 from snnkern.kernels.neurons import NEURONS, Dynamics, Neuron, neuron_from, parse_neuron
 from snnkern.limits import MOST_TIMESTEPS
+from snnkern.policies.actor import Actor
 
 _SYMBOLS = {"initial_fraction": "β", "negative_fraction": "η", "levels": "L"}
 
@@ -58,10 +59,9 @@ class Setting:
         checked = Dynamics(self.neuron, self.timesteps, number, self.memory, self.clip).to_dict()
         return {**checked, "alpha": self.alpha if isinstance(self.alpha, str) else checked["alpha"]}
 
-    @property
-    def recommended(self) -> dict[str, Any]:
-        """What "auto" stands for in it, by its name; another version may recommend another one."""
-        rule, alpha = recommended(self.neuron)
+    def recommended(self, actor: Actor) -> dict[str, Any]:
+        """What "auto" stands for in it and for this actor, by its name; another version may recommend another one."""
+        rule, alpha = recommended(self.neuron, actor)
         meant = {"calibration": str(rule), "alpha": alpha}
         return {name: meaning for name, meaning in meant.items() if getattr(self, name) == "auto"}
 

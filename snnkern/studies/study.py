@@ -122,7 +122,7 @@ class Study:
             setting = task.setting.to_dict()
             calibration = {"rule": task.setting.calibration, **self._calibrated_on[task.subject]}
             actor = self.subjects[task.subject].actor  # nothing is "auto" for a module
-            if isinstance(actor, Actor) and (meant := task.setting.recommended):
+            if isinstance(actor, Actor) and (meant := task.setting.recommended(actor)):
                 calibration["recommended"] = meant
         numbers: Any = {"episodes": task.episodes, "seed": task.seed}
         environment = self.subjects[task.subject].environment
@@ -385,7 +385,7 @@ def _converted(shared: Shared, index: int, setting: Setting) -> SpikingActor | S
     if _last:
         of, where, what, snn = _last[0]
         if of is shared and (where, replace(what, alpha=setting.alpha)) == (index, setting):
-            snn.alpha = chosen_alpha(setting.alpha, setting.neuron)
+            snn.alpha = chosen_alpha(setting.alpha, setting.neuron, shared.subjects[index].actor)
             return snn
     subject = shared.subjects[index]
     backend = shared.backends[index]
