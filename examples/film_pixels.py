@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 from rich.progress import track
 
 import snnkern
-from snnkern.control import follow, pixels
+from snnkern.control import environments, follow, pixels
 
 TASK, AMBER = "dm_control/cartpole-swingup-v0", [[[255]], [[176]], [[0]]]
 
@@ -17,7 +17,7 @@ def main(output: str = "cartpole.gif", decisions: int = 300, neuron: str = "if",
     actor = snnkern.load_actor("drqv2-cartpole-swingup")
     snn = snnkern.convert(actor, snnkern.collect(actor, TASK, steps), neuron=neuron, timesteps=timesteps)
     run = follow.follow("snn", {"snn": snn}, TASK, seed=0)
-    scene = snnkern.environments.make(TASK, SimpleNamespace(view=pixels.View((3, 360, 360), action_repeat=2, camera=0)))
+    scene = environments.make(TASK, SimpleNamespace(view=pixels.View((3, 360, 360), action_repeat=2, camera=0)))
     drawn, film = scene.reset(seed=0)[0], []
     for now, layers in enumerate(track(follow.replay(snn, run.observations[:decisions]), "pictures", total=decisions)):
         parts = [(376 + 122 * i, 24, (112, 112), run.observations[now, 0, 3 * i :][:3]) for i in range(3)]
@@ -33,6 +33,7 @@ def main(output: str = "cartpole.gif", decisions: int = 300, neuron: str = "if",
             ImageDraw.Draw(page).text(at, text, font_size=14)
         film.append(page.quantize(128, palette=film[0] if film else None, dither=0))  # static parts stay the same
         drawn, *_ = scene.step(run.actions["snn"][now, 0])
+    scene.close()
     film[0].save(output, save_all=True, append_images=film[3::3], duration=60, loop=0)  # a decision is 20 ms
 
 

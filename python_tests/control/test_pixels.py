@@ -293,6 +293,22 @@ def test_a_renderer_is_found_before_dm_control_is_imported_for_anything():
     assert done.stdout == "drawn\n", done.stderr
 
 
+TRITON_AFTERWARDS = f"""
+import torch
+from types import SimpleNamespace
+from snnkern.control import environments
+environments.make({SUITE!r}, SimpleNamespace(observation_shape=(9, 84, 84))).close()
+torch.optim.Adam([torch.nn.Parameter(torch.ones(3))])  # which imports Triton where it is installed
+print("trains")
+"""
+
+
+@pytest.mark.usefixtures("suite")
+def test_a_process_that_has_drawn_can_train():
+    done = subprocess.run([sys.executable, "-c", TRITON_AFTERWARDS], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "trains\n"), done.stderr
+
+
 @pytest.mark.usefixtures("suite")
 def test_a_renderer_that_is_none_is_one_clear_error():
     env = os.environ | {"MUJOCO_GL": "nonsense"}

@@ -14,6 +14,7 @@ from support.builders import load_example, make_actor
 from support.drawing import skipped_where_nothing_draws
 
 import snnkern
+from snnkern.control import environments
 
 pytest.importorskip("mujoco", reason="MuJoCo is not installed: pip install 'snnkern[rl]'")
 pytest.importorskip("typer", reason="typer is not installed: pip install 'snnkern[rl]'")
@@ -51,21 +52,21 @@ def test_the_chosen_alpha_leaves_less_lasting_error(capsys):
 
 
 def test_a_cartpole_is_filmed_with_what_it_sees_and_its_spikes(tmp_path, monkeypatch):
-    make, limit = snnkern.environments.make, pytest.importorskip("gymnasium").wrappers.TimeLimit
-    monkeypatch.setattr(snnkern.environments, "make", lambda *given: limit(make(*given), 4))
+    make, limit = environments.make, pytest.importorskip("gymnasium").wrappers.TimeLimit
+    monkeypatch.setattr(environments, "make", lambda *given: limit(make(*given), 31))
     with skipped_where_nothing_draws():
-        load_example("film_pixels").main(str(tmp_path / "film.gif"), decisions=4, timesteps=2, steps=3)
+        load_example("film_pixels").main(str(tmp_path / "film.gif"), decisions=31, timesteps=4, steps=30)
     with Image.open(tmp_path / "film.gif") as picture:
-        assert (picture.n_frames, picture.size) == (2, (744, 376))
+        assert (picture.n_frames, picture.size) == (11, (744, 376))
         first = np.asarray(picture.convert("RGB"), dtype=float)
-        picture.seek(1)
-        second = np.asarray(picture.convert("RGB"), dtype=float)
+        picture.seek(10)  # 0.6 seconds later
+        last = np.asarray(picture.convert("RGB"), dtype=float)
     amber = (first[..., 0] > 100) & (first[..., 2] < 0.7 * first[..., 0])
     assert amber[100:300, 100:280].any()  # the pole
     assert amber[162:245, 376:].any()  # spikes of convolutions
     assert amber[268:, 376:].any()
     for part in (np.s_[:, :368], np.s_[24:136, 376:], np.s_[162:245, 376:], np.s_[268:, 376:]):
-        assert np.abs(first[part] - second[part]).max() > 50
+        assert np.abs(first[part] - last[part]).max() > 50
 
 
 def film(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:

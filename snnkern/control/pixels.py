@@ -8,7 +8,9 @@ first `reset()` of what `dm_control.suite.load(…, task_kwargs={"random": s})` 
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import os
 import subprocess
 import sys
@@ -125,6 +127,7 @@ def prepare(env: str | EnvSpec, view: View | None) -> None:
     spec = gymnasium.registry.get(env.rpartition(":")[2]) if isinstance(env, str) else env
     drawn = view is not None and not view.blind
     if suite or (drawn and "mujoco" in str(spec and spec.entry_point)):
+        _load_triton()
         try:
             find_renderer()  # before dm_control is imported, which settles it for whatever is drawn later
         except InputError:
@@ -139,6 +142,17 @@ def prepare(env: str | EnvSpec, view: View | None) -> None:
         raise
     except Exception as error:  # what a renderer raises that MUJOCO_GL names and that is not there
         raise InputError(f"the DeepMind Control Suite cannot be imported: {_said(error)}; {_NO_RENDERER}") from error
+
+
+def _load_triton() -> None:
+    """Loads Triton before Mesa, where something may want it later: `torch.optim` does.
+
+    Each brings an LLVM. Mesa's shows its symbols to all that is loaded after it, and Triton, which then runs them in
+    the place of its own, ends the process. Loaded first, each keeps to its own.
+    """
+    if "torch" in sys.modules:  # the processes that only draw do without both
+        with contextlib.suppress(ImportError):
+            importlib.import_module("triton._C.libtriton")
 
 
 @functools.cache
