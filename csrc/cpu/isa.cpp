@@ -15,6 +15,9 @@ namespace snnkern {
     template <class Real>                                   \
     void run_neuron(const NeuronProblem<Real>&);            \
     template <class Real>                                   \
+    void run_neuron_gradients(const GradientProblem<Real>&); \
+    int64_t gradient_scratch();                             \
+    template <class Real>                                   \
     void run_linear(const LinearProblem<Real>&);            \
     }
 
@@ -28,6 +31,9 @@ namespace snnkern {
      &arch::run_gather,         \
      &arch::run_neuron<float>,  \
      &arch::run_neuron<double>, \
+     &arch::run_neuron_gradients<float>,  \
+     &arch::run_neuron_gradients<double>, \
+     &arch::gradient_scratch,   \
      &arch::run_linear<float>,  \
      &arch::run_linear<double>}
 

@@ -9,6 +9,9 @@ namespace snnkern {
 inline namespace SNNKERN_ARCH {
 template <class Real>
 void run_neuron(const NeuronProblem<Real>& problem);
+template <class Real>
+void run_neuron_gradients(const GradientProblem<Real>& problem);
+int64_t gradient_scratch();
 }
 
 // y = x·W + b, one row at a time: the sum over `inputs` runs in order from the bias on and skips
