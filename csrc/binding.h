@@ -60,8 +60,8 @@ NeuronProblem<Real> neuron_problem(const Dynamics& dynamics, const LayerArgument
 }
 
 // `GradientArguments`: the surrogate, the gradient that comes in and those that come out.
-using GradientArguments = std::tuple<int32_t, uintptr_t, bool, uintptr_t, uintptr_t, uintptr_t,
-                                     uintptr_t, uintptr_t>;
+using GradientArguments =
+    std::tuple<int32_t, uintptr_t, bool, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t>;
 
 template <class Real>
 GradientProblem<Real> gradient_problem(const Dynamics& dynamics, const LayerArguments& layer,

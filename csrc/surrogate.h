@@ -73,15 +73,15 @@ SNNKERN_INLINE V slope_of_levels(V ratio, V threshold, const Sent& sent, int32_t
     V slope{};
     int32_t unit = 1;
     Real scale = Real(1) / Real(1 << (levels - 1));
-    Real steepness = Real(1 << (levels - 1));  // 1 / the height of a step; the smallest level's is λ
+    Real steepness =
+        Real(1 << (levels - 1));  // 1 / the height of a step; the smallest level's is λ
     SNNKERN_NO_UNROLL
     for (int32_t j = levels - 1; j >= 0; --j) {
         const V level = threshold * scale;
         const Real bound = Real(0.75) * scale;
         const V up = surrogate_of<surrogate>((ratio - bound) * steepness);
         const V down = surrogate_of<surrogate>((-ratio - bound) * steepness);
-        const V steps =
-            up + X::select(sent.covers(level, typename X::Int{} + unit), down, V{});
+        const V steps = up + X::select(sent.covers(level, typename X::Int{} + unit), down, V{});
         slope = slope + X::select(X::greater(level, V{}), steps, V{});
         if (j < levels - 1) steepness /= 2;
         unit <<= 1;

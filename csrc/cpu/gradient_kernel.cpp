@@ -9,8 +9,9 @@ inline namespace SNNKERN_ARCH {
 namespace {
 
 // Vectors that are worked on at once.
+constexpr int kMostVectors = 4;
 template <Kind kind>
-constexpr int kVectorsOf = kHasLevels<kind> ? 2 : 4;
+constexpr int kVectorsOf = kHasLevels<kind> ? 2 : kMostVectors;
 
 // The neurons [n, n + vectors · lanes) of row b.
 template <Kind kind, bool kTiny, Surrogate surrogate, class V, int vectors>
@@ -22,13 +23,12 @@ SNNKERN_INLINE void run_lanes(const GradientProblem<typename Lanes<V>::Real>& p,
     const int64_t at = b * p.neurons + n, step_size = p.batch * p.neurons;
     const Real* current = p.current + b * p.current_stride_b + n;
     Neuron<kind, V, kTiny> neurons[vectors];
-    V x[vectors];
+    V x[vectors] = {};
 #pragma GCC unroll 4
     for (int i = 0; i < vectors; ++i) {
         const V threshold = load<V>(p.threshold + n + i * L);
         const V bias = (kIsDifferential<kind> && p.bias) ? load<V>(p.bias + n + i * L) : V{};
-        const V start =
-            p.parameters.initial_fraction * threshold + load<V>(p.carry + at + i * L);
+        const V start = p.parameters.initial_fraction * threshold + load<V>(p.carry + at + i * L);
         neurons[i] = Neuron<kind, V, kTiny>(p.parameters, threshold, start, bias);
         if (p.constant) x[i] = load<V>(current + i * L);
     }
@@ -61,9 +61,9 @@ SNNKERN_INLINE void run_lanes(const GradientProblem<typename Lanes<V>::Real>& p,
         for (int64_t t = p.timesteps - 1; t >= 0; --t) {
             const Real* kept = p.scratch + t * (2 * vectors * L);
             if (!p.of_mean) of_spike = load<V>(p.gradient + t * step_size + here);
-            first = adjoint.step(of_spike, load<V>(kept + 2 * i * L),
-                                 load<V>(kept + (2 * i + 1) * L), p.parameters.decay,
-                                 Steps<Real>(t + 1));
+            first =
+                adjoint.step(of_spike, load<V>(kept + 2 * i * L), load<V>(kept + (2 * i + 1) * L),
+                             p.parameters.decay, Steps<Real>(t + 1));
             if (p.constant)
                 sum = sum + first;
             else
@@ -72,9 +72,9 @@ SNNKERN_INLINE void run_lanes(const GradientProblem<typename Lanes<V>::Real>& p,
         if (p.constant) store<V>(p.current_gradient + here, kIsDifferential<kind> ? first : sum);
         store<V>(p.carry_gradient + here, adjoint.potential);
         Real* of_threshold = p.threshold_gradient + n + i * L;
-        store<V>(of_threshold, load<V>(of_threshold) + (adjoint.threshold +
-                                                        p.parameters.initial_fraction *
-                                                            adjoint.potential));
+        store<V>(of_threshold,
+                 load<V>(of_threshold) +
+                     (adjoint.threshold + p.parameters.initial_fraction * adjoint.potential));
         if constexpr (kIsDifferential<kind>) {
             Real* of_bias = p.bias_gradient + n + i * L;
             store<V>(of_bias, load<V>(of_bias) + adjoint.bias());
@@ -121,8 +121,8 @@ void run_neuron_gradients(const GradientProblem<Real>& p) {
 template void run_neuron_gradients(const GradientProblem<float>&);
 template void run_neuron_gradients(const GradientProblem<double>&);
 
-// Numbers of scratch memory that a step takes.
-int64_t gradient_scratch() { return 2 * 4 * kLanes<FloatLanes>; }
+// Numbers of scratch memory that a step takes: of single precision, whose lanes are more.
+int64_t gradient_scratch() { return 2 * kMostVectors * kLanes<FloatLanes>; }
 
 }  // namespace SNNKERN_ARCH
 }  // namespace snnkern

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from snnkern.kernels.backends import BridgeStep, LinearStep, NormStep
+from snnkern.kernels.backends import BridgeStep, Gradients, LinearStep, NormStep
 from snnkern.kernels.layers import Convolution, spread
 from snnkern.kernels.neurons import Dynamics, Kind, Neuron
 from snnkern.kernels.surrogates import Surrogate, parse_surrogate
@@ -214,8 +214,8 @@ def neuron(
         dynamics: neuron, T, α, μ, κ.
         bias: e^x_0 of a DC layer, `[N]`; the current of the other kinds contains it.
         row_alpha: α of every row, `[B]`, in place of `dynamics.alpha`.
-        surrogate: "triangle", "sigmoid" or "atan": then autograd differentiates spikes and mean by it, and the carry that
-            comes out as well. The numbers are the same.
+        surrogate: "triangle", "sigmoid" or "atan": then autograd differentiates by it spikes, mean and the carry that
+            comes out. The numbers are the same.
     """
     spec, timesteps = dynamics.neuron, dynamics.timesteps
     chosen = None if surrogate is None else parse_surrogate(surrogate)
@@ -233,7 +233,7 @@ def neuron(
         slope = None if chosen is None else state.slope(t, chosen)
         spike = state.fire(t)
         if slope is not None:
-            spike = _Staircase.apply(state.potential, state.threshold, spike.detach(), slope)
+            spike = _staircase(state.potential, state.threshold, spike, slope)
         state.reset(spike, x, t)
         sent.append(spike)
         potentials.append(state.potential)
@@ -242,7 +242,7 @@ def neuron(
     spikes, transmitted, mean = torch.stack(sent), state.transmitted(timesteps), state.mean(timesteps)
     if chosen is not None and not spec.differential:  # they are counted in whole numbers, which have no gradient
         total = spikes.sum(dim=0)
-        transmitted, mean = _Along.apply(total, transmitted.detach()), _Along.apply(total / timesteps, mean.detach())
+        transmitted, mean = _along(total, transmitted), _along(total / timesteps, mean)
     margin = torch.where(threshold > 0, margin / threshold, torch.inf)
     return Decision(
         spikes=spikes,
@@ -252,18 +252,6 @@ def neuron(
         margin=torch.cat([margin, start.new_full((len(start), 1), torch.inf)], dim=1).amin(dim=1),
         potentials=torch.stack(potentials),
     )
-
-
-class Gradients(NamedTuple):
-    """∂L/∂ of what a layer of neurons got: current `[T, B, N]` or `[B, N]`, threshold and bias `[N]`, carry `[B, N]`.
-
-    The bias's is of zeros for neurons without one.
-    """
-
-    current: Tensor
-    threshold: Tensor
-    carry: Tensor
-    bias: Tensor
 
 
 def neuron_gradients(
@@ -298,15 +286,12 @@ def neuron_gradients(
     zero = torch.zeros_like(start)
     of_mean = gradient.dim() == 2
     of_potential = of_current_mean = of_output_mean = of_threshold = zero
+    shared = zero if spec.differential else _divide(gradient, timesteps)  # what every spike gets of the mean's
     if of_mean and spec.differential:
         of_output_mean = gradient
     each: list[Tensor] = []
     for t in range(timesteps, 0, -1):
-        if not of_mean:
-            of_spike = gradient[t - 1]
-        else:
-            of_spike = zero if spec.differential else _divide(gradient, timesteps)
-        of_spike = of_spike - of_potential
+        of_spike = (shared if of_mean else gradient[t - 1]) - of_potential
         if spec.differential:
             of_spike = of_spike + _divide(of_output_mean, t)
         of_threshold = of_threshold + of_spike * rises[t - 1]
@@ -323,6 +308,18 @@ def neuron_gradients(
     if current.dim() == 2:
         of_current = of_current[0] if spec.differential else of_current.sum(dim=0)
     return Gradients(of_current, of_threshold.sum(dim=0), of_potential, of_current_mean.sum(dim=0))
+
+
+def _staircase(potential: Tensor, threshold: Tensor, spike: Tensor, slope: Tensor) -> Tensor:
+    """The spike, with the surrogate's derivatives."""
+    result: Tensor = _Staircase.apply(potential, threshold, spike.detach(), slope)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _along(way: Tensor, value: Tensor) -> Tensor:
+    """The value, with the derivatives of another way to compute it."""
+    result: Tensor = _Along.apply(way, value.detach())  # type: ignore[no-untyped-call]
+    return result
 
 
 def _surrogate(surrogate: Surrogate, z: Tensor) -> Tensor:
