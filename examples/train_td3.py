@@ -67,6 +67,7 @@ def train(
     output: Annotated[Path, typer.Option(help="The file to write.")] = Path("pendulum.safetensors"),
 ) -> None:
     """Trains, saves and evaluates."""
+    torch.set_num_threads(1)  # such small products are done before a second thread is awake
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     env = make(environment)
