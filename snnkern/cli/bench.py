@@ -79,11 +79,6 @@ def bench_command(
     )
     check_number("--seconds", seconds, LEAST_SECONDS, MOST_SECONDS)
     rule = parse_calibration("max" if calibration is None else calibration)
-    settings = grid(
-        NEURON_NAMES if neuron is None else options.parse_list("--neuron", neuron, str),
-        [4, 8] if timesteps is None else options.parse_list("--timesteps", timesteps, int),
-        levels=levels,
-    )
     for file in (output, figure):
         if file:
             options.check_output(file, policy, observations)
@@ -95,6 +90,13 @@ def bench_command(
         given = {"--neuron": neuron, "--timesteps": timesteps, "--levels": levels, "--calibration": calibration}
         options.refuse(given, f"{policy} is a spiking actor already, and is measured as it is")
         settings = []
+    else:
+        settings = grid(
+            NEURON_NAMES if neuron is None else options.parse_list("--neuron", neuron, str),
+            [4, 8] if timesteps is None else options.parse_list("--timesteps", timesteps, int),
+            levels=levels,
+            actor=loaded,
+        )
     data = options.load_observations(dense_actor(loaded), observations, env, steps, seed)
     if warning := busy(machine(())):
         print(f"Warning: {warning}.", file=sys.stderr)

@@ -47,7 +47,6 @@ def convert_command(
     from snnkern.studies.settings import grid
 
     rule = parse_calibration(calibration)
-    (setting,) = grid([neuron], [timesteps], [options.parse_number(alpha)], [memory], levels)
     options.check_output(output, actor, observations)
     dense = load_actor(
         actor,
@@ -56,6 +55,7 @@ def convert_command(
         vec_normalize=options.parse_normalization(vec_normalize),
     )
     options.note_how_it_was_read(dense)
+    (setting,) = grid([neuron], [timesteps], [options.parse_number(alpha)], [memory], levels, dense)
     data = options.load_observations(dense, observations, env, steps, seed)
     snn = convert(dense, data, **vars(setting), calibration=rule)
     if env:

@@ -111,6 +111,7 @@ def energy_command(
             options.parse_list("--alpha", "auto" if alpha is None else alpha, options.parse_number),
             [0.0] if memory is None else options.parse_list("--memory", memory, float),
             levels,
+            dense_actor(loaded),
         )
     dense = dense_actor(loaded)
     data = None

@@ -121,6 +121,7 @@ def evaluate_command(
         options.parse_list("--alpha", "auto" if alpha is None else alpha, options.parse_number),
         options.parse_list("--memory", "0" if memory is None else memory, float),
         levels,
+        loaded,
     )
     observations = options.collect_observations(loaded, name, steps, seed)
     seconds: float | None = None

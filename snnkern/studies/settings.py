@@ -128,10 +128,12 @@ def grid(
     alphas: Iterable[float | str] = ("auto",),
     memories: Iterable[float] = (0.0,),
     levels: int | None = None,
+    actor: Actor | None = None,
 ) -> list[Dynamics]:
     """Makes the settings of `sweep`: every combination of neuron, T, α and μ, once each.
 
-    "auto" as α is the recommended one of the neuron (`snnkern.conversion.rules.recommended`).
+    "auto" as α is the recommended one of the neuron (`snnkern.conversion.rules.recommended`) for this actor; without
+    one, for actors that see state vectors.
 
     Raises:
         InputError: a parameter is out of range.
@@ -140,5 +142,7 @@ def grid(
     steps = [check_whole("timesteps (T)", each, least=1, most=MOST_TIMESTEPS) for each in timesteps]
     combinations = itertools.product(kinds, steps, alphas, memories)
     return list(
-        dict.fromkeys(Dynamics(kind, t, chosen_alpha(alpha, kind), memory) for kind, t, alpha, memory in combinations)
+        dict.fromkeys(
+            Dynamics(kind, t, chosen_alpha(alpha, kind, actor), memory) for kind, t, alpha, memory in combinations
+        )
     )
