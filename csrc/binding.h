@@ -59,6 +59,25 @@ NeuronProblem<Real> neuron_problem(const Dynamics& dynamics, const LayerArgument
     return problem;
 }
 
+// `GradientArguments`: the surrogate, the gradient that comes in and those that come out.
+using GradientArguments =
+    std::tuple<int32_t, uintptr_t, bool, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t>;
+
+template <class Real>
+GradientProblem<Real> gradient_problem(const Dynamics& dynamics, const LayerArguments& layer,
+                                       const GradientArguments& of) {
+    const auto& [surrogate, gradient, of_mean, current, threshold, carry, bias, scratch] = of;
+    return {neuron_problem<Real>(dynamics, layer),
+            static_cast<Surrogate>(surrogate),
+            pointer<const Real>(gradient),
+            of_mean,
+            pointer<Real>(current),
+            pointer<Real>(threshold),
+            pointer<Real>(carry),
+            pointer<Real>(bias),
+            pointer<Real>(scratch)};
+}
+
 // `InterfaceArguments`: the members of `ActorInterface`, addresses as numbers.
 using InterfaceArguments = std::tuple<uintptr_t, uintptr_t, double, uintptr_t, uintptr_t, bool>;
 

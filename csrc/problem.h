@@ -1,7 +1,7 @@
 // What kernels of neurons and of actors work on, on the CPU and on the GPU alike.
 #pragma once
 
-#include "neuron.h"
+#include "surrogate.h"
 
 namespace snnkern {
 
@@ -26,6 +26,20 @@ struct NeuronProblem {
     Real* mean;        // Q_T / T [B, N]
     Real* next_carry;  // [B, N], always wanted
     int64_t* counts;   // spikes of each row [B], always wanted
+};
+
+// The gradients of such a step, of which no results but these are wanted.
+template <class Real>
+struct GradientProblem : NeuronProblem<Real> {
+    Surrogate surrogate;
+    const Real* gradient;  // of the spikes [T, B, N], or of the mean output [B, N]; contiguous
+    bool of_mean;
+
+    Real* current_gradient;    // [T, B, N], or [B, N] where the current is constant
+    Real* threshold_gradient;  // [N], of zeros at first
+    Real* carry_gradient;      // [B, N]
+    Real* bias_gradient;       // [N], of zeros at first; of DC alone
+    Real* scratch;             // T times what a step takes
 };
 
 // What lies between an actor and its environment; `Interface` in snnkern/policies/actor.py.

@@ -21,6 +21,17 @@ void neuron(const Dynamics& dynamics, const LayerArguments& layer) {
 }
 
 template <class Real>
+void neuron_gradients(const Dynamics& dynamics, const LayerArguments& layer,
+                      const GradientArguments& of) {
+    const auto problem = gradient_problem<Real>(dynamics, layer, of);
+    py::gil_scoped_release release;
+    if constexpr (std::is_same_v<Real, float>)
+        kernels().run_neuron_gradients_float(problem);
+    else
+        kernels().run_neuron_gradients_double(problem);
+}
+
+template <class Real>
 void linear(int64_t rows, int64_t inputs, int64_t outputs, uintptr_t input, uintptr_t weight,
             uintptr_t bias, uintptr_t output) {
     const LinearProblem<Real> problem{rows,
@@ -38,10 +49,12 @@ void linear(int64_t rows, int64_t inputs, int64_t outputs, uintptr_t input, uint
 }
 
 template <class Real>
-void define(py::module_& module, const char* neuron_name, const char* linear_name) {
+void define(py::module_& module, const std::string& real) {
     using py::arg;
-    module.def(neuron_name, &neuron<Real>, arg("dynamics"), arg("layer"));
-    module.def(linear_name, &linear<Real>, py::kw_only(), arg("rows"), arg("inputs"),
+    module.def(("neuron_" + real).c_str(), &neuron<Real>, arg("dynamics"), arg("layer"));
+    module.def(("neuron_gradients_" + real).c_str(), &neuron_gradients<Real>, arg("dynamics"),
+               arg("layer"), arg("gradients"));
+    module.def(("linear_" + real).c_str(), &linear<Real>, py::kw_only(), arg("rows"), arg("inputs"),
                arg("outputs"), arg("input"), arg("weight"), arg("bias"), arg("output"));
 }
 
@@ -49,8 +62,9 @@ void define(py::module_& module, const char* neuron_name, const char* linear_nam
 
 PYBIND11_MODULE(_cpu, module) {
     module.doc() = "CPU kernels of snnkern; called through snnkern.ops.";
-    define<float>(module, "neuron_float32", "linear_float32");
-    define<double>(module, "neuron_float64", "linear_float64");
+    define<float>(module, "float32");
+    define<double>(module, "float64");
+    module.def("gradient_scratch", [] { return kernels().gradient_scratch(); });
     define_engine(module);
     define_staged_engine(module);
     define_watch(module);

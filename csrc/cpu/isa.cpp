@@ -4,31 +4,37 @@
 
 namespace snnkern {
 
-#define SNNKERN_DECLARE(arch)                               \
-    namespace arch {                                        \
-    int64_t engine_block();                                 \
-    void run_engine(const EngineModel&, const EngineRows&); \
-    int64_t dense_block();                                  \
-    int64_t patch_block(int64_t);                           \
-    int64_t run_convolution(const ConvolutionTask&);        \
-    void run_gather(const GatherTask&);                     \
-    template <class Real>                                   \
-    void run_neuron(const NeuronProblem<Real>&);            \
-    template <class Real>                                   \
-    void run_linear(const LinearProblem<Real>&);            \
+#define SNNKERN_DECLARE(arch)                                \
+    namespace arch {                                         \
+    int64_t engine_block();                                  \
+    void run_engine(const EngineModel&, const EngineRows&);  \
+    int64_t dense_block();                                   \
+    int64_t patch_block(int64_t);                            \
+    int64_t run_convolution(const ConvolutionTask&);         \
+    void run_gather(const GatherTask&);                      \
+    template <class Real>                                    \
+    void run_neuron(const NeuronProblem<Real>&);             \
+    template <class Real>                                    \
+    void run_neuron_gradients(const GradientProblem<Real>&); \
+    int64_t gradient_scratch();                              \
+    template <class Real>                                    \
+    void run_linear(const LinearProblem<Real>&);             \
     }
 
-#define SNNKERN_KERNELS(arch)   \
-    {#arch,                     \
-     &arch::engine_block,       \
-     &arch::run_engine,         \
-     &arch::dense_block,        \
-     &arch::patch_block,        \
-     &arch::run_convolution,    \
-     &arch::run_gather,         \
-     &arch::run_neuron<float>,  \
-     &arch::run_neuron<double>, \
-     &arch::run_linear<float>,  \
+#define SNNKERN_KERNELS(arch)             \
+    {#arch,                               \
+     &arch::engine_block,                 \
+     &arch::run_engine,                   \
+     &arch::dense_block,                  \
+     &arch::patch_block,                  \
+     &arch::run_convolution,              \
+     &arch::run_gather,                   \
+     &arch::run_neuron<float>,            \
+     &arch::run_neuron<double>,           \
+     &arch::run_neuron_gradients<float>,  \
+     &arch::run_neuron_gradients<double>, \
+     &arch::gradient_scratch,             \
+     &arch::run_linear<float>,            \
      &arch::run_linear<double>}
 
 #if defined(SNNKERN_X86)

@@ -21,6 +21,9 @@ struct Kernels {
     void (*run_gather)(const GatherTask&);
     void (*run_neuron_float)(const NeuronProblem<float>&);
     void (*run_neuron_double)(const NeuronProblem<double>&);
+    void (*run_neuron_gradients_float)(const GradientProblem<float>&);
+    void (*run_neuron_gradients_double)(const GradientProblem<double>&);
+    int64_t (*gradient_scratch)();
     void (*run_linear_float)(const LinearProblem<float>&);
     void (*run_linear_double)(const LinearProblem<double>&);
 };

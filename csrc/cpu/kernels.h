@@ -9,7 +9,10 @@ namespace snnkern {
 inline namespace SNNKERN_ARCH {
 template <class Real>
 void run_neuron(const NeuronProblem<Real>& problem);
-}
+template <class Real>
+void run_neuron_gradients(const GradientProblem<Real>& problem);
+int64_t gradient_scratch();
+}  // namespace SNNKERN_ARCH
 
 // y = x·W + b, one row at a time: the sum over `inputs` runs in order from the bias on and skips
 // zeros, so a row's result depends on that row alone, however many others there are, and a silent

@@ -1,7 +1,7 @@
 """The kernels as `torch.library` operators, each with its fake kernel; a backend computes them.
 
 `neuron_spikes`, `neuron_mean` and `linear` are pure functions: carry in, carry out. They are for inference: a tensor
-that requires grad is refused unless grad is off.
+that requires grad is refused unless grad is off, or a gradient is asked for (`surrogate`, `trainable`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from snnkern.errors import InputError
 from snnkern.kernels.backends import Problem
 from snnkern.kernels.backends.choice import choose
 from snnkern.kernels.neurons import Dynamics, Numbers
+from snnkern.kernels.surrogates import Surrogate, parse_surrogate
 from snnkern.kernels.tensors import check_dtype
 
 # `Dynamics` crosses as its numbers, which have the types of operator schemas.
@@ -37,6 +38,7 @@ def neuron_spikes(
     bias: Tensor | None = None,
     row_alpha: Tensor | None = None,
     backend: str = "auto",
+    surrogate: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Runs all T steps of one layer of neurons, and returns the spikes of every step, the next carry, and spike counts.
 
@@ -49,6 +51,9 @@ def neuron_spikes(
         bias: e^x_0 of a DC layer, `[N]`; None for the other kinds.
         row_alpha: α of every row, `[B]`, each 0 … 1, in place of `dynamics.alpha`.
         backend: a name from `snnkern.backends()`, or "auto".
+        surrogate: "triangle", "sigmoid" or "atan": what stands for the derivative of a spike. Then spikes have
+            gradients with respect to current, threshold, carry and bias; the carry that comes out has none. None for
+            inference. Half precision under autocast is computed in float32.
 
     Returns:
         spikes `[T, B, N]` in activation units, carry `[B, N]`, counts int64 `[B]`.
@@ -56,8 +61,14 @@ def neuron_spikes(
     Raises:
         InputError: a shape, dtype or device does not fit, or a tensor requires grad while grad is on.
 
-    Source: `docs/semantics.md`, "One decision step of one neuron" and "Residual carry".
+    Source: `docs/semantics.md`, "One decision step of one neuron", "Residual carry" and "Gradients".
     """
+    if surrogate is not None:
+        refuse_grad(row_alpha=row_alpha)
+        options = (parse_surrogate(surrogate), True, backend)
+        return torch.ops.snnkern.neuron_for_training(
+            current, threshold, carry, bias, row_alpha, *dynamics.numbers, *options
+        )
     refuse_grad(current=current, threshold=threshold, carry=carry, bias=bias, row_alpha=row_alpha)
     return torch.ops.snnkern.neuron_spikes(current, threshold, carry, bias, row_alpha, *dynamics.numbers, backend)
 
@@ -71,17 +82,26 @@ def neuron_mean(
     bias: Tensor | None = None,
     row_alpha: Tensor | None = None,
     backend: str = "auto",
+    surrogate: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Runs all T steps of one layer like `neuron_spikes`, but returns the mean over the T steps in place of the spikes.
 
     Returns:
         mean output Q_T / T (e_T for DC) `[B, N]`, carry `[B, N]`, counts int64 `[B]`.
     """
+    if surrogate is not None:
+        refuse_grad(row_alpha=row_alpha)
+        options = (parse_surrogate(surrogate), False, backend)
+        return torch.ops.snnkern.neuron_for_training(
+            current, threshold, carry, bias, row_alpha, *dynamics.numbers, *options
+        )
     refuse_grad(current=current, threshold=threshold, carry=carry, bias=bias, row_alpha=row_alpha)
     return torch.ops.snnkern.neuron_mean(current, threshold, carry, bias, row_alpha, *dynamics.numbers, backend)
 
 
-def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str = "auto") -> Tensor:
+def linear(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str = "auto", trainable: bool = False
+) -> Tensor:
     """Computes x·W + b for rows of spikes or observations. On the CPU backend a row's result depends on that row alone.
 
     Args:
@@ -89,10 +109,13 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend
         weight: `[in, out]`: the transpose of `torch.nn.Linear`'s, so that a spike adds a contiguous row.
         bias: `[out]`, or None.
         backend: a name from `snnkern.backends()`, or "auto".
+        trainable: whether the product has gradients with respect to all three.
 
     Raises:
         InputError: a shape, dtype or device does not fit, or a tensor requires grad while grad is on.
     """
+    if trainable:
+        return torch.ops.snnkern.linear_for_training(input, weight, bias, backend)
     refuse_grad(input=input, weight=weight, bias=bias)
     return torch.ops.snnkern.linear(input, weight, bias, backend)
 
@@ -136,6 +159,75 @@ def _neuron_fake(wants_spikes: bool, current, threshold, carry, bias, row_alpha,
     shape = (dynamics.timesteps, *carry.shape) if wants_spikes else carry.shape
     counts = carry.new_empty(carry.shape[0], dtype=torch.int64)
     return carry.new_empty(shape), carry.new_empty(carry.shape), counts
+
+
+def _neuron_for_training(current, threshold, carry, bias, row_alpha, *rest) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
+    *numbers, _, wants_spikes, backend = rest
+    return _neuron(wants_spikes, current, threshold, carry, bias, row_alpha, *numbers, backend)
+
+
+def _neuron_for_training_fake(current, threshold, carry, bias, row_alpha, *rest) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
+    *numbers, _, wants_spikes, backend = rest
+    return _neuron_fake(wants_spikes, current, threshold, carry, bias, row_alpha, *numbers, backend)
+
+
+def _neuron_gradients(gradient, current, threshold, carry, bias, *rest) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
+    *numbers, surrogate, backend = rest
+    dynamics = _dynamics(*numbers)
+    _check_gradient(gradient, current, threshold, carry, bias, dynamics)
+    problem = Problem(current, threshold, carry, dynamics, bias, None, wants_spikes=gradient.dim() == 3)
+    return choose(backend, current.device, current.dtype).neuron_gradients(problem, gradient, Surrogate(surrogate))
+
+
+def _neuron_gradients_fake(gradient, current, threshold, carry, bias, *rest) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
+    *numbers, _, _ = rest
+    _check_gradient(gradient, current, threshold, carry, bias, _dynamics(*numbers))
+    return tuple(tensor.new_empty(tensor.shape) for tensor in (current, threshold, carry, threshold))
+
+
+def _check_gradient(gradient, current, threshold, carry, bias, dynamics) -> None:  # type: ignore[no-untyped-def]
+    _check_neuron(current, threshold, carry, bias, None, dynamics)
+    if gradient.dim() == 2:
+        _check_shape("gradient", gradient, tuple(carry.shape), "[B, N]")
+    else:
+        _check_shape("gradient", gradient, (dynamics.timesteps, *carry.shape), "[T, B, N]")
+    _check_alike(current=current, gradient=gradient)
+
+
+def _keep_for_gradients(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    current, threshold, carry, bias, _, *rest = inputs
+    *numbers, surrogate, _, backend = rest
+    ctx.save_for_backward(current, threshold, carry, bias)
+    ctx.settings = (*numbers, surrogate, backend)
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _back_through_neurons(ctx, gradient, *_) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+    found = torch.ops.snnkern.neuron_gradients(gradient, *ctx.saved_tensors, *ctx.settings)
+    *found, of_bias = found
+    return *found, of_bias if ctx.needs_input_grad[3] else None, *[None] * (len(ctx.settings) + 2)
+
+
+def _keep_for_product(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    input, weight, bias, backend = inputs
+    ctx.save_for_backward(input, weight)
+    ctx.settings = (bias is not None, backend)
+
+
+def _back_through_product(ctx, gradient) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+    (input, weight), (has_bias, _) = ctx.saved_tensors, ctx.settings
+    of_input, of_weight, of_bias = ctx.needs_input_grad[:3]
+    rows = gradient.reshape(-1, gradient.shape[-1])
+    return (
+        gradient @ weight.T if of_input else None,
+        input.reshape(-1, input.shape[-1]).T @ rows if of_weight else None,
+        rows.sum(dim=0) if of_bias and has_bias else None,
+        None,
+    )
+
+
+def _no_second_derivative(ctx, *gradients) -> None:  # type: ignore[no-untyped-def]
+    raise InputError("the gradients of spikes cannot be differentiated again: a surrogate has one derivative")
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Tensor:
@@ -254,7 +346,23 @@ def _register() -> None:
             functools.partial(_neuron, False),
             functools.partial(_neuron_fake, False),
         ),
+        "neuron_for_training": (
+            _SCHEMA.replace("str backend", "int surrogate, bool wants_spikes, str backend"),
+            _neuron_for_training,
+            _neuron_for_training_fake,
+        ),
+        "neuron_gradients": (
+            "(Tensor gradient, Tensor current, Tensor threshold, Tensor carry, Tensor? bias, "
+            f"{_NUMBERS}, int surrogate, str backend) -> (Tensor, Tensor, Tensor, Tensor)",
+            _neuron_gradients,
+            _neuron_gradients_fake,
+        ),
         "linear": (
+            "(Tensor input, Tensor weight, Tensor? bias, str backend) -> Tensor",
+            _linear,
+            _linear_fake,
+        ),
+        "linear_for_training": (
             "(Tensor input, Tensor weight, Tensor? bias, str backend) -> Tensor",
             _linear,
             _linear_fake,
@@ -268,9 +376,16 @@ def _register() -> None:
         torch.library.register_vmap(
             f"snnkern::{name}", functools.partial(_one_by_one, getattr(torch.ops.snnkern, name)), lib=_LIBRARY
         )
-    torch.library.register_autograd(
-        "snnkern::finite", lambda _, gradient: gradient, lib=_LIBRARY
-    )  # dense actors have one
+    for name, backward, keep in (
+        ("finite", lambda _, gradient: gradient, None),  # dense actors have one
+        ("neuron_for_training", _back_through_neurons, _keep_for_gradients),
+        ("neuron_gradients", _no_second_derivative, None),
+        ("linear_for_training", _back_through_product, _keep_for_product),
+    ):
+        torch.library.register_autograd(f"snnkern::{name}", backward, setup_context=keep, lib=_LIBRARY)
+    for device in ("cpu", "cuda"):
+        for name in ("neuron_for_training", "linear_for_training"):
+            torch.library.register_autocast(f"snnkern::{name}", device, torch.float32, lib=_LIBRARY)
 
 
 _register()

@@ -6,15 +6,17 @@ operations in a neuron's update and in the carry is part of the contract: kernel
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from snnkern.kernels.backends import BridgeStep, LinearStep, NormStep
+from snnkern.kernels.backends import BridgeStep, Gradients, LinearStep, NormStep
 from snnkern.kernels.layers import Convolution, spread
 from snnkern.kernels.neurons import Dynamics, Kind, Neuron
+from snnkern.kernels.surrogates import Surrogate, parse_surrogate
 
 
 class Decision(NamedTuple):
@@ -57,6 +59,14 @@ class _IF:
     def reset(self, spike: Tensor, current: Tensor, t: int) -> None:
         self.potential = self.potential - spike
 
+    def slope(self, t: int, surrogate: Surrogate) -> Tensor:
+        """f'(w) at the potential, before the neuron fires."""
+        return _surrogate(surrogate, self.ratio() - 1)
+
+    def ratio(self) -> Tensor:
+        """w = u / θ; NaN where θ = 0, whose slope is 0."""
+        return torch.where(self.threshold > 0, self.potential.detach() / self.threshold.detach(), torch.nan)
+
     def distances(self, t: int) -> list[Tensor]:
         """How far the potential is from where each comparison turns; infinite for comparisons that do not matter."""
         return [(self.potential - self.threshold).abs()]
@@ -84,6 +94,10 @@ class _SNM(_IF):
         down = (self.potential < self.neuron.negative_fraction * self.threshold) & (self.count >= 1)
         self.count = self.count + (up & alive).long() - (down & alive).long()
         return torch.where(up, self.threshold, torch.where(down, -self.threshold, 0.0))
+
+    def slope(self, t: int, surrogate: Surrogate) -> Tensor:
+        down = _surrogate(surrogate, self.neuron.negative_fraction - self.ratio())
+        return super().slope(t, surrogate) + torch.where(self.count >= 1, down, 0.0)
 
     def distances(self, t: int) -> list[Tensor]:
         down = (self.potential - self.neuron.negative_fraction * self.threshold).abs()
@@ -115,6 +129,17 @@ class _MT(_IF):
             sent = torch.where(up, unit, torch.where(down, -unit, sent))
         self.count = self.count + sent
         return spike
+
+    def slope(self, t: int, surrogate: Surrogate) -> Tensor:
+        ratio, number = self.ratio(), self.neuron.levels
+        slope = torch.zeros_like(ratio)
+        for j, (level, unit) in enumerate(self.levels()):
+            height = 2.0 ** -min(j + 1, number - 1)
+            up = _surrogate(surrogate, (ratio - 0.75 * 2.0**-j) / height)
+            down = _surrogate(surrogate, (-ratio - 0.75 * 2.0**-j) / height)
+            steps = up + torch.where(self.can_take_back(level, unit, t), down, 0.0)
+            slope = slope + torch.where(level > 0, steps, 0.0)
+        return slope
 
     def distances(self, t: int) -> list[Tensor]:
         distances = []
@@ -177,6 +202,7 @@ def neuron(
     dynamics: Dynamics,
     bias: Tensor | None = None,
     row_alpha: Tensor | None = None,
+    surrogate: str | None = None,
 ) -> Decision:
     """One decision step of one layer (`docs/semantics.md`, "One decision step of one neuron" and "Residual carry").
 
@@ -188,11 +214,15 @@ def neuron(
         dynamics: neuron, T, α, μ, κ.
         bias: e^x_0 of a DC layer, `[N]`; the current of the other kinds contains it.
         row_alpha: α of every row, `[B]`, in place of `dynamics.alpha`.
+        surrogate: "triangle", "sigmoid" or "atan": then autograd differentiates by it spikes, mean and the carry that
+            comes out. The numbers are the same.
     """
     spec, timesteps = dynamics.neuron, dynamics.timesteps
+    chosen = None if surrogate is None else parse_surrogate(surrogate)
     start = spec.initial_fraction * threshold + carry
     state = _STATES[spec.kind](spec, threshold, start, bias)
-    spikes, potentials = start.new_empty((2, timesteps, *start.shape))
+    sent: list[Tensor] = []
+    potentials: list[Tensor] = []
     margin = torch.full_like(start, torch.inf)
 
     for t in range(1, timesteps + 1):
@@ -200,20 +230,141 @@ def neuron(
         state.integrate(x)
         for distance in state.distances(t):
             margin = torch.minimum(margin, distance)
-        spikes[t - 1] = spike = state.fire(t)
+        slope = None if chosen is None else state.slope(t, chosen)
+        spike = state.fire(t)
+        if slope is not None:
+            spike = _staircase(state.potential, state.threshold, spike, slope)
         state.reset(spike, x, t)
-        potentials[t - 1] = state.potential
+        sent.append(spike)
+        potentials.append(state.potential)
 
     gained = state.potential - start
+    spikes, transmitted, mean = torch.stack(sent), state.transmitted(timesteps), state.mean(timesteps)
+    if chosen is not None and not spec.differential:  # they are counted in whole numbers, which have no gradient
+        total = spikes.sum(dim=0)
+        transmitted, mean = _along(total, transmitted), _along(total / timesteps, mean)
     margin = torch.where(threshold > 0, margin / threshold, torch.inf)
     return Decision(
         spikes=spikes,
-        mean=state.mean(timesteps),
-        carry=residual_carry(gained, state.transmitted(timesteps), carry, threshold, dynamics, row_alpha),
+        mean=mean,
+        carry=residual_carry(gained, transmitted, carry, threshold, dynamics, row_alpha),
         counts=(spikes != 0).sum(dim=(0, 2)),
         margin=torch.cat([margin, start.new_full((len(start), 1), torch.inf)], dim=1).amin(dim=1),
-        potentials=potentials,
+        potentials=torch.stack(potentials),
     )
+
+
+def neuron_gradients(
+    current: Tensor,
+    threshold: Tensor,
+    carry: Tensor,
+    dynamics: Dynamics,
+    gradient: Tensor,
+    surrogate: Surrogate,
+    bias: Tensor | None = None,
+) -> Gradients:
+    """The gradients of one layer, by the recursion of `docs/semantics.md`, "Gradients".
+
+    Args:
+        current, threshold, carry, dynamics, bias: as for `neuron`.
+        gradient: ∂L/∂s_t of the spikes, `[T, B, N]`, or ∂L/∂ of the mean output, `[B, N]`.
+        surrogate: what stands for a step's derivative.
+    """
+    spec, timesteps = dynamics.neuron, dynamics.timesteps
+    start = spec.initial_fraction * threshold + carry
+    state = _STATES[spec.kind](spec, threshold, start, bias)
+    slopes, rises = [], []
+    for t in range(1, timesteps + 1):
+        x = _current_at(current, t, spec)
+        state.integrate(x)
+        ratio, slope = state.ratio(), state.slope(t, surrogate)
+        spike = state.fire(t)
+        slopes.append(slope)
+        rises.append(_rise(spike, state.threshold, ratio, slope))
+        state.reset(spike, x, t)
+
+    zero = torch.zeros_like(start)
+    of_mean = gradient.dim() == 2
+    of_potential = of_current_mean = of_output_mean = of_threshold = zero
+    shared = zero if spec.differential else _divide(gradient, timesteps)  # what every spike gets of the mean's
+    if of_mean and spec.differential:
+        of_output_mean = gradient
+    each: list[Tensor] = []
+    for t in range(timesteps, 0, -1):
+        of_spike = (shared if of_mean else gradient[t - 1]) - of_potential
+        if spec.differential:
+            of_spike = of_spike + _divide(of_output_mean, t)
+        of_threshold = of_threshold + of_spike * rises[t - 1]
+        of_potential = of_potential + of_spike * slopes[t - 1]
+        if spec.differential:
+            each.append(of_potential + _divide(of_current_mean, t))
+            of_current_mean = of_current_mean + of_potential
+            of_output_mean = of_output_mean - of_potential
+        else:
+            each.append(of_potential)
+            of_potential = (1 - spec.leak) * of_potential
+    of_threshold = of_threshold + spec.initial_fraction * of_potential
+    of_current = torch.stack(each[::-1])
+    if current.dim() == 2:
+        of_current = of_current[0] if spec.differential else of_current.sum(dim=0)
+    return Gradients(of_current, of_threshold.sum(dim=0), of_potential, of_current_mean.sum(dim=0))
+
+
+def _staircase(potential: Tensor, threshold: Tensor, spike: Tensor, slope: Tensor) -> Tensor:
+    """The spike, with the surrogate's derivatives."""
+    result: Tensor = _Staircase.apply(potential, threshold, spike.detach(), slope)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _along(way: Tensor, value: Tensor) -> Tensor:
+    """The value, with the derivatives of another way to compute it."""
+    result: Tensor = _Along.apply(way, value.detach())  # type: ignore[no-untyped-call]
+    return result
+
+
+def _surrogate(surrogate: Surrogate, z: Tensor) -> Tensor:
+    """σ(z); 0 where z is NaN."""
+    if surrogate is Surrogate.TRIANGLE:
+        slope = 1 - z.abs()
+    elif surrogate is Surrogate.SIGMOID:
+        slope = 4 * torch.sigmoid(4 * z) * torch.sigmoid(-4 * z)
+    else:
+        slope = 1 / (1 + (math.pi * z).square())
+    return torch.where(slope > 0, slope, 0.0)
+
+
+def _rise(spike: Tensor, threshold: Tensor, ratio: Tensor, slope: Tensor) -> Tensor:
+    """∂s/∂θ = f(w) − w·f'(w)."""
+    units = torch.where(threshold > 0, spike / threshold, 0.0)
+    return units - torch.where(slope > 0, ratio * slope, 0.0)
+
+
+class _Staircase(torch.autograd.Function):
+    """A spike as a function of potential and threshold."""
+
+    @staticmethod
+    def forward(ctx: Any, potential: Tensor, threshold: Tensor, spike: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(potential, threshold, spike, slope)
+        return spike.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        potential, threshold, spike, slope = ctx.saved_tensors
+        (gradient,) = gradients
+        rise = _rise(spike, threshold, potential / threshold, slope)
+        return gradient * slope, gradient * rise, None, None
+
+
+class _Along(torch.autograd.Function):
+    """A value whose gradient is that of another way to compute it."""
+
+    @staticmethod
+    def forward(ctx: Any, way: Tensor, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
 
 
 def residual_carry(

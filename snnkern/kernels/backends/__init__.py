@@ -18,6 +18,7 @@ from torch import Tensor
 
 from snnkern.kernels.layers import Convolution
 from snnkern.kernels.neurons import Dynamics
+from snnkern.kernels.surrogates import Surrogate
 
 
 class Problem(NamedTuple):
@@ -51,6 +52,18 @@ class Result(NamedTuple):
     output: Tensor
     carry: Tensor
     counts: Tensor
+
+
+class Gradients(NamedTuple):
+    """∂L/∂ of what a layer of neurons got: current `[T, B, N]` or `[B, N]`, threshold and bias `[N]`, carry `[B, N]`.
+
+    The bias's is of zeros for neurons without one.
+    """
+
+    current: Tensor
+    threshold: Tensor
+    carry: Tensor
+    bias: Tensor
 
 
 class ActorInterface(NamedTuple):
@@ -219,6 +232,9 @@ class Backend(Protocol):
 
     def neuron(self, problem: Problem) -> Result:
         """One decision step of one layer of neurons."""
+
+    def neuron_gradients(self, problem: Problem, gradient: Tensor, surrogate: Surrogate) -> Gradients:
+        """The gradients of one layer; `gradient` is that of the spikes, or of the mean output, as the problem wants."""
 
     def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x·W + b; the weight is `[in, out]`."""

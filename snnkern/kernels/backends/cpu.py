@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from snnkern.kernels import backends
-from snnkern.kernels.backends import ActorParts, BridgeStep, LinearStep, NormStep, Problem, Result
-from snnkern.kernels.backends.native import interface_arguments, run_neuron
+from snnkern.kernels.backends import ActorParts, BridgeStep, Gradients, LinearStep, NormStep, Problem, Result
+from snnkern.kernels.backends.native import interface_arguments, run_gradients, run_neuron
+from snnkern.kernels.surrogates import Surrogate
 from snnkern.kernels.tensors import check_memory
 
 _reason = ""
@@ -53,6 +54,20 @@ def neuron_into(problem: Problem, result: Result) -> None:
     """Computes into contiguous tensors."""
     kernel = _cpu.neuron_float32 if problem.carry.dtype == torch.float32 else _cpu.neuron_float64
     run_neuron(kernel, problem, result, _address)
+
+
+def neuron_gradients(problem: Problem, gradient: Tensor, surrogate: Surrogate) -> Gradients:
+    carry, threshold = problem.carry, problem.threshold
+    found = Gradients(
+        carry.new_empty(problem.current.shape),
+        torch.zeros_like(threshold, memory_format=torch.contiguous_format),
+        carry.new_empty(carry.shape),
+        torch.zeros_like(threshold, memory_format=torch.contiguous_format),
+    )
+    kernel = _cpu.neuron_gradients_float32 if carry.dtype == torch.float32 else _cpu.neuron_gradients_float64
+    scratch = carry.new_empty(_cpu.gradient_scratch() * problem.dynamics.timesteps)
+    run_gradients(kernel, problem, gradient, surrogate, found, scratch, _address)
+    return found
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

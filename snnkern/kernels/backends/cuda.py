@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snnkern.kernels import backends
-from snnkern.kernels.backends import ActorParts, HiddenPart, Problem, Result, layered
+from snnkern.kernels import backends, reference
+from snnkern.kernels.backends import ActorParts, Gradients, HiddenPart, Problem, Result, layered
 from snnkern.kernels.backends.native import interface_arguments, run_neuron
 from snnkern.kernels.neurons import Dynamics
+from snnkern.kernels.surrogates import Surrogate
 
 _reason = ""
 try:
@@ -43,6 +44,12 @@ def neuron(problem: Problem) -> Result:
     kernel = _cuda.neuron_float32 if problem.carry.dtype == torch.float32 else _cuda.neuron_float64
     run_neuron(kernel, problem, result, _address, **_place(problem.carry))
     return result
+
+
+def neuron_gradients(problem: Problem, gradient: Tensor, surrogate: Surrogate) -> Gradients:
+    """By the reference: there is no kernel for them."""
+    current, threshold, carry, dynamics, bias, *_ = problem
+    return reference.neuron_gradients(current, threshold, carry, dynamics, gradient, surrogate, bias)
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from snnkern.kernels.backends import ActorInterface, Problem, Result
+from snnkern.kernels.backends import ActorInterface, Gradients, Problem, Result
+from snnkern.kernels.surrogates import Surrogate
 
 Address = Callable[[Tensor | None], int]  # of a contiguous tensor's memory; 0 for None
 
@@ -25,10 +26,23 @@ class LayerArguments(NamedTuple):
     bias: int
     carry: int
     row_alpha: int
-    spikes: int
-    mean: int
-    next_carry: int
-    counts: int
+    spikes: int = 0
+    mean: int = 0
+    next_carry: int = 0
+    counts: int = 0
+
+
+class GradientArguments(NamedTuple):
+    """The gradients of such a step, beside the step."""
+
+    surrogate: int
+    gradient: int
+    of_mean: bool
+    current: int
+    threshold: int
+    carry: int
+    bias: int
+    scratch: int
 
 
 class InterfaceArguments(NamedTuple):
@@ -52,16 +66,71 @@ def run_neuron(kernel: Callable[..., None], problem: Problem, result: Result, ad
         address: of a tensor.
         place: what the kernel takes besides: where it runs.
     """
-    current, threshold, carry, dynamics, bias, row_alpha, wants_spikes, _ = problem
+    problem = packed(problem)
+    output = result.output.data_ptr()
+    layer = _layer(problem, address)._replace(
+        spikes=output if problem.wants_spikes else 0,
+        mean=0 if problem.wants_spikes else output,
+        next_carry=result.carry.data_ptr(),
+        counts=result.counts.data_ptr(),
+    )
+    kernel(problem.dynamics.numbers, layer, **place)
+
+
+def run_gradients(
+    kernel: Callable[..., None],
+    problem: Problem,
+    gradient: Tensor,
+    surrogate: Surrogate,
+    gradients: Gradients,
+    scratch: Tensor,
+    address: Address,
+) -> None:
+    """Calls a native kernel of a layer's gradients, which computes into contiguous tensors.
+
+    Args:
+        kernel: `neuron_gradients_float32` or `neuron_gradients_float64` of a native module.
+        problem: the layer.
+        gradient: of its spikes or of its mean output.
+        surrogate: what stands for a step's derivative.
+        gradients: where the results go; those of threshold and bias are zeros.
+        scratch: what the kernel keeps of the steps in.
+        address: of a tensor.
+    """
+    problem, gradient = packed(problem), gradient.contiguous()
+    of = GradientArguments(
+        int(surrogate),
+        address(gradient),
+        not problem.wants_spikes,
+        address(gradients.current),
+        address(gradients.threshold),
+        address(gradients.carry),
+        address(gradients.bias),
+        address(scratch),
+    )
+    kernel(problem.dynamics.numbers, _layer(problem, address), of)
+
+
+def packed(problem: Problem) -> Problem:
+    """The problem with contiguous tensors; a current's steps and rows may be strided."""
+    current, threshold, carry, _, bias, row_alpha, *_ = problem
     if current.stride(-1) != 1 and current.shape[-1] > 1:  # rows must be contiguous; T and B may be strided
         current = current.contiguous()
-    threshold, carry = threshold.contiguous(), carry.contiguous()
-    bias = None if bias is None else bias.contiguous()
-    row_alpha = None if row_alpha is None else row_alpha.contiguous()
+    return problem._replace(
+        current=current,
+        threshold=threshold.contiguous(),
+        carry=carry.contiguous(),
+        bias=None if bias is None else bias.contiguous(),
+        row_alpha=None if row_alpha is None else row_alpha.contiguous(),
+    )
+
+
+def _layer(problem: Problem, address: Address) -> LayerArguments:
+    """A packed problem without results."""
+    current, threshold, carry, _, bias, row_alpha, *_ = problem
     batch, neurons = carry.shape
     constant = current.dim() == 2
-    output = result.output.data_ptr()
-    layer = LayerArguments(
+    return LayerArguments(
         batch,
         neurons,
         address(current),
@@ -72,12 +141,7 @@ def run_neuron(kernel: Callable[..., None], problem: Problem, result: Result, ad
         address(bias),
         address(carry),
         address(row_alpha),
-        output if wants_spikes else 0,
-        0 if wants_spikes else output,
-        result.carry.data_ptr(),
-        result.counts.data_ptr(),
     )
-    kernel(dynamics.numbers, layer, **place)
 
 
 def interface_arguments(interface: ActorInterface, address: Address) -> InterfaceArguments:

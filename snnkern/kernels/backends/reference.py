@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from snnkern.kernels import reference
-from snnkern.kernels.backends import ActorParts, Problem, Result
+from snnkern.kernels.backends import ActorParts, Gradients, Problem, Result
+from snnkern.kernels.surrogates import Surrogate
 from snnkern.kernels.tensors import DTYPES
 
 NAME = "reference"
@@ -31,6 +32,11 @@ def neuron(problem: Problem) -> Result:
     if counts is None:
         return Result(output, decision.carry, decision.counts)
     return Result(output, carry.copy_(decision.carry), counts.copy_(decision.counts))
+
+
+def neuron_gradients(problem: Problem, gradient: Tensor, surrogate: Surrogate) -> Gradients:
+    current, threshold, carry, dynamics, bias, *_ = problem
+    return reference.neuron_gradients(current, threshold, carry, dynamics, gradient, surrogate, bias)
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

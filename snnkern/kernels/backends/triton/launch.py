@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from snnkern.kernels import reference
-from snnkern.kernels.backends import ActorParts, Engine, Problem, Result, layered
+from snnkern.kernels.backends import ActorParts, Engine, Gradients, Problem, Result, layered
 from snnkern.kernels.backends.triton.environment import INTERPRETED, on_device, parameters
 from snnkern.kernels.neurons import Neuron
+from snnkern.kernels.surrogates import Surrogate
 
 NAME = "triton"
 
@@ -118,6 +119,12 @@ def neuron(problem: Problem) -> Result:
                 enable_fp_fusion=False,
             )
     return result
+
+
+def neuron_gradients(problem: Problem, gradient: Tensor, surrogate: Surrogate) -> Gradients:
+    """By the reference: there is no kernel for them."""
+    current, threshold, carry, dynamics, bias, *_ = problem
+    return reference.neuron_gradients(current, threshold, carry, dynamics, gradient, surrogate, bias)
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,0 +1,128 @@
+// The gradients of a layer of neurons in one pass over memory: the decision step is run again, what
+// the way back needs of every step stays in a few lanes' memory.
+
+#include "kernels.h"
+#include "lanes.h"
+
+namespace snnkern {
+inline namespace SNNKERN_ARCH {
+namespace {
+
+// Vectors that are worked on at once.
+constexpr int kMostVectors = 4;
+template <Kind kind>
+constexpr int kVectorsOf = kHasLevels<kind> ? 2 : kMostVectors;
+
+// The neurons [n, n + vectors · lanes) of row b.
+template <Kind kind, bool kTiny, Surrogate surrogate, class V, int vectors>
+SNNKERN_INLINE void run_lanes(const GradientProblem<typename Lanes<V>::Real>& p, int64_t b,
+                              int64_t n) {
+    using X = Lanes<V>;
+    using Real = typename X::Real;
+    constexpr int64_t L = sizeof(V) / sizeof(Real);
+    const int64_t at = b * p.neurons + n, step_size = p.batch * p.neurons;
+    const Real* current = p.current + b * p.current_stride_b + n;
+    Neuron<kind, V, kTiny> neurons[vectors];
+    V x[vectors] = {};
+#pragma GCC unroll 4
+    for (int i = 0; i < vectors; ++i) {
+        const V threshold = load<V>(p.threshold + n + i * L);
+        const V bias = (kIsDifferential<kind> && p.bias) ? load<V>(p.bias + n + i * L) : V{};
+        const V start = p.parameters.initial_fraction * threshold + load<V>(p.carry + at + i * L);
+        neurons[i] = Neuron<kind, V, kTiny>(p.parameters, threshold, start, bias);
+        if (p.constant) x[i] = load<V>(current + i * L);
+    }
+    for (int64_t t = 0; t < p.timesteps; ++t) {
+        const Steps<Real> step(t + 1);
+        Real* kept = p.scratch + t * (2 * vectors * L);
+#pragma GCC unroll 4
+        for (int i = 0; i < vectors; ++i) {
+            if (!p.constant) x[i] = load<V>(current + t * p.current_stride_t + i * L);
+            neurons[i].integrate(x[i]);
+            const V ratio = ratio_of(neurons[i].potential, neurons[i].threshold);
+            const V slope = slope_of<surrogate>(neurons[i], ratio, p.parameters, step);
+            const Spike<V> spike = neurons[i].fire(step);
+            neurons[i].reset(spike, x[i], step);
+            if (kIsDifferential<kind> && p.constant) x[i] = V{};  // coded as x_1, 0, 0, …
+            store<V>(kept + 2 * i * L, slope);
+            store<V>(kept + (2 * i + 1) * L, rise_of(spike.units, ratio, slope));
+        }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < vectors; ++i) {
+        const int64_t here = at + i * L;
+        const Steps<Real> timesteps(p.timesteps);
+        V of_spike{}, of_mean{}, sum{}, first{};
+        if (p.of_mean) {
+            of_mean = load<V>(p.gradient + here);
+            if (!kIsDifferential<kind>) of_spike = timesteps.divide(of_mean);
+        }
+        Adjoint<kind, V> adjoint(of_mean);
+        for (int64_t t = p.timesteps - 1; t >= 0; --t) {
+            const Real* kept = p.scratch + t * (2 * vectors * L);
+            if (!p.of_mean) of_spike = load<V>(p.gradient + t * step_size + here);
+            first =
+                adjoint.step(of_spike, load<V>(kept + 2 * i * L), load<V>(kept + (2 * i + 1) * L),
+                             p.parameters.decay, Steps<Real>(t + 1));
+            if (p.constant)
+                sum = sum + first;
+            else
+                store<V>(p.current_gradient + t * step_size + here, first);
+        }
+        if (p.constant) store<V>(p.current_gradient + here, kIsDifferential<kind> ? first : sum);
+        store<V>(p.carry_gradient + here, adjoint.potential);
+        Real* of_threshold = p.threshold_gradient + n + i * L;
+        store<V>(of_threshold,
+                 load<V>(of_threshold) +
+                     (adjoint.threshold + p.parameters.initial_fraction * adjoint.potential));
+        if constexpr (kIsDifferential<kind>) {
+            Real* of_bias = p.bias_gradient + n + i * L;
+            store<V>(of_bias, load<V>(of_bias) + adjoint.bias());
+        }
+    }
+}
+
+template <Kind kind, bool kTiny, Surrogate surrogate, class Real>
+void run_rows(const GradientProblem<Real>& problem) {
+    const GradientProblem<Real> p = problem;  // no store can change a copy
+    using V = typename VectorOf<Real>::Type;
+    constexpr int kVectors = kVectorsOf<kind>;
+    for (int64_t b = 0; b < p.batch; ++b) {  // in this order: sums over the batch are one number
+        int64_t n = 0;
+        for (; n + kVectors * kLanes<V> <= p.neurons; n += kVectors * kLanes<V>)
+            run_lanes<kind, kTiny, surrogate, V, kVectors>(p, b, n);
+        for (; n + kLanes<V> <= p.neurons; n += kLanes<V>)
+            run_lanes<kind, kTiny, surrogate, V, 1>(p, b, n);
+        for (; n < p.neurons; ++n) run_lanes<kind, kTiny, surrogate, Real, 1>(p, b, n);
+    }
+}
+
+template <Kind kind, bool kTiny, class Real>
+void run_kind(const GradientProblem<Real>& p) {
+    switch (p.surrogate) {
+        case Surrogate::triangle:
+            return run_rows<kind, kTiny, Surrogate::triangle>(p);
+        case Surrogate::sigmoid:
+            return run_rows<kind, kTiny, Surrogate::sigmoid>(p);
+        case Surrogate::atan:
+            return run_rows<kind, kTiny, Surrogate::atan>(p);
+    }
+}
+
+}  // namespace
+
+template <class Real>
+void run_neuron_gradients(const GradientProblem<Real>& p) {
+    const bool tiny = has_levels(p.kind) && has_tiny(p.threshold, p.neurons, p.parameters.levels);
+    with_form(p.kind, tiny,
+              [&](auto form) { run_kind<decltype(form)::kKind, decltype(form)::kTiny>(p); });
+}
+
+template void run_neuron_gradients(const GradientProblem<float>&);
+template void run_neuron_gradients(const GradientProblem<double>&);
+
+// Numbers of scratch memory that a step takes: of single precision, whose lanes are more.
+int64_t gradient_scratch() { return 2 * kMostVectors * kLanes<FloatLanes>; }
+
+}  // namespace SNNKERN_ARCH
+}  // namespace snnkern

@@ -1,0 +1,77 @@
+"""Gradients of a layer of neurons: by autograd through the reference, and by the operators."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from snnkern.kernels import ops, reference
+from support.cases import Layer
+
+NAMES = ("current", "threshold", "carry", "bias")
+# Of the largest gradient of a tensor. Forward, kernels and the reference do the same to the bit, so that they differ by
+# rounding alone: by sums over T steps and over the batch, and by the exponential.
+BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-9}
+
+
+def random_gradient(layer: Layer, of_mean: bool, seed: int = 7) -> Tensor:
+    """∂L/∂ of the spikes `[T, B, N]` or of the mean output `[B, N]`."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = layer.carry.shape if of_mean else (layer.dynamics.timesteps, *layer.carry.shape)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(layer.carry.dtype)
+
+
+def by_autograd(layer: Layer, gradient: Tensor, surrogate: str) -> dict[str, Tensor]:
+    """Through the loops of the reference."""
+    tracked = _tracked(layer)
+    decision = reference.neuron(
+        tracked.current, tracked.threshold, tracked.carry, layer.dynamics, tracked.bias, surrogate=surrogate
+    )
+    return _gradients(tracked, decision.spikes if gradient.dim() == 3 else decision.mean, gradient)
+
+
+def by_operator(layer: Layer, gradient: Tensor, surrogate: str, backend: str) -> dict[str, Tensor]:
+    """Through `snnkern.ops`."""
+    tracked = _tracked(layer)
+    operator = ops.neuron_spikes if gradient.dim() == 3 else ops.neuron_mean
+    output, *_ = operator(
+        tracked.current,
+        tracked.threshold,
+        tracked.carry,
+        layer.dynamics,
+        bias=tracked.bias,
+        surrogate=surrogate,
+        backend=backend,
+    )
+    return _gradients(tracked, output, gradient)
+
+
+def assert_gradients_are_the_references(layer: Layer, surrogate: str, backend: str) -> None:
+    """Of spikes and of the mean, for the sequence and for its first current as a constant one."""
+    for form in [layer] if layer.current.dim() == 2 else [layer, layer.constant()]:
+        for of_mean in (False, True):
+            gradient = random_gradient(form, of_mean)
+            actual = by_operator(form, gradient, surrogate, backend)
+            for name, wanted in by_autograd(form, gradient, surrogate).items():
+                assert_close(actual[name], wanted, name)
+
+
+def assert_close(actual: Tensor, wanted: Tensor, name: str) -> None:
+    """The same to within the bound of the dtype, and where it is not finite the same."""
+    assert actual.shape == wanted.shape
+    assert actual.dtype == wanted.dtype
+    largest = wanted[wanted.isfinite()].abs().max() if wanted.isfinite().any() else wanted.new_ones(())
+    tolerance = float(BOUNDS[wanted.dtype] * largest)
+    torch.testing.assert_close(
+        actual, wanted, rtol=0, atol=tolerance, equal_nan=True, msg=lambda text: f"{name}: {text}"
+    )
+
+
+def _tracked(layer: Layer) -> Layer:
+    return layer.map(lambda tensor: tensor.detach().clone().requires_grad_())
+
+
+def _gradients(layer: Layer, output: Tensor, gradient: Tensor) -> dict[str, Tensor]:
+    tensors = {name: tensor for name in NAMES if (tensor := getattr(layer, name)) is not None}
+    found = torch.autograd.grad(output, list(tensors.values()), gradient)
+    return dict(zip(tensors, found, strict=True))
