@@ -149,7 +149,8 @@ class _Run:
         if self.visitor is None:
             states, actions = self._held, _in_parts(self._act, self._held)
         else:
-            states, actions = self.visitor.visit(self._acting, self.rounds, self._recipe.states, self._tell)
+            seen, actions = self.visitor.visit(self._acting, self.rounds, self._recipe.states, self._tell)
+            states = _checked(seen, self._given)
         answers = self._answers(states)
         error = float(self._distance(torch.from_numpy(actions).to(answers), answers).square().mean().sqrt())
         if self.rounds == 0:
