@@ -24,12 +24,14 @@ from support.cases import (
 from support.gradients import (
     assert_close,
     assert_gradients_are_the_references,
+    by_autograd,
     by_operator,
     random_gradient,
 )
 from support.layouts import LAYOUTS, strided, transposed
+from torch import nn
 
-from snnkern import DC, IF, LIF, MT, SNM, Dynamics, InputError
+from snnkern import DC, IF, LIF, MT, SNM, Dynamics, InputError, SpikingActivation
 from snnkern.kernels import ops, reference
 from snnkern.kernels.backends import cpu
 from snnkern.kernels.neurons import Kind
@@ -493,3 +495,29 @@ def test_a_gradient_that_does_not_fit_is_refused(case, backend):
 
 def test_surrogates_are_named_as_kernels_number_them():
     assert [int(parse_surrogate(name)) for name in SURROGATES] == [0, 1, 2]
+
+
+# As a module.
+
+
+@backend
+@each("neuron", DEFAULT_NEURONS)
+def test_an_activation_with_a_surrogate_trains_what_is_in_front_of_it(neuron, backend):
+    layer = random_layer(Dynamics(neuron, 4), Size(3, 17), torch.float64)
+    activation = SpikingActivation(neuron, layer.threshold, 4, bias=layer.bias, backend=backend, surrogate="atan")
+    activation.threshold = nn.Parameter(activation.threshold)
+    tracked = layer.current.clone().requires_grad_()
+    spikes = activation(tracked)
+    gradient = random_gradient(layer, False)
+    spikes.backward(gradient)
+    fresh = replace(layer, carry=torch.zeros_like(layer.carry))
+    wanted = by_autograd(fresh, gradient, "atan")
+    assert_close(tracked.grad, wanted["current"], "current")
+    assert_close(activation.threshold.grad, wanted["threshold"], "threshold")
+
+
+def test_an_activation_without_a_surrogate_is_for_inference():
+    with pytest.raises(InputError, match="current requires grad"):
+        SpikingActivation(IF(), torch.ones(5), 3)(torch.zeros(3, 2, 5, requires_grad=True))
+    with pytest.raises(InputError, match="unknown surrogate 'cube'"):
+        SpikingActivation(IF(), torch.ones(5), 3, surrogate="cube")

@@ -60,6 +60,7 @@ def assert_close(actual: Tensor, wanted: Tensor, name: str) -> None:
     """The same to within the bound of the dtype, and where it is not finite the same."""
     assert actual.shape == wanted.shape
     assert actual.dtype == wanted.dtype
+    actual, wanted = actual.detach(), wanted.detach()
     largest = wanted[wanted.isfinite()].abs().max() if wanted.isfinite().any() else wanted.new_ones(())
     tolerance = float(BOUNDS[wanted.dtype] * largest)
     torch.testing.assert_close(

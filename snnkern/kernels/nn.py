@@ -12,6 +12,7 @@ from snnkern.kernels import ops
 from snnkern.kernels.backends import choice
 from snnkern.kernels.layers import spread
 from snnkern.kernels.neurons import Dynamics, Neuron, parse_neuron
+from snnkern.kernels.surrogates import parse_surrogate
 from snnkern.kernels.tensors import (
     CheckedState,
     check_numbers,
@@ -108,6 +109,8 @@ class SpikingActivation(CheckedState):
         bias: for DC, the bias of the layer in front, shaped like `threshold`. Differential coding adds a bias once per
             decision, so that layer must not add it itself.
         backend: a name from `snnkern.backends()`, or "auto".
+        surrogate: "triangle", "sigmoid" or "atan": then spikes have gradients, with respect to the current and to what
+            requires them of `threshold` and `bias`, which may be set to an `nn.Parameter`. None for inference.
 
     Raises:
         InputError: a parameter is out of range.
@@ -129,9 +132,13 @@ class SpikingActivation(CheckedState):
         *,
         bias: Tensor | None = None,
         backend: str = "auto",
+        surrogate: str | None = None,
     ) -> None:
         super().__init__()
         choice.check_name(backend)
+        if surrogate is not None:
+            parse_surrogate(surrogate)
+        self.surrogate = surrogate
         self.dynamics = Dynamics(parse_neuron(neuron), timesteps, alpha, memory, clip)
         self.backend = backend
         self.register_buffer("threshold", check_threshold(as_tensor("threshold", threshold)))
@@ -148,7 +155,8 @@ class SpikingActivation(CheckedState):
         """Spikes `[T, B, …]` in activation units for a current `[T, B, …]`.
 
         Raises:
-            InputError: the shape does not fit T, the threshold or the carry; the tensor requires grad while grad is on.
+            InputError: the shape does not fit T, the threshold or the carry; the tensor requires grad while grad is on
+                and there is no surrogate.
         """
         if not isinstance(current, Tensor):
             raise InputError(f"current must be a tensor, got {type(current).__name__}")
@@ -166,7 +174,13 @@ class SpikingActivation(CheckedState):
             threshold.new_zeros(batch, len(threshold)) if stateless else self.carry.start(batch, threshold, uncarried)
         )
         spikes, carry, counts = ops.neuron_spikes(
-            current.flatten(2), threshold, carry, self.dynamics, bias=bias, backend=self.backend
+            current.flatten(2),
+            threshold,
+            carry,
+            self.dynamics,
+            bias=bias,
+            backend=self.backend,
+            surrogate=self.surrogate,
         )
         if not stateless:
             self.carry.value, self._spikes = carry, counts

@@ -469,6 +469,7 @@ def actor(
     dynamics: Dynamics,
     row_alpha: Tensor | None = None,
     bridge: Sequence[BridgeStep] = (),
+    surrogate: str | None = None,
 ) -> ActorDecision:
     """One decision of a spiking actor (`docs/semantics.md`, "Actor"), before tanh and scaling.
 
@@ -480,6 +481,7 @@ def actor(
         dynamics: neuron, T, α, μ, κ; the same for all layers.
         row_alpha: α of every row, `[B]`, in place of `dynamics.alpha`.
         bridge: what stands before the output layer.
+        surrogate: as for `neuron`.
     """
     differential = dynamics.neuron.differential
     decisions: list[Decision] = []
@@ -501,6 +503,7 @@ def actor(
             dynamics,
             spread(layer.bias, shape) if differential else None,
             row_alpha,
+            surrogate,
         )
         decisions.append(_shaped(decision, shape))
         signal, mean = decisions[-1].spikes, decisions[-1].mean

@@ -43,6 +43,7 @@ from snnkern.policies.stateless import (
     dense_step,
     describe_step,
 )
+from snnkern.policies.training import TrainableActor
 
 
 class _Packed(NamedTuple):
@@ -320,6 +321,20 @@ class SpikingActor(Policy):
             check_finite=self.check_finite,
             bridges=self.bridges,
         )
+
+    def trainable(self, surrogate: str = "triangle", *, backend: str | None = None) -> TrainableActor:
+        """A copy whose weights, biases and log-thresholds are parameters, to train; its `spiking()` leads back.
+
+        Args:
+            surrogate: what stands for the derivative of a spike: "triangle", "sigmoid" or "atan".
+            backend: a name from `snnkern.backends()`, or "auto"; this actor's where it is None.
+
+        Raises:
+            InputError: α is set for every row; an unknown surrogate or backend.
+        """
+        if backend is not None:
+            choice.check_name(backend)
+        return TrainableActor(self, surrogate, backend=backend)
 
     @property
     def is_plain(self) -> bool:

@@ -25,6 +25,7 @@ class SpikingLayer(CheckedState):
     `[out, in, ky, kx]`, and its threshold one for every channel `[C]` or for every neuron `[C, H, W]`.
     """
 
+    differentiable = False
     weight: Tensor
     bias: Tensor
     threshold: Tensor
@@ -63,7 +64,7 @@ class SpikingLayer(CheckedState):
         """
         bias = self.bias if with_bias else None
         if self._convolution is None:
-            return ops.linear(flat(signal), self.weight, bias, backend=backend)
+            return ops.linear(flat(signal), self.weight, bias, backend=backend, trainable=self.differentiable)
         images = signal.flatten(0, -4)  # all T·B at once
         product = nn.functional.conv2d(images, self.weight, bias, self._convolution.stride, self._convolution.padding)
         return product.flatten(1).unflatten(0, signal.shape[:-3])
@@ -80,6 +81,7 @@ def flat(signal: Tensor) -> Tensor:
 class Readout(CheckedState):
     """A layer of a `SpikingActor` that does not spike, such as the output layer: weight `[in, out]` and bias."""
 
+    differentiable = False
     weight: Tensor
     bias: Tensor
 
@@ -90,12 +92,13 @@ class Readout(CheckedState):
 
     def forward(self, signal: Tensor, backend: str = "auto") -> Tensor:
         """`[B, out]` for `[B, in]`."""
-        return ops.linear(signal, self.weight, self.bias, backend=backend)
+        return ops.linear(signal, self.weight, self.bias, backend=backend, trainable=self.differentiable)
 
 
 class Norm(CheckedState):
     """A layer normalisation in a bridge: weight and bias `[N]`."""
 
+    differentiable = True
     weight: Tensor
     bias: Tensor
 
@@ -117,6 +120,8 @@ class Norm(CheckedState):
 
 class Tanh(nn.Module):
     """A tanh in a bridge."""
+
+    differentiable = True
 
     def forward(self, signal: Tensor, backend: str = "auto") -> Tensor:
         """`[B, N]` for `[B, N]`."""
@@ -166,6 +171,7 @@ def decide_by_layers(
     bridges: Bridges | None = None,
     row_alpha: Tensor | None = None,
     backend: str = "auto",
+    surrogate: str | None = None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Computes one decision of a spiking actor with one operator per layer, before tanh and scaling.
 
@@ -178,6 +184,7 @@ def decide_by_layers(
         bridges: what stands in front of a layer and does not spike, by the layer's index.
         row_alpha: α of every row, `[B]`, in place of that of the dynamics.
         backend: a name from `snnkern.backends()`, or "auto".
+        surrogate: what stands for the derivative of a spike; None for inference.
 
     Returns:
         z `[B, out]`, and the next carry, shaped like the one before, and the spike counts `[B]` of every hidden layer.
@@ -198,6 +205,7 @@ def decide_by_layers(
             bias=layer.per_neuron(layer.bias) if differential else None,
             row_alpha=row_alpha,
             backend=backend,
+            surrogate=surrogate,
         )
         signal = sent.unflatten(-1, layer.neuron_shape) if layer.convolution else sent
         after.append(next_carry.unflatten(-1, layer.neuron_shape) if layer.convolution else next_carry)
