@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 
 class Memory:
-    """States and answers.
+    """States and answers, to which more can be added.
 
     Args:
         states: observations `[N, *observation_shape]`.
-        answers: the dense actor's actions `[N, action_dim]`.
+        answers: the dense actor's actions there, `[N, action_dim]`.
     """
 
-    def __init__(self, states: NDArray[Any], answers: Tensor) -> None:
-        self._states = torch.from_numpy(states)
-        self._answers = answers
+    def __init__(self, states: Tensor, answers: Tensor) -> None:
+        self.states, self.answers = states, answers
 
     def __len__(self) -> int:
-        return len(self._answers)
+        return len(self.answers)
 
-    def add(self, states: NDArray[Any], answers: Tensor) -> None:
-        self._states = torch.cat([self._states, torch.from_numpy(states)])
-        self._answers = torch.cat([self._answers, answers])
+    def add(self, states: Tensor, answers: Tensor) -> None:
+        """Adds states and their answers."""
+        self.states = torch.cat([self.states, states])
+        self.answers = torch.cat([self.answers, answers])
 
     def draw(self, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """So many states with their answers, each as likely as any other."""
+        """So many states with their answers, each as likely as any other, with repetitions."""
         rows = torch.randint(len(self), (number,), generator=generator)
-        return self._states[rows], self._answers[rows]
+        return self.states[rows], self.answers[rows]

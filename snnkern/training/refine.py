@@ -8,29 +8,36 @@ IEEE Signal Processing Magazine 2019.
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from snnkern.errors import InputError, check_number, check_whole
 from snnkern.limits import check_seed
+from snnkern.policies.actor import Policy, update_with_tensors
 from snnkern.policies.spiking import SpikingActor, dense_actor
+from snnkern.policies.training import TrainableActor
+from snnkern.training import checkpoint
+from snnkern.training.checkpoint import Checkpoint
 from snnkern.training.memory import Memory
 from snnkern.training.recipe import Recipe
-from snnkern.training.student import Student
 from snnkern.training.visits import Environment, Visitor
 
 _AT_ONCE = 4_096  # observations that an actor answers for
 _HELD_BACK = 10  # without an environment, one of so many observations measures
 _FIRST = 20  # updates after which the time of the others is known
 _FEWEST = 50  # updates of a last round, below which it is not worth the time
+_BETAS = (0.9, 0.99)  # of Adam
+_LOWEST = 0.05  # of the learning rate, where a round ends
 
 
 class Progress(NamedTuple):
@@ -59,6 +66,7 @@ def refine(
     rounds: int | None = None,
     recipe: Recipe | None = None,
     seed: int = 0,
+    store: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> SpikingActor:
     """Refines a converted actor: weights, biases and thresholds learn to act as the dense actor does.
@@ -79,20 +87,22 @@ def refine(
             the same machine.
         recipe: learning rates and the like; the default is the same for all actors.
         seed: of the episodes and of what is drawn.
+        store: folder for what is finished, made if it is missing: after an interruption the same call goes on after the
+            last finished round. None keeps nothing.
         progress: called after every few updates and decisions.
 
     Returns:
         a new spiking actor with the same dynamics. Its metadata say how it was refined ("refined").
 
     Raises:
-        InputError: an argument does not fit.
+        InputError: an argument does not fit, or the store holds another refinement.
     """
     if not isinstance(snn, SpikingActor):
         raise InputError(f"refine takes a SpikingActor that convert has made, got {type(snn).__name__}")
     limit = 60 * check_number("minutes", minutes, 0.01, 1e5)
     if rounds is not None:
         check_whole("rounds", rounds, least=1)
-    run = _Run(snn, observations, env, limit, recipe or Recipe(), check_seed(seed), progress)
+    run = _Run(snn, _checked(observations, snn), env, limit, recipe or Recipe(), check_seed(seed), store, progress)
     with closing(run.visitor) if run.visitor else nullcontext():
         while run.measure() and (rounds is None or run.rounds < rounds) and run.learn():
             pass
@@ -100,69 +110,71 @@ def refine(
 
 
 class _Run:
-    """A refinement under way: `measure` and `learn` in turn, measuring last."""
+    """A refinement under way: `measure` and `learn` in turn, measuring first and last."""
 
     def __init__(
         self,
         snn: SpikingActor,
-        observations: NDArray[Any],
+        observations: Tensor,
         env: Environment | None,
         limit: float,
         recipe: Recipe,
         seed: int,
+        store: Path | None,
         progress: Callable[[Progress], None] | None,
     ) -> None:
         self._began = time.monotonic()
-        self._limit, self._recipe, self._seed, self._report = limit, recipe, seed, progress
-        self._given = snn
+        self._limit, self._recipe, self._seed = limit, recipe, seed
+        self._store, self._report = store, progress
+        self._key = "" if store is None else _key(snn, observations, env, recipe, seed)
+        if store is not None:
+            checkpoint.prepare(store)
         self._teacher = dense_actor(snn)
-        self._student = Student(snn, recipe.surrogate)
-        self._acting = self._student.actor()
-        self.visitor = None if env is None else Visitor(env, self._acting, recipe.rows, seed)
-        states = _checked(observations, snn)
-        held = np.arange(len(states)) % _HELD_BACK == 0
-        self._held = states[held]
-        if env is None and len(states) > 1:
-            states = states[~held]
-        self._recorded = Memory(states, self._answers(states))
-        self._visited: Memory | None = None
-        self._draw = torch.Generator().manual_seed(seed)
-        self._numbers = list(self._student.parameters())
-        self._average = [number.detach().clone() for number in self._numbers]
+        self._student = TrainableActor(snn, recipe.surrogate)
+        self._average = copy.deepcopy(self._student).requires_grad_(False)
+        self._best = copy.deepcopy(self._average)
+        thresholds = [layer.log_threshold for layer in self._student.hidden]
+        others = [number for number in self._student.parameters() if all(number is not one for one in thresholds)]
         self._optimizer = torch.optim.Adam(
             [
-                {"params": self._student.weights(), "rate": recipe.learning_rate},
-                {"params": self._student.thresholds(), "rate": recipe.threshold_rate},
+                {"params": others, "lr": recipe.learning_rate, "highest": recipe.learning_rate},
+                {"params": thresholds, "lr": recipe.threshold_rate, "highest": recipe.threshold_rate},
             ],
-            betas=(0.9, 0.99),
+            betas=_BETAS,
+            fused=True,
         )
-        self._updates = 0
-        self.rounds = 0
+        self._draw = torch.Generator().manual_seed(seed)
+        held = torch.arange(len(observations)) % _HELD_BACK == 0
+        self._held = observations[held]
+        alone = env is None and len(observations) > 1
+        recorded = observations[~held] if alone else observations
+        self._recorded = Memory(recorded, _answers(self._teacher, recorded))
+        self._visited = Memory(recorded[:0], self._recorded.answers[:0])
+        self.visitor = None if env is None else Visitor(env, snn, recipe.rows, seed)
+        self.rounds = self._updates = 0
         self._measuring = 0.0  # seconds that the last measurement took
         self._given_error = self._best_error = math.nan
-        self._best = [number.clone() for number in self._average]
+        if store is not None and (kept := checkpoint.read(store, self._key)):
+            self._take_up(*kept)
 
     def measure(self) -> bool:
         """Sees how the average acts, and keeps it if it is the best so far. Whether time is left."""
         began = self._spent()
-        self._student.write(self._acting, self._average)
+        acting = self._average.spiking()
         if self.visitor is None:
-            states, actions = self._held, _in_parts(self._act, self._held)
+            states, actions = self._held, _answers(acting, self._held)
         else:
-            seen, actions = self.visitor.visit(self._acting, self.rounds, self._recipe.states, self._tell)
-            states = _checked(seen, self._given)
-        answers = self._answers(states)
-        error = float(self._distance(torch.from_numpy(actions).to(answers), answers).square().mean().sqrt())
+            visits = self.visitor.visit(acting, self.rounds, self._recipe.states, self._tell)
+            states, actions = _checked(visits.observations, acting), torch.from_numpy(visits.actions)
+        answers = _answers(self._teacher, states)
+        error = float(self._distance(actions.to(answers), answers).square().mean().sqrt())
         if self.rounds == 0:
             self._given_error = self._best_error = error
         elif error < self._best_error:
             self._best_error = error
-            self._best = [number.clone() for number in self._average]
+            self._best.load_state_dict(self._average.state_dict())
         if self.visitor is not None:
-            if self._visited is None:
-                self._visited = Memory(states, answers)
-            else:
-                self._visited.add(states, answers)
+            self._visited.add(states, answers)
         self._measuring = self._spent() - began
         self._tell()
         return self._spent() < self._limit
@@ -170,10 +182,10 @@ class _Run:
     def learn(self) -> bool:
         """A round of updates, or as many as there is time for. Whether there was any."""
         began, planned, done = self._spent(), self._recipe.updates, 0
-        end = self._limit - self._measuring
         while done < planned:
             if done == min(_FIRST, planned - 1):
-                fit = int(_FIRST * (end - began) / max(self._spent() - began, 1e-9))
+                pace = max(self._spent() - began, 1e-9) / max(done, 1)
+                fit = int((self._limit - self._measuring - began) / pace)
                 if fit < min(_FEWEST, planned):
                     return False
                 planned = min(planned, fit)
@@ -182,48 +194,43 @@ class _Run:
             if done % _FIRST == 0:
                 self._tell()
         self.rounds += 1
+        self._keep()
         return True
+
+    def result(self) -> SpikingActor:
+        """The best actor so far."""
+        refined = self._best.spiking()
+        refined.metadata["refined"] = (
+            f"{self.rounds} rounds, {self._updates} updates, seed {self._seed}: "
+            f"action error {self._given_error:.4f} -> {self._best_error:.4f}"
+        )
+        return refined
 
     def _update(self, part: float) -> None:
         """One step of Adam, after this part of a round."""
         recipe = self._recipe
-        fall = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * part))
         for group in self._optimizer.param_groups:
-            group["lr"] = group["rate"] * fall
-        recorded = recipe.batch if self._visited is None else round(recipe.batch * recipe.recorded)
-        parts = [self._recorded.draw(recorded, self._draw)] if recorded else []
-        if self._visited is not None and recorded < recipe.batch:
-            parts.append(self._visited.draw(recipe.batch - recorded, self._draw))
+            group["lr"] = group["highest"] * (_LOWEST + (1 - _LOWEST) * 0.5 * (1 + math.cos(math.pi * part)))
+        recorded = round(recipe.batch * recipe.recorded) if len(self._visited) else recipe.batch
+        parts = [
+            memory.draw(number, self._draw)
+            for memory, number in ((self._recorded, recorded), (self._visited, recipe.batch - recorded))
+            if number
+        ]
         states, answers = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        carries = self._student.draw_carries(len(states), recipe.jitter, self._draw)
+        distance = self._distance(self._student(states, carries), answers)
+        loss = nn.functional.huber_loss(distance, torch.zeros_like(distance), delta=recipe.smoothness)
         self._optimizer.zero_grad(set_to_none=True)
-        action = self._student(states, self._student.carries(len(states), recipe.jitter, self._draw))
-        distance = self._distance(action, answers)
-        loss = torch.nn.functional.huber_loss(distance, torch.zeros_like(distance), delta=recipe.smoothness)
         loss.backward()
         self._optimizer.step()
         self._updates += 1
-        kept = min(recipe.average, (1 + self._updates) / (10 + self._updates))
+        stays = min(recipe.average, (1 + self._updates) / (10 + self._updates))  # early on, the first numbers do not
         with torch.no_grad():
-            torch._foreach_lerp_(self._average, self._numbers, 1 - kept)
+            torch._foreach_lerp_(list(self._average.parameters()), list(self._student.parameters()), 1 - stays)
 
-    def result(self) -> SpikingActor:
-        refined = self._student.actor()
-        self._student.write(refined, self._best)
-        refined.metadata["refined"] = (
-            f"{self.rounds} rounds, {self._updates:,} updates, seed {self._seed}: action error "
-            f"{self._given_error:.4f} -> {self._best_error:.4f}"
-        )
-        return refined
-
-    def _distance(self, action: Tensor, answer: Tensor) -> Tensor:
-        return (action - answer) / self._teacher.interface.action_scale
-
-    def _answers(self, states: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(_in_parts(self._teacher.act, states))
-
-    def _act(self, states: NDArray[Any]) -> NDArray[Any]:
-        self._acting.reset()
-        return self._acting.act(states)
+    def _distance(self, actions: Tensor, answers: Tensor) -> Tensor:
+        return (actions - answers) / self._student.interface.action_scale
 
     def _spent(self) -> float:
         return time.monotonic() - self._began
@@ -232,23 +239,72 @@ class _Run:
         if self._report:
             self._report(Progress(self._spent(), self.rounds, self._best_error, self._given_error))
 
+    def _keep(self) -> None:
+        """Keeps all that the next round depends on."""
+        if self._store is None:
+            return
+        modules = {"student": self._student, "average": self._average, "best": self._best}
+        tensors = {
+            f"{name}.{key}": tensor for name, module in modules.items() for key, tensor in module.state_dict().items()
+        }
+        for index, state in self._optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{index}.{key}": tensor for key, tensor in state.items()}
+        tensors |= {"states": self._visited.states, "answers": self._visited.answers, "draw": self._draw.get_state()}
+        errors = self._given_error, self._best_error
+        checkpoint.write(
+            self._store, Checkpoint(self._key, self.rounds, self._updates, self._spent(), *errors), tensors
+        )
 
-def _in_parts(act: Callable[[NDArray[Any]], NDArray[Any]], states: NDArray[Any]) -> NDArray[Any]:
-    return np.concatenate([act(states[at : at + _AT_ONCE]) for at in range(0, len(states), _AT_ONCE)])
+    def _take_up(self, kept: Checkpoint, tensors: dict[str, Tensor]) -> None:
+        """Goes on where `_keep` was last called.
+
+        Raises:
+            InputError: the tensors are not those of this refinement.
+        """
+        try:
+            for name, module in (("student", self._student), ("average", self._average), ("best", self._best)):
+                module.load_state_dict(checkpoint.part(tensors, name))
+            groups = self._optimizer.state_dict()["param_groups"]
+            numbers = [index for group in groups for index in group["params"]]
+            state = {index: checkpoint.part(tensors, f"adam.{index}") for index in numbers}
+            self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+            self._visited.add(tensors["states"], tensors["answers"])
+            self._draw.set_state(tensors["draw"])
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise InputError(f"{self._store} holds a damaged refinement: {error}") from error
+        self.rounds, self._updates = kept.rounds, kept.updates
+        self._given_error, self._best_error = kept.given_error, kept.best_error
+        self._began -= kept.seconds
 
 
-def _checked(observations: NDArray[Any], snn: SpikingActor) -> NDArray[Any]:
-    """Observations as the actor takes them, in memory of their own kind.
+def _answers(policy: Policy, states: Tensor) -> Tensor:
+    """A policy's actions `[N, action_dim]`; a spiking one's from the start of an episode."""
+    actions = []
+    for rows in states.split(_AT_ONCE):
+        if isinstance(policy, SpikingActor):
+            policy.reset()
+        actions.append(torch.from_numpy(policy.act(rows.numpy())))
+    return torch.cat(actions)
+
+
+def _checked(observations: NDArray[Any], snn: SpikingActor) -> Tensor:
+    """Observations in memory of their own, as the actor takes them.
 
     Raises:
-        InputError: they are none, or hold a NaN or an infinity.
+        InputError: they do not fit the actor, are none, or hold a NaN or an infinity.
     """
     array = np.asarray(observations)
     snn.interface.check_array(array)
     if array.ndim == len(snn.interface.observation_shape) or not len(array):
         raise InputError(f"observations must be rows [N, ...], at least one, got shape {list(array.shape)}")
-    if array.dtype.kind == "f":
-        array = array.astype(np.float64 if snn.interface.action_scale.dtype == torch.float64 else np.float32)
-        if not np.isfinite(array).all():
-            raise InputError("observations hold NaN or infinity")
-    return np.ascontiguousarray(array)
+    tensor = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="))).to(snn.interface.observation_dtype)
+    return snn.interface.check(tensor, check_finite=True)
+
+
+def _key(snn: SpikingActor, observations: Tensor, env: Environment | None, recipe: Recipe, seed: int) -> str:
+    """A hash of all that a refinement depends on; of an environment that a function makes, nothing is known."""
+    name = env if isinstance(env, str) else ""
+    digest = hashlib.sha256(repr((snn.dynamics, snn.alpha, name, env is None, recipe, seed)).encode())
+    update_with_tensors(digest, snn)
+    digest.update(observations.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

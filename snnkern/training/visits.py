@@ -73,7 +73,8 @@ class Visitor:
         """
         snn.reset()
         seeds = np.random.SeedSequence([self._seed, number]).generate_state(self._rows)
-        observation, _ = self._envs.reset(seed=[int(seed) for seed in seeds])
+        first: Any = [int(seed) for seed in seeds]  # one for each row, which Gymnasium's type forgets
+        observation, _ = self._envs.reset(seed=first)
         seen, done = [], []
         for step in range(-(-steps // self._rows)):
             action = snn.act(observation)
