@@ -34,7 +34,7 @@ from snnkern.training.visits import Environment, Visitor
 
 _AT_ONCE = 4_096  # observations that an actor answers for
 _HELD_BACK = 10  # without an environment, one of so many observations measures
-_FIRST = 20  # updates after which the time of the others is known
+_FIRST = 20  # updates after which the time of the others is known, again and again
 _FEWEST = 50  # updates of a last round, below which it is not worth the time
 _BETAS = (0.9, 0.99)  # of Adam
 _LOWEST = 0.05  # of the learning rate, where a round ends
@@ -183,16 +183,14 @@ class _Run:
         """A round of updates, or as many as there is time for. Whether there was any."""
         began, planned, done = self._spent(), self._recipe.updates, 0
         while done < planned:
-            if done == min(_FIRST, planned - 1):
-                pace = max(self._spent() - began, 1e-9) / max(done, 1)
-                fit = int((self._limit - self._measuring - began) / pace)
-                if fit < min(_FEWEST, planned):
+            if done and done % _FIRST == 0:
+                left, pace = self._limit - self._measuring - self._spent(), (self._spent() - began) / done
+                planned = min(self._recipe.updates, done + max(int(left / max(pace, 1e-9)), 0))
+                if done == _FIRST and planned < min(_FEWEST, self._recipe.updates):
                     return False
-                planned = min(planned, fit)
+                self._tell()
             self._update(done / planned)
             done += 1
-            if done % _FIRST == 0:
-                self._tell()
         self.rounds += 1
         self._keep()
         return True
@@ -264,17 +262,28 @@ class _Run:
         try:
             for name, module in (("student", self._student), ("average", self._average), ("best", self._best)):
                 module.load_state_dict(checkpoint.part(tensors, name))
-            groups = self._optimizer.state_dict()["param_groups"]
-            numbers = [index for group in groups for index in group["params"]]
-            state = {index: checkpoint.part(tensors, f"adam.{index}") for index in numbers}
-            self._optimizer.load_state_dict({"state": state, "param_groups": groups})
-            self._visited.add(tensors["states"], tensors["answers"])
+            self._load_moments(tensors)
+            states, answers = tensors["states"], tensors["answers"]
+            if len(states) != len(answers):
+                raise ValueError(f"{len(states)} states have {len(answers)} answers")
+            self._visited.add(states, answers)
             self._draw.set_state(tensors["draw"])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise InputError(f"{self._store} holds a damaged refinement: {error}") from error
         self.rounds, self._updates = kept.rounds, kept.updates
         self._given_error, self._best_error = kept.given_error, kept.best_error
         self._began -= kept.seconds
+
+    def _load_moments(self, tensors: dict[str, Tensor]) -> None:
+        """Adam's moments; torch would take any."""
+        groups, state = self._optimizer.state_dict()["param_groups"], {}
+        learnt = [number for group in self._optimizer.param_groups for number in group["params"]]
+        for index, number in enumerate(learnt):
+            one = checkpoint.part(tensors, f"adam.{index}")
+            state[index] = {key: one[key] for key in ("step", "exp_avg", "exp_avg_sq")}
+            if {tensor.shape for key, tensor in one.items() if key != "step"} != {number.shape}:
+                raise ValueError(f"Adam's moments of parameter {index} have another shape")
+        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _answers(policy: Policy, states: Tensor) -> Tensor:
