@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-gymnasium = pytest.importorskip("gymnasium", reason="Gymnasium is not installed")
+pytest.importorskip("gymnasium", reason="Gymnasium is not installed")
 
+import gymnasium
 import torch
 from support.builders import assert_same_tensors, make_actor, make_observations
 
