@@ -75,7 +75,9 @@ GradientProblem<Real> gradient_problem(const Dynamics& dynamics, const LayerArgu
             pointer<Real>(threshold),
             pointer<Real>(carry),
             pointer<Real>(bias),
-            pointer<Real>(scratch)};
+            pointer<Real>(scratch),
+            0,
+            std::get<1>(layer)};
 }
 
 // `InterfaceArguments`: the members of `ActorInterface`, addresses as numbers.

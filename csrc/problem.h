@@ -40,6 +40,7 @@ struct GradientProblem : NeuronProblem<Real> {
     Real* carry_gradient;      // [B, N]
     Real* bias_gradient;       // [N], of zeros at first; of DC alone
     Real* scratch;             // T times what a step takes
+    int64_t begin, end;        // the neurons that are wanted
 };
 
 // What lies between an actor and its environment; `Interface` in snnkern/policies/actor.py.

@@ -88,12 +88,12 @@ void run_rows(const GradientProblem<Real>& problem) {
     using V = typename VectorOf<Real>::Type;
     constexpr int kVectors = kVectorsOf<kind>;
     for (int64_t b = 0; b < p.batch; ++b) {  // in this order: sums over the batch are one number
-        int64_t n = 0;
-        for (; n + kVectors * kLanes<V> <= p.neurons; n += kVectors * kLanes<V>)
+        int64_t n = p.begin;
+        for (; n + kVectors * kLanes<V> <= p.end; n += kVectors * kLanes<V>)
             run_lanes<kind, kTiny, surrogate, V, kVectors>(p, b, n);
-        for (; n + kLanes<V> <= p.neurons; n += kLanes<V>)
+        for (; n + kLanes<V> <= p.end; n += kLanes<V>)
             run_lanes<kind, kTiny, surrogate, V, 1>(p, b, n);
-        for (; n < p.neurons; ++n) run_lanes<kind, kTiny, surrogate, Real, 1>(p, b, n);
+        for (; n < p.end; ++n) run_lanes<kind, kTiny, surrogate, Real, 1>(p, b, n);
     }
 }
 

@@ -4,21 +4,25 @@
 
 namespace snnkern {
 
-#define SNNKERN_DECLARE(arch)                                \
-    namespace arch {                                         \
-    int64_t engine_block();                                  \
-    void run_engine(const EngineModel&, const EngineRows&);  \
-    int64_t dense_block();                                   \
-    int64_t patch_block(int64_t);                            \
-    int64_t run_convolution(const ConvolutionTask&);         \
-    void run_gather(const GatherTask&);                      \
-    template <class Real>                                    \
-    void run_neuron(const NeuronProblem<Real>&);             \
-    template <class Real>                                    \
-    void run_neuron_gradients(const GradientProblem<Real>&); \
-    int64_t gradient_scratch();                              \
-    template <class Real>                                    \
-    void run_linear(const LinearProblem<Real>&);             \
+#define SNNKERN_DECLARE(arch)                                     \
+    namespace arch {                                              \
+    int64_t engine_block();                                       \
+    void run_engine(const EngineModel&, const EngineRows&);       \
+    int64_t dense_block();                                        \
+    int64_t patch_block(int64_t);                                 \
+    int64_t run_convolution(const ConvolutionTask&);              \
+    void run_gather(const GatherTask&);                           \
+    template <class Real>                                         \
+    void run_neuron(const NeuronProblem<Real>&);                  \
+    template <class Real>                                         \
+    void run_neuron_gradients(const GradientProblem<Real>&);      \
+    int64_t gradient_scratch();                                   \
+    template <class Real>                                         \
+    void run_linear(const LinearProblem<Real>&);                  \
+    template <class Real>                                         \
+    void run_weight_gradient(const WeightGradientProblem<Real>&); \
+    template <class Real>                                         \
+    int64_t count_nonzero(const Real*, int64_t);                  \
     }
 
 #define SNNKERN_KERNELS(arch)             \
@@ -35,7 +39,11 @@ namespace snnkern {
      &arch::run_neuron_gradients<double>, \
      &arch::gradient_scratch,             \
      &arch::run_linear<float>,            \
-     &arch::run_linear<double>}
+     &arch::run_linear<double>,           \
+     &arch::run_weight_gradient<float>,   \
+     &arch::run_weight_gradient<double>,  \
+     &arch::count_nonzero<float>,         \
+     &arch::count_nonzero<double>}
 
 #if defined(SNNKERN_X86)
 SNNKERN_DECLARE(avx2)

@@ -26,6 +26,10 @@ struct Kernels {
     int64_t (*gradient_scratch)();
     void (*run_linear_float)(const LinearProblem<float>&);
     void (*run_linear_double)(const LinearProblem<double>&);
+    void (*run_weight_gradient_float)(const WeightGradientProblem<float>&);
+    void (*run_weight_gradient_double)(const WeightGradientProblem<double>&);
+    int64_t (*count_nonzero_float)(const float*, int64_t);
+    int64_t (*count_nonzero_double)(const double*, int64_t);
 };
 
 // The builds that this machine can run, the best first.

@@ -26,9 +26,25 @@ struct LinearProblem {
     Real* output;        // [rows, outputs]
 };
 
+// The gradient of such a weight: for every number of the input that is not 0, a row of the output's
+// gradient is added to a row of the weight's. The sum over rows runs in their order.
+template <class Real>
+struct WeightGradientProblem {
+    int64_t rows, inputs, outputs;
+    int64_t begin, end;    // the inputs that are wanted
+    const Real* input;     // [rows, inputs]
+    const Real* gradient;  // [rows, outputs]
+    Real* output;          // [inputs, outputs]
+};
+
 inline namespace SNNKERN_ARCH {
 template <class Real>
 void run_linear(const LinearProblem<Real>& problem);
-}
+template <class Real>
+void run_weight_gradient(const WeightGradientProblem<Real>& problem);
+// Numbers other than 0.
+template <class Real>
+int64_t count_nonzero(const Real* from, int64_t length);
+}  // namespace SNNKERN_ARCH
 
 }  // namespace snnkern

@@ -1,4 +1,4 @@
-// Batch-invariant product of rows of spikes with a weight matrix.
+// Products with rows of spikes: only numbers other than 0 cost something.
 
 #include "kernels.h"
 #include "lanes.h"
@@ -7,40 +7,175 @@ namespace snnkern {
 inline namespace SNNKERN_ARCH {
 namespace {
 
-// Outputs [n, n + kBlock·lanes) of one row; the accumulators stay in registers over all inputs.
-template <class V, int kBlock>
-SNNKERN_INLINE void run_outputs(const LinearProblem<typename Lanes<V>::Real>& p, int64_t row,
-                                int64_t n) {
-    using Real = typename Lanes<V>::Real;
-    V sum[kBlock];
-    for (int i = 0; i < kBlock; ++i) sum[i] = p.bias ? load<V>(p.bias + n + i * kLanes<V>) : V{};
-    const Real* input = p.input + row * p.inputs;
-    const Real* weight = p.weight + n;
-    for (int64_t k = 0; k < p.inputs; ++k, weight += p.outputs) {
-        if (input[k] == 0) continue;
-        for (int i = 0; i < kBlock; ++i)
-            sum[i] = sum[i] + load<V>(weight + i * kLanes<V>) * input[k];
+// Vectors whose sums stay in registers at once.
+constexpr int kWide = kVectorBytes == 64 ? 16 : 8;
+
+// What is left of a row in narrower lanes: four numbers, where a vector has more.
+template <class Real>
+struct Narrow;
+template <>
+struct Narrow<float> {
+    using Type = float __attribute__((vector_size(16)));
+};
+template <>
+struct Narrow<double> {
+    using Type = double __attribute__((vector_size(32)));
+};
+
+// Numbers of a row other than 0, in order: at most `kChunk` at a time. A NaN is one.
+constexpr int64_t kChunk = 1024;
+template <class Real>
+struct Nonzeros {
+    int32_t count;
+    uint16_t number[kChunk + kLanes<FloatLanes>];
+    Real value[kChunk + kLanes<FloatLanes>];
+
+    SNNKERN_INLINE void find(const Real* from, int64_t length) {
+        count = 0;
+        int64_t k = 0;
+        if constexpr (sizeof(Real) == sizeof(float)) {
+            using X = Lanes<FloatLanes>;
+            for (; k + kLanes<FloatLanes> <= length; k += kLanes<FloatLanes>) {
+                const FloatLanes x = load<FloatLanes>(from + k);
+                const auto magnitude = X::bits(x) & ~(X::Int{} + Bits<float>::kSign);
+                count += compress<true>(X::at_least(magnitude, X::Int{} + 1), x,
+                                        static_cast<int32_t>(k), number + count, value + count);
+            }
+        }
+        for (; k < length; ++k) {
+            number[count] = static_cast<uint16_t>(k);
+            value[count] = from[k];
+            count += !(from[k] == 0);
+        }
     }
-    for (int i = 0; i < kBlock; ++i)
-        store<V>(p.output + row * p.outputs + n + i * kLanes<V>, sum[i]);
+};
+
+// Adds rows of a matrix [, width] to `count` vectors of sums: those that are listed, times a value.
+template <class V, int count, class Real>
+SNNKERN_INLINE void add_rows(V (&sum)[count], const Real* rows, int64_t width,
+                             const uint16_t* number, const Real* value, int32_t listed) {
+    constexpr int64_t L = sizeof(V) / sizeof(Real);
+    for (int32_t e = 0; e < listed; ++e) {
+        const Real* row = rows + number[e] * width;
+#pragma GCC unroll 16
+        for (int i = 0; i < count; ++i) sum[i] = sum[i] + load<V>(row + i * L) * value[e];
+    }
 }
+
+// Calls f.run<V, count>(n) for the columns [n, n + count · lanes), until all of them are served.
+template <class Real, class Function>
+SNNKERN_INLINE void for_columns(int64_t columns, const Function& f) {
+    using V = typename VectorOf<Real>::Type;
+    constexpr int64_t L = kLanes<V>;
+    int64_t n = 0;
+    for (; n + kWide * L <= columns; n += kWide * L) f.template run<V, kWide>(n);
+    for (; n + 4 * L <= columns; n += 4 * L) f.template run<V, 4>(n);
+    for (; n + L <= columns; n += L) f.template run<V, 1>(n);
+    if constexpr (L > 4)
+        for (; n + 4 <= columns; n += 4) f.template run<typename Narrow<Real>::Type, 1>(n);
+    for (; n + 2 <= columns; n += 2) f.template run<Real, 2>(n);
+    for (; n < columns; ++n) f.template run<Real, 1>(n);
+}
+
+// A row's outputs, after the inputs [first, first + length) where those before have been added.
+template <class Real>
+struct RowOfOutputs {
+    const LinearProblem<Real>& p;
+    const Nonzeros<Real>& found;
+    int64_t row, first;
+    const Real* before;  // what the sums start with
+
+    template <class V, int count>
+    SNNKERN_INLINE void run(int64_t n) const {
+        constexpr int64_t L = sizeof(V) / sizeof(Real);
+        Real* output = p.output + row * p.outputs + n;
+        V sum[count];
+        for (int i = 0; i < count; ++i) sum[i] = before ? load<V>(before + n + i * L) : V{};
+        add_rows(sum, p.weight + first * p.outputs + n, p.outputs, found.number, found.value,
+                 found.count);
+        for (int i = 0; i < count; ++i) store<V>(output + i * L, sum[i]);
+    }
+};
+
+// Rows of the gradient that are added to a row of the weight's.
+constexpr int64_t kRows = 256, kInputs = 32;
+template <class Real>
+struct RowOfWeights {
+    const WeightGradientProblem<Real>& p;
+    int64_t input, first;
+    const uint16_t* number;
+    const Real* value;
+    int32_t listed;
+
+    template <class V, int count>
+    SNNKERN_INLINE void run(int64_t n) const {
+        constexpr int64_t L = sizeof(V) / sizeof(Real);
+        Real* output = p.output + input * p.outputs + n;
+        V sum[count];
+        for (int i = 0; i < count; ++i) sum[i] = first ? load<V>(output + i * L) : V{};
+        add_rows(sum, p.gradient + first * p.outputs + n, p.outputs, number, value, listed);
+        for (int i = 0; i < count; ++i) store<V>(output + i * L, sum[i]);
+    }
+};
 
 }  // namespace
 
 template <class Real>
 void run_linear(const LinearProblem<Real>& p) {
-    using V = typename VectorOf<Real>::Type;
-    constexpr int kBlock = 2;
+    Nonzeros<Real> found;
     for (int64_t row = 0; row < p.rows; ++row) {
-        int64_t n = 0;
-        for (; n + kBlock * kLanes<V> <= p.outputs; n += kBlock * kLanes<V>)
-            run_outputs<V, kBlock>(p, row, n);
-        for (; n < p.outputs; ++n) run_outputs<Real, 1>(p, row, n);
+        const Real* before = p.bias;
+        int64_t first = 0;
+        do {
+            const int64_t length = p.inputs - first < kChunk ? p.inputs - first : kChunk;
+            found.find(p.input + row * p.inputs + first, length);
+            for_columns<Real>(p.outputs, RowOfOutputs<Real>{p, found, row, first, before});
+            before = p.output + row * p.outputs;
+            first += kChunk;
+        } while (first < p.inputs);
     }
+}
+
+template <class Real>
+void run_weight_gradient(const WeightGradientProblem<Real>& p) {
+    uint16_t number[kInputs][kRows];
+    Real value[kInputs][kRows];
+    for (int64_t k = p.begin; k < p.end; k += kInputs) {
+        const int64_t inputs = p.end - k < kInputs ? p.end - k : kInputs;
+        int64_t first = 0;
+        do {  // so many rows of the gradient stay in the second-level cache
+            const int64_t rows = p.rows - first < kRows ? p.rows - first : kRows;
+            int32_t listed[kInputs] = {};
+            Nonzeros<Real> found;
+            for (int64_t r = 0; r < rows; ++r) {
+                found.find(p.input + (first + r) * p.inputs + k, inputs);
+                for (int32_t e = 0; e < found.count; ++e) {
+                    const uint16_t i = found.number[e];
+                    number[i][listed[i]] = static_cast<uint16_t>(r);
+                    value[i][listed[i]++] = found.value[e];
+                }
+            }
+            for (int64_t i = 0; i < inputs; ++i)
+                for_columns<Real>(
+                    p.outputs, RowOfWeights<Real>{p, k + i, first, number[i], value[i], listed[i]});
+            first += kRows;
+        } while (first < p.rows);
+    }
+}
+
+template <class Real>
+int64_t count_nonzero(const Real* from, int64_t length) {
+    int64_t count = 0;
+    for (int64_t i = 0; i < length; ++i) count += !(from[i] == 0);
+    return count;
 }
 
 template void run_linear(const LinearProblem<float>&);
 template void run_linear(const LinearProblem<double>&);
+template void run_weight_gradient(const WeightGradientProblem<float>&);
+template void run_weight_gradient(const WeightGradientProblem<double>&);
+template int64_t count_nonzero(const float*, int64_t);
+template int64_t count_nonzero(const double*, int64_t);
 
 }  // namespace SNNKERN_ARCH
 }  // namespace snnkern

@@ -261,7 +261,7 @@ def test_gradients_are_the_same_for_any_strides(neuron, layout, backend):
     viewed = replace(layer, current=layout(layer.current))
     packed = replace(layer, current=viewed.current.clone(memory_format=torch.contiguous_format))
     gradient = random_gradient(layer, False)
-    arguments = (viewed.threshold, viewed.carry, viewed.bias, *viewed.dynamics.numbers, 0, backend)
+    arguments = (viewed.threshold, viewed.carry, viewed.bias, viewed.dynamics.numbers, 0, backend)
     run = torch.ops.snnkern.neuron_gradients
     wanted = run(gradient, packed.current, *arguments)
     for given in (gradient, strided(gradient, 2), transposed(gradient, 0, 1)):
@@ -344,11 +344,11 @@ def test_opcheck_of_the_operators_with_gradients(constant, neuron, backend):
     for wants_spikes in (True, False):
         torch.library.opcheck(
             torch.ops.snnkern.neuron_for_training.default,
-            (tracked.current, tracked.threshold, tracked.carry, tracked.bias, None, *numbers, 0, wants_spikes, backend),
+            (tracked.current, tracked.threshold, tracked.carry, tracked.bias, None, numbers, 0, wants_spikes, backend),
         )
     plain = layer.map(torch.Tensor.detach)
     for of_mean in (True, False):
-        arguments = (plain.current, plain.threshold, plain.carry, plain.bias, *numbers, 2, backend)
+        arguments = (plain.current, plain.threshold, plain.carry, plain.bias, numbers, 2, backend)
         torch.library.opcheck(torch.ops.snnkern.neuron_gradients.default, (random_gradient(plain, of_mean), *arguments))
 
 
@@ -378,15 +378,103 @@ def test_a_products_gradients_are_those_of_torch(shape, backend):
             assert_close(one, other, name)
 
 
+# Rows, inputs, outputs, the part of the input that is not 0, and of the gradient: what is added row by row, and dense.
+PRODUCTS = {
+    "sparse": (300, 70, 65, 0.2, 0.3),
+    "sparse-input": (65, 33, 47, 0.2, 1.0),
+    "sparse-gradient": (65, 47, 33, 1.0, 0.2),
+    "dense": (9, 40, 40, 1.0, 1.0),
+    "silent": (20, 40, 40, 0.0, 0.0),
+    "long-rows": (3, 2100, 40, 0.2, 0.2),
+    "long-columns": (1100, 40, 300, 0.1, 0.1),
+    "one-row": (1, 64, 64, 0.3, 0.3),
+    "no-rows": (0, 40, 40, 0.3, 0.3),
+}
+
+
+@needs_cpu
+@every_build
+@each("dtype", NATIVE_DTYPES)
+@each("case", PRODUCTS)
+def test_a_product_of_spikes_has_the_gradients_of_a_dense_one(case, dtype):
+    spikes, weight, gradient = _product(*case, dtype)
+    run = torch.ops.snnkern.linear_gradients
+    found = run(gradient, spikes, weight, True, True, "cpu")
+    exact = (gradient.double() @ weight.double().T, spikes.double().T @ gradient.double())
+    for one, wanted in zip(found, exact, strict=True):
+        assert one.shape == wanted.shape
+        if wanted.numel():
+            assert_close(one, wanted.to(dtype), "gradient")
+    of_input, nothing = run(gradient, spikes, weight, True, False, "cpu")
+    assert_same_bits(of_input, found[0])
+    assert not nothing.numel()
+    nothing, of_weight = run(gradient, spikes, weight, False, True, "cpu")
+    assert_same_bits(of_weight, found[1])
+    assert not nothing.numel()
+    product = ops.linear(spikes, weight, backend="cpu")
+    if product.numel():
+        assert_close(product, (spikes.double() @ weight.double()).to(dtype), "product")
+
+
+def _product(rows, inputs, outputs, of_spikes, of_gradient, dtype):
+    generator = torch.Generator().manual_seed(rows)
+
+    def sparse(part, *shape):
+        values = torch.randn(*shape, generator=generator, dtype=torch.float64)
+        return (values * (torch.rand(*shape, generator=generator) < part)).to(dtype)
+
+    return sparse(of_spikes, rows, inputs), sparse(1.0, inputs, outputs), sparse(of_gradient, rows, outputs)
+
+
+@needs_cpu
+@each("neuron", DEFAULT_NEURONS)
+def test_gradients_are_the_same_bits_whatever_the_number_of_threads(neuron):
+    layer = random_layer(Dynamics(neuron, 9), Size(70, 700))
+    gradient = random_gradient(layer, False)
+    spikes, weight, _ = _product(700, 130, 260, 0.2, 0.2, torch.float32)
+    of_product = torch.randn(700, 260, generator=torch.Generator().manual_seed(1)) * (ops.linear(spikes, weight) > 9)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3, 5):
+            torch.set_num_threads(threads)
+            found.append(
+                [
+                    *by_operator(layer, gradient, "triangle", "cpu").values(),
+                    ops.linear(spikes, weight, backend="cpu"),
+                    *torch.ops.snnkern.linear_gradients(of_product, spikes, weight, True, True, "cpu"),
+                ]
+            )
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        for one, wanted in zip(other, found[0], strict=True):
+            assert_same_bits(one, wanted)
+
+
+WRONG_PRODUCTS = {
+    "other-rows": (torch.zeros(3, 4), r"gradient must be \[…, out\] = \[2, 4\], got shape \[3, 4\]"),
+    "other-width": (torch.zeros(2, 5), r"gradient must be \[…, out\] = \[2, 4\], got shape \[2, 5\]"),
+    "float64": (torch.zeros(2, 4).double(), "gradient is torch.float64, but input is torch.float32"),
+}
+
+
+@backend
+@each("case", WRONG_PRODUCTS)
+def test_a_gradient_that_does_not_fit_its_product_is_refused(case, backend):
+    gradient, message = case
+    with pytest.raises(InputError, match=message):
+        torch.ops.snnkern.linear_gradients(gradient, torch.zeros(2, 5), torch.zeros(5, 4), True, True, backend)
+
+
 @backend
 def test_gradients_cannot_be_differentiated_again(backend):
     layer = random_layer(Dynamics(IF(), 3), Size(2, 5)).map(lambda tensor: tensor.requires_grad_())
     spikes, *_ = ops.neuron_spikes(
         layer.current, layer.threshold, layer.carry, layer.dynamics, surrogate="triangle", backend=backend
     )
-    (first,) = torch.autograd.grad(spikes.sum(), layer.current, create_graph=True)
     with pytest.raises(InputError, match="cannot be differentiated again"):
-        first.sum().backward()
+        torch.autograd.grad(spikes.sum(), layer.current, create_graph=True)
 
 
 @pytest.fixture
@@ -488,7 +576,7 @@ WRONG_GRADIENTS = {
 def test_a_gradient_that_does_not_fit_is_refused(case, backend):
     gradient, message = case
     layer = random_layer(Dynamics(IF(), 3), Size(2, 5))
-    arguments = (layer.current, layer.threshold, layer.carry, None, *layer.dynamics.numbers, 0, backend)
+    arguments = (layer.current, layer.threshold, layer.carry, None, layer.dynamics.numbers, 0, backend)
     with pytest.raises(InputError, match=message):
         torch.ops.snnkern.neuron_gradients(gradient, *arguments)
 

@@ -7,7 +7,7 @@ that requires grad is refused unless grad is off, or a gradient is asked for (`s
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, get_type_hints
 
 import torch
@@ -21,6 +21,7 @@ from snnkern.kernels.surrogates import Surrogate, parse_surrogate
 from snnkern.kernels.tensors import check_dtype
 
 # `Dynamics` crosses as its numbers, which have the types of operator schemas.
+_KINDS = tuple(get_type_hints(Numbers).values())
 _NUMBERS = ", ".join(f"{kind.__name__} {name}" for name, kind in get_type_hints(Numbers).items())
 _SCHEMA = (
     "(Tensor current, Tensor threshold, Tensor carry, Tensor? bias, Tensor? row_alpha, "
@@ -67,7 +68,7 @@ def neuron_spikes(
         refuse_grad(row_alpha=row_alpha)
         options = (parse_surrogate(surrogate), True, backend)
         return torch.ops.snnkern.neuron_for_training(
-            current, threshold, carry, bias, row_alpha, *dynamics.numbers, *options
+            current, threshold, carry, bias, row_alpha, dynamics.numbers, *options
         )
     refuse_grad(current=current, threshold=threshold, carry=carry, bias=bias, row_alpha=row_alpha)
     return torch.ops.snnkern.neuron_spikes(current, threshold, carry, bias, row_alpha, *dynamics.numbers, backend)
@@ -93,7 +94,7 @@ def neuron_mean(
         refuse_grad(row_alpha=row_alpha)
         options = (parse_surrogate(surrogate), False, backend)
         return torch.ops.snnkern.neuron_for_training(
-            current, threshold, carry, bias, row_alpha, *dynamics.numbers, *options
+            current, threshold, carry, bias, row_alpha, dynamics.numbers, *options
         )
     refuse_grad(current=current, threshold=threshold, carry=carry, bias=bias, row_alpha=row_alpha)
     return torch.ops.snnkern.neuron_mean(current, threshold, carry, bias, row_alpha, *dynamics.numbers, backend)
@@ -161,27 +162,31 @@ def _neuron_fake(wants_spikes: bool, current, threshold, carry, bias, row_alpha,
     return carry.new_empty(shape), carry.new_empty(carry.shape), counts
 
 
-def _neuron_for_training(current, threshold, carry, bias, row_alpha, *rest) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
-    *numbers, _, wants_spikes, backend = rest
-    return _neuron(wants_spikes, current, threshold, carry, bias, row_alpha, *numbers, backend)
+def _neuron_for_training(current, threshold, carry, bias, row_alpha, numbers, _, *rest) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
+    wants_spikes, backend = rest
+    return _neuron(wants_spikes, current, threshold, carry, bias, row_alpha, *_typed(numbers), backend)
 
 
-def _neuron_for_training_fake(current, threshold, carry, bias, row_alpha, *rest) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
-    *numbers, _, wants_spikes, backend = rest
-    return _neuron_fake(wants_spikes, current, threshold, carry, bias, row_alpha, *numbers, backend)
+def _neuron_for_training_fake(current, threshold, carry, bias, row_alpha, numbers, _, *rest) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
+    wants_spikes, backend = rest
+    return _neuron_fake(wants_spikes, current, threshold, carry, bias, row_alpha, *_typed(numbers), backend)
 
 
-def _neuron_gradients(gradient, current, threshold, carry, bias, *rest) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
-    *numbers, surrogate, backend = rest
-    dynamics = _dynamics(*numbers)
+def _typed(numbers: Sequence[float]) -> Numbers:
+    """`Dynamics.numbers` from a list, which has floats alone: operators with few arguments are called in less time."""
+    return Numbers._make(kind(number) for kind, number in zip(_KINDS, numbers, strict=True))
+
+
+def _neuron_gradients(gradient, current, threshold, carry, bias, numbers, *rest) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
+    surrogate, backend = rest
+    dynamics = _dynamics(*_typed(numbers))
     _check_gradient(gradient, current, threshold, carry, bias, dynamics)
     problem = Problem(current, threshold, carry, dynamics, bias, None, wants_spikes=gradient.dim() == 3)
     return choose(backend, current.device, current.dtype).neuron_gradients(problem, gradient, Surrogate(surrogate))
 
 
-def _neuron_gradients_fake(gradient, current, threshold, carry, bias, *rest) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
-    *numbers, _, _ = rest
-    _check_gradient(gradient, current, threshold, carry, bias, _dynamics(*numbers))
+def _neuron_gradients_fake(gradient, current, threshold, carry, bias, numbers, *_) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
+    _check_gradient(gradient, current, threshold, carry, bias, _dynamics(*_typed(numbers)))
     return tuple(tensor.new_empty(tensor.shape) for tensor in (current, threshold, carry, threshold))
 
 
@@ -194,40 +199,88 @@ def _check_gradient(gradient, current, threshold, carry, bias, dynamics) -> None
     _check_alike(current=current, gradient=gradient)
 
 
-def _keep_for_gradients(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    current, threshold, carry, bias, _, *rest = inputs
-    *numbers, surrogate, _, backend = rest
-    ctx.save_for_backward(current, threshold, carry, bias)
-    ctx.settings = (*numbers, surrogate, backend)
-    ctx.mark_non_differentiable(*output[1:])
+class _Neurons(torch.autograd.Function):
+    """Below autograd, `neuron_for_training`; its way back is `neuron_gradients`."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        current, threshold, carry, bias, _, numbers, surrogate, _, backend = inputs
+        ctx.save_for_backward(current, threshold, carry, bias)
+        ctx.settings = numbers, surrogate, backend
+        with torch._C._AutoDispatchBelowAutograd():
+            output, *rest = torch.ops.snnkern.neuron_for_training(*inputs)
+        ctx.mark_non_differentiable(*rest)
+        ctx.set_materialize_grads(False)
+        return output, *rest
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        if gradients[0] is None:
+            return (None,) * 9
+        *found, of_bias = torch.ops.snnkern.neuron_gradients(gradients[0], *ctx.saved_tensors, *ctx.settings)
+        return *found, of_bias if ctx.needs_input_grad[3] else None, *[None] * 5
 
 
-def _back_through_neurons(ctx, gradient, *_) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
-    found = torch.ops.snnkern.neuron_gradients(gradient, *ctx.saved_tensors, *ctx.settings)
-    *found, of_bias = found
-    return *found, of_bias if ctx.needs_input_grad[3] else None, *[None] * (len(ctx.settings) + 2)
+class _Product(torch.autograd.Function):
+    """Below autograd, `linear_for_training`; its way back is `linear_gradients`."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Tensor:
+        ctx.save_for_backward(input, weight)
+        ctx.backend = backend
+        with torch._C._AutoDispatchBelowAutograd():
+            product: Tensor = torch.ops.snnkern.linear_for_training(input, weight, bias, backend)
+        return product
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (input, weight), (gradient,) = ctx.saved_tensors, gradients
+        of_input, of_weight, of_bias, _ = ctx.needs_input_grad
+        inputs, weights = torch.ops.snnkern.linear_gradients(gradient, input, weight, of_input, of_weight, ctx.backend)
+        return (
+            inputs.reshape(input.shape) if of_input else None,
+            weights if of_weight else None,
+            gradient.reshape(-1, gradient.shape[-1]).sum(dim=0) if of_bias else None,
+            None,
+        )
 
 
-def _keep_for_product(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    input, weight, bias, backend = inputs
-    ctx.save_for_backward(input, weight)
-    ctx.settings = (bias is not None, backend)
+def _once(operator: str) -> Callable[..., Any]:
+    """The way back as autograd sees it: refused where its own derivative would be wanted."""
+    run = getattr(torch.ops.snnkern, operator)
+
+    def run_below(*inputs: Any) -> Any:
+        if torch.is_grad_enabled() and any(isinstance(one, Tensor) and one.requires_grad for one in inputs):
+            raise InputError("the gradients of spikes cannot be differentiated again: a surrogate has no derivative")
+        with torch._C._AutoDispatchBelowAutograd():
+            return run(*inputs)
+
+    return run_below
 
 
-def _back_through_product(ctx, gradient) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
-    (input, weight), (has_bias, _) = ctx.saved_tensors, ctx.settings
-    of_input, of_weight, of_bias = ctx.needs_input_grad[:3]
-    rows = gradient.reshape(-1, gradient.shape[-1])
+def _linear_gradients(
+    gradient: Tensor, input: Tensor, weight: Tensor, of_input: bool, of_weight: bool, backend: str
+) -> tuple[Tensor, Tensor]:
+    _check_linear_gradient(gradient, input, weight)
+    chosen = choose(backend, input.device, input.dtype)
+    return chosen.linear_gradients(torch.atleast_2d(gradient), torch.atleast_2d(input), weight, of_input, of_weight)
+
+
+def _linear_gradients_fake(
+    gradient: Tensor, input: Tensor, weight: Tensor, of_input: bool, of_weight: bool, backend: str
+) -> tuple[Tensor, Tensor]:
+    _check_linear_gradient(gradient, input, weight)
+    rows = input.reshape(-1, input.shape[-1])
     return (
-        gradient @ weight.T if of_input else None,
-        input.reshape(-1, input.shape[-1]).T @ rows if of_weight else None,
-        rows.sum(dim=0) if of_bias and has_bias else None,
-        None,
+        rows.new_empty(rows.shape if of_input else 0),
+        weight.new_empty(weight.shape if of_weight else 0),
     )
 
 
-def _no_second_derivative(ctx, *gradients) -> None:  # type: ignore[no-untyped-def]
-    raise InputError("the gradients of spikes cannot be differentiated again: a surrogate has one derivative")
+def _check_linear_gradient(gradient: Tensor, input: Tensor, weight: Tensor) -> None:
+    _check_linear(input, weight, None)
+    _check_shape("gradient", gradient, (*input.shape[:-1], weight.shape[1]), "[…, out]")
+    _check_alike(input=input, gradient=gradient)
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Tensor:
@@ -347,13 +400,14 @@ def _register() -> None:
             functools.partial(_neuron_fake, False),
         ),
         "neuron_for_training": (
-            _SCHEMA.replace("str backend", "int surrogate, bool wants_spikes, str backend"),
+            "(Tensor current, Tensor threshold, Tensor carry, Tensor? bias, Tensor? row_alpha, "
+            "float[] dynamics, int surrogate, bool wants_spikes, str backend) -> (Tensor, Tensor, Tensor)",
             _neuron_for_training,
             _neuron_for_training_fake,
         ),
         "neuron_gradients": (
             "(Tensor gradient, Tensor current, Tensor threshold, Tensor carry, Tensor? bias, "
-            f"{_NUMBERS}, int surrogate, str backend) -> (Tensor, Tensor, Tensor, Tensor)",
+            "float[] dynamics, int surrogate, str backend) -> (Tensor, Tensor, Tensor, Tensor)",
             _neuron_gradients,
             _neuron_gradients_fake,
         ),
@@ -367,6 +421,12 @@ def _register() -> None:
             _linear,
             _linear_fake,
         ),
+        "linear_gradients": (
+            "(Tensor gradient, Tensor input, Tensor weight, bool of_input, bool of_weight, str backend) "
+            "-> (Tensor, Tensor)",
+            _linear_gradients,
+            _linear_gradients_fake,
+        ),
         "finite": ("(Tensor observation) -> Tensor", _finite, torch.empty_like),
     }
     for name, (schema, implementation, fake) in operators.items():
@@ -376,13 +436,14 @@ def _register() -> None:
         torch.library.register_vmap(
             f"snnkern::{name}", functools.partial(_one_by_one, getattr(torch.ops.snnkern, name)), lib=_LIBRARY
         )
-    for name, backward, keep in (
-        ("finite", lambda _, gradient: gradient, None),  # dense actors have one
-        ("neuron_for_training", _back_through_neurons, _keep_for_gradients),
-        ("neuron_gradients", _no_second_derivative, None),
-        ("linear_for_training", _back_through_product, _keep_for_product),
-    ):
-        torch.library.register_autograd(f"snnkern::{name}", backward, setup_context=keep, lib=_LIBRARY)
+    torch.library.register_autograd(
+        "snnkern::finite", lambda _, gradient: gradient, lib=_LIBRARY
+    )  # dense actors have one
+    # Not by `register_autograd`, which takes 100 µs a call.
+    _LIBRARY.impl("neuron_for_training", lambda *inputs: _Neurons.apply(*inputs), "Autograd")  # type: ignore[no-untyped-call]
+    _LIBRARY.impl("linear_for_training", lambda *inputs: _Product.apply(*inputs), "Autograd")  # type: ignore[no-untyped-call]
+    for name in ("neuron_gradients", "linear_gradients"):
+        _LIBRARY.impl(name, _once(name), "Autograd")
     for device in ("cpu", "cuda"):
         for name in ("neuron_for_training", "linear_for_training"):
             torch.library.register_autocast(f"snnkern::{name}", device, torch.float32, lib=_LIBRARY)

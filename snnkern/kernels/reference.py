@@ -419,6 +419,20 @@ def linear(spikes: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return product if bias is None else product + bias
 
 
+def linear_gradients(
+    gradient: Tensor, input: Tensor, weight: Tensor, of_input: bool = True, of_weight: bool = True
+) -> tuple[Tensor, Tensor]:
+    """∂L/∂ of the input, as rows `[rows, in]`, and of the weight `[in, out]` of `snnkern.ops.linear`.
+
+    Empty tensors stand for those that are not wanted.
+    """
+    rows, nothing = gradient.reshape(-1, gradient.shape[-1]), gradient.new_empty(0)
+    return (
+        rows @ weight.T if of_input else nothing,
+        input.reshape(-1, input.shape[-1]).T @ rows if of_weight else nothing,
+    )
+
+
 def convolved(spikes: Tensor, weight: Tensor, geometry: Convolution, bias: Tensor | None = None) -> Tensor:
     """x = W ∗ s + b: spikes `[…, in, H, W]`, weight `[out, in, ky, kx]`, bias `[out]` → `[…, out, H', W']`.
 

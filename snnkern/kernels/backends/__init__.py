@@ -239,5 +239,13 @@ class Backend(Protocol):
     def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x·W + b; the weight is `[in, out]`."""
 
+    def linear_gradients(
+        self, gradient: Tensor, input: Tensor, weight: Tensor, of_input: bool, of_weight: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The gradients of such a product with respect to input `[rows, in]` and weight, those that are wanted.
+
+        Of the gradient `[…, out]` and the input `[…, in]`, all but the last dimension are rows.
+        """
+
     def engine(self, actor: ActorParts) -> Engine | None:
         """A whole actor in one call; None where the backend has none for it."""

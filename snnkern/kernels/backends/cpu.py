@@ -31,6 +31,10 @@ NAME = "cpu"
 
 _DTYPES = (torch.float32, torch.float64)
 
+# Where adding rows and a dense product take the same time, on the processors that were tried.
+_MOST_SPARSE_PART = 0.5
+_LEAST_SPARSE_WIDTH = 32
+
 
 def detail() -> str:
     return f"native kernels for {_cpu.isa()}, float32 and float64"
@@ -65,8 +69,9 @@ def neuron_gradients(problem: Problem, gradient: Tensor, surrogate: Surrogate) -
         torch.zeros_like(threshold, memory_format=torch.contiguous_format),
     )
     kernel = _cpu.neuron_gradients_float32 if carry.dtype == torch.float32 else _cpu.neuron_gradients_float64
-    scratch = carry.new_empty(_cpu.gradient_scratch() * problem.dynamics.timesteps)
-    run_gradients(kernel, problem, gradient, surrogate, found, scratch, _address)
+    threads = torch.get_num_threads()
+    scratch = carry.new_empty(threads * _cpu.gradient_scratch() * problem.dynamics.timesteps)
+    run_gradients(kernel, problem, gradient, surrogate, found, scratch, _address, threads=threads)
     return found
 
 
@@ -84,8 +89,52 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         weight=_address(weight),
         bias=_address(bias),
         output=output.data_ptr(),
+        threads=torch.get_num_threads(),
     )
     return output
+
+
+def linear_gradients(
+    gradient: Tensor, input: Tensor, weight: Tensor, of_input: bool, of_weight: bool
+) -> tuple[Tensor, Tensor]:
+    """Where few numbers of the spikes or of the gradient are not 0, rows are added; else it is torch's product."""
+    gradient, input = gradient.contiguous().flatten(0, -2), input.contiguous().flatten(0, -2)
+    nothing = gradient.new_empty(0)
+    return (
+        _back(gradient, weight) if of_input else nothing,
+        _columns(input, gradient) if of_weight else nothing,
+    )
+
+
+def _back(gradient: Tensor, weight: Tensor) -> Tensor:
+    """gradient·weightᵀ."""
+    return linear(gradient, weight.T, None) if _is_sparse(gradient, len(weight)) else gradient @ weight.T
+
+
+def _columns(input: Tensor, gradient: Tensor) -> Tensor:
+    """inputᵀ·gradient."""
+    (rows, inputs), outputs = input.shape, gradient.shape[1]
+    if not _is_sparse(input, outputs):
+        return input.T @ gradient
+    output = gradient.new_empty(inputs, outputs)
+    run = _cpu.weight_gradient_float32 if input.dtype == torch.float32 else _cpu.weight_gradient_float64
+    run(
+        rows=rows,
+        inputs=inputs,
+        outputs=outputs,
+        input=_address(input),
+        gradient=_address(gradient),
+        output=output.data_ptr(),
+        threads=torch.get_num_threads(),
+    )
+    return output
+
+
+def _is_sparse(rows: Tensor, outputs: int) -> bool:
+    """Whether the product of these contiguous rows takes less time where it skips zeros."""
+    count = _cpu.count_nonzero_float32 if rows.dtype == torch.float32 else _cpu.count_nonzero_float64
+    size = rows.numel()
+    return outputs >= _LEAST_SPARSE_WIDTH and bool(count(_address(rows), size) < _MOST_SPARSE_PART * size)
 
 
 def engine(actor: ActorParts) -> backends.Engine | None:

@@ -85,6 +85,7 @@ def run_gradients(
     gradients: Gradients,
     scratch: Tensor,
     address: Address,
+    **place: int,
 ) -> None:
     """Calls a native kernel of a layer's gradients, which computes into contiguous tensors.
 
@@ -96,6 +97,7 @@ def run_gradients(
         gradients: where the results go; those of threshold and bias are zeros.
         scratch: what the kernel keeps of the steps in.
         address: of a tensor.
+        place: what the kernel takes besides: how many threads.
     """
     problem, gradient = packed(problem), gradient.contiguous()
     of = GradientArguments(
@@ -108,7 +110,7 @@ def run_gradients(
         address(gradients.bias),
         address(scratch),
     )
-    kernel(problem.dynamics.numbers, _layer(problem, address), of)
+    kernel(problem.dynamics.numbers, _layer(problem, address), of, **place)
 
 
 def packed(problem: Problem) -> Problem:

@@ -39,6 +39,12 @@ def neuron_gradients(problem: Problem, gradient: Tensor, surrogate: Surrogate) -
     return reference.neuron_gradients(current, threshold, carry, dynamics, gradient, surrogate, bias)
 
 
+def linear_gradients(
+    gradient: Tensor, input: Tensor, weight: Tensor, of_input: bool, of_weight: bool
+) -> tuple[Tensor, Tensor]:
+    return reference.linear_gradients(gradient, input, weight, of_input, of_weight)
+
+
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return reference.linear(input, weight.T, bias)
 
