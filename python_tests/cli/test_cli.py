@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -481,6 +482,8 @@ def test_control_c_stops_a_sweep_at_once_and_keeps_what_is_finished(tmp_path) ->
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | variables,
+        # What has started the tests may ignore it.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 600
     while not list(tmp_path.glob("*.json")) and process.poll() is None and time.monotonic() < deadline:
