@@ -32,11 +32,11 @@ class Recipe:
 
     states: int = 12_000
     rows: int = 8
-    updates: int = 3_000
+    updates: int = 4_000
     batch: int = 128
     recorded: float = 0.1
-    learning_rate: float = 1e-3
-    threshold_rate: float = 2e-3
+    learning_rate: float = 2e-3
+    threshold_rate: float = 4e-3
     average: float = 0.998
     jitter: float = 0.05
     smoothness: float = 0.3
