@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import pytest
 
@@ -20,7 +18,8 @@ from snnkern.training import refine as refining
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch) -> None:
-    monkeypatch.setattr(refining, "Recipe", functools.partial(snnkern.Recipe, states=300, updates=60, batch=32))
+    quick = snnkern.Recipe(states=300, updates=60, batch=32)
+    monkeypatch.setattr(snnkern.Recipe, "recommended", lambda snn: quick)
 
 
 @pytest.fixture

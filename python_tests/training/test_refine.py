@@ -12,6 +12,7 @@ pytest.importorskip("gymnasium", reason="Gymnasium is not installed")
 import gymnasium
 import torch
 from support.builders import assert_same_tensors, make_actor, make_observations
+from support.visual import FORMS, frames, visual_actor
 
 import snnkern
 from snnkern import InputError, Recipe, convert, refine
@@ -233,3 +234,19 @@ def test_a_refined_actor_is_a_file_like_any_other(snn, observations, tmp_path) -
     loaded = snnkern.load(tmp_path / "refined.safetensors")
     assert_same_tensors(loaded.state_dict(), found.state_dict())
     assert loaded.metadata["refined"] == found.metadata["refined"]
+
+
+def test_an_actor_with_convolutions_is_refined() -> None:
+    actor = visual_actor(FORMS["two-convolutions"])
+    seen = frames(4_000, (3, 12, 12))
+    snn = convert(actor, seen, neuron="if", timesteps=2)
+    told = []
+    recipe = dataclasses.replace(QUICK, updates=200, batch=64)
+    found = refine(snn, seen, minutes=1e4, rounds=2, recipe=recipe, progress=told.append)
+    assert told[-1].error < 0.9 * told[-1].given
+    assert not torch.equal(found.hidden[0].weight, snn.hidden[0].weight)
+    assert Recipe.recommended(snn).batch < Recipe().batch == Recipe.recommended(convert_small()).batch
+
+
+def convert_small():
+    return convert(make_actor(3, 4, 1), thresholds=[torch.ones(4)], neuron="if", timesteps=2)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from snnkern.errors import check_number, check_whole
 from snnkern.kernels.surrogates import parse_surrogate
+from snnkern.policies.spiking import SpikingActor
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a refinement does in every round; the defaults are the same for all actors (`docs/refine.md`).
+    """What a refinement does in every round; the defaults are for actors of state vectors (`docs/refine.md`).
 
     Attributes:
         states: decisions of the spiking actor in the environment, before it learns.
@@ -41,6 +42,13 @@ class Recipe:
     jitter: float = 0.05
     smoothness: float = 0.3
     surrogate: str = "triangle"
+
+    @classmethod
+    def recommended(cls, snn: SpikingActor) -> Recipe:
+        """The default for an actor: small batches and few states for one with convolutions, which take their time."""
+        if any(layer.convolution for layer in snn.hidden):
+            return cls(states=1_000, rows=2, updates=200, batch=16)
+        return cls()
 
     def __post_init__(self) -> None:
         for name, least, most in (

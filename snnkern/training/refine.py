@@ -85,7 +85,7 @@ def refine(
         minutes: of time in all, environment steps included.
         rounds: at most so many, whatever time is left. With them and enough time, a seed gives the same result again on
             the same machine.
-        recipe: learning rates and the like; the default is the same for all actors.
+        recipe: learning rates and the like; by default `Recipe.recommended`.
         seed: of the episodes and of what is drawn.
         store: folder for what is finished, made if it is missing: after an interruption the same call goes on after the
             last finished round. None keeps nothing.
@@ -102,7 +102,16 @@ def refine(
     limit = 60 * check_number("minutes", minutes, 0.01, 1e5)
     if rounds is not None:
         check_whole("rounds", rounds, least=1)
-    run = _Run(snn, _checked(observations, snn), env, limit, recipe or Recipe(), check_seed(seed), store, progress)
+    run = _Run(
+        snn,
+        _checked(observations, snn),
+        env,
+        limit,
+        recipe or Recipe.recommended(snn),
+        check_seed(seed),
+        store,
+        progress,
+    )
     with closing(run.visitor) if run.visitor else nullcontext():
         while run.measure() and (rounds is None or run.rounds < rounds) and run.learn():
             pass
