@@ -31,9 +31,9 @@ class Recipe:
         InputError: a number is out of range.
     """
 
-    states: int = 12_000
+    states: int = 6_000
     rows: int = 8
-    updates: int = 4_000
+    updates: int = 1_500
     batch: int = 128
     recorded: float = 0.1
     learning_rate: float = 2e-3
