@@ -3,7 +3,8 @@
     python examples/train_td3.py --output pendulum.safetensors
 
 The actor spikes from the first step on: it explores, learns by the surrogate gradient of the critic's value, and is
-what is saved. The critics are dense. Every decision starts with the carry 0, as the actor's α is 0.
+what is saved. The critics are dense. Every decision starts with the carry 0, as the actor's α is 0. Measured with seed
+0: after 8,000 steps, 3.3 minutes of one busy core, a return of -177 over ten episodes.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def follow(target: nn.Module, source: nn.Module) -> None:
 
 def train(
     environment: Annotated[str, typer.Option(help="A Gymnasium environment with box spaces.")] = "Pendulum-v1",
-    steps: Annotated[int, typer.Option(min=1, help="Environment steps to train for.")] = 10_000,
+    steps: Annotated[int, typer.Option(min=1, help="Environment steps to train for.")] = 8_000,
     random_steps: Annotated[int, typer.Option(min=1, help="Steps with random actions, before learning.")] = 1_000,
     neuron: Annotated[str, typer.Option(help="if, snm, mt, dc or lif.")] = "if",
     timesteps: Annotated[int, typer.Option("--timesteps", "-T", min=1, help="Simulation steps per decision.")] = 4,
@@ -67,6 +68,7 @@ def train(
     output: Annotated[Path, typer.Option(help="The file to write.")] = Path("pendulum.safetensors"),
 ) -> None:
     """Trains, saves and evaluates."""
+    torch.set_num_threads(1)  # such small products are done before a second thread is awake
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     env = make(environment)

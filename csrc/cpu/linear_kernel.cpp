@@ -77,44 +77,53 @@ SNNKERN_INLINE void for_columns(int64_t columns, const Function& f) {
     for (; n < columns; ++n) f.template run<Real, 1>(n);
 }
 
-// A row's outputs, after the inputs [first, first + length) where those before have been added.
+// A row's outputs, after the inputs [first, first + kChunk) where those before have been added.
 template <class Real>
 struct RowOfOutputs {
     const LinearProblem<Real>& p;
     const Nonzeros<Real>& found;
     int64_t row, first;
-    const Real* before;  // what the sums start with
 
     template <class V, int count>
     SNNKERN_INLINE void run(int64_t n) const {
         constexpr int64_t L = sizeof(V) / sizeof(Real);
         Real* output = p.output + row * p.outputs + n;
+        const Real* before = first ? output : p.bias ? p.bias + n : nullptr;
         V sum[count];
-        for (int i = 0; i < count; ++i) sum[i] = before ? load<V>(before + n + i * L) : V{};
+        for (int i = 0; i < count; ++i) sum[i] = before ? load<V>(before + i * L) : V{};
         add_rows(sum, p.weight + first * p.outputs + n, p.outputs, found.number, found.value,
                  found.count);
         for (int i = 0; i < count; ++i) store<V>(output + i * L, sum[i]);
     }
 };
 
-// Rows of the gradient that are added to a row of the weight's.
+// What the inputs [input, input + inputs) of some rows are, by input: rows of the gradient that are
+// added to a row of the weight's. So many rows of the gradient stay in the second-level cache.
 constexpr int64_t kRows = 256, kInputs = 32;
 template <class Real>
-struct RowOfWeights {
+struct Columns {
+    int32_t listed[kInputs];
+    uint16_t number[kInputs][kRows];
+    Real value[kInputs][kRows];
+};
+
+template <class Real>
+struct RowsOfWeights {
     const WeightGradientProblem<Real>& p;
-    int64_t input, first;
-    const uint16_t* number;
-    const Real* value;
-    int32_t listed;
+    const Columns<Real>& found;
+    int64_t input, inputs, first;
 
     template <class V, int count>
     SNNKERN_INLINE void run(int64_t n) const {
         constexpr int64_t L = sizeof(V) / sizeof(Real);
-        Real* output = p.output + input * p.outputs + n;
-        V sum[count];
-        for (int i = 0; i < count; ++i) sum[i] = first ? load<V>(output + i * L) : V{};
-        add_rows(sum, p.gradient + first * p.outputs + n, p.outputs, number, value, listed);
-        for (int i = 0; i < count; ++i) store<V>(output + i * L, sum[i]);
+        const Real* gradient = p.gradient + first * p.outputs + n;
+        for (int64_t k = 0; k < inputs; ++k) {
+            Real* output = p.output + (input + k) * p.outputs + n;
+            V sum[count];
+            for (int i = 0; i < count; ++i) sum[i] = first ? load<V>(output + i * L) : V{};
+            add_rows(sum, gradient, p.outputs, found.number[k], found.value[k], found.listed[k]);
+            for (int i = 0; i < count; ++i) store<V>(output + i * L, sum[i]);
+        }
     }
 };
 
@@ -124,13 +133,11 @@ template <class Real>
 void run_linear(const LinearProblem<Real>& p) {
     Nonzeros<Real> found;
     for (int64_t row = 0; row < p.rows; ++row) {
-        const Real* before = p.bias;
         int64_t first = 0;
         do {
             const int64_t length = p.inputs - first < kChunk ? p.inputs - first : kChunk;
             found.find(p.input + row * p.inputs + first, length);
-            for_columns<Real>(p.outputs, RowOfOutputs<Real>{p, found, row, first, before});
-            before = p.output + row * p.outputs;
+            for_columns<Real>(p.outputs, RowOfOutputs<Real>{p, found, row, first});
             first += kChunk;
         } while (first < p.inputs);
     }
@@ -138,26 +145,23 @@ void run_linear(const LinearProblem<Real>& p) {
 
 template <class Real>
 void run_weight_gradient(const WeightGradientProblem<Real>& p) {
-    uint16_t number[kInputs][kRows];
-    Real value[kInputs][kRows];
+    Columns<Real> found;
+    Nonzeros<Real> row;
     for (int64_t k = p.begin; k < p.end; k += kInputs) {
         const int64_t inputs = p.end - k < kInputs ? p.end - k : kInputs;
         int64_t first = 0;
-        do {  // so many rows of the gradient stay in the second-level cache
+        do {
             const int64_t rows = p.rows - first < kRows ? p.rows - first : kRows;
-            int32_t listed[kInputs] = {};
-            Nonzeros<Real> found;
+            for (int32_t& listed : found.listed) listed = 0;
             for (int64_t r = 0; r < rows; ++r) {
-                found.find(p.input + (first + r) * p.inputs + k, inputs);
-                for (int32_t e = 0; e < found.count; ++e) {
-                    const uint16_t i = found.number[e];
-                    number[i][listed[i]] = static_cast<uint16_t>(r);
-                    value[i][listed[i]++] = found.value[e];
+                row.find(p.input + (first + r) * p.inputs + k, inputs);
+                for (int32_t e = 0; e < row.count; ++e) {
+                    const uint16_t i = row.number[e];
+                    found.number[i][found.listed[i]] = static_cast<uint16_t>(r);
+                    found.value[i][found.listed[i]++] = row.value[e];
                 }
             }
-            for (int64_t i = 0; i < inputs; ++i)
-                for_columns<Real>(
-                    p.outputs, RowOfWeights<Real>{p, k + i, first, number[i], value[i], listed[i]});
+            for_columns<Real>(p.outputs, RowsOfWeights<Real>{p, found, k, inputs, first});
             first += kRows;
         } while (first < p.rows);
     }

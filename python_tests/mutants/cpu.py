@@ -382,8 +382,8 @@ MUTANTS = [
     Mutant(
         name="weights-gradient-forgets-later-rows",
         file="csrc/cpu/linear_kernel.cpp",
-        text="add_rows(sum, p.gradient + first * p.outputs + n,",
-        replacement="add_rows(sum, p.gradient + n,",
+        text="const Real* gradient = p.gradient + first * p.outputs + n;",
+        replacement="const Real* gradient = p.gradient + n;",
         tests=PRODUCTS,
     ),
     Mutant(
@@ -394,10 +394,10 @@ MUTANTS = [
         tests=PRODUCTS,
     ),
     Mutant(
-        name="linear-forgets-inputs-beyond-the-first",
+        name="linear-forgets-the-first-inputs",
         file="csrc/cpu/linear_kernel.cpp",
-        text="            before = p.output + row * p.outputs;\n",
-        replacement="",
+        text="const Real* before = first ? output : p.bias ? p.bias + n : nullptr;",
+        replacement="const Real* before = p.bias ? p.bias + n : nullptr;",
         tests=PRODUCTS,
     ),
     Mutant(

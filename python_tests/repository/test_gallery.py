@@ -28,6 +28,16 @@ def test_an_actor_is_converted_kept_and_evaluated(tmp_path, capsys):
     assert float(ratio) > 90
 
 
+def test_a_spiking_actor_is_trained_from_scratch(tmp_path, capsys):
+    output = tmp_path / "pendulum.safetensors"
+    load_example("train_td3").train(steps=30, random_steps=130, neuron="mt", timesteps=2, output=output)
+    snn = snnkern.load(output)
+    assert (snn.dynamics.neuron.name, snn.dynamics.timesteps) == ("mt", 2)
+    assert re.search(r"return -\d+\.\d ± ", capsys.readouterr().out)
+    dense = snnkern.policies.spiking.dense_actor(snn)
+    assert not np.array_equal(dense.hidden[0].weight.detach().numpy(), snn.hidden[0].weight.T.numpy())  # it has learnt
+
+
 def test_neurons_are_compared_in_a_picture(tmp_path):
     actor = make_actor(11, 12, 9, 3, metadata={"environment": "Hopper-v5"})  # which soon falls
     snnkern.save(actor, tmp_path / "tiny.safetensors")

@@ -215,6 +215,7 @@ class _Neurons(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        _refuse_second_derivative()
         if gradients[0] is None:
             return (None,) * 9
         *found, of_bias = torch.ops.snnkern.neuron_gradients(gradients[0], *ctx.saved_tensors, *ctx.settings)
@@ -234,6 +235,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        _refuse_second_derivative()
         (input, weight), (gradient,) = ctx.saved_tensors, gradients
         of_input, of_weight, of_bias, _ = ctx.needs_input_grad
         inputs, weights = torch.ops.snnkern.linear_gradients(gradient, input, weight, of_input, of_weight, ctx.backend)
@@ -245,17 +247,9 @@ class _Product(torch.autograd.Function):
         )
 
 
-def _once(operator: str) -> Callable[..., Any]:
-    """The way back as autograd sees it: refused where its own derivative would be wanted."""
-    run = getattr(torch.ops.snnkern, operator)
-
-    def run_below(*inputs: Any) -> Any:
-        if torch.is_grad_enabled() and any(isinstance(one, Tensor) and one.requires_grad for one in inputs):
-            raise InputError("the gradients of spikes cannot be differentiated again: a surrogate has no derivative")
-        with torch._C._AutoDispatchBelowAutograd():
-            return run(*inputs)
-
-    return run_below
+def _refuse_second_derivative() -> None:
+    if torch.is_grad_enabled():  # on the way back: with `create_graph`
+        raise InputError("the gradients of spikes cannot be differentiated again: a surrogate has no derivative")
 
 
 def _linear_gradients(
@@ -442,8 +436,6 @@ def _register() -> None:
     # Not by `register_autograd`, which takes 100 µs a call.
     _LIBRARY.impl("neuron_for_training", lambda *inputs: _Neurons.apply(*inputs), "Autograd")  # type: ignore[no-untyped-call]
     _LIBRARY.impl("linear_for_training", lambda *inputs: _Product.apply(*inputs), "Autograd")  # type: ignore[no-untyped-call]
-    for name in ("neuron_gradients", "linear_gradients"):
-        _LIBRARY.impl(name, _once(name), "Autograd")
     for device in ("cpu", "cuda"):
         for name in ("neuron_for_training", "linear_for_training"):
             torch.library.register_autocast(f"snnkern::{name}", device, torch.float32, lib=_LIBRARY)
