@@ -182,7 +182,9 @@ def check(steps: dict[str, Step], observation: Tensor) -> None:
 def measure(rounds: int) -> dict[str, Any]:
     """Quartiles of the seconds of a step, by T and contender, and the spikes of a neuron at a step."""
     torch.set_num_threads(1)
-    torch.empty(31 * 2**20, dtype=torch.uint8)  # once it has been freed, glibc keeps smaller memory, as in a long training
+    torch.empty(
+        31 * 2**20, dtype=torch.uint8
+    )  # once it has been freed, glibc keeps smaller memory, as in a long training
     task = comparison.record(steps=2_000)
     observations = timing.rows(task.observations, BATCH, 4)
     found: dict[str, Any] = {}
