@@ -182,9 +182,7 @@ def check(steps: dict[str, Step], observation: Tensor) -> None:
 def measure(rounds: int) -> dict[str, Any]:
     """Quartiles of the seconds of a step, by T and contender, and the spikes of a neuron at a step."""
     torch.set_num_threads(1)
-    torch.empty(
-        31 * 2**20, dtype=torch.uint8
-    )  # once it has been freed, glibc keeps smaller memory, as in a long training
+    torch.empty(31 * 2**20, dtype=torch.uint8)  # freed once, it makes glibc keep memory, as a long training does
     task = comparison.record(steps=2_000)
     observations = timing.rows(task.observations, BATCH, 4)
     found: dict[str, Any] = {}

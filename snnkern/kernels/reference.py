@@ -67,6 +67,12 @@ class _IF:
         """w = u / θ; NaN where θ = 0, whose slope is 0."""
         return torch.where(self.threshold > 0, self.potential.detach() / self.threshold.detach(), torch.nan)
 
+    def units(self, before: Tensor) -> Tensor:
+        """f(w) of the spike that was fired last, from the count before it: exact, also where a level was rounded."""
+        wide = torch.promote_types(self.threshold.dtype, torch.float32)  # float16 cannot hold the count
+        units = (self.count - before).to(wide) / 2 ** (self.neuron.levels - 1)
+        return units.to(self.threshold.dtype)
+
     def distances(self, t: int) -> list[Tensor]:
         """How far the potential is from where each comparison turns; infinite for comparisons that do not matter."""
         return [(self.potential - self.threshold).abs()]
@@ -230,10 +236,10 @@ def neuron(
         state.integrate(x)
         for distance in state.distances(t):
             margin = torch.minimum(margin, distance)
-        slope = None if chosen is None else state.slope(t, chosen)
+        slope, before = None if chosen is None else state.slope(t, chosen), state.count
         spike = state.fire(t)
         if slope is not None:
-            spike = _staircase(state.potential, state.threshold, spike, slope)
+            spike = _staircase(state.potential, state.threshold, spike, slope, state.units(before))
         state.reset(spike, x, t)
         sent.append(spike)
         potentials.append(state.potential)
@@ -266,9 +272,13 @@ def neuron_gradients(
     """The gradients of one layer, by the recursion of `docs/semantics.md`, "Gradients".
 
     Args:
-        current, threshold, carry, dynamics, bias: as for `neuron`.
+        current: as for `neuron`, and so are the next three.
+        threshold: θ, `[N]`.
+        carry: c, `[B, N]`.
+        dynamics: neuron, T.
         gradient: ∂L/∂s_t of the spikes, `[T, B, N]`, or ∂L/∂ of the mean output, `[B, N]`.
         surrogate: what stands for a step's derivative.
+        bias: e^x_0 of a DC layer, `[N]`.
     """
     spec, timesteps = dynamics.neuron, dynamics.timesteps
     start = spec.initial_fraction * threshold + carry
@@ -277,10 +287,10 @@ def neuron_gradients(
     for t in range(1, timesteps + 1):
         x = _current_at(current, t, spec)
         state.integrate(x)
-        ratio, slope = state.ratio(), state.slope(t, surrogate)
+        ratio, slope, before = state.ratio(), state.slope(t, surrogate), state.count
         spike = state.fire(t)
         slopes.append(slope)
-        rises.append(_rise(spike, state.threshold, ratio, slope))
+        rises.append(_rise(state.units(before), ratio, slope))
         state.reset(spike, x, t)
 
     zero = torch.zeros_like(start)
@@ -310,9 +320,9 @@ def neuron_gradients(
     return Gradients(of_current, of_threshold.sum(dim=0), of_potential, of_current_mean.sum(dim=0))
 
 
-def _staircase(potential: Tensor, threshold: Tensor, spike: Tensor, slope: Tensor) -> Tensor:
+def _staircase(potential: Tensor, threshold: Tensor, spike: Tensor, slope: Tensor, units: Tensor) -> Tensor:
     """The spike, with the surrogate's derivatives."""
-    result: Tensor = _Staircase.apply(potential, threshold, spike.detach(), slope)  # type: ignore[no-untyped-call]
+    result: Tensor = _Staircase.apply(potential, threshold, spike.detach(), slope, units)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -333,9 +343,8 @@ def _surrogate(surrogate: Surrogate, z: Tensor) -> Tensor:
     return torch.where(slope > 0, slope, 0.0)
 
 
-def _rise(spike: Tensor, threshold: Tensor, ratio: Tensor, slope: Tensor) -> Tensor:
+def _rise(units: Tensor, ratio: Tensor, slope: Tensor) -> Tensor:
     """∂s/∂θ = f(w) − w·f'(w)."""
-    units = torch.where(threshold > 0, spike / threshold, 0.0)
     return units - torch.where(slope > 0, ratio * slope, 0.0)
 
 
@@ -343,16 +352,14 @@ class _Staircase(torch.autograd.Function):
     """A spike as a function of potential and threshold."""
 
     @staticmethod
-    def forward(ctx: Any, potential: Tensor, threshold: Tensor, spike: Tensor, slope: Tensor) -> Tensor:
-        ctx.save_for_backward(potential, threshold, spike, slope)
+    def forward(ctx: Any, potential: Tensor, threshold: Tensor, spike: Tensor, slope: Tensor, units: Tensor) -> Tensor:
+        ctx.save_for_backward(potential / threshold, slope, units)
         return spike.clone()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        potential, threshold, spike, slope = ctx.saved_tensors
-        (gradient,) = gradients
-        rise = _rise(spike, threshold, potential / threshold, slope)
-        return gradient * slope, gradient * rise, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        (gradient,), (ratio, slope, units) = gradients, ctx.saved_tensors
+        return gradient * slope, gradient * _rise(units, ratio, slope), None, None, None
 
 
 class _Along(torch.autograd.Function):
