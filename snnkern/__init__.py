@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from snnkern.policies.storage import load, save
     from snnkern.studies.settings import grid
     from snnkern.studies.study import sweep
+    from snnkern.training.recipe import Recipe
+    from snnkern.training.refine import refine
     from snnkern.version import __version__ as __version__
 
 # What type checkers read above, for `__getattr__`: a module, and the public names that are looked up in it.
@@ -72,6 +74,8 @@ _HOMES = {
     "policies.storage": "load save",
     "studies.settings": "grid",
     "studies.study": "sweep",
+    "training.recipe": "Recipe",
+    "training.refine": "refine",
     "version": "__version__",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
@@ -98,6 +102,7 @@ __all__ = [
     "MissingDependencyError",
     "Neuron",
     "Percentile",
+    "Recipe",
     "SB3Policy",
     "SlowBackendWarning",
     "SpikingActivation",
@@ -120,6 +125,7 @@ __all__ = [
     "nn",
     "ops",
     "reference",
+    "refine",
     "save",
     "spikify",
     "sweep",

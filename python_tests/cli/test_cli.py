@@ -41,7 +41,7 @@ def observations(tmp_path):
 def test_help_teaches_every_verb(capsys) -> None:
     code, out, _ = run(capsys, "--help")
     assert code == 0
-    for verb in ("demo", "convert", "evaluate", "sweep", "report", "analyze", "energy", "bench", "info"):
+    for verb in ("demo", "convert", "refine", "evaluate", "sweep", "report", "analyze", "energy", "bench", "info"):
         assert verb in out
         code, text, _ = run(capsys, verb, "--help")
         assert code == 0

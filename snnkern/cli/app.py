@@ -18,6 +18,7 @@ from snnkern.cli.demo import demo_command
 from snnkern.cli.energy import energy_command
 from snnkern.cli.evaluate import evaluate_command
 from snnkern.cli.info import info_command
+from snnkern.cli.refine import refine_command
 from snnkern.cli.report import report_command
 from snnkern.cli.sweep import sweep_command
 from snnkern.errors import Error, InputWarning
@@ -86,7 +87,10 @@ def _run(arguments: list[str] | None) -> int:
         silence()  # it is standard output
         return _complain(f"cannot write the output: {error.strerror}")
     except (KeyboardInterrupt, typer.Abort):
-        print("snnkern: interrupted; what the demo, bench, sweep or a --store has finished is kept", file=sys.stderr)
+        print(
+            "snnkern: interrupted; what the demo, refine, bench, sweep or a --store has finished is kept",
+            file=sys.stderr,
+        )
         return _INTERRUPTED
 
 
@@ -126,6 +130,7 @@ def _in_one_thread(verb: Callable[..., None]) -> Callable[..., None]:
 _VERBS: dict[str, Callable[..., None]] = {
     "demo": demo_command,
     "convert": convert_command,
+    "refine": refine_command,
     "evaluate": evaluate_command,
     "bench": bench_command,
     "sweep": sweep_command,

@@ -1,0 +1,110 @@
+"""What refinement adds to a conversion: returns of the published actors before and after it.
+
+    python bench/refine.py FOLDER
+
+FOLDER holds the published actors, which are named ALGORITHM_ENVIRONMENT_actor. One recipe for all; seeds of episodes by
+which nothing was chosen. Every result goes to bench/results/refined.jsonl as soon as it is there, and what is there is
+not run again. Draws the table of docs/refine.md; `--redraw` only does that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from pages import ROOT, fill, table
+from rich.console import Console
+
+import snnkern
+from snnkern.control.evaluation import Evaluation, average_performance_ratio
+from snnkern.control.timing import machine
+
+RESULTS = ROOT / "bench" / "results" / "refined.jsonl"
+PAGE = ROOT / "docs" / "refine.md"
+SETTINGS = (("if", 4), ("if", 2), ("if", 8), ("snm", 4), ("mt", 2), ("dc", 2))
+SEED = 12_000
+
+
+def measure(file: Path, neuron: str, timesteps: int, minutes: float, episodes: int, threads: int) -> dict[str, Any]:
+    """One actor at one setting: converted, refined, and both evaluated beside the dense one."""
+    _, env, _ = file.name.split("_")
+    actor = snnkern.load_actor(file)
+    observations = snnkern.collect(actor, env)
+    snn = snnkern.convert(actor, observations, neuron=neuron, timesteps=timesteps)
+    torch.set_num_threads(threads)
+    refined = snnkern.refine(snn, observations, env, minutes=minutes)
+    torch.set_num_threads(1)
+    policies = {"dense": actor, "converted": snn, "refined": refined}
+    returns = {
+        name: list(snnkern.evaluate(policy, env, episodes=episodes, seed=SEED).returns)
+        for name, policy in policies.items()
+    }
+    return {"said": refined.metadata["refined"], **returns}
+
+
+def draw() -> None:
+    """The table of the page, from what has been measured."""
+    found = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    head = ["neuron", "T", "converted", "refined", *sorted({one["actor"] for one in found})]
+    rows = []
+    for neuron, timesteps in dict.fromkeys((one["neuron"], one["timesteps"]) for one in found):
+        ones = {one["actor"]: one for one in found if (one["neuron"], one["timesteps"]) == (neuron, timesteps)}
+        cells = [neuron.upper(), timesteps, average(ones.values(), "converted"), average(ones.values(), "refined")]
+        for actor in head[4:]:
+            one = ones.get(actor)
+            parts = ("converted", "refined")
+            cells.append(
+                " → ".join(f"{100 * np.mean(one[part]) / np.mean(one['dense']):.0f}" for part in parts) if one else ""
+            )
+        rows.append(cells)
+    fill(PAGE, "refined", table(head, rows))
+
+
+def average(ones: Iterable[dict[str, Any]], name: str) -> str:
+    """The average performance ratio in percent, with its interval."""
+    groups = [(evaluation(one[name]), evaluation(one["dense"])) for one in ones]
+    found = average_performance_ratio(groups)
+    return f"{100 * found.value:.1f} [{100 * found.low:.0f} … {100 * found.high:.0f}]"
+
+
+def evaluation(returns: Sequence[float]) -> Evaluation:
+    return Evaluation(tuple(returns), tuple(1 for _ in returns), ())
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="Where the published actors are.")],
+    minutes: Annotated[float, typer.Option(help="Of each refinement.")] = 5.0,
+    episodes: Annotated[int, typer.Option(help="Of every policy.")] = 60,
+    threads: Annotated[int, typer.Option(help="That a refinement uses.")] = 2,
+    only: Annotated[str, typer.Option(help="Part of the names of the actors to run.")] = "TD3",
+    neuron: Annotated[str | None, typer.Option(help="The only neuron to run.")] = None,
+    redraw: Annotated[bool, typer.Option("--redraw", help="Only draw the table again.")] = False,
+) -> None:
+    """Measures what is not measured yet, and draws the table."""
+    console = Console()
+    RESULTS.touch()
+    for kind, timesteps in () if redraw else SETTINGS:
+        for file in sorted(folder.glob(f"*{only}*")):
+            done = {(one["actor"], one["neuron"], one["timesteps"]) for one in map(json.loads, RESULTS.open())}
+            name = file.name.removesuffix("_actor")
+            if neuron not in (None, kind) or (name, kind, timesteps) in done:
+                continue
+            numbers = measure(file, kind, timesteps, minutes, episodes, threads)
+            setting = {"actor": name, "neuron": kind, "timesteps": timesteps, "minutes": minutes, "threads": threads}
+            with RESULTS.open("a") as results:
+                results.write(json.dumps(setting | numbers | {"machine": machine(("snnkern", "torch"))}) + "\n")
+            before, after = (
+                100 * np.mean(numbers[part]) / np.mean(numbers["dense"]) for part in ("converted", "refined")
+            )
+            console.print(f"{name}, {kind.upper()} T = {timesteps}: {before:.0f} % -> {after:.0f} %; {numbers['said']}")
+    if RESULTS.read_text():
+        draw()
+
+
+if __name__ == "__main__":
+    typer.run(main)

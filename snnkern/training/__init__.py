@@ -1,0 +1,1 @@
+"""Training: what gradients add to a conversion. `convert` does without."""
