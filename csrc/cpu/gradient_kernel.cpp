@@ -14,7 +14,7 @@ template <Kind kind>
 constexpr int kVectorsOf = kHasLevels<kind> ? 2 : kMostVectors;
 
 // The neurons [n, n + vectors · lanes) of row b.
-template <Kind kind, bool kTiny, Surrogate surrogate, class V, int vectors>
+template <Kind kind, Surrogate surrogate, class V, int vectors>
 SNNKERN_INLINE void run_lanes(const GradientProblem<typename Lanes<V>::Real>& p, int64_t b,
                               int64_t n) {
     using X = Lanes<V>;
@@ -22,14 +22,14 @@ SNNKERN_INLINE void run_lanes(const GradientProblem<typename Lanes<V>::Real>& p,
     constexpr int64_t L = sizeof(V) / sizeof(Real);
     const int64_t at = b * p.neurons + n, step_size = p.batch * p.neurons;
     const Real* current = p.current + b * p.current_stride_b + n;
-    Neuron<kind, V, kTiny> neurons[vectors];
+    Neuron<kind, V> neurons[vectors];
     V x[vectors] = {};
 #pragma GCC unroll 4
     for (int i = 0; i < vectors; ++i) {
         const V threshold = load<V>(p.threshold + n + i * L);
         const V bias = (kIsDifferential<kind> && p.bias) ? load<V>(p.bias + n + i * L) : V{};
         const V start = p.parameters.initial_fraction * threshold + load<V>(p.carry + at + i * L);
-        neurons[i] = Neuron<kind, V, kTiny>(p.parameters, threshold, start, bias);
+        neurons[i] = Neuron<kind, V>(p.parameters, threshold, start, bias);
         if (p.constant) x[i] = load<V>(current + i * L);
     }
     for (int64_t t = 0; t < p.timesteps; ++t) {
@@ -82,30 +82,32 @@ SNNKERN_INLINE void run_lanes(const GradientProblem<typename Lanes<V>::Real>& p,
     }
 }
 
-template <Kind kind, bool kTiny, Surrogate surrogate, class Real>
+template <Kind kind, Surrogate surrogate, class Real>
 void run_rows(const GradientProblem<Real>& problem) {
     const GradientProblem<Real> p = problem;  // no store can change a copy
     using V = typename VectorOf<Real>::Type;
-    constexpr int kVectors = kVectorsOf<kind>;
+    // One at a time is enough where a surrogate takes long, and is compiled in less time.
+    constexpr int kVectors = surrogate == Surrogate::triangle ? kVectorsOf<kind> : 1;
     for (int64_t b = 0; b < p.batch; ++b) {  // in this order: sums over the batch are one number
         int64_t n = p.begin;
         for (; n + kVectors * kLanes<V> <= p.end; n += kVectors * kLanes<V>)
-            run_lanes<kind, kTiny, surrogate, V, kVectors>(p, b, n);
-        for (; n + kLanes<V> <= p.end; n += kLanes<V>)
-            run_lanes<kind, kTiny, surrogate, V, 1>(p, b, n);
-        for (; n < p.end; ++n) run_lanes<kind, kTiny, surrogate, Real, 1>(p, b, n);
+            run_lanes<kind, surrogate, V, kVectors>(p, b, n);
+        if constexpr (kVectors > 1)
+            for (; n + kLanes<V> <= p.end; n += kLanes<V>)
+                run_lanes<kind, surrogate, V, 1>(p, b, n);
+        for (; n < p.end; ++n) run_lanes<kind, surrogate, Real, 1>(p, b, n);
     }
 }
 
-template <Kind kind, bool kTiny, class Real>
+template <Kind kind, class Real>
 void run_kind(const GradientProblem<Real>& p) {
     switch (p.surrogate) {
         case Surrogate::triangle:
-            return run_rows<kind, kTiny, Surrogate::triangle>(p);
+            return run_rows<kind, Surrogate::triangle>(p);
         case Surrogate::sigmoid:
-            return run_rows<kind, kTiny, Surrogate::sigmoid>(p);
+            return run_rows<kind, Surrogate::sigmoid>(p);
         case Surrogate::atan:
-            return run_rows<kind, kTiny, Surrogate::atan>(p);
+            return run_rows<kind, Surrogate::atan>(p);
     }
 }
 
@@ -113,9 +115,9 @@ void run_kind(const GradientProblem<Real>& p) {
 
 template <class Real>
 void run_neuron_gradients(const GradientProblem<Real>& p) {
-    const bool tiny = has_levels(p.kind) && has_tiny(p.threshold, p.neurons, p.parameters.levels);
-    with_form(p.kind, tiny,
-              [&](auto form) { run_kind<decltype(form)::kKind, decltype(form)::kTiny>(p); });
+    // Every level is looked at for its slope anyway: there is no form for thresholds that are not
+    // tiny.
+    with_form(p.kind, true, [&](auto form) { run_kind<decltype(form)::kKind>(p); });
 }
 
 template void run_neuron_gradients(const GradientProblem<float>&);
