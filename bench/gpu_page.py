@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import cuda_compiled
 import cuda_tables
+import gradient_tables
 import precision
 import triton_compiled
 import triton_tables
@@ -45,6 +46,9 @@ def main() -> None:
     draw("triton-instructions", triton_tables.instructions_table(of_triton))
     draw("triton-parts", triton_tables.parts_table(of_triton))
     draw("triton-predicted", triton_tables.predicted_table(of_triton))
+    of_gradients = triton_compiled.compile_all(triton_compiled.gradients())
+    draw("gradients-compiled", gradient_tables.compiled_table(of_gradients))
+    draw("gradients-predicted", gradient_tables.predicted_table(of_gradients))
     of_visual = triton_compiled.compile_all(triton_compiled.visual())
     draw("visual-compiled", visual_tables.compiled_table(of_visual))
     draw("visual-predicted", visual_tables.predicted_table(of_visual))

@@ -135,7 +135,8 @@ main)
     part precompile 120 bash "$SELF" precompile &
     P=$!
     part triton-tests 150 env TRITON_INTERPRET=0 $PYTEST -n 8 --all-cases -m "not long" python_tests/kernels/triton_cases.py \
-        python_tests/kernels/triton_actor_cases.py python_tests/kernels/triton_visual_cases.py &
+        python_tests/kernels/triton_actor_cases.py python_tests/kernels/triton_visual_cases.py \
+        python_tests/kernels/triton_gradient_cases.py &
     T=$!
     part gpu-tests 100 $PYTEST -n 4 -m gpu -k "not two_to_the_32 and not large_batches and not kernels_on_a_gpu"
     wait $T $P

@@ -33,6 +33,7 @@ from snnkern.kernels.backends import ActorParts, HiddenPart, Problem
 from snnkern.kernels.backends.triton import environment, launch
 from snnkern.kernels.layers import Convolution
 from snnkern.kernels.neurons import parse_neuron
+from snnkern.kernels.surrogates import Surrogate
 
 if TYPE_CHECKING:
     from snnkern.kernels.backends.triton.engine import Tile
@@ -44,6 +45,12 @@ FORMS = {  # of a neuron kernel: whether the current is constant, and whether sp
     "a sequence in, spikes out": (False, True),
     "a sequence in, mean out": (False, False),
     "a constant current in, mean out": (True, False),
+}
+GRADIENT_FORMS = {  # T, whether the current is constant, and whether the gradient is that of spikes
+    "8 steps, a sequence in, of spikes": (8, False, True),
+    "8 steps, a sequence in, of the mean": (8, False, False),
+    "8 steps, a constant current in, of spikes": (8, True, True),
+    "16 steps, a sequence in, of spikes": (16, False, True),
 }
 # A multiprocessor's shared memory, and what one program may have of it, in bytes (CUDA's programming guide).
 SHARED = {"sm_80": (164 << 10, 163 << 10), "sm_90": (228 << 10, 227 << 10), "sm_100": (228 << 10, 227 << 10)}
@@ -57,13 +64,14 @@ class Case(NamedTuple):
     """A kernel to compile.
 
     Attributes:
-        kernel: "neuron", "actor" or one of `VISUAL`.
+        kernel: "neuron", "gradient", "actor" or one of `VISUAL`.
         kind: of neuron, as in `COMPILED_KINDS`.
         target: such as "sm_90".
         precision: a dtype of `DTYPES`, or one of `triton_engine.PRECISIONS`.
-        form: one of `FORMS`, or the rows (or positions) of a tile.
+        form: one of `FORMS` or of `GRADIENT_FORMS`, or the rows (or positions) of a tile.
         levels: of MT and DC; 0 for the default.
         widths: of an actor.
+        surrogate: of a gradient.
     """
 
     kernel: str
@@ -73,6 +81,7 @@ class Case(NamedTuple):
     form: str
     levels: int = 0
     widths: tuple[int, ...] = WIDTHS
+    surrogate: Surrogate = Surrogate.TRIANGLE
 
     def dynamics(self) -> Dynamics:
         neuron = parse_neuron(self.kind.lower())
@@ -91,7 +100,7 @@ class Compiled:
         threads: of a program.
         products: how many instructions of each of `PRODUCTS` its PTX has.
         instructions: of a warp, where it is known: in a step of a neuron kernel with a sequence in; for an H100, in the
-            decision of a tile by the actor of `WIDTHS`, or by a kernel of `VISUAL`.
+            decision of a tile by the actor of `WIDTHS`, or by a kernel of `VISUAL`; all that a gradient kernel has.
         strays: reads and writes of memory among an actor's products, other than the weights' copies to shared memory.
         barriers: the lines of source that barriers of all threads in its PTX come from.
         fused: the same of fused multiply-adds.
@@ -135,6 +144,22 @@ def neurons(targets: Sequence[str] = TARGETS, dtypes: Sequence[str] = tuple(DTYP
     ]
 
 
+def gradients(targets: Sequence[str] = TARGETS) -> list[Case]:
+    """Gradient kernels in float32: of spikes, from a sequence, with the triangle; on an H100 every other form too, and
+    every surrogate."""
+    first, *_, last = GRADIENT_FORMS
+    found = [
+        Case("gradient", kind, target, "float32", form)
+        for target, kind, form in itertools.product(targets, COMPILED_KINDS, (first, last))
+    ]
+    more = [(form, Surrogate.TRIANGLE) for form in GRADIENT_FORMS] + [(first, surrogate) for surrogate in Surrogate]
+    for kind, (form, surrogate) in itertools.product(COMPILED_KINDS, more):
+        case = Case("gradient", kind, "sm_90", "float32", form, surrogate=surrogate)
+        if "sm_90" in targets and case not in found:
+            found.append(case)
+    return found
+
+
 def actors(targets: Sequence[str] = TARGETS) -> list[Case]:
     """Every actor kernel that `warmup` may choose, in every precision."""
     from snnkern.kernels.backends.triton.engine import PRECISIONS, TILES
@@ -165,7 +190,8 @@ def compile_all(cases: Sequence[Case]) -> list[Compiled]:
 def compile_one(case: Case) -> Compiled:
     """Compiles one kernel."""
     with caught(case.target) as kernels:
-        {"neuron": _launch_neuron, "actor": _launch_actor}.get(case.kernel, _launch_visual)(case)
+        launches = {"neuron": _launch_neuron, "gradient": _launch_gradient, "actor": _launch_actor}
+        launches.get(case.kernel, _launch_visual)(case)
     (kernel,) = kernels
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
@@ -203,6 +229,8 @@ def _lines(ptx: str, name: str) -> Counter[str]:
 def _instructions(code: Code, case: Case) -> int | None:
     if case.kernel == "neuron":
         return code.step() if case.form.startswith("a sequence") else None
+    if case.kernel == "gradient":
+        return len(code.instructions)
     if case.kernel in VISUAL:
         return passage(code, case) if case.target == "sm_90" else None
     if case.target != "sm_90" or case.widths != WIDTHS:
@@ -340,6 +368,16 @@ def _launch_neuron(case: Case) -> None:
     threshold = torch.ones(1024, dtype=dtype)
     bias = threshold if case.kind == "DC" else None
     launch.neuron(Problem(current, threshold, torch.zeros(32, 1024, dtype=dtype), dynamics, bias, None, spikes))
+
+
+def _launch_gradient(case: Case) -> None:
+    timesteps, constant, of_spikes = GRADIENT_FORMS[case.form]
+    dynamics = replace(case.dynamics(), timesteps=timesteps)
+    one, sequence = torch.zeros(32, 1024), torch.zeros(timesteps, 32, 1024)
+    threshold = torch.ones(1024)
+    bias = threshold if case.kind == "DC" else None
+    problem = Problem(one if constant else sequence, threshold, one, dynamics, bias, None, of_spikes)
+    launch.neuron_gradients(problem, sequence if of_spikes else one, case.surrogate)
 
 
 def _launch_actor(case: Case) -> None:

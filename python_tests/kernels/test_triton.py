@@ -17,6 +17,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 
 FILES = {
     "neurons": "kernels/triton_cases.py",
+    "gradients": "kernels/triton_gradient_cases.py",
     "actors": "kernels/triton_actor_cases.py",
     "visual": "kernels/triton_visual_cases.py",
 }

@@ -13,17 +13,20 @@ import pytest
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
+import gradient_tables
 import triton_compiled
 import triton_tables
 import visual_tables
 from h100 import PAGE
 from machine_code import KINDS, ROOT, TARGETS
 from support.builders import run_cases
-from triton_compiled import SHARED, VISUAL, WIDTHS, Case
+from triton_compiled import GRADIENT_FORMS, SHARED, VISUAL, WIDTHS, Case
 
 from snnkern.kernels.backends.triton import launch
 from snnkern.kernels.backends.triton.engine import TILES
+from snnkern.kernels.surrogates import Surrogate
 
+FORMS = tuple(GRADIENT_FORMS)
 MOST_REGISTERS = {"IF": 40, "SNM": 40, "MT": 64, "DC": 64, "LIF": 40}
 # Which instruction multiplies a tile of 64 rows; one of 16 rows is too small for the newer ones.
 PRODUCTS = {"sm_80": "mma.sync", "sm_90": "wgmma.mma_async", "sm_100": "tcgen05.mma"}
@@ -36,10 +39,20 @@ pytestmark = pytest.mark.skipif(bool(triton_compiled.missing()), reason=triton_c
 
 def check(kernel: triton_compiled.Compiled) -> None:
     case = kernel.case
-    assert set(kernel.fused) <= {"result = tl.fma(a, b, c)"}, kernel
+    fused = set(kernel.fused) - {"result = tl.fma(a, b, c)"}
+    if case.kernel == "gradient":  # of which the compiler merges some, which then belong to another line or to none
+        fused = {line for line in fused - {"", "def gradient_kernel("} if "times_plus(" not in line}
+    assert not fused, kernel
     assert kernel.local == 0 or case == SPILLS, kernel
     of_all, of_one = SHARED[case.target]
     assert kernel.shared <= of_one, kernel
+    if case.kernel == "gradient":
+        crowded = case.form == FORMS[-1] or case.surrogate is Surrogate.SIGMOID
+        crowded |= (case.kind, case.target) == ("DC", "sm_100")
+        assert kernel.warps >= (8 if crowded else 12), kernel
+        ordered = [line for line in kernel.barriers if line.startswith("tl.debug_barrier()")]
+        assert bool(ordered) == case.form.startswith("16 steps"), kernel
+        return
     if case.kernel == "neuron":
         assert kernel.registers <= MOST_REGISTERS[case.kind], kernel
         assert kernel.warps >= 32, kernel
@@ -63,6 +76,19 @@ def check(kernel: triton_compiled.Compiled) -> None:
 @pytest.mark.parametrize("kind", MOST_REGISTERS)
 def test_default_neuron_kernels_fit_every_target(kind, target) -> None:
     check(triton_compiled.compile_one(Case("neuron", kind, target, "float32", "a sequence in, spikes out")))
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "form", "surrogate"),
+    [
+        *((kind, "sm_90", FORMS[0], Surrogate.TRIANGLE) for kind in MOST_REGISTERS),
+        ("DC", "sm_80", FORMS[0], Surrogate.SIGMOID),
+        ("DC", "sm_100", FORMS[0], Surrogate.ATAN),
+        ("DC", "sm_90", FORMS[-1], Surrogate.TRIANGLE),
+    ],
+)
+def test_gradient_kernels_fit_their_targets(kind, target, form, surrogate) -> None:
+    check(triton_compiled.compile_one(Case("gradient", kind, target, "float32", form, surrogate=surrogate)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -131,6 +157,18 @@ def test_every_kernel_fits_every_target_and_the_page_shows_it() -> None:
     assert triton_tables.compiled_table(kernels) in page
     assert triton_tables.instructions_table(kernels) in page
     assert triton_tables.parts_table(kernels) in page
+
+
+@pytest.mark.long
+def test_every_gradient_kernel_fits_every_target_and_the_page_shows_it() -> None:
+    kernels = triton_compiled.compile_all(triton_compiled.gradients())
+    for kernel in kernels:
+        check(kernel)
+    page = PAGE.read_text()
+    if f"Triton {launch.release()}." not in page:
+        pytest.skip(f"the page was drawn with another Triton than {launch.release()}")
+    assert gradient_tables.compiled_table(kernels) in page
+    assert gradient_tables.predicted_table(kernels) in page
 
 
 @pytest.mark.long

@@ -3,16 +3,23 @@
 from mutants.mutant import Mutant
 
 NEURON_TESTS = "'python_tests/kernels/test_triton.py::test_kernels_in_the_interpreter[neurons]'"
+GRADIENT_TESTS = "'python_tests/kernels/test_triton.py::test_kernels_in_the_interpreter[gradients]'"
 ACTOR_TESTS = "'python_tests/kernels/test_triton.py::test_kernels_in_the_interpreter[actors]'"
 VISUAL_TESTS = "'python_tests/kernels/test_triton.py::test_kernels_in_the_interpreter[visual]'"
 LAYERED_TESTS = "python_tests/kernels/test_cuda_visual.py"
 COMPILED_NEURONS = "python_tests/kernels/test_triton_compiled.py::test_default_neuron_kernels_fit_every_target"
 COMPILED_ACTORS = "python_tests/kernels/test_triton_compiled.py::test_default_actor_kernels_fit_their_targets"
+COMPILED_GRADIENTS = "python_tests/kernels/test_triton_compiled.py::test_gradient_kernels_fit_their_targets"
 WARMUP_TESTS = "python_tests/kernels/test_triton.py::test_warmup_times_every_tile_on_the_actors_device"
 
 
 def _neurons(name: str, text: str, replacement: str, tests: str = NEURON_TESTS) -> Mutant:
     return Mutant(f"triton-{name}", "snnkern/kernels/backends/triton/neurons.py", text, replacement, tests)
+
+
+def _gradient(name: str, text: str, replacement: str, tests: str = GRADIENT_TESTS) -> Mutant:
+    file = "snnkern/kernels/backends/triton/gradients.py"
+    return Mutant(f"triton-gradient-{name}", file, text, replacement, tests)
 
 
 def _actor(name: str, text: str, replacement: str, tests: str = ACTOR_TESTS) -> Mutant:
@@ -91,9 +98,54 @@ MUTANTS = [
     Mutant(
         "triton-fused-multiply-add",
         "snnkern/kernels/backends/triton/launch.py",
-        "enable_fp_fusion=False",
-        "enable_fp_fusion=True",
+        "else None,\n                enable_fp_fusion=False",
+        "else None,\n                enable_fp_fusion=True",
         COMPILED_NEURONS,
+    ),
+    Mutant(
+        "triton-gradient-fused-multiply-add",
+        "snnkern/kernels/backends/triton/launch.py",
+        "surrogate, carry.device),\n                enable_fp_fusion=False",
+        "surrogate, carry.device),\n                enable_fp_fusion=True",
+        COMPILED_GRADIENTS,
+    ),
+    _gradient("rows-of-32-bits", "row_of_sums.to(tl.int64) * strip +", "row_of_sums * strip +"),
+    _gradient("steps-of-32-bits", "size = batch.to(tl.int64) * neurons", "size = batch * neurons"),
+    _gradient("strides-of-32-bits", "\n    far_t = tl.cast(stride_t, tl.int64)", "\n    far_t = stride_t"),
+    _gradient("given-strides-of-32-bits", "tl.cast(gradient_stride_t, tl.int64)", "gradient_stride_t"),
+    _gradient("columns-of-32-bits", "columns.to(tl.int64)[None, :] * stride_n", "columns[None, :] * stride_n"),
+    _gradient("reads-columns-behind-the-last", "is_column = columns < neurons", "is_column = columns < neurons + 1"),
+    _gradient("reads-steps-behind-the-last", "is_read = is_read & (t <= timesteps)", "is_read = is_read"),
+    _gradient("writes-steps-behind-the-last", "is_step = is_step & (t <= timesteps)", "is_step = is_step"),
+    _gradient("flows-behind-the-last-step", "of_spike = tl.where(is_step, of_spike, 0.0)", "of_spike = of_spike"),
+    _gradient("reset-is-detached", "of_spike = shared - of_potential", "of_spike = shared"),
+    _gradient("output-mean-is-detached", "of_output_mean -= of_potential", "of_output_mean -= 0.0"),
+    _gradient("current-mean-is-detached", "of_current_mean += of_potential", "of_current_mean += 0.0"),
+    _gradient("start-is-detached", "of_threshold += parameters.initial_fraction * of_potential", "of_threshold += 0.0"),
+    _gradient("does-not-leak", "of_potential = parameters.decay * of_potential", "of_potential = of_potential"),
+    _gradient("mean-is-a-sum", "of_mean * (1.0 / tl.cast(timesteps, tl.float32))", "of_mean"),
+    _gradient("no-gradient-through-the-units", "0.0), slope, units)", "0.0), slope, 0.0 * units)"),
+    _gradient("infinity-times-nothing", "tl.where(slope > 0.0, -ratio, 0.0)", "-ratio"),
+    _gradient("silent-neurons-have-slopes", "threshold > 0.0, 1.0 /", "threshold >= 0.0, 0.5 /"),
+    _gradient("small-thresholds-overflow", "threshold < 2.0**-64, 2.0**64, 1.0", "threshold < 0.0, 2.0**64, 1.0"),
+    _gradient("takes-back-what-was-not-sent", "tl.where(sent_or_above >= taken_back, side, 0.0)", "side"),
+    _gradient(
+        "snm-takes-back-what-was-not-sent", "tl.where(count >= 1, surrogate_of", "tl.where(count >= 0, surrogate_of"
+    ),
+    _gradient("no-side-above", "where(sent_or_above >= taken_back", "where(sent >= taken_back"),
+    _gradient("last-step-is-too-steep", "2.0 ** min(j + 1, levels - 1)", "2.0 ** (j + 1)"),
+    _gradient("underflowing-levels-have-slopes", "tl.where(level > 0.0, steps, 0.0)", "steps"),
+    _gradient("never-divides-again", "done = tl.min(tl.min(smallest", "exact = tl.min(tl.min(smallest"),
+    _gradient(
+        "smallest-of-the-last-step", "smallest = tl.minimum(smallest, place(current))", "smallest = place(current)"
+    ),
+    _gradient("every-row-is-the-last", "of_thresholds += of_threshold", "of_thresholds = of_threshold"),
+    _gradient("every-bias-is-the-last", "of_biases += of_bias", "of_biases = of_bias"),
+    _gradient("keeps-one-mean", "output_mean = tl.load(before + 2 * size", "output_mean = tl.load(before + size"),
+    _gradient("forgets-the-count", "count = tl.load(before + size, inside", "count = tl.load(before, inside"),
+    _gradient("constant-current-is-repeated", "is_read = is_read & (t == 1)", "is_read = is_read"),
+    _gradient(
+        "no-barrier-before-states-are-read", "tl.debug_barrier()  # whichever", "pass  # whichever", COMPILED_GRADIENTS
     ),
     _actor(
         "no-barrier-behind-actions",

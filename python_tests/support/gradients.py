@@ -8,6 +8,7 @@ from torch import Tensor
 from snnkern.kernels import ops, reference
 from support.cases import Layer
 
+CPU = torch.device("cpu")
 NAMES = ("current", "threshold", "carry", "bias")
 # Of the largest gradient of a layer. Forward, kernels and the reference do the same to the bit, so that they differ by
 # rounding alone: by sums over T steps and over the batch, and by the exponential.
@@ -30,9 +31,11 @@ def by_autograd(layer: Layer, gradient: Tensor, surrogate: str) -> dict[str, Ten
     return _gradients(tracked, decision.spikes if gradient.dim() == 3 else decision.mean, gradient)
 
 
-def by_operator(layer: Layer, gradient: Tensor, surrogate: str, backend: str) -> dict[str, Tensor]:
-    """Through `snnkern.ops`."""
-    tracked = _tracked(layer)
+def by_operator(
+    layer: Layer, gradient: Tensor, surrogate: str, backend: str, device: torch.device = CPU
+) -> dict[str, Tensor]:
+    """Through `snnkern.ops` on a device; what comes out is on the CPU."""
+    tracked, gradient = _tracked(layer.map(lambda tensor: tensor.to(device))), gradient.to(device)
     operator = ops.neuron_spikes if gradient.dim() == 3 else ops.neuron_mean
     output, *_ = operator(
         tracked.current,
@@ -43,18 +46,25 @@ def by_operator(layer: Layer, gradient: Tensor, surrogate: str, backend: str) ->
         surrogate=surrogate,
         backend=backend,
     )
-    return _gradients(tracked, output, gradient)
+    found = _gradients(tracked, output, gradient)
+    return {name: tensor.cpu() for name, tensor in found.items()}
 
 
-def assert_gradients_are_the_references(layer: Layer, surrogate: str, backend: str) -> None:
+def assert_gradients_are_the_references(layer: Layer, surrogate: str, backend: str, device: torch.device = CPU) -> None:
     """Of spikes and of the mean, for the sequence and for its first current as a constant one."""
     for form in [layer] if layer.current.dim() == 2 else [layer, layer.constant()]:
         for of_mean in (False, True):
-            gradient = random_gradient(form, of_mean)
-            actual, wanted = by_operator(form, gradient, surrogate, backend), by_autograd(form, gradient, surrogate)
-            largest = max(_largest(one) for one in wanted.values())
-            for name in wanted:
-                assert_close(actual[name], wanted[name], name, largest)
+            assert_gradient_is_the_references(form, random_gradient(form, of_mean), surrogate, backend, device)
+
+
+def assert_gradient_is_the_references(
+    layer: Layer, gradient: Tensor, surrogate: str, backend: str, device: torch.device = CPU
+) -> None:
+    """Of one form."""
+    actual, wanted = by_operator(layer, gradient, surrogate, backend, device), by_autograd(layer, gradient, surrogate)
+    largest = max(_largest(one) for one in wanted.values())
+    for name in wanted:
+        assert_close(actual[name], wanted[name], name, largest)
 
 
 def _largest(tensor: Tensor) -> float:

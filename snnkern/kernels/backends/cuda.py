@@ -8,6 +8,7 @@ from torch import Tensor
 from snnkern.kernels import backends, reference
 from snnkern.kernels.backends import ActorParts, Gradients, HiddenPart, Problem, Result, layered
 from snnkern.kernels.backends.native import interface_arguments, run_neuron
+from snnkern.kernels.backends.triton import launch
 from snnkern.kernels.neurons import Dynamics
 from snnkern.kernels.surrogates import Surrogate
 
@@ -47,8 +48,10 @@ def neuron(problem: Problem) -> Result:
 
 
 def neuron_gradients(problem: Problem, gradient: Tensor, surrogate: Surrogate) -> Gradients:
-    """By the reference: there is no kernel for them."""
+    """By Triton's kernel, where there is Triton, or by the reference: CUDA has no kernel for them."""
     current, threshold, carry, dynamics, bias, *_ = problem
+    if launch.serves(carry.device, carry.dtype) and not launch.unavailable():
+        return launch.neuron_gradients(problem, gradient, surrogate)
     return reference.neuron_gradients(current, threshold, carry, dynamics, gradient, surrogate, bias)
 
 

@@ -33,6 +33,13 @@ TILE_ELEMENTS = 256
 NARROW_TILE_ELEMENTS, NARROW_REGISTERS = 512, 64
 TILE_WARPS = 4
 
+# Of the way back: the steps whose slopes registers hold, and how many tiles of rows a program takes one after the other
+# where there are many: sums over the batch are as many as programs. With so many registers, a multiprocessor has room
+# for four programs of IF, LIF and SNM, for three of MT and DC, or for two with the most; with fewer, they would spill.
+SEGMENT = 8
+MANY_PROGRAMS, LONGEST_STRIP = 4096, 16
+PLAIN_REGISTERS, GRADIENT_REGISTERS, MOST_REGISTERS = 128, 168, 255
+
 
 def detail() -> str:
     where = "the interpreter, on the CPU" if INTERPRETED else torch.cuda.get_device_name()
@@ -122,15 +129,69 @@ def neuron(problem: Problem) -> Result:
 
 
 def neuron_gradients(problem: Problem, gradient: Tensor, surrogate: Surrogate) -> Gradients:
-    """By the reference: there is no kernel for them."""
-    current, threshold, carry, dynamics, bias, *_ = problem
-    return reference.neuron_gradients(current, threshold, carry, dynamics, gradient, surrogate, bias)
+    from snnkern.kernels.backends.triton.gradients import gradient_kernel, kept_numbers
+
+    current, dynamics, spec = problem.current, problem.dynamics, problem.dynamics.neuron
+    threshold, carry = problem.threshold.contiguous(), problem.carry.contiguous()
+    bias = None if problem.bias is None else problem.bias.contiguous()
+    batch, neurons = carry.shape
+    timesteps, constant, of_mean = dynamics.timesteps, current.dim() == 2, gradient.dim() == 2
+    segment = min(timesteps, SEGMENT)
+    whole = timesteps == segment
+    rows, columns = tile_shape(neurons, TILE_ELEMENTS)
+    across, strip = -(-neurons // columns), strip_length(batch, neurons)
+    strips = -(-batch // (rows * strip))
+
+    of_current, of_carry = carry.new_empty(current.shape), carry.new_empty(carry.shape)
+    sums = carry.new_empty(1 + spec.differential, strips, neurons, dtype=torch.float32)
+    segments = 0 if whole else -(-timesteps // segment)
+    states = carry.new_empty(segments, kept_numbers(int(spec.kind)), batch, neurons, dtype=torch.float32)
+    if batch and neurons:
+        with on_device(carry):
+            gradient_kernel[(strips * across,)](
+                current,
+                gradient,
+                threshold,
+                threshold if bias is None else bias,
+                carry,
+                of_current,
+                of_carry,
+                sums,
+                states,
+                batch,
+                neurons,
+                timesteps,
+                strip,
+                0 if constant else current.stride(0),
+                current.stride(-2),
+                current.stride(-1),
+                0 if of_mean else gradient.stride(0),
+                gradient.stride(-2),
+                gradient.stride(-1),
+                parameters(dynamics),
+                spec.levels,
+                KIND=int(spec.kind),
+                LEVELS=spec.levels,
+                CONSTANT=constant,
+                OF_MEAN=of_mean,
+                HAS_BIAS=bias is not None,
+                SURROGATE=int(surrogate),
+                SEGMENT=segment,
+                WHOLE=whole,
+                ROWS=rows,
+                COLUMNS=columns,
+                num_warps=TILE_WARPS,
+                maxnreg=_gradient_registers(spec, whole, surrogate, carry.device),
+                enable_fp_fusion=False,
+            )
+    of_threshold, *of_bias = sums.sum(dim=1).to(carry.dtype)  # in an order that the shape decides
+    return Gradients(of_current, of_threshold, of_carry, of_bias[0] if of_bias else torch.zeros_like(of_threshold))
 
 
 def linear_gradients(
     gradient: Tensor, input: Tensor, weight: Tensor, of_input: bool, of_weight: bool
 ) -> tuple[Tensor, Tensor]:
-    return reference.linear_gradients(gradient, input, weight, of_input, of_weight)
+    return reference.linear_gradients(gradient, input, weight, of_input, of_weight)  # torch's own products
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -149,6 +210,24 @@ def engine(actor: ActorParts) -> Engine | None:
             else layered.Engine(actor, neuron)
         )
     return triton_engine.Engine(actor, triton_engine.chosen_precision()) if triton_engine.fits(actor) else None
+
+
+def strip_length(batch: int, neurons: int) -> int:
+    """Tiles of rows that a program of the way back works off: by the shape alone, which so decides how sums round."""
+    rows, columns = tile_shape(neurons, TILE_ELEMENTS)
+    tiles = -(-batch // rows) * -(-neurons // columns)
+    return min(max(tiles // MANY_PROGRAMS, 1), LONGEST_STRIP)
+
+
+def _gradient_registers(neuron: Neuron, whole: bool, surrogate: Surrogate, device: torch.device) -> int:
+    """What ptxas may take of a multiprocessor's."""
+    from snnkern.kernels.backends.triton.engine import gpu
+
+    if not neuron.multilevel:
+        return PLAIN_REGISTERS
+    crowded = not whole or surrogate is Surrogate.SIGMOID
+    blackwell = gpu(device).capability >= (10, 0)
+    return MOST_REGISTERS if crowded or (neuron.differential and blackwell) else GRADIENT_REGISTERS
 
 
 def tile_elements(neuron: Neuron, dtype: torch.dtype) -> int:

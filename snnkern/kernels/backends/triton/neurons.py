@@ -72,12 +72,19 @@ def fused(a, b, c):
 
 
 @triton.jit
+def about_one_over(value):
+    """1 / value, off by a unit in the last place, for a value that is far from where `/` is careful."""
+    if INTERPRETED:
+        about = 1.0 / value
+    else:  # the hardware's
+        about = tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [value], tl.float32, True, 1)
+    return about
+
+
+@triton.jit
 def reciprocal(time):
     """1 / time as the sum of two numbers, for `divide_fast`: `Divisor` of `csrc/cuda/divisor.h`."""
-    if INTERPRETED:
-        about = 1.0 / time
-    else:  # the hardware's, off by a unit in the last place: times are far from where `/` is careful
-        about = tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [time], tl.float32, True, 1)
+    about = about_one_over(time)
     high = about * 0.999999523162841796875  # 1 - 2^-21
     missing = fused(-time, high, tl.full(time.shape, 1.0, tl.float32))
     return high, missing * about
@@ -220,12 +227,57 @@ def neuron_step(
     `levels` is LEVELS at run time. REGULAR says that `fire_level_regular` serves the thresholds; FAST, that
     `divide_fast` with `high` and `low` serves everything.
     """
+    potential = integrate(current, potential, current_mean, output_mean, parameters, KIND)
+    return fire_and_reset(
+        current,
+        potential,
+        count,
+        current_mean,
+        output_mean,
+        threshold,
+        parameters,
+        levels,
+        time,
+        high,
+        low,
+        KIND,
+        LEVELS,
+        REGULAR,
+        FAST,
+    )
+
+
+@triton.jit
+def integrate(current, potential, current_mean, output_mean, parameters, KIND: tl.constexpr):
+    """u after the current of a step."""
     if KIND == DC:
         potential = potential + current + current_mean - output_mean
     elif KIND == LIF:
         potential = parameters.decay * potential + current
     else:
         potential = potential + current
+    return potential
+
+
+@triton.jit
+def fire_and_reset(
+    current,
+    potential,
+    count,
+    current_mean,
+    output_mean,
+    threshold,
+    parameters,
+    levels,
+    time,
+    high,
+    low,
+    KIND: tl.constexpr,
+    LEVELS: tl.constexpr,
+    REGULAR: tl.constexpr,
+    FAST: tl.constexpr,
+):
+    """`neuron_step` from the potential that it has integrated."""
     if KIND == MT or KIND == DC:
         promised = time * output_mean
         if REGULAR:
