@@ -12,9 +12,11 @@
 #if defined(__CUDACC__)
 #define SNNKERN_INLINE __host__ __device__ __forceinline__
 #define SNNKERN_NO_UNROLL _Pragma("unroll 1")  // unrolled, the loop takes registers that warps need
+#define SNNKERN_UNROLL _Pragma("unroll")
 #else
 #define SNNKERN_INLINE inline __attribute__((always_inline))
 #define SNNKERN_NO_UNROLL
+#define SNNKERN_UNROLL _Pragma("GCC unroll 16")
 #endif
 
 // Everything that generates code lives in a namespace of its instruction set, so that builds of one

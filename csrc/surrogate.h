@@ -38,7 +38,7 @@ SNNKERN_INLINE V exp_of_negative(V x) {
     const V whole = X::to_real(n);
     const V r = (x - whole * E::kLn2High) - whole * E::kLn2Low;
     V sum = V{} + 1;
-#pragma GCC unroll 16
+    SNNKERN_UNROLL
     for (int term = E::kTerms; term > 0; --term) sum = sum * r * (Real(1) / Real(term)) + Real(1);
     return sum * X::from_bits((n << Layout<Real>::kMantissaBits) + B::kOne);
 }

@@ -42,22 +42,26 @@ backend = pytest.mark.parametrize("backend", LAYER_BACKENDS)
 surrogates = pytest.mark.parametrize("surrogate", SURROGATES)
 
 
-@pytest.fixture(params=[] if cpu._cpu is None else cpu._cpu.isas(), scope="module")
-def _each_isa(request):
-    """Every build of the kernels that this machine runs."""
-    before = cpu._cpu.isa()
-    assert cpu._cpu.use_isa(request.param)
-    yield
-    cpu._cpu.use_isa(before)
+def one_for(request, choices):
+    """One of them for each case, by its name: all of them for every case take minutes."""
+    return list(choices)[zlib.crc32(f"{request.fixturename} {request.node.callspec.id}".encode()) % len(choices)]
 
 
 @pytest.fixture
 def surrogate(request):
-    """One for each case of a test that does not name them: all three for every case take minutes."""
-    return list(SURROGATES)[zlib.crc32(request.node.callspec.id.encode()) % len(SURROGATES)]
+    return one_for(request, SURROGATES)
 
 
-every_build = pytest.mark.usefixtures("_each_isa")
+@pytest.fixture
+def build(request):
+    """A build of the kernels that this machine runs."""
+    before = cpu._cpu.isa()
+    assert cpu._cpu.use_isa(one_for(request, cpu._cpu.isas()))
+    yield
+    cpu._cpu.use_isa(before)
+
+
+one_build = pytest.mark.usefixtures("build")
 
 
 def of_one(neuron, currents, gradient, surrogate="triangle", *, threshold=1.0, carry=0.0, bias=None):
@@ -196,7 +200,7 @@ def test_the_recursion_of_the_reference_is_its_autograd(neuron, surrogate, dtype
 
 
 @needs_cpu
-@every_build
+@one_build
 @each("dtype", NATIVE_DTYPES)
 @each("size", {name: size for name, size in SIZES.items() if size.batch and size.neurons})
 @each("neuron", NEURONS)
@@ -205,7 +209,7 @@ def test_gradients_of_every_size_are_the_references(neuron, size, surrogate, dty
 
 
 @needs_cpu
-@every_build
+@one_build
 @each("dtype", NATIVE_DTYPES)
 @each("timesteps", {**TIMESTEPS, "T200": 200})
 @each("neuron", NEURONS)
@@ -215,7 +219,7 @@ def test_gradients_of_every_number_of_timesteps_are_the_references(neuron, times
 
 
 @needs_cpu
-@every_build
+@one_build
 @each("dtype", NATIVE_DTYPES)
 @each("change", INPUTS)
 @each("neuron", NEURONS)
@@ -397,7 +401,7 @@ PRODUCTS = {
 
 
 @needs_cpu
-@every_build
+@one_build
 @each("dtype", NATIVE_DTYPES)
 @each("case", PRODUCTS)
 def test_a_product_of_spikes_has_the_gradients_of_a_dense_one(case, dtype):
