@@ -40,7 +40,7 @@ SNNKERN_INLINE V exp_of_negative(V x) {
     V sum = V{} + 1;
     SNNKERN_UNROLL
     for (int term = E::kTerms; term > 0; --term) sum = sum * r * (Real(1) / Real(term)) + Real(1);
-    return sum * X::from_bits((n << Layout<Real>::kMantissaBits) + B::kOne);
+    return sum * X::from_bits(n * B::exponent(1) + B::kOne);  // n is negative: no shift
 }
 
 // σ(z); 0 where z is NaN.

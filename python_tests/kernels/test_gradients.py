@@ -211,7 +211,7 @@ def test_gradients_of_every_size_are_the_references(neuron, size, surrogate, dty
 @needs_cpu
 @one_build
 @each("dtype", NATIVE_DTYPES)
-@each("timesteps", {**TIMESTEPS, "T200": 200})
+@each("timesteps", {**TIMESTEPS, "T50": 50})
 @each("neuron", NEURONS)
 def test_gradients_of_every_number_of_timesteps_are_the_references(neuron, timesteps, surrogate, dtype):
     layer = random_layer(Dynamics(neuron, timesteps), Size(3, 23), dtype)
