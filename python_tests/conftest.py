@@ -86,6 +86,14 @@ def covering(cases: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
             yield case
 
 
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """torch.compile as it is in a new process."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     if _is_for_a_gpu(config):

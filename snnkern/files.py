@@ -110,6 +110,19 @@ def check_writable(path: StrPath) -> None:
         raise InputError(f"cannot write {path}: the folder {folder} is not writable")
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder for files where it is missing.
+
+    Raises:
+        InputError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise InputError(f"cannot make the folder {folder}: {reason(error)}") from error
+    check_writable(folder / "file")
+
+
 def reason(error: Exception) -> str:
     """What the system says, or the first sentence of what a library says."""
     said = getattr(error, "strerror", None) or str(error)

@@ -485,13 +485,6 @@ def test_gradients_cannot_be_differentiated_again(backend):
         torch.autograd.grad(spikes.sum(), layer.current, create_graph=True)
 
 
-@pytest.fixture
-def fresh_compiler():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own compiler
 @pytest.mark.parametrize(

@@ -73,13 +73,6 @@ def test_fake_tensors_tell_the_shapes_of_real_ones(neuron, operator):
     assert {one.device.type for one in fake} == {"meta"}
 
 
-@pytest.fixture
-def fresh_compiler():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
 COMPILED = [
     *(pytest.param(name, "aot_eager", id=f"{name}-traced") for name in DEFAULT_NEURONS),
     pytest.param("dc", "inductor", id="dc-compiled", marks=needs_compiler),

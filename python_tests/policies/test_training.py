@@ -208,13 +208,6 @@ def test_an_ordinary_loop_learns_what_another_actor_does(neuron):
     assert min(losses[-5:]) < 0.5 * losses[0]
 
 
-@pytest.fixture
-def fresh_compiler():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own compiler
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -216,6 +217,11 @@ def test_bad_input_is_refused_before_any_work(snn, observations, arguments, mess
     given = {"snn": snn, "observations": observations, "env": Swing} | arguments
     with pytest.raises(InputError, match=message):
         refine(given.pop("snn"), given.pop("observations"), given.pop("env"), **given)
+
+
+def test_an_actor_on_another_device_is_refused(snn, observations) -> None:
+    with pytest.raises(InputError, match="refine works on the CPU, but the actor is on meta"):
+        refine(copy.deepcopy(snn).to("meta"), observations)
 
 
 @pytest.mark.parametrize("number", ["batch", "rows", "states", "updates"])

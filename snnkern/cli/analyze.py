@@ -57,7 +57,7 @@ def analyze_command(
     from snnkern.control.timing import machine
     from snnkern.conversion.convert import convert
     from snnkern.conversion.rules import parse_calibration
-    from snnkern.files import to_json, write_atomically
+    from snnkern.files import make_folder, to_json, write_atomically
     from snnkern.policies.loading import load_policy
     from snnkern.policies.spiking import SpikingActor, corrected_actor, dense_actor
     from snnkern.report.analysis_figures import draw_analysis
@@ -90,7 +90,7 @@ def analyze_command(
             [memory or 0.0],
             levels,
         )
-    options.make_folder(output)
+    make_folder(output)
     if isinstance(loaded, SpikingActor):
         snn = loaded
     else:

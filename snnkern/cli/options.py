@@ -133,16 +133,6 @@ def check_output(output: Path, *inputs: Path | str | None) -> None:
             raise InputError(f"{output} is what the command reads: give another file for what it writes")
 
 
-def make_folder(folder: Path) -> None:
-    from snnkern.files import check_writable, reason
-
-    try:
-        folder.mkdir(exist_ok=True)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise InputError(f"cannot make the folder {folder}: {reason(error)}") from error
-    check_writable(folder / "file")
-
-
 def collect_observations(actor: Actor, env: str, steps: int | None, seed: int | None) -> NDArray[np.floating]:
     from snnkern.control.collect import calibration_steps, collect
 

@@ -52,7 +52,8 @@ def refine_command(
     alone = observations is not None and env is None
     name = None if alone else options.environment_of(snn, env)
     if observations is None:
-        data = options.collect_observations(dense_actor(snn), options.environment_of(snn, env), steps, 0)
+        assert name is not None
+        data = options.collect_observations(dense_actor(snn), name, steps, 0)
     else:
         options.refuse({"--steps": steps}, "you give the observations yourself")
         data = read_array(observations)

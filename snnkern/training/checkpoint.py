@@ -10,7 +10,7 @@ import msgspec
 from torch import Tensor
 
 from snnkern.errors import InputError
-from snnkern.files import check_writable, from_json, read_bytes, read_tensors, reason, write_tensors
+from snnkern.files import from_json, read_bytes, read_tensors, write_tensors
 from snnkern.limits import Amount
 
 _FILE = "refinement.safetensors"
@@ -34,19 +34,6 @@ class Checkpoint(msgspec.Struct, forbid_unknown_fields=True):
     seconds: Amount
     given_error: Amount
     best_error: Amount
-
-
-def prepare(folder: Path) -> None:
-    """Makes the folder where it is missing.
-
-    Raises:
-        InputError: it cannot be made or written to.
-    """
-    try:
-        folder.mkdir(exist_ok=True)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise InputError(f"cannot make the folder {folder}: {reason(error)}") from error
-    check_writable(folder / _FILE)
 
 
 def write(folder: Path, checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> None:

@@ -21,7 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from snnkern.control import environments
 from snnkern.errors import InputError, check_number, check_whole
+from snnkern.files import make_folder
 from snnkern.limits import check_seed
 from snnkern.policies.actor import Policy, update_with_tensors
 from snnkern.policies.spiking import SpikingActor, dense_actor
@@ -99,9 +101,15 @@ def refine(
     """
     if not isinstance(snn, SpikingActor):
         raise InputError(f"refine takes a SpikingActor that convert has made, got {type(snn).__name__}")
+    if snn.output.weight.device.type != "cpu":
+        raise InputError(
+            f"refine works on the CPU, but the actor is on {snn.output.weight.device}: move it with .to('cpu')"
+        )
     limit = 60 * check_number("minutes", minutes, 0.01, 1e5)
     if rounds is not None:
         check_whole("rounds", rounds, least=1)
+    if env is not None:
+        environments.check(env, snn)
     run = _Run(
         snn,
         _checked(observations, snn),
@@ -136,8 +144,6 @@ class _Run:
         self._limit, self._recipe, self._seed = limit, recipe, seed
         self._store, self._report = store, progress
         self._key = "" if store is None else _key(snn, observations, env, recipe, seed)
-        if store is not None:
-            checkpoint.prepare(store)
         self._teacher = dense_actor(snn)
         self._student = TrainableActor(snn, recipe.surrogate)
         self._average = copy.deepcopy(self._student).requires_grad_(False)
@@ -159,12 +165,14 @@ class _Run:
         recorded = observations[~held] if alone else observations
         self._recorded = Memory(recorded, _answers(self._teacher, recorded))
         self._visited = Memory(recorded[:0], self._recorded.answers[:0])
-        self.visitor = None if env is None else Visitor(env, snn, recipe.rows, seed)
         self.rounds = self._updates = 0
         self._measuring = 0.0  # seconds that the last measurement took
         self._given_error = self._best_error = math.nan
-        if store is not None and (kept := checkpoint.read(store, self._key)):
-            self._take_up(*kept)
+        if store is not None:
+            make_folder(store)
+            if kept := checkpoint.read(store, self._key):
+                self._take_up(*kept)
+        self.visitor = None if env is None else Visitor(env, snn, recipe.rows, seed)  # last: it has to be closed
 
     def measure(self) -> bool:
         """Sees how the average acts, and keeps it if it is the best so far. Whether time is left."""

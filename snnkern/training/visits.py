@@ -49,13 +49,12 @@ class Visitor:
 
     Args:
         env: a registered name, or a function that makes the environment.
-        snn: whose spaces must fit.
+        snn: whom they are for; `environments.check` has found that it fits.
         rows: how many episodes run side by side.
         seed: decides the first episodes of every visit; those that follow go on with the environments' generators.
     """
 
     def __init__(self, env: Environment, snn: SpikingActor, rows: int, seed: int) -> None:
-        environments.check(env, snn)
         self._envs = unrewarded(environments.make_vector(env, rows, snn))
         self._seed = seed
         self._rows = rows
