@@ -73,17 +73,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def covering(cases: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
-    """Cases of one test that together give each of its parameters each of its values.
+    """A few cases of one test that together give each of its parameters each of its values.
 
-    Which ones depends on their names alone, so that every run and every process chooses the same.
+    The next one is always that which gives most that are missing. Of several, their names alone decide, so that every run
+    and every process chooses the same.
     """
-    seen: set[tuple[int, str]] = set()
-    for case in sorted(cases, key=lambda item: hashlib.sha256(item.nodeid.encode()).digest()):
+
+    def values(case: pytest.Item) -> set[tuple[int, str]]:
         callspec = getattr(case, "callspec", None)
-        values = set(enumerate(callspec._idlist)) if callspec else {(0, "")}  # an id for each `parametrize`
-        if not values <= seen:
-            seen |= values
-            yield case
+        return set(enumerate(callspec._idlist)) if callspec else {(0, "")}  # an id for each `parametrize`
+
+    in_order = sorted(cases, key=lambda case: hashlib.sha256(case.nodeid.encode()).digest())
+    missing = {case: values(case) for case in in_order}
+    while missing:
+        chosen = max(missing, key=lambda case: len(missing[case]))
+        given = missing[chosen]
+        missing = {case: rest for case, left in missing.items() if (rest := left - given)}
+        yield chosen
 
 
 @pytest.fixture

@@ -46,6 +46,17 @@ def test_sweep_then_report(capsys, folder) -> None:
     assert "5 in kept, 4 to run" in err
     assert "Averages over actors" in out
     assert "snnkern report kept" in out
+    records = (folder / "all.jsonl").read_text().splitlines(keepends=True)
+    (folder / "few.jsonl").write_text("".join(records[:2]))  # which are soon drawn
+    code, out, _ = run(capsys, "report", "few.jsonl", "-o", "page")
+    assert code == 0
+    assert "Wrote page/report.html" in out
+    assert "Not on this page" in (folder / "page" / "report.html").read_text()
+
+
+@pytest.mark.thorough
+def test_what_other_commands_wrote_is_on_the_page(capsys, folder) -> None:
+    run_json(capsys, "sweep", "grid.json", "--workers", 1, "--store", "kept")
     run(capsys, "analyze", "tiny.safetensors", "--steps", 50, "--episodes", 1, "-o", "analysis")
     run(capsys, "energy", "tiny.safetensors", "--steps", 50, "-T", 2, "-o", "energy.json")
     bench = ["--steps", 50, "--seconds", 0.1, "--batch", 1, "--threads", 1, "--neuron", "if", "-T", 2]
@@ -58,11 +69,6 @@ def test_sweep_then_report(capsys, folder) -> None:
     assert "Not on this page" not in text
     for name in ("analysis-1-raster", "analysis-1-errors", "energy-1", "latency-1"):
         assert f"page/figures/{name}.pdf" in described["figures"]
-    records = (folder / "all.jsonl").read_text().splitlines(keepends=True)
-    (folder / "few.jsonl").write_text("".join(records[:2]))  # which are soon drawn
-    code, out, _ = run(capsys, "report", "few.jsonl", "-o", "page")
-    assert code == 0
-    assert "Wrote page/report.html" in out
 
 
 def test_a_failed_task_is_an_error_at_the_end(capsys, folder, monkeypatch) -> None:

@@ -97,7 +97,7 @@ def check(actor: snnkern.Actor, act) -> None:
     assert spiking == pytest.approx(theirs, rel=0.05, abs=1.0)  # one script's actor and another's differ by 40
 
 
-@pytest.mark.parametrize("algorithm", ["td3", "ddpg", "sac"])
+@pytest.mark.parametrize("algorithm", ["td3", pytest.param("ddpg", marks=pytest.mark.thorough), "sac"])
 def test_actors_act_as_they_did(trained, tmp_path, algorithm):
     script = trained(f"{algorithm}_continuous_action")
     theirs, states = script["actor"], state_dicts(script)

@@ -48,7 +48,8 @@ def example():
     return load_example("train_actor")
 
 
-@pytest.mark.parametrize("algorithm", ["td3", pytest.param("sac", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("algorithm", ["td3", "sac"])
 def test_file_acts_like_the_trained_model(example, algorithm, tmp_path, monkeypatch):
     observations = np.random.default_rng(0).normal(size=(100, 3)).astype(np.float32)
     export, exported = example.export, []

@@ -75,7 +75,7 @@ def test_fake_tensors_tell_the_shapes_of_real_ones(neuron, operator):
 
 COMPILED = [
     *(pytest.param(name, "aot_eager", id=f"{name}-traced") for name in DEFAULT_NEURONS),
-    pytest.param("dc", "inductor", id="dc-compiled", marks=needs_compiler),
+    pytest.param("dc", "inductor", id="dc-compiled", marks=[needs_compiler, pytest.mark.thorough]),
 ]
 
 

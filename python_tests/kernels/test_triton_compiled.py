@@ -82,9 +82,9 @@ def test_default_neuron_kernels_fit_every_target(kind, target) -> None:
     ("kind", "target", "form", "surrogate"),
     [
         *((kind, "sm_90", FORMS[0], Surrogate.TRIANGLE) for kind in MOST_REGISTERS),
-        ("DC", "sm_80", FORMS[0], Surrogate.SIGMOID),
+        pytest.param("DC", "sm_80", FORMS[0], Surrogate.SIGMOID, marks=pytest.mark.thorough),
         ("DC", "sm_100", FORMS[0], Surrogate.ATAN),
-        ("DC", "sm_90", FORMS[-1], Surrogate.TRIANGLE),
+        pytest.param("DC", "sm_90", FORMS[-1], Surrogate.TRIANGLE, marks=pytest.mark.thorough),
     ],
 )
 def test_gradient_kernels_fit_their_targets(kind, target, form, surrogate) -> None:
