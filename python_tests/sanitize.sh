@@ -14,6 +14,7 @@ fail() {
 }
 
 compiler=$(command -v "${CXX:-g++}") || fail "there is no ${CXX:-g++}"
+options=()
 case $sanitizers in
     address,undefined)
         libraries=(libasan.so libubsan.so libstdc++.so)
@@ -26,7 +27,8 @@ case $sanitizers in
     thread)
         # Instrumented by GCC 12's TSan, the AVX-512 build gives other results than at any optimisation level without
         # it. Threads are the same for all builds.
-        export SNNKERN_ISA=baseline SNNKERN_FUZZ_SECONDS=5
+        options=(-DSNNKERN_BASELINE_ONLY=ON)
+        export SNNKERN_FUZZ_SECONDS=5
         libraries=(libtsan.so libstdc++.so)
         bugs=(race:'data race')
         tests=(test_engine.py test_staged_engine.py test_engine_fuzz.py test_staged_fuzz.py test_endurance.py -k 'thread or random_actors')
@@ -46,7 +48,7 @@ rm -rf "$tree/snnkern"
 cp -r "$root/snnkern" "$tree/"
 rm -f "$tree"/snnkern/_cpu*
 cmake -S "$root" -B "$tree/cmake" -DCMAKE_CXX_COMPILER="$compiler" -DSNNKERN_SANITIZE="$sanitizers" \
-    -DSNNKERN_CUDA=OFF -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$tree/snnkern" -DPython_EXECUTABLE="$python" \
+    -DSNNKERN_CUDA=OFF "${options[@]}" -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$tree/snnkern" -DPython_EXECUTABLE="$python" \
     -Dpybind11_DIR="$("$python" -c 'import pybind11; print(pybind11.get_cmake_dir())')" >/dev/null
 cmake --build "$tree/cmake" --parallel
 "$compiler" -shared -fPIC -pthread -g -O1 -fsanitize="$sanitizers" -fno-sanitize-recover=all \
