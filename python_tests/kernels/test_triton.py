@@ -24,8 +24,9 @@ FILES = {
 
 
 @pytest.mark.early
-def test_kernels_in_the_interpreter() -> None:
-    run_cases([*FILES.values()], "not long", {"TRITON_INTERPRET": "1"})
+@each("file", FILES)
+def test_kernels_in_the_interpreter(file) -> None:
+    run_cases([file], "not long", {"TRITON_INTERPRET": "1"})
 
 
 @pytest.mark.long

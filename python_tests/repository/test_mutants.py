@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 from mutants import MUTANTS, Mutant
@@ -25,8 +27,12 @@ def test_what_a_mutant_replaces_occurs_once(mutant: Mutant) -> None:
 
 
 def test_the_tests_of_mutants_are_there() -> None:
-    files = {word for mutant in MUTANTS for word in shlex.split(mutant.tests) if word.startswith("python_tests/")}
-    assert [file for file in files if not (ROOT / file.partition("::")[0]).is_file()] == []
+    words = {word for mutant in MUTANTS for word in shlex.split(mutant.tests) if word.startswith("python_tests/")}
+    assert [word for word in words if not (ROOT / word.partition("::")[0]).is_file()] == []
+    collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n0", "-p", "no:cacheprovider"]
+    named = sorted(word for word in words if "::" in word)
+    done = subprocess.run([*collect, *named], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
