@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import typer
 from numpy.typing import NDArray
-from pages import ROOT, fill, table
+from pages import ROOT, fill, percent, table
 from rich.console import Console
 from rich.progress import Progress
 
@@ -139,7 +139,7 @@ def recommended_table(collection: Collection) -> str:
             rule: next(point for point in points(collection, *target, rule) if point.setting.alpha == "auto")
             for rule in ("max", "auto")
         }
-        ratios = [_percent(found[rule].average) for rule in ("max", "auto")]
+        ratios = [percent(found[rule].average) for rule in ("max", "auto")]
         rows.append([*target, *ratios, f"{found['auto'].spikes:.0f}"])
     return table(["neuron", "T", "thresholds at the maximum", "recommended", "spikes per decision"], rows)
 
@@ -174,7 +174,7 @@ def _averages(collection: Collection, targets: Sequence[tuple[str, int]], rule: 
     found = [
         [point for point in points(collection, *target, rule) if point.setting.alpha == "auto"] for target in targets
     ]
-    return [_percent(cell[0].average) if cell else "" for cell in found]
+    return [percent(cell[0].average) if cell else "" for cell in found]
 
 
 def auto_table(collection: Collection) -> str:
@@ -184,7 +184,7 @@ def auto_table(collection: Collection) -> str:
     for point in collection.points:
         if point.setting.calibration == "auto" and point.setting.alpha == "auto":
             ratios = [f"{100 * point.ratios[actor].value:.0f}" for actor in actors]
-            cells = [point.setting.label, point.setting.timesteps, _percent(point.average), *ratios]
+            cells = [point.setting.label, point.setting.timesteps, percent(point.average), *ratios]
             rows.append([*cells, f"{point.spikes:.0f}"])
     return table(["neuron", "T", "average", *(actor.label for actor in actors), "spikes per decision"], rows)
 
@@ -197,7 +197,7 @@ def others_table(collection: Collection) -> str:
         for rule in ("max", "auto"):
             for point in points(collection, neuron, timesteps, rule):
                 ratios = [f"{100 * point.ratios[actor].value:.0f}" for actor in actors]
-                rows.append([f"{neuron}, {timesteps}", f"`{rule}`", _percent(point.average), *ratios])
+                rows.append([f"{neuron}, {timesteps}", f"`{rule}`", percent(point.average), *ratios])
     return table(["neuron, T", "thresholds", "average", *(actor.label for actor in actors)], rows)
 
 
@@ -208,7 +208,7 @@ def carry_table(collection: Collection) -> str:
     for neuron, timesteps, rule in (("IF", 8, "max"), ("IF", 8, "auto"), ("MT", 2, "auto")):
         for memory in (0.0, 1.0):
             found = {point.setting.alpha: point for point in points(collection, neuron, timesteps, rule, memory)}
-            cells = [_percent(found[alpha].average) if alpha in found else "" for alpha in alphas]
+            cells = [percent(found[alpha].average) if alpha in found else "" for alpha in alphas]
             rows.append([f"{neuron}, {timesteps}", f"`{rule}`", f"{memory:g}", *cells])
     return table(["neuron, T", "thresholds", "μ", *(f"α = {alpha:g}" for alpha in alphas)], rows)
 
@@ -219,13 +219,9 @@ def variants_table(results: dict[str, Any]) -> str:
     rows = []
     for variant in VARIANTS:
         entries = [found[(*setting, variant)] for setting in MEASURED]
-        cells = [_percent(Interval(entry["average_performance_ratio"], *entry["interval"])) for entry in entries]
+        cells = [percent(Interval(entry["average_performance_ratio"], *entry["interval"])) for entry in entries]
         rows.append([variant, *cells])
     return table(_heading("", [(name.upper(), timesteps) for name, timesteps in MEASURED]), rows)
-
-
-def _percent(ratio: Interval | None) -> str:
-    return "" if ratio is None else f"{100 * ratio.value:.1f} [{100 * ratio.low:.0f} … {100 * ratio.high:.0f}]"
 
 
 def main(

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from pages import ROOT, fill, table
+from pages import ROOT, fill, percent, table
 from rich.console import Console
 
 import snnkern
@@ -68,8 +68,7 @@ def draw() -> None:
 def average(ones: Iterable[dict[str, Any]], name: str) -> str:
     """The average performance ratio in percent, with its interval."""
     groups = [(evaluation(one[name]), evaluation(one["dense"])) for one in ones]
-    found = average_performance_ratio(groups)
-    return f"{100 * found.value:.1f} [{100 * found.low:.0f} … {100 * found.high:.0f}]"
+    return percent(average_performance_ratio(groups))
 
 
 def evaluation(returns: Sequence[float]) -> Evaluation:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pages import ROOT, fill, table
+from pages import ROOT, fill, percent, table
 
 from snnkern.control.evaluation import Evaluation
 from snnkern.control.intervals import Interval
@@ -27,7 +27,7 @@ def recommended_table(found: Collection) -> str:
     for point in found.points:
         if point.setting.calibration == "auto":
             returns = (_return(point.evaluations[actor]) for actor in actors)
-            rows.append([point.setting.label, str(point.setting.timesteps), *returns, _percent(point.average)])
+            rows.append([point.setting.label, str(point.setting.timesteps), *returns, percent(point.average)])
     return table(["neuron", "T", *map(_short, actors), "average ratio, %"], rows)
 
 
@@ -39,7 +39,7 @@ def published_table(found: Collection) -> str:
     head = ["α", *(f"{_short(actor)}, T = {each}" for actor in actors for each in steps)]
     rows = []
     for alpha in sorted({point.setting.alpha for point in points}, key=float):
-        cells = [_percent(_ratio(points, actor, each, alpha)) for actor in actors for each in steps]
+        cells = [percent(_ratio(points, actor, each, alpha)) for actor in actors for each in steps]
         rows.append([f"{alpha:g}", *cells])
     return table(head, rows)
 
@@ -58,12 +58,6 @@ def _short(actor: TrainedActor) -> str:
 def _return(evaluation: Evaluation) -> str:
     interval = evaluation.interval()
     return f"{evaluation.mean:.0f} [{interval.low:.0f} … {interval.high:.0f}]"
-
-
-def _percent(ratio: Interval | None) -> str:
-    if ratio is None:
-        return ""
-    return f"{100 * ratio.value:.1f} [{100 * ratio.low:.0f} … {100 * ratio.high:.0f}]"
 
 
 def main() -> None:
