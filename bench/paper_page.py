@@ -1,6 +1,6 @@
 """The tables and the figure of docs/paper.md: the CRPI paper's result, the same with fitted thresholds, and refined.
 
-    bench/results.sh           # or `make results`: among others, the sweeps of bench/grids/paper.toml
+    make results ACTORS=FOLDER        # among others, the sweeps of bench/grids/paper.toml
     python bench/refine.py FOLDER
     python bench/paper_page.py
 

@@ -38,6 +38,10 @@ if [ "$published" ]; then
     done
   done
   cat "$output"/observations-*.jsonl > bench/results/observations.jsonl
+  paper() { "$snnkern" sweep bench/grids/paper.toml --folder "$actors" --store "$output/store" "$@"; }
+  paper --calibration max --steps 10000 -o "$output/paper-max.jsonl"
+  paper --calibration auto -o "$output/paper-auto.jsonl"
+  cat "$output"/paper-*.jsonl > bench/results/paper.jsonl
 fi
 papers=(--alpha 0.2 --calibration max --steps 10000)  # as the papers do
 "$snnkern" analyze "$analysed" --env "$environment" --neuron if --timesteps 8 "${papers[@]}" -o "$output/analysis"

@@ -187,6 +187,7 @@ def test_what_a_function_makes_is_taken_as_it_is(registered):
     [
         (painted.Dark, "'snnkern-tests/Bad-v0' cannot be drawn: it has no render mode rgb_array"),
         (painted.Hidden, "'snnkern-tests/Bad-v0' cannot be drawn: RuntimeError: no screen"),
+        (painted.Bright, "'snnkern-tests/Bad-v0' draws images of float32, but uint8 from 0 to 255 is wanted"),
         (painted.Flat, r"'snnkern-tests/Bad-v0' gives images \[8, 8\], but \[height, width, 3\] are needed"),
     ],
 )
@@ -196,6 +197,13 @@ def test_an_environment_that_cannot_be_drawn_is_refused(registered, monkeypatch,
     monkeypatch.setattr(environments, "cores", lambda: 2)
     with pytest.raises(InputError, match=message):
         environments.make_vector("snnkern-tests/Bad-v0", rows, Sees())
+
+
+def test_a_camera_that_cannot_be_chosen_is_named(registered):
+    with pytest.raises(
+        InputError, match=r"cannot make environment '.*TypeError: .*: the actor's metadata name the cam"
+    ):
+        environments.make(registered(), Sees(metadata={"camera": "1"}))
 
 
 BOX = gymnasium.spaces.Box

@@ -93,6 +93,13 @@ class Flat(Painted):
         return np.zeros((SIDE, SIDE), np.uint8)
 
 
+class Bright(Painted):
+    """It draws numbers from 0 to 1."""
+
+    def render(self) -> NDArray[Any]:
+        return super().render().astype(np.float32) / 255
+
+
 def register(name: str = NAME, **options: Any) -> str:
     """Registers it, and gives the name back."""
     gymnasium.register(name, Painted, kwargs=options)

@@ -80,7 +80,7 @@ def _named(spec: str | EnvSpec, name: str, seen: View | None, **options: Any) ->
         except ImportError as error:  # old MuJoCo versions of environments are no longer part of Gymnasium
             raise InputError(f"cannot make environment {name!r}: {' '.join(str(error).split())}") from error
         except (Exception, SystemExit) as error:  # whatever an environment's own code raises
-            why = " ".join(f"{type(error).__name__}: {error}".split()) + pixels.advice(name)
+            why = " ".join(f"{type(error).__name__}: {error}".split()) + pixels.advice(name, seen)
             raise InputError(f"cannot make environment {name!r}: {why}") from error
         if seen is None:
             return made

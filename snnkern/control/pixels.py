@@ -189,8 +189,10 @@ def options_of(env: str, view: View) -> dict[str, Any]:
     return options | {"camera_name" if isinstance(view.camera, str) else "camera_id": view.camera}
 
 
-def advice(env: str) -> str:
-    """What to do where an environment of the suite cannot be made; empty if nobody knows."""
+def advice(env: str, view: View | None) -> str:
+    """What to do where an environment cannot be made; empty if nobody knows."""
+    if view is not None and view.camera is not None and not env.startswith(SUITE):
+        return f": the actor's metadata name the camera {view.camera!r}, and not every environment lets one choose"
     mujoco, suite = _version("mujoco"), _version("dm_control")
     if env.startswith(SUITE) and int(mujoco.partition(".")[0]) > 3:
         return f": dm_control {suite} may not run beside mujoco {mujoco}: pip install 'mujoco<4'"
@@ -267,10 +269,14 @@ def _frames(env: gymnasium.Env[Any, Any], name: str) -> gymnasium.Env[Any, Any]:
     if "rgb_array" not in env.metadata.get("render_modes", ()):
         raise InputError(f"environment {name!r} cannot be drawn: it has no render mode rgb_array")
     try:
-        return wrappers.AddRenderObservation(env)
+        drawn = wrappers.AddRenderObservation(env)
+        frame: Any = drawn.render()
     except Exception as error:  # a renderer's own, of many kinds
         why = _said(error) + _why_not_drawn(env, name)
         raise InputError(f"environment {name!r} cannot be drawn: {why}") from error
+    if (dtype := np.asarray(frame).dtype) != np.uint8:
+        raise InputError(f"environment {name!r} draws images of {dtype}, but uint8 from 0 to 255 is wanted")
+    return drawn
 
 
 def _said(error: Exception) -> str:
