@@ -75,8 +75,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def covering(cases: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
     """A few cases of one test that together give each of its parameters each of its values.
 
-    The next one is always that which gives most that are missing. Of several, their names alone decide, so that every run
-    and every process chooses the same.
+    The next one is always that which gives most that are missing. Of several, their names alone decide, so that every
+    run and every process chooses the same.
     """
 
     def values(case: pytest.Item) -> set[tuple[int, str]]:
