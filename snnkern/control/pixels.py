@@ -17,6 +17,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -148,11 +149,16 @@ def _load_triton() -> None:
     """Loads Triton before Mesa, where something may want it later: `torch.optim` does.
 
     Each brings an LLVM. Mesa's shows its symbols to all that is loaded after it, and Triton, which then runs them in
-    the place of its own, ends the process. Loaded first, each keeps to its own.
+    the place of its own, ends the process. Loaded first, each keeps to its own. Where something else has drawn in this
+    process, it is too late, and Triton is left alone.
     """
-    if "torch" in sys.modules:  # the processes that only draw do without both
-        with contextlib.suppress(ImportError):
-            importlib.import_module("triton._C.libtriton")
+    if "torch" not in sys.modules:  # the processes that only draw do without both
+        return
+    with contextlib.suppress(OSError):  # no Linux
+        if "libLLVM" in Path("/proc/self/maps").read_text(errors="replace"):
+            return
+    with contextlib.suppress(ImportError):
+        importlib.import_module("triton._C.libtriton")
 
 
 @functools.cache
