@@ -43,6 +43,7 @@ def main() -> None:
     draw("cuda-parts", cuda_tables.parts_table(rows["IF"]))
     draw("cuda-predicted", cuda_tables.predicted_table(rows, kernels))
     draw("triton-precision", precision.precision_table())
+    draw("triton-accumulation", precision.accumulation_table())
     of_triton = triton_compiled.compile_all([*triton_compiled.actors(), *triton_compiled.neurons()])
     draw("triton-compiled", triton_tables.compiled_table(of_triton))
     draw("triton-instructions", triton_tables.instructions_table(of_triton))
