@@ -160,9 +160,19 @@ class Row:
         return self.load.spikes * ROW / L1_BYTES / CLOCK * max(batch / MULTIPROCESSORS, 1)
 
 
+def loops_of(kernels: Sequence[Compiled]) -> dict[str, ActorLoops]:
+    """The loops of the actor's kernel for every kind, on an H100; of MT and DC, those for ordinary thresholds.
+
+    Raises:
+        RuntimeError: they are not nested as in the source.
+    """
+    ordinary = [one for one in kernels if one.target == "sm_90" and one.code is not None and not one.flags[0]]
+    return {one.kind: ActorLoops.of(one.code) for one in ordinary if one.code is not None}
+
+
 def rows_of(loads: dict[str, Load], kernels: Sequence[Compiled]) -> dict[str, Row]:
     """A row's decision for every kind, on an H100."""
-    loops = {one.kind: one.loops for one in kernels if one.target == "sm_90" and one.loops is not None}
+    loops = loops_of(kernels)
     return {kind: Row(kind, load, loops[kind]) for kind, load in loads.items()}
 
 
