@@ -108,7 +108,7 @@ def _rounded(value: float, to: Callable[[float], int]) -> str:
     scale = 10.0 ** math.floor(math.log10(value / 10))
     step = max(size for size in (scale, 2 * scale, 5 * scale) if size <= value / 10)
     rounded = to(value / step) * step
-    return f"{rounded:,.0f}" if step >= 1 else f"{rounded:.1f}"
+    return f"{rounded:,.{0 if rounded >= 10 else 1}f}"
 
 
 class Measured:

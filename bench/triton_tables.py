@@ -162,19 +162,20 @@ class Load:
         return batch / self.tile.rows / MULTIPROCESSORS * max(self.products, self.memory) / CLOCK
 
 
-def loads(kernels: Sequence[Compiled], precision: str = "float32") -> dict[tuple[str, Tile], Load]:
+def loads(kernels: Sequence[Compiled]) -> dict[tuple[str, Tile], Load]:
     """For every kind and tile, on an H100."""
-    return {
-        (kind, tile): Load.of(_find(kernels, Case("actor", kind, "sm_90", precision, str(tile.rows))), tile)
-        for kind, tile in itertools.product(KINDS, TILES)
-    }
+    return {(kind, tile): _load(kernels, kind, tile, "float32") for kind, tile in itertools.product(KINDS, TILES)}
+
+
+def _load(kernels: Sequence[Compiled], kind: str, tile: Tile, precision: str) -> Load:
+    return Load.of(_find(kernels, Case("actor", kind, "sm_90", precision, str(tile.rows))), tile)
 
 
 def parts_table(kernels: Sequence[Compiled]) -> str:
     """What a tile takes of each part of a multiprocessor, and the share of the tensor cores' peak that follows."""
     rows = []
     for precision, (kind, tile) in itertools.product(PRECISIONS, itertools.product(KINDS, TILES[:1])):
-        load = loads(kernels, precision)[kind, tile]
+        load = _load(kernels, kind, tile, precision)
         shares = [load.tile.resident * load.products / load.clocks(load.tile.resident, one) for one in (WORST, BEST)]
         issue = load.issued.issued / ISSUED, load.issued.integers / INTEGERS
         cells = [f"{clocks:,.0f}" for clocks in (load.products, *issue, load.l2, load.memory)]
@@ -223,7 +224,7 @@ def borders_table(kernels: Sequence[Compiled], rows: Mapping[str, cuda_tables.Ro
         ]
         cells.append([kind, *(f"{border:,}" for border in borders), *both(small_batch())])
     border = f"{small_batch():,} rows, µs"
-    heading = ["neuron", "CUDA's worst case is faster up to, rows", "the middle of both", "CUDA's best case"]
+    heading = ["neuron", "CUDA is surely faster up to, rows", "in the middle of both ranges", "perhaps faster up to"]
     return table([*heading, f"CUDA at {border}", f"Triton at {border}"], cells)
 
 

@@ -56,7 +56,13 @@ def test_instructions_take_what_the_busiest_pipeline_takes(mix, clocks) -> None:
 
 @pytest.mark.parametrize(
     ("best", "worst", "said"),
-    [(5.83, 7.9, "5.5–8.0"), (27.2, 47.9, "26–48"), (101.0, 188.0, "100–190"), (1009.0, 1990.0, "1,000–2,000")],
+    [
+        (5.83, 7.9, "5.5–8.0"),
+        (6.4, 9.7, "6.0–10"),
+        (27.2, 47.9, "26–48"),
+        (101.0, 188.0, "100–190"),
+        (1009.0, 1990.0, "1,000–2,000"),
+    ],
 )
 def test_ranges_are_rounded_outwards(best, worst, said) -> None:
     assert str(Span(best * 1e-6, worst * 1e-6)) == said
