@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
 from fractions import Fraction
 
 import accumulation
+import h100
 import pytest
 import torch
 from accumulation import Error, in_parts, on_tensor_cores, plain
@@ -66,6 +68,26 @@ def test_instructions_take_what_the_busiest_pipeline_takes(mix, clocks) -> None:
 )
 def test_ranges_are_rounded_outwards(best, worst, said) -> None:
     assert str(Span(best * 1e-6, worst * 1e-6)) == said
+
+
+@pytest.mark.parametrize("gpu", ["NVIDIA H100", None])
+def test_what_was_measured_on_a_gpu_stands_beside_its_prediction(gpu, tmp_path, monkeypatch) -> None:
+    """Medians, in µs; where the benchmark ran without a GPU, nothing does."""
+    at = {"neuron": "if", "batch": 256, "seconds": [1e-6, 2.04e-6, 3e-6]}
+    found = {
+        "gpu": gpu,
+        "decisions": [{"name": "cuda graph", **at}],
+        "gradients": [{"bytes": 1, **at}],
+        "visual": [{"path": "layers", **at}],
+        "neurons": [{"backend": "triton", "form": "a form", **at}],
+    }
+    monkeypatch.setattr(h100, "RESULTS", tmp_path / "gpu.json")
+    h100.RESULTS.write_text(json.dumps(found))
+    measured = h100.Measured()
+    cells = [measured.actor("cuda", "IF", 256), measured.gradients("IF", 256), measured.visual("layers", "IF", 256)]
+    cells.append(measured.neurons("triton", "IF", "a form"))
+    assert cells == ["2.0" if gpu else ""] * 4
+    assert measured.actor("cuda", "MT", 256) == measured.gradients("IF", 65536) == ""
 
 
 CODE = Code.parse(
