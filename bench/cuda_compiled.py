@@ -8,10 +8,10 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from machine_code import ROOT, disassembled, resident_warps, table, tool
+from machine_code import ROOT, Code, Mix, disassembled, resident_warps, table, tool
 
 from snnkern.kernels.neurons import Kind
 
@@ -39,6 +39,7 @@ class Compiled:
         wide_loads: whether it reads memory by 16 bytes; None where nothing disassembles it.
         fused: fused multiply-adds, of either precision; None likewise.
         loop: instructions of a thread in one simulation step of a neuron kernel; None likewise, and for the actor.
+        code: an actor's; None likewise, and for neuron kernels.
     """
 
     symbol: str
@@ -54,7 +55,8 @@ class Compiled:
     flags: tuple[bool, ...]
     wide_loads: bool | None = None
     fused: int | None = None
-    loop: int | None = None
+    loop: Mix | None = None
+    code: Code | None = field(default=None, repr=False)
 
     @property
     def warps(self) -> int:
@@ -166,6 +168,7 @@ def _disassembled(kernels: Sequence[Compiled], cubin: Path) -> list[Compiled]:
             wide_loads=parts[kernel.symbol].count("LDG.E.128") > 0,
             fused=parts[kernel.symbol].count("FFMA") + parts[kernel.symbol].count("DFMA"),
             loop=parts[kernel.symbol].step() if kernel.kernel == "neuron" else None,
+            code=parts[kernel.symbol] if kernel.kernel == "actor" else None,
         )
         for kernel in kernels
     ]

@@ -7,9 +7,11 @@ environment: `--record` wrote down what `td3-halfcheetah` sees (bench/results/ha
 `bench/gpu_page.py` puts the times beside the predicted ones of docs/gpu.md. Where there is no GPU, a small run on the
 CPU shows that all of this works, and its times mean nothing.
 
-Neuron kernels are timed within CUDA graphs, over buffers that the caches do not hold, beside a copy of as many bytes.
-Decisions are timed back to back, from an observation on the device to an action on the device, with what they take of
-the CPU; "graph" says that they are replayed as a CUDA graph. Times are medians over some dozens of turns.
+Neuron kernels and gradients are timed within CUDA graphs, over buffers that the caches do not hold, those that are
+written too; neuron kernels beside a copy of as many bytes. Decisions are timed back to back, from an observation on the
+device to an action on the device: "graph" says that 32 of them, each of its own observation, are replayed as one CUDA
+graph, of which a decision has a 32nd; the others are called one by one, with what they take of the CPU. Times are
+medians over some dozens of turns.
 """
 
 from __future__ import annotations
@@ -18,17 +20,16 @@ import argparse
 import functools
 import io
 import itertools
-import json
 import math
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +42,8 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # triton reads it when it is imported
 
 from contenders import loop_as_function  # noqa: E402
+from gpu_gradients import time_gradients  # noqa: E402
+from gpu_timing import CHAINED, ROTATING, Decider, Graph, Run, time_decision  # noqa: E402
 
 import snnkern  # noqa: E402
 from snnkern import SpikingActor  # noqa: E402
@@ -62,6 +65,7 @@ RESULTS = ROOT / "bench" / "results"
 OBSERVATIONS = RESULTS / "halfcheetah.npy"
 T, ALPHA = 8, 0.2
 BATCHES = (1, 16, 256, 1024, 4096, 16384, 65536)
+MORE_BATCHES = (132, 264, 2048, 8192)  # of ours in a graph: where a multiprocessor gets a second row, and CUDA's border
 VISUAL_BATCHES = (1, 32, 1024)
 LAYER = (4096, 1024)  # rows and neurons
 CACHE = 256 << 20  # bytes: more than any GPU's cache
@@ -73,64 +77,10 @@ FORMS = {
 }
 PUBLISHED = Dynamics(parse_neuron("if"), T, ALPHA)
 CHECKED = 64, 3  # rows and decisions
-ROTATING = 8  # observations that a contender is given in turn
 COMPILED = "published loop compiled"
+Made = TypeVar("Made")
 COMPILING = 60.0  # seconds that must be left for it: compilers take as long as they take
 SMALL = (8, 96)  # the layer where there is no GPU
-
-
-@dataclass
-class Run:
-    """A run of the benchmark: where it runs, how much time is left, and what it has found.
-
-    Attributes:
-        device: what is timed.
-        ends: when it must be over, by `time.monotonic`.
-        turn: seconds of a contender's turns, all together.
-        found: what goes into the file.
-    """
-
-    device: torch.device
-    ends: float
-    turn: float
-    found: dict[str, Any] = field(default_factory=dict)
-
-    def left(self) -> float:
-        return self.ends - time.monotonic()
-
-    def fail(self, what: str, error: Exception) -> None:
-        self.found["failed"][what] = f"{type(error).__name__}: {error}"
-        self.say(f"{what} FAILED: {error}")
-
-    def say(self, text: str) -> None:
-        print(f"[{max(self.left(), 0):4.0f} s left] {text}", flush=True)
-
-    def quartiles(self, call: Callable[[], object], device: torch.device) -> list[float]:
-        """Seconds of a call: quartiles over turns of several calls, after a warm-up."""
-        for _ in range(3):
-            call()
-        calls = int(np.clip(2e-3 / max(_seconds(call, 1, device), 1e-7), 1, 200))
-        turns: list[float] = []
-        until = min(time.monotonic() + self.turn, self.ends)
-        while len(turns) < 5 or (time.monotonic() < until and len(turns) < 60):
-            turns.append(_seconds(call, calls, device) / calls)
-        return timing.quartiles(np.array(turns))
-
-
-def _seconds(call: Callable[[], object], calls: int, device: torch.device) -> float:
-    """What the device takes for so many calls, by CUDA events on a GPU."""
-    if device.type != "cuda":
-        began = time.perf_counter()
-        for _ in range(calls):
-            call()
-        return time.perf_counter() - began
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    for _ in range(calls):
-        call()
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end)) * 1e-3
 
 
 # ---- building and checking
@@ -213,23 +163,6 @@ def check_neurons(run: Run, backend: str) -> None:
 # ---- neuron kernels
 
 
-def graphed(calls: Sequence[Callable[[], object]], device: torch.device) -> Callable[[], object]:
-    """The calls, one after the other, as a CUDA graph on a GPU."""
-
-    def plain() -> None:
-        for call in calls:
-            call()
-
-    if device.type != "cuda":
-        return plain
-    plain()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        plain()
-    return graph.replay
-
-
 def time_neurons(run: Run, backends: list[str], shape: tuple[int, int]) -> Iterator[dict[str, Any]]:
     """Seconds of every kernel, and its bandwidth as a share of a copy's, for so many bytes as it must move."""
     for form, numbers in FORMS.items():
@@ -238,7 +171,7 @@ def time_neurons(run: Run, backends: list[str], shape: tuple[int, int]) -> Itera
         sources = [torch.empty(moved // 8, device=run.device).normal_() for _ in range(rounds)]
         targets = [torch.empty_like(source) for source in sources]
         copies = [lambda a=a, b=b: a.copy_(b) for a, b in zip(targets, sources, strict=True)]
-        copy = run.quartiles(graphed(copies, run.device), run.device)[1] / rounds
+        copy = run.quartiles(Graph(copies, run.device).replay, shared=rounds)[1]
         del sources, targets, copies
         run.say(f"neuron kernels, {form}: a copy of as many bytes moves {moved / copy / 1e9:,.0f} GB/s")
         for backend, name in itertools.product(backends, NEURON_NAMES):
@@ -250,7 +183,7 @@ def time_neurons(run: Run, backends: list[str], shape: tuple[int, int]) -> Itera
                 for seed in range(rounds)
             ]
             calls = [partial(one.call, form, dynamics, backend) for one in layers]
-            seconds = [value / rounds for value in run.quartiles(graphed(calls, run.device), run.device)]
+            seconds = run.quartiles(Graph(calls, run.device).replay, shared=rounds)
             yield {
                 "backend": backend,
                 "neuron": name,
@@ -289,14 +222,6 @@ class Task:
         return snn.to(self.thresholds[0].device)
 
 
-class Decider(NamedTuple):
-    """One way to decide on an observation `[B, observation_dim]` on its device; `dynamics` is None if it is dense."""
-
-    decide: Callable[[Tensor], Tensor]
-    dynamics: Dynamics | None
-    reset: Callable[[], None] = lambda: None
-
-
 def ours(neuron: str, backend: str, task: Task, batch: int) -> Decider:
     snn = task.spiking(neuron, backend)
     snn(task.thresholds[0].new_zeros(batch, task.actor.interface.observation_dim))
@@ -316,7 +241,10 @@ def ours_in_a_graph(neuron: str, backend: str, task: Task, batch: int) -> Decide
         captured.observation.copy_(observation)
         return captured.replay()
 
-    return Decider(decide, snn.dynamics, captured.reset)
+    # As `capture` itself calls the engine, whose carry the decisions of a graph hand on.
+    return Decider(
+        decide, snn.dynamics, captured.reset, lambda observation: captured._engine.decide(observation, False, 1)
+    )
 
 
 def loop(task: Task, batch: int) -> Decider:
@@ -356,7 +284,7 @@ def loop_in_a_graph(task: Task, batch: int) -> Decider:
         for carry in carries:
             carry.zero_()
 
-    return Decider(_in_a_graph(task, decide, batch), PUBLISHED, reset)
+    return _in_a_graph(task, Decider(decide, PUBLISHED, reset))
 
 
 def dense(task: Task, batch: int) -> Decider:
@@ -364,7 +292,7 @@ def dense(task: Task, batch: int) -> Decider:
 
 
 def dense_in_a_graph(task: Task, batch: int) -> Decider:
-    return Decider(_in_a_graph(task, rivals.dense_network(task.actor), batch), None)
+    return _in_a_graph(task, Decider(rivals.dense_network(task.actor), None))
 
 
 def spikingjelly(task: Task, batch: int) -> Decider:
@@ -391,32 +319,15 @@ def spikingjelly(task: Task, batch: int) -> Decider:
     return Decider(decide, Dynamics(parse_neuron("if"), T, 0.0))
 
 
-def _on_gpu(task: Task, make: Callable[[], Any]) -> Any:
+def _on_gpu(task: Task, make: Callable[[], Made]) -> Made:
     if task.thresholds[0].device.type != "cuda":
         raise Missing("it needs a GPU")
     return make()
 
 
-def _in_a_graph(task: Task, function: Callable[[Tensor], Tensor], batch: int) -> Callable[[Tensor], Tensor]:
-    given = task.thresholds[0].new_zeros(batch, task.actor.interface.observation_dim)
-
-    def capture() -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        for _ in range(3):
-            function(given)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            action = function(given)
-        return graph, action
-
-    graph, action = _on_gpu(task, capture)
-
-    def decide(observation: Tensor) -> Tensor:
-        given.copy_(observation)
-        graph.replay()
-        return action
-
-    return decide
+def _in_a_graph(task: Task, decider: Decider) -> Decider:
+    """The same, timed within a graph."""
+    return _on_gpu(task, lambda: decider._replace(captured=decider.decide))
 
 
 class Case(NamedTuple):
@@ -429,12 +340,16 @@ class Case(NamedTuple):
     make: Callable[[Task, int], Decider]
 
 
-def cases(here: Task, on_host: Task, backends: Sequence[str], batches: Sequence[int]) -> Iterator[Case]:
-    """Everyone, what matters most first, since time may be short."""
+def cases(
+    here: Task, on_host: Task, backends: Sequence[str], batches: Sequence[int], more: Sequence[int]
+) -> Iterator[Case]:
+    """Everyone but who takes minutes to compile, what matters most first, since time may be short."""
+    for neuron, batch, backend in itertools.product(NEURON_NAMES, sorted((*batches, *more)), backends):
+        if backend != "cpu":
+            yield Case(f"{backend} graph", neuron, batch, here, partial(ours_in_a_graph, neuron, backend))
     for neuron, batch in itertools.product(NEURON_NAMES, batches):
         for backend in backends:
             if backend != "cpu":
-                yield Case(f"{backend} graph", neuron, batch, here, partial(ours_in_a_graph, neuron, backend))
                 yield Case(backend, neuron, batch, here, partial(ours, neuron, backend))
         if neuron == "if":
             yield Case("published loop", neuron, batch, here, loop)
@@ -444,6 +359,10 @@ def cases(here: Task, on_host: Task, backends: Sequence[str], batches: Sequence[
             yield Case("dense graph", "", batch, here, dense_in_a_graph)
     for neuron, batch in itertools.product(NEURON_NAMES, batches):
         yield Case("cpu", neuron, batch, on_host, partial(ours, neuron, "cpu"))
+
+
+def compiled_cases(here: Task, batches: Sequence[int]) -> Iterator[Case]:
+    """Who takes minutes to compile."""
     for batch in sorted(batches, key=lambda batch: (batch not in (1, 1024, 65536), batch)):
         yield Case(COMPILED, "if", batch, here, compiled_loop)
 
@@ -461,9 +380,9 @@ def time_decisions(run: Run, cases: Iterator[Case], on_host: Task) -> Iterator[d
         try:
             decider = case.make(case.task, case.batch)
             agrees = agreement(decider, case.batch, device, few, *expected(decider.dynamics))
-            inputs = timing.rows(on_host.observations, case.batch, ROTATING).reshape(ROTATING, case.batch, -1)
-            turning = itertools.cycle([torch.from_numpy(one).to(device) for one in inputs])
-            seconds = run.quartiles(lambda d=decider, x=turning: d.decide(next(x)), device)
+            count = ROTATING if decider.captured is None else CHAINED
+            inputs = timing.rows(on_host.observations, case.batch, count).reshape(count, case.batch, -1)
+            seconds = time_decision(run, decider, [torch.from_numpy(one).to(device) for one in inputs])
         except (Missing, snnkern.Error) as error:
             run.found["missing"][f"{case.name} {case.neuron}".strip()] = str(error)
         except Exception as error:  # whoever fails, the others have their turn
@@ -550,13 +469,12 @@ def time_seeing(run: Run, small: bool) -> Iterator[dict[str, Any]]:
                     call = decision_of(snn.to(run.device), pixels, run.device)
                 else:
                     function = torch.compile(dense) if path == "dense compiled" and not small else dense
-                    call = graphed([partial(function, pixels)] * 2, run.device)
-                seconds = run.quartiles(call, run.device)
+                    call = Graph([partial(function, pixels)] * 2, run.device).replay
+                seconds = run.quartiles(call, shared=1 if name else 2)
             except Exception as error:  # the others go on
                 run.fail(what, error)
                 continue
-            shared = 1 if name else 2  # a graph of two decisions
-            yield {"path": path, "neuron": name, "batch": batch, "seconds": [value / shared for value in seconds]}
+            yield {"path": path, "neuron": name, "batch": batch, "seconds": seconds}
 
 
 def decision_of(snn: SpikingActor, pixels: Tensor, device: torch.device) -> Callable[[], object]:
@@ -591,8 +509,9 @@ def as_function(actor: snnkern.Actor) -> torch.nn.Module:
 
 
 def measure(run: Run, small: bool) -> None:
-    """Fills in what is found, step by step."""
-    run.found |= {"missing": {}, "failed": {}, "unreached": [], "neurons": [], "decisions": [], "visual": []}
+    """Fills in what is found, step by step, and writes it after each."""
+    run.found |= {"missing": {}, "failed": {}, "unreached": []}
+    run.found |= {"neurons": [], "gradients": [], "decisions": [], "visual": []}
     build(run)
     found = timing.machine(("snnkern", "torch", "triton", "numpy", "spikingjelly"))
     gpu = torch.cuda.get_device_name() if run.device.type == "cuda" else None
@@ -604,15 +523,21 @@ def measure(run: Run, small: bool) -> None:
         except Exception as error:  # noqa: PERF203  # the others go on
             run.fail(f"neuron kernels of {backend}", error)
             backends.remove(backend)
-    for entry in time_neurons(run, backends, run.found["layer"]):
-        run.found["neurons"].append(entry)
-    for entry in time_seeing(run, small):
-        run.found["visual"].append(entry)
     on_host = Task.load()
     here = on_host.to(run.device)
-    everyone = cases(here, on_host, backends, BATCHES[:2] if small else BATCHES)
-    for entry in time_decisions(run, everyone, on_host):
-        run.found["decisions"].append(entry)
+    batches, more = (BATCHES[:2], ()) if small else (BATCHES, MORE_BATCHES)
+    decide = partial(time_decisions, run, on_host=on_host)
+    parts = [
+        ("neurons", time_neurons(run, backends, run.found["layer"])),
+        ("gradients", time_gradients(run, small, CACHE)),
+        ("decisions", decide(cases(here, on_host, backends, batches, more))),
+        ("visual", time_seeing(run, small)),
+        ("decisions", decide(compiled_cases(here, batches))),
+    ]
+    for name, entries in parts:
+        for entry in entries:
+            run.found[name].append(entry)
+        run.write()
 
 
 def show(found: dict[str, Any]) -> None:
@@ -625,22 +550,9 @@ def show(found: dict[str, Any]) -> None:
         cells = shares.setdefault((entry["backend"], entry["neuron"]), [""] * len(forms))
         cells[forms.index(entry["form"])] = f"{entry['seconds'][1] * 1e6:,.1f} ({entry['share_of_copy']:.0%})"
     _print_table(["backend", "neuron", *forms], [[*name, *cells] for name, cells in shares.items()])
-    batches = sorted({entry["batch"] for entry in found["decisions"]})
-    print(f"\nDecisions, td3-halfcheetah, T = {T}: µs at a batch of")
-    times: dict[tuple[str, str], list[str]] = {}
-    for entry in found["decisions"]:
-        cells = times.setdefault((entry["name"], entry["neuron"]), [""] * len(batches))
-        cells[batches.index(entry["batch"])] = f"{entry['seconds'][1] * 1e6:,.1f}"
-    _print_table(
-        ["", "neuron", *(f"{batch:,}" for batch in batches)], [[*name, *cells] for name, cells in times.items()]
-    )
-    seen = sorted({entry["batch"] for entry in found["visual"]})
-    print(f"\nDecisions, DrQ-v2's network, T = {T}: µs at a batch of")
-    times = {}
-    for entry in found["visual"]:
-        cells = times.setdefault((entry["path"], entry["neuron"]), [""] * len(seen))
-        cells[seen.index(entry["batch"])] = f"{entry['seconds'][1] * 1e6:,.1f}"
-    _print_table(["", "neuron", *(f"{batch:,}" for batch in seen)], [[*name, *cells] for name, cells in times.items()])
+    _show_batches("Decisions, td3-halfcheetah", [(entry["name"], entry) for entry in found["decisions"]])
+    _show_batches("Decisions, DrQ-v2's network", [(entry["path"], entry) for entry in found["visual"]])
+    _show_batches("Gradients of both hidden layers", [("triton", entry) for entry in found["gradients"]])
     print()
     for what, why in found["missing"].items():
         print(f"missing: {what}: {why.splitlines()[0]}")
@@ -650,6 +562,19 @@ def show(found: dict[str, Any]) -> None:
         print(f"FAILED: {what}: {why.splitlines()[0]}")
     where = found["gpu"] or "the CPU, as a test of this program: there is no GPU, and these times mean nothing"
     print(f"On {where}; {found['seconds']:.0f} s.")
+
+
+def _show_batches(what: str, entries: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    """A table of medians: a row for each name and neuron, a column for each batch."""
+    batches = sorted({entry["batch"] for _, entry in entries})
+    print(f"\n{what}, T = {T}: µs at a batch of")
+    times: dict[tuple[str, str], list[str]] = {}
+    for name, entry in entries:
+        cells = times.setdefault((name, entry["neuron"]), [""] * len(batches))
+        cells[batches.index(entry["batch"])] = f"{entry['seconds'][1] * 1e6:,.1f}"
+    _print_table(
+        ["", "neuron", *(f"{batch:,}" for batch in batches)], [[*name, *cells] for name, cells in times.items()]
+    )
 
 
 def _print_table(headings: list[str], rows: list[list[str]]) -> None:
@@ -684,11 +609,9 @@ def main() -> int:
         print("There is no GPU: a small run on the CPU shows that this program works. Its times mean nothing.")
     torch.set_num_threads(os.cpu_count() or 1)
     device = torch.device("cpu" if small else "cuda")
-    run = Run(device, began + given.seconds, turn=0.02 if small else 0.3)
+    run = Run(device, began, began + given.seconds, turn=0.02 if small else 0.2, output=given.output)
     with torch.no_grad():
         measure(run, small)
-    run.found["seconds"] = time.monotonic() - began
-    write_atomically(given.output, json.dumps(run.found, indent=1).encode())
     show(run.found)
     return 1 if run.found["failed"] else 0
 

@@ -15,7 +15,7 @@ import precision
 import triton_compiled
 import triton_tables
 import visual_tables
-from h100 import PAGE
+from h100 import PAGE, assumptions_table
 
 from snnkern.files import write_atomically
 
@@ -38,9 +38,12 @@ def main() -> None:
     draw("cuda-compiled", cuda_compiled.compiled_table(kernels))
     draw("cuda-instructions", cuda_tables.instructions_table(kernels))
     draw("cuda-loads", cuda_tables.loads_table(loads))
-    draw("cuda-parts", cuda_tables.parts_table(loads["IF"]))
-    draw("cuda-predicted", cuda_tables.predicted_table(loads, kernels))
+    rows = cuda_tables.rows_of(loads, kernels)
+    draw("assumptions", assumptions_table())
+    draw("cuda-parts", cuda_tables.parts_table(rows["IF"]))
+    draw("cuda-predicted", cuda_tables.predicted_table(rows, kernels))
     draw("triton-precision", precision.precision_table())
+    draw("triton-accumulation", precision.accumulation_table())
     of_triton = triton_compiled.compile_all([*triton_compiled.actors(), *triton_compiled.neurons()])
     draw("triton-compiled", triton_tables.compiled_table(of_triton))
     draw("triton-instructions", triton_tables.instructions_table(of_triton))
@@ -52,7 +55,7 @@ def main() -> None:
     of_visual = triton_compiled.compile_all(triton_compiled.visual())
     draw("visual-compiled", visual_tables.compiled_table(of_visual))
     draw("visual-predicted", visual_tables.predicted_table(of_visual))
-    draw("borders", triton_tables.borders_table(of_triton, loads))
+    draw("borders", triton_tables.borders_table(of_triton, rows))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from h100 import CLOCK, ISSUED, LAUNCH, MEMORY, MULTIPROCESSORS, REACHED
-from machine_code import COMPILED_KINDS, KINDS, TARGETS, table
+from h100 import BEST, CLOCK, MEMORY, MULTIPROCESSORS, WORST, Assumed, Measured, Span
+from machine_code import COMPILED_KINDS, KINDS, TARGETS, Mix, table
 from triton_compiled import GRADIENT_FORMS, TIMESTEPS, WIDTHS, Case, Compiled
 
 from snnkern.kernels.backends.triton import launch
@@ -31,7 +31,7 @@ def compiled_table(kernels: Sequence[Compiled]) -> str:
         group = [one for one in kernels if one.case.kind == kind and one.case.form in forms]
         most = [max(one.registers for one in group if one.case.target == target) for target in TARGETS]
         steps = "up to 8 steps" if EIGHT in forms else "more steps"
-        each = [f"{_instructions(kernels, kind, EIGHT, surrogate) / TIMESTEPS:.0f}" for surrogate in Surrogate]
+        each = [f"{_instructions(kernels, kind, EIGHT, surrogate).issued / TIMESTEPS:.0f}" for surrogate in Surrogate]
         cells = each if EIGHT in forms else [""] * len(each)
         rows.append([f"gradients, {kind}, {steps}", *most, min(one.warps for one in group), *cells])
     names = [f"instructions of a step, {surrogate.name.lower()}" for surrogate in Surrogate]
@@ -46,20 +46,25 @@ def compiled_table(kernels: Sequence[Compiled]) -> str:
 
 def predicted_table(kernels: Sequence[Compiled]) -> str:
     """Bytes, floor and prediction of both hidden layers of the actor, by batch."""
+    measured = Measured()
     rows = []
     for kind, batch in itertools.product(KINDS, BATCHES):
         moved = batch * NEURONS * 4 * sum(LAYERS.values())
-        seconds, limited = 0.0, False
-        for form, numbers in LAYERS.items():
-            sums = 2 * 4 * NEURONS * (1 + _is_differential(kind)) * _strips(batch)  # written, and read again
-            memory = (batch * NEURONS * 4 * numbers + sums) / MEMORY
-            issue = batch * NEURONS * _instructions(kernels, kind, form) / 32 / (ISSUED * MULTIPROCESSORS * CLOCK)
-            seconds += LAUNCHES * LAUNCH + max(memory, issue) / REACHED
-            limited |= issue > memory
-        floor = moved / MEMORY
-        cell = f"{seconds * 1e6:,.0f}" + (", by instructions" if limited else "")
-        rows.append([f"{kind}, batch {batch:,}", f"{moved / 1e6:,.0f}", f"{floor * 1e6:,.1f}", cell])
-    return table(["gradients of both hidden layers", "bytes, MB", "floor, µs", "predicted, µs"], rows)
+        span = Span(*(_seconds(kernels, kind, batch, assumed) for assumed in (BEST, WORST)))
+        floor = f"{moved / MEMORY * 1e6:,.1f}"
+        rows.append([f"{kind}, batch {batch:,}", f"{moved / 1e6:,.0f}", floor, span, measured.gradients(kind, batch)])
+    return table(["gradients of both hidden layers", "bytes, MB", "floor, µs", "predicted, µs", "measured, µs"], rows)
+
+
+def _seconds(kernels: Sequence[Compiled], kind: str, batch: int, assumed: Assumed) -> float:
+    """Both layers, each of which waits for its bytes or for its instructions."""
+    seconds = 0.0
+    for form, numbers in LAYERS.items():
+        sums = 2 * 4 * NEURONS * (1 + _is_differential(kind)) * _strips(batch)  # written, and read again
+        memory = (batch * NEURONS * 4 * numbers + sums) / MEMORY / assumed.bandwidth
+        issued = _instructions(kernels, kind, form) * (batch * NEURONS / 32 / MULTIPROCESSORS)
+        seconds += LAUNCHES * assumed.launch + max(memory, assumed.clocks(issued) / CLOCK)
+    return seconds
 
 
 def _strips(batch: int) -> int:
@@ -72,11 +77,9 @@ def _is_differential(kind: str) -> bool:
     return parse_neuron(kind.lower()).differential
 
 
-def _instructions(
-    kernels: Sequence[Compiled], kind: str, form: str, surrogate: Surrogate = Surrogate.TRIANGLE
-) -> float:
+def _instructions(kernels: Sequence[Compiled], kind: str, form: str, surrogate: Surrogate = Surrogate.TRIANGLE) -> Mix:
     """Those of a thread for a neuron. MT and DC have two paths, of which the one that is not taken is no shorter."""
     case = Case("gradient", kind, "sm_90", "float32", form, surrogate=surrogate)
     found = next(one for one in kernels if one.case == case)
     paths = 2 if parse_neuron(kind.lower()).multilevel else 1
-    return (found.instructions or 0) / paths / SHARED_BY_A_THREAD
+    return (found.instructions or Mix()) * (1 / paths / SHARED_BY_A_THREAD)

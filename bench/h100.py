@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from machine_code import ROOT
+from machine_code import ROOT, Mix, table
 
 PAGE = ROOT / "docs" / "gpu.md"
 RESULTS = ROOT / "bench" / "results" / "gpu.json"
@@ -18,11 +20,95 @@ L1_LEFT = 192 * 1024  # of 256 KB, beside shared memory
 L1_BYTES = 128  # per clock and multiprocessor
 L2_BYTES = 64  # per clock, to one multiprocessor alone
 L2_SHARED = 5.5e12 / CLOCK / MULTIPROCESSORS  # per clock and multiprocessor, when all of them read
-L2, SHARED, BARRIER, SHUFFLE, ADD = 270, 30, 40, 25, 4
+SHARED, BARRIER, SHUFFLE, ADD = 30, 40, 25, 4
 ISSUED = 4  # instructions of warps, per clock and multiprocessor
-REACHED = 0.9  # of memory's and the issue's rate, at best
-LAUNCH = 1.0e-6  # from the end of what stands before it in the stream
+# Of those, what its pipelines execute (CUDA's programming guide, compute capability 9.0).
+INTEGERS, MULTIPLIES, SPECIAL, MOVED = 2, 2, 0.5, 1
 PRODUCTS = 990e12 / 2 / CLOCK / MULTIPROCESSORS  # of bfloat16 numbers, per clock and multiprocessor
+
+
+class Assumed(NamedTuple):
+    """What a prediction assumes where the data sheet leaves it open.
+
+    Attributes:
+        issue: the share of what schedulers and pipelines can do that instructions reach.
+        bandwidth: the same of memory, of L2 when all read, and of tensor cores.
+        l2: L2's latency in clocks.
+        launch: seconds from the end of what stands before it in the stream.
+        overlaps: whether the programs of a multiprocessor multiply while others decode.
+        keeps: whether L1 keeps from one row to the next what fits of the weights.
+        whole: whether a round of loads that is partly empty takes as many instructions as a full one.
+    """
+
+    issue: float
+    bandwidth: float
+    l2: int
+    launch: float
+    overlaps: bool
+    keeps: bool
+    whole: bool
+
+    def clocks(self, mix: Mix) -> float:
+        """Clocks of a multiprocessor for so many instructions of warps."""
+        busiest = max(
+            mix.issued / ISSUED,
+            mix.integers / INTEGERS,
+            mix.multiplies / MULTIPLIES,
+            mix.special / SPECIAL,
+            mix.memory / MOVED,
+        )
+        return busiest / self.issue
+
+
+BEST = Assumed(issue=0.9, bandwidth=0.9, l2=250, launch=0.8e-6, overlaps=True, keeps=True, whole=False)
+WORST = Assumed(issue=0.65, bandwidth=0.75, l2=350, launch=1.5e-6, overlaps=False, keeps=False, whole=True)
+
+
+def assumptions_table() -> str:
+    """The best and the worst case."""
+    rows = [
+        ("instructions, of what schedulers and pipelines can do", *(f"{one.issue:.0%}" for one in (BEST, WORST))),
+        (
+            "bytes and products, of what memory, L2 and tensor cores can do",
+            *(f"{one.bandwidth:.0%}" for one in (BEST, WORST)),
+        ),
+        ("L2's latency, clocks", BEST.l2, WORST.l2),
+        ("a launch in a busy stream or a graph, µs", *(f"{one.launch * 1e6:.1f}" for one in (BEST, WORST))),
+        ("Triton: products of one program while another decodes", *(_yes(one.overlaps) for one in (BEST, WORST))),
+        (
+            "CUDA: L1 keeps weights from one row to the next, as much as fits",
+            *(_yes(one.keeps) for one in (BEST, WORST)),
+        ),
+        (
+            "CUDA: a round of loads that is not full takes",
+            *("a whole round" if one.whole else "its share" for one in (BEST, WORST)),
+        ),
+    ]
+    return table(["assumed", "best case", "worst case"], rows)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+class Span(NamedTuple):
+    """The best and the worst case of a time, in seconds."""
+
+    best: float
+    worst: float
+
+    def __str__(self) -> str:
+        """In µs, rounded outwards by at most a tenth."""
+        low, high = self.best * 1e6, self.worst * 1e6
+        return f"{_rounded(low, math.floor)}–{_rounded(high, math.ceil)}"
+
+
+def _rounded(value: float, to: Callable[[float], int]) -> str:
+    """To one or two digits: steps of 1, 2 or 5 that are at most a tenth of the number."""
+    scale = 10.0 ** math.floor(math.log10(value / 10))
+    step = max(size for size in (scale, 2 * scale, 5 * scale) if size <= value / 10)
+    rounded = to(value / step) * step
+    return f"{rounded:,.{0 if rounded >= 10 else 1}f}"
 
 
 class Measured:
@@ -36,8 +122,12 @@ class Measured:
         """A neuron kernel's time in µs."""
         return self._cell("neurons", {"backend": backend, "neuron": kind.lower(), "form": form})
 
+    def gradients(self, kind: str, batch: int) -> str:
+        """The time in µs of both hidden layers' gradients."""
+        return self._cell("gradients", {"neuron": kind.lower(), "batch": batch})
+
     def actor(self, backend: str, kind: str, batch: int) -> str:
-        """A decision's time in µs, replayed as a CUDA graph."""
+        """A decision's time in µs, in a CUDA graph of many."""
         return self._cell("decisions", {"name": f"{backend} graph", "neuron": kind.lower(), "batch": batch})
 
     def visual(self, path: str, kind: str, batch: int) -> str:

@@ -9,8 +9,8 @@ import importlib.util
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,6 +74,47 @@ def _ask(name: str, option: str, cubin: Path) -> str:
     return subprocess.run([path, option, str(cubin)], capture_output=True, text=True, check=True).stdout
 
 
+# What executes an instruction, by its name: Nsight Compute's documentation of the pipelines.
+_INTEGERS = re.compile(
+    r"IADD3|VIADD|VIADDMNMX|[VIF]+MNMX3?|IABS|P?LOP3|[IF]SETP|FSET|F?SEL|SHF|LEA|PRMT|MOV|P2R|R2P|VOTE|I2FP|F2FP|BMSK|"
+    r"SGXT|CS2R"
+)
+_MULTIPLIES = re.compile("IMAD|H(FMA|ADD|MUL)2")
+_SPECIAL = re.compile("MUFU|POPC|FLO|BREV|I2F|F2I|F2F|FRND")
+_MEMORY = re.compile("(LD|ST)[GSL]?M?|LDGSTS|ATOM[GS]?|RED|SHFL")
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Instructions of a warp: all that are issued, and those that a pipeline executes more slowly than it is issued.
+
+    Attributes:
+        issued: all of them.
+        integers: additions, logic, shifts, comparisons, choices, also of float32 numbers.
+        multiplies: of integers, and of pairs of float16 numbers.
+        special: reciprocals, exponentials, counts of bits, conversions.
+        memory: reads, writes, shuffles.
+    """
+
+    issued: float = 0
+    integers: float = 0
+    multiplies: float = 0
+    special: float = 0
+    memory: float = 0
+
+    @classmethod
+    def of(cls, instruction: str) -> Mix:
+        name = re.sub(r"^@!?U?P\w+\s+", "", instruction).split(maxsplit=1)[0].split(".")[0]
+        pipelines = (_INTEGERS, _MULTIPLIES, _SPECIAL, _MEMORY)
+        return cls(1, *(pipeline.fullmatch(name) is not None for pipeline in pipelines))
+
+    def __add__(self, other: Mix) -> Mix:
+        return Mix(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+
+    def __mul__(self, times: float) -> Mix:
+        return Mix(*(times * mine for mine in astuple(self)))
+
+
 @dataclass(frozen=True)
 class Code:
     """A kernel's instructions, and where its branches lead: `[place, target]`."""
@@ -90,7 +131,7 @@ class Code:
             if label := re.match(r"\s*(\.L_\S+):", line):
                 places[label[1]] = len(instructions)
             elif found := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(.*?);", line):
-                instructions.append(found[1])
+                instructions.append(found[1].rstrip())
         branches = [
             (index, places[target[1]])
             for index, instruction in enumerate(instructions)
@@ -108,15 +149,19 @@ class Code:
         found = {Loop(target, place + 1) for place, target in self.branches if target < place}
         return sorted(found, key=lambda loop: (loop.start, -loop.end))
 
-    def round(self, loop: Loop) -> int:
-        """Instructions of a way around a loop on which no number is rare; 0 where there is none.
+    def mix(self, places: Iterable[int]) -> Mix:
+        """The instructions of some places."""
+        return sum((Mix.of(self.instructions[place]) for place in places), Mix())
+
+    def way(self, loop: Loop) -> list[int]:
+        """The places of a way around a loop on which no number is rare; none where there is none.
 
         It takes no call, which divides where the quotient is not normal, nor what the branch around a call leaves out,
         and enters no loop, which is over levels that underflow. Of such ways it is the longest.
         """
         left_out = {place for other in self.within(loop) for place in range(*other)} | self._rare(loop)
         targets = dict(self.branches)
-        longest = {loop.start: 1}
+        longest = {loop.start: (1, loop.start)}  # to every place: how long, and from where
         for place in range(*loop):
             if place not in longest or place in left_out:
                 continue
@@ -125,17 +170,30 @@ class Code:
                 following.remove(place + 1)
             for after in following:
                 if place < after < loop.end:
-                    longest[after] = max(longest.get(after, 0), longest[place] + 1)
-        return longest.get(loop.end - 1, 0)
+                    longest[after] = max(longest.get(after, (0, 0)), (longest[place][0] + 1, place))
+        last = loop.end - 1
+        places = [last] if last in longest else []
+        while places and places[-1] != loop.start:
+            places.append(longest[places[-1]][1])
+        return places[::-1]
+
+    def round(self, loop: Loop) -> int:
+        """Instructions of that way."""
+        return len(self.way(loop))
 
     def within(self, loop: Loop) -> list[Loop]:
         """The loops in a loop, nested ones too."""
         return [one for one in self.loops() if loop.start <= one.start < one.end <= loop.end and one != loop]
 
-    def own(self, loop: Loop) -> int:
-        """Instructions of a loop that are in none of those within it, without what is done for rare numbers."""
+    def own(self, loop: Loop) -> set[int]:
+        """The places of a loop that are in none of those within it, without what is done for rare numbers."""
         within = {place for other in self.within(loop) for place in range(*other)}
-        return len(set(range(*loop)) - within - self._rare(loop))
+        return set(range(*loop)) - within - self._rare(loop)
+
+    def until_exit(self) -> Code:
+        """Without what stands behind the end of a kernel's main part: functions, and what warps do that diverge."""
+        end = self.instructions.index("EXIT") + 1
+        return Code(self.instructions[:end], [branch for branch in self.branches if max(branch) < end])
 
     def _rare(self, loop: Loop) -> set[int]:
         """The places that the branch around a call leaves out."""
@@ -146,7 +204,7 @@ class Code:
             for place in range(branch + 1, target)
         }
 
-    def step(self) -> int:
+    def step(self) -> Mix:
         """Instructions of a thread in a simulation step of a neuron kernel, without rare cases.
 
         Its loop over steps is an outermost one, without a loop over levels. What rare cases take in its place stands
@@ -155,7 +213,8 @@ class Code:
         loops = self.loops()
         outermost = [loop for loop in loops if not any(loop in self.within(other) for other in loops)]
         plain = [loop for loop in outermost if not self.within(loop)]
-        return self.round(plain[0]) if plain else max(map(self.round, outermost))
+        ways = [self.way(loop) for loop in plain or outermost]
+        return self.mix(ways[0] if plain else max(ways, key=len))
 
 
 def resident_warps(registers: int, threads: int) -> int:

@@ -63,68 +63,30 @@ build() { # for this chip alone: setup.py has no way to say so, and three target
     python3 -c 'import snnkern; [print(b) for b in snnkern.backends()]; import snnkern._cpu, snnkern._cuda'
 }
 PYTEST="python3 -m pytest -q -p no:cacheprovider -o filterwarnings=default --tb=short"
-micro() { python3 - "$OUT/micro.json" <<'PY'
-"""Device time of one decision, without the CPU's launches: N decisions in one graph. And what only a GPU can show."""
-import json, sys, torch, numpy as np, snnkern
-from snnkern import SpikingActor
-from snnkern.neurons import Dynamics, parse_neuron
-found = {"gpu": torch.cuda.get_device_name(), "chained": [], "two_engines": None}
-device, actor = torch.device("cuda"), snnkern.load_actor("td3-halfcheetah")
-x = np.load("bench/results/halfcheetah.npy").astype(np.float32)
-theta = [t.to(device) for t in snnkern.calibrate(actor, x, "max")]
-actor = actor.to(device)
-def make(neuron, T, backend):
-    return SpikingActor(actor, theta, Dynamics(parse_neuron(neuron), T, 0.2), backend=backend, check_finite=False).to(device)
-try:  # cudaFuncSetAttribute is per function: the second, smaller engine lowers the first one's limit
-    a, b = make("if", 32, "cuda"), make("if", 8, "cuda")
-    one = torch.from_numpy(x[:1]).to(device)
-    a(one); b(one); torch.cuda.synchronize(); a(one); torch.cuda.synchronize()
-    found["two_engines"] = "fine"
-except Exception as e: found["two_engines"] = f"FAILED {type(e).__name__}: {e}"
-print("two engines:", found["two_engines"], flush=True)
-def chained(backend, neuron, batch, n=32):
-    snn = make(neuron, 8, backend)
-    rows = torch.from_numpy(np.resize(x, (batch, x.shape[1]))).to(device)
-    snn(rows); snn.warmup(batch); snn.reset(); snn(rows)
-    engine = snn._engine; torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(n): engine.decide(rows, False, 1)
-    def once():
-        s, e = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        s.record(); graph.replay(); e.record(); e.synchronize(); return s.elapsed_time(e) * 1e3 / n
-    for _ in range(3): once()
-    return sorted(once() for _ in range(15))
-for batch in (1, 16, 132, 133, 264, 1024, 2048, 4096, 16384, 65536):
-    for backend in ("cuda", "triton"):
-        for neuron in ("if", "snm", "mt", "dc"):
-            if backend == "cuda" and batch > 16384: continue
-            try:
-                t = chained(backend, neuron, batch)
-                found["chained"].append({"backend": backend, "neuron": neuron, "batch": batch, "us": t[len(t) // 2], "spread": [t[1], t[-2]]})
-                print(backend, neuron, batch, f"{t[len(t)//2]:.2f} us", flush=True)
-            except Exception as e:
-                found["chained"].append({"backend": backend, "neuron": neuron, "batch": batch, "failed": f"{type(e).__name__}: {str(e)[-300:]}"})
-                print(backend, neuron, batch, "FAIL", str(e)[-200:], flush=True)
-            json.dump(found, open(sys.argv[1], "w"), indent=1)
-PY
-}
-precompile() { # Triton's kernels for td3-halfcheetah, every tile, into the cache that micro and bench read: 4 processes
+precompile() { # Triton's kernels that bench times, every tile, into the cache that it reads: 4 processes
     local n
     for n in if snm mt dc; do python3 - $n <<'PY' & done
 import sys, numpy as np, torch, snnkern
-from snnkern.neurons import Dynamics, parse_neuron
+sys.path.insert(0, "bench")
+import gpu_gradients
+from snnkern.kernels.backends.choice import choose
+from snnkern.kernels.neurons import Dynamics, parse_neuron
+name = sys.argv[1]
 x = np.load("bench/results/halfcheetah.npy").astype(np.float32); actor = snnkern.load_actor("td3-halfcheetah")
 theta = [t.cuda() for t in snnkern.calibrate(actor, x, "max")]; actor = actor.to("cuda")
 for batch in (1, 256):  # a batch of 1 and one that 16 divides are compiled apart
-    snn = snnkern.SpikingActor(actor, theta, Dynamics(parse_neuron(sys.argv[1]), 8, 0.2), backend="triton", check_finite=False).to("cuda")
-    print(sys.argv[1], batch, snn.warmup(batch), snn._engine and snn._engine._tile, flush=True)
+    snn = snnkern.SpikingActor(actor, theta, Dynamics(parse_neuron(name), 8, 0.2), backend="triton", check_finite=False).to("cuda")
+    print(name, batch, snn.warmup(batch), snn._engine and snn._engine._tile, flush=True)
+device = torch.device("cuda"); triton = choose("triton", device, torch.float32)
+for shape in (gpu_gradients.CHECKED, (256, gpu_gradients.NEURONS)):
+    with torch.no_grad(): gpu_gradients.check(name, shape, device, triton)
+    print(name, "gradients", shape, flush=True)
 PY
     wait
 }
 export OUT
 case ${1:-main} in
-facts | build | micro | precompile)
+facts | build | precompile)
     "$1"
     exit
     ;;
@@ -140,9 +102,8 @@ main)
     T=$!
     part gpu-tests 100 $PYTEST -n 4 -m gpu -k "not two_to_the_32 and not large_batches and not kernels_on_a_gpu"
     wait $T $P
-    # Alone from here on. What matters most first; each writes its JSON as it goes or at its end.
-    part micro 120 bash "$SELF" micro
-    LEFT=$((535 - (SECONDS - BEGAN))); [ $LEFT -gt 200 ] && LEFT=200
+    # Alone from here on. bench/gpu.py writes its JSON after each part, what matters most first.
+    LEFT=$((535 - (SECONDS - BEGAN)))
     [ $LEFT -gt 60 ] && part bench $LEFT python3 bench/gpu.py --seconds $((LEFT - 15)) --output "$OUT/gpu.json"
     ;;
 extra) # on the machine that is still warm (30 s), else everything is built again first

@@ -26,7 +26,7 @@ from unittest import mock
 
 import machine_code
 import torch
-from machine_code import COMPILED_KINDS, KINDS, TARGETS, Code, Loop, resident_warps
+from machine_code import COMPILED_KINDS, KINDS, TARGETS, Code, Loop, Mix, resident_warps
 
 from snnkern import Dynamics, Interface
 from snnkern.kernels.backends import ActorParts, HiddenPart, Problem
@@ -104,6 +104,7 @@ class Compiled:
         strays: reads and writes of memory among an actor's products, other than the weights' copies to shared memory.
         barriers: the lines of source that barriers of all threads in its PTX come from.
         fused: the same of fused multiply-adds.
+        added: the same of additions.
     """
 
     case: Case
@@ -112,10 +113,11 @@ class Compiled:
     shared: int
     threads: int
     products: dict[str, int]
-    instructions: int | None
+    instructions: Mix | None
     strays: int
     barriers: Counter[str]
     fused: Counter[str]
+    added: Counter[str]
 
     @property
     def warps(self) -> int:
@@ -210,6 +212,7 @@ def compile_one(case: Case) -> Compiled:
         strays=sum(code.count(name, _products(code)) for name in ("LDG.", "STG")) if case.kernel == "actor" else 0,
         barriers=_lines(ptx, "bar.sync"),
         fused=_lines(ptx, "fma"),
+        added=_lines(ptx, "add"),
     )
 
 
@@ -226,11 +229,11 @@ def _lines(ptx: str, name: str) -> Counter[str]:
     return found
 
 
-def _instructions(code: Code, case: Case) -> int | None:
+def _instructions(code: Code, case: Case) -> Mix | None:
     if case.kernel == "neuron":
         return code.step() if case.form.startswith("a sequence") else None
     if case.kernel == "gradient":
-        return len(code.instructions)
+        return code.mix(range(len(code.instructions)))
     if case.kernel in VISUAL:
         return passage(code, case) if case.target == "sm_90" else None
     if case.target != "sm_90" or case.widths != WIDTHS:
@@ -243,7 +246,7 @@ def _products(code: Code) -> Loop:
     return [loop for loop in code.loops() if code.count("MMA", loop) and not code.within(loop)][-1]
 
 
-def decision(code: Code, case: Case) -> int:
+def decision(code: Code, case: Case) -> Mix:
     """Instructions of a warp in the decision of a tile: each loop's own, as often as it goes around.
 
     Raises:
@@ -259,7 +262,7 @@ def decision(code: Code, case: Case) -> int:
     return _turns(code, whole, inside, [of_layer, [*of_layer, 4]])
 
 
-def passage(code: Code, case: Case) -> int:
+def passage(code: Code, case: Case) -> Mix:
     """Instructions of a warp in a program of one of the `VISUAL` kernels, likewise; a projection's for one piece.
 
     Raises:
@@ -287,17 +290,16 @@ def _chunks(case: Case, steps: int) -> list[int]:
     return [chunks] if chunks > 1 else []
 
 
-def _turns(code: Code, whole: Loop, loops: list[Loop], chains: Sequence[Sequence[int]]) -> int:
+def _turns(code: Code, whole: Loop, loops: list[Loop], chains: Sequence[Sequence[int]]) -> Mix:
     """Instructions of a part of the code that has these chains of nested loops, which go around so often."""
-    total = code.own(whole)
+    total = code.mix(code.own(whole))
     for trips in chains:
         chain, loops = loops[: len(trips)], loops[len(trips) :]
         nested = itertools.pairwise([whole, *chain])
         if len(chain) < len(trips) or any(inner not in code.within(outer) for outer, inner in nested):
             raise RuntimeError(f"loops are not nested as in the source: {chain} should go around {trips} times")
-        total += sum(
-            code.own(loop) * count for loop, count in zip(chain, itertools.accumulate(trips, mul), strict=True)
-        )
+        for loop, count in zip(chain, itertools.accumulate(trips, mul), strict=True):
+            total += code.mix(code.own(loop)) * count
     if loops:
         raise RuntimeError(f"there are more loops than in the source: {loops}")
     return total

@@ -5,13 +5,26 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import cuda_tables
 from cuda_tables import NEURON_FORMS, TIMESTEPS
-from h100 import CLOCK, ISSUED, L2_SHARED, LAUNCH, MEMORY, MULTIPROCESSORS, PRODUCTS, REACHED, Measured
-from machine_code import COMPILED_KINDS, KINDS, TARGETS, table
+from h100 import (
+    BEST,
+    CLOCK,
+    INTEGERS,
+    ISSUED,
+    L2_SHARED,
+    MEMORY,
+    MULTIPROCESSORS,
+    PRODUCTS,
+    WORST,
+    Assumed,
+    Measured,
+    Span,
+)
+from machine_code import COMPILED_KINDS, KINDS, TARGETS, Mix, table
 from triton_compiled import DTYPES, WIDTHS, Case, Compiled
 
 from snnkern.kernels.backends.choice import small_batch
@@ -76,7 +89,7 @@ def instructions_table(kernels: Sequence[Compiled]) -> str:
         [
             f"{kind}, {dtype}",
             width(Case("neuron", kind, "sm_90", dtype, forms[0])),
-            *(_instructions(kernels, Case("neuron", kind, "sm_90", dtype, form)) for form in forms),
+            *(f"{_instructions(kernels, Case('neuron', kind, 'sm_90', dtype, form)).issued:.0f}" for form in forms),
         ]
         for dtype, kind in itertools.product(DTYPES, KINDS)
     ]
@@ -91,12 +104,12 @@ def width(case: Case) -> int:
 
 @dataclass(frozen=True)
 class Load:
-    """What a tile of rows takes of a multiprocessor, in clocks: of its tensor cores, of its issue of instructions, of
-    its share of L2's and of memory's bandwidth. And the bytes of packed spikes that all programs keep in L2."""
+    """What a tile of rows takes of a multiprocessor: instructions of warps, and clocks of its tensor cores, of its
+    share of L2's and of memory's bandwidth. And the bytes of packed spikes that all programs keep in L2."""
 
     tile: Tile
     products: float
-    issue: float
+    issued: Mix
     l2: float
     memory: float
     scratch: float
@@ -119,45 +132,57 @@ class Load:
         return cls(
             tile=tile,
             products=tile.rows * (between / RATE[case.precision] + split) / rate,
-            issue=(kernel.instructions or 0) * tile.warps / ISSUED,
+            issued=(kernel.instructions or Mix()) * tile.warps,
             l2=(weights + spikes) / L2_SHARED,
             memory=moved / (MEMORY / CLOCK / MULTIPROCESSORS),
             scratch=MULTIPROCESSORS * tile.resident * tile.rows * wide * planes(dynamics),
         )
 
-    def clocks(self, tiles: int) -> float:
+    def clocks(self, tiles: int, assumed: Assumed) -> float:
         """Clocks of a multiprocessor for so many tiles. A program by itself decodes and multiplies in turn; several
-        overlap, until one of the four is busy all the time."""
-        together = max(self.products, self.issue, self.l2, self.memory)
-        alone = max(self.products + self.issue, self.l2, self.memory)
-        return max(tiles * together, math.ceil(tiles / self.tile.resident) * alone) / REACHED
+        overlap at best, until one of the four is busy all the time."""
+        issue = assumed.clocks(self.issued)
+        products, l2, memory = (clocks / assumed.bandwidth for clocks in (self.products, self.l2, self.memory))
+        together = max(products, issue, l2, memory)
+        alone = max(products + issue, l2, memory)
+        if not assumed.overlaps:
+            return tiles * alone
+        return max(tiles * together, math.ceil(tiles / self.tile.resident) * alone)
 
-    def seconds(self, batch: int) -> float:
+    def seconds(self, batch: int, assumed: Assumed) -> float:
         """Seconds of a decision for a batch."""
-        return LAUNCH + self.clocks(math.ceil(batch / self.tile.rows / MULTIPROCESSORS)) / CLOCK
+        tiles = math.ceil(batch / self.tile.rows / MULTIPROCESSORS)
+        return assumed.launch + self.clocks(tiles, assumed) / CLOCK
+
+    def span(self, batch: int) -> Span:
+        return Span(self.seconds(batch, BEST), self.seconds(batch, WORST))
 
     def floor(self, batch: int) -> float:
         """Seconds that its products take of all tensor cores, or its bytes of memory."""
         return batch / self.tile.rows / MULTIPROCESSORS * max(self.products, self.memory) / CLOCK
 
 
-def loads(kernels: Sequence[Compiled], precision: str = "float32") -> dict[tuple[str, Tile], Load]:
+def loads(kernels: Sequence[Compiled]) -> dict[tuple[str, Tile], Load]:
     """For every kind and tile, on an H100."""
-    return {
-        (kind, tile): Load.of(_find(kernels, Case("actor", kind, "sm_90", precision, str(tile.rows))), tile)
-        for kind, tile in itertools.product(KINDS, TILES)
-    }
+    return {(kind, tile): _load(kernels, kind, tile, "float32") for kind, tile in itertools.product(KINDS, TILES)}
+
+
+def _load(kernels: Sequence[Compiled], kind: str, tile: Tile, precision: str) -> Load:
+    return Load.of(_find(kernels, Case("actor", kind, "sm_90", precision, str(tile.rows))), tile)
 
 
 def parts_table(kernels: Sequence[Compiled]) -> str:
     """What a tile takes of each part of a multiprocessor, and the share of the tensor cores' peak that follows."""
     rows = []
     for precision, (kind, tile) in itertools.product(PRECISIONS, itertools.product(KINDS, TILES[:1])):
-        load = loads(kernels, precision)[kind, tile]
-        share = load.tile.resident * load.products / load.clocks(load.tile.resident)
-        cells = [f"{clocks:,.0f}" for clocks in (load.products, load.issue, load.l2, load.memory)]
-        rows.append([f"{kind}, {precision}", *cells, f"{share:.0%}", f"{load.scratch / 1e6:.1f}"])
-    heading = ["a tile of 64 rows, clocks", "tensor cores", "instructions", "L2", "memory"]
+        load = _load(kernels, kind, tile, precision)
+        shares = [load.tile.resident * load.products / load.clocks(load.tile.resident, one) for one in (WORST, BEST)]
+        issue = load.issued.issued / ISSUED, load.issued.integers / INTEGERS
+        cells = [f"{clocks:,.0f}" for clocks in (load.products, *issue, load.l2, load.memory)]
+        rows.append(
+            [f"{kind}, {precision}", *cells, "–".join(f"{share:.0%}" for share in shares), f"{load.scratch / 1e6:.1f}"]
+        )
+    heading = ["a tile of 64 rows, clocks", "tensor cores", "schedulers", "integer pipeline", "L2", "memory"]
     heading += ["of the tensor cores' peak", "packed spikes of all programs, MB"]
     return table(heading, rows)
 
@@ -169,40 +194,49 @@ def predicted_table(kernels: Sequence[Compiled]) -> str:
     every = loads(kernels)
     for kind, batch in itertools.product(KINDS, BATCHES):
         load = every[kind, default_tile(batch, MULTIPROCESSORS)]
-        times = [f"{seconds * 1e6:,.0f}" for seconds in (load.floor(batch), load.seconds(batch))]
-        rows.append([f"actor, {kind}, batch {batch:,}", *times, measured.actor("triton", kind, batch)])
+        floor = f"{load.floor(batch) * 1e6:,.0f}"
+        name = f"actor, {kind}, batch {batch:,}"
+        rows.append([name, floor, load.span(batch), measured.actor("triton", kind, batch)])
     for dtype, kind, form in itertools.product(("float32", "bfloat16"), KINDS, NEURON_FORMS):
         bytes_each = 4 if dtype == "float32" else 2
         counted = form.replace("a constant current", "a sequence")  # which takes as many instructions, or more
         case = Case("neuron", kind, "sm_90", dtype, counted)
-        step, once = _instructions(kernels, case) / (32 * width(case)), ONCE[width(case)] / (32 * width(case))
-        times = cuda_tables.neuron_times(NEURON_FORMS[form] * bytes_each, step, once)
+        step, together, once = _instructions(kernels, case), 32 * width(case), ONCE[width(case)]
+        times = cuda_tables.neuron_times(NEURON_FORMS[form] * bytes_each, step, together, once)
         cell = measured.neurons("triton", kind, form) if dtype == "float32" else ""
         rows.append([f"neurons, {kind}, {dtype}, {form}", *times, cell])
     return table(["what", "floor, µs", "predicted, µs", "measured, µs"], rows)
 
 
-def borders_table(kernels: Sequence[Compiled], spikes: Mapping[str, cuda_tables.Load]) -> str:
-    """The largest batch for which CUDA is predicted to be faster than Triton."""
+def borders_table(kernels: Sequence[Compiled], rows: Mapping[str, cuda_tables.Row]) -> str:
+    """The batches up to which CUDA is predicted to be faster than Triton, and both at the border that is set."""
     every = loads(kernels)
+    cells = []
+    for kind, row in rows.items():
 
-    def times(kind: str, batch: int) -> tuple[float, float]:
-        by_triton = every[kind, default_tile(batch, MULTIPROCESSORS)].seconds(batch)
-        return cuda_tables.batched(kind, spikes[kind], batch).expected, by_triton
+        def both(batch: int, kind: str = kind, row: cuda_tables.Row = row) -> tuple[Span, Span]:
+            return row.span(batch), every[kind, default_tile(batch, MULTIPROCESSORS)].span(batch)
 
-    rows = []
-    for kind in KINDS:
-        batches = range(MULTIPROCESSORS, BATCHES[-1], MULTIPROCESSORS)
-        last = max(batch for batch in batches if min(times(kind, batch)) == times(kind, batch)[0])
-        at_border = [f"{seconds * 1e6:.0f}" for seconds in times(kind, small_batch())]
-        rows.append([kind, f"{last:,}", *at_border])
+        borders = [
+            _border(both, lambda cuda, triton: cuda.worst < triton.best),
+            _border(both, lambda cuda, triton: sum(cuda) < sum(triton)),
+            _border(both, lambda cuda, triton: cuda.best < triton.worst),
+        ]
+        cells.append([kind, *(f"{border:,}" for border in borders), *both(small_batch())])
     border = f"{small_batch():,} rows, µs"
-    return table(["neuron", "CUDA is faster up to, rows", f"CUDA at {border}", f"Triton at {border}"], rows)
+    heading = ["neuron", "CUDA is surely faster up to, rows", "in the middle of both ranges", "perhaps faster up to"]
+    return table([*heading, f"CUDA at {border}", f"Triton at {border}"], cells)
+
+
+def _border(both: Callable[[int], tuple[Span, Span]], is_faster: Callable[[Span, Span], bool]) -> int:
+    """The batch up to which CUDA is faster all the time, in steps of a row for every multiprocessor; 0 for none."""
+    batches = range(MULTIPROCESSORS, BATCHES[-1], MULTIPROCESSORS)
+    return next(batch for batch in batches if not is_faster(*both(batch))) - MULTIPROCESSORS
 
 
 def _find(kernels: Sequence[Compiled], case: Case) -> Compiled:
     return next(kernel for kernel in kernels if kernel.case == case)
 
 
-def _instructions(kernels: Sequence[Compiled], case: Case) -> int:
-    return _find(kernels, case).instructions or 0
+def _instructions(kernels: Sequence[Compiled], case: Case) -> Mix:
+    return _find(kernels, case).instructions or Mix()

@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from h100 import CLOCK, ISSUED, L2_SHARED, LAUNCH, MEMORY, MULTIPROCESSORS, PRODUCTS, REACHED, Measured
-from machine_code import KINDS, TARGETS, table
+from h100 import BEST, CLOCK, L2_SHARED, MEMORY, MULTIPROCESSORS, PRODUCTS, WORST, Assumed, Measured, Span
+from machine_code import KINDS, TARGETS, Mix, table
 from triton_compiled import FIRST_INPUTS, INPUTS, TIMESTEPS, VISUAL, Case, Compiled
 from triton_tables import OF_16_ROWS, SPLIT
 
@@ -56,21 +56,23 @@ def compiled_table(kernels: Sequence[Compiled]) -> str:
 
 @dataclass(frozen=True)
 class Launch:
-    """What a launch takes: its programs, and the clocks of each by what it waits for, as `Load` of triton_tables.py."""
+    """What a launch takes: its programs, and what each of them waits for, as `Load` of triton_tables.py."""
 
     programs: int
     resident: int
     products: float
-    issue: float
+    issued: Mix
     l2: float
     memory: float
 
-    def seconds(self) -> float:
+    def seconds(self, assumed: Assumed) -> float:
         of_one = math.ceil(self.programs / MULTIPROCESSORS)
-        together = max(self.products, self.issue, self.l2, self.memory)
-        alone = max(self.products + self.issue, self.l2, self.memory)
+        issue = assumed.clocks(self.issued)
+        products, l2, memory = (clocks / assumed.bandwidth for clocks in (self.products, self.l2, self.memory))
+        together = max(products, issue, l2, memory)
+        alone = max(products + issue, l2, memory)
         clocks = max(of_one * together, math.ceil(of_one / self.resident) * alone)
-        return LAUNCH + clocks / REACHED / CLOCK
+        return assumed.launch + (clocks if assumed.overlaps else of_one * alone) / CLOCK
 
 
 def convolution(kernels: Sequence[Compiled], kind: str, index: int, batch: int) -> Launch:
@@ -87,7 +89,7 @@ def convolution(kernels: Sequence[Compiled], kind: str, index: int, batch: int) 
         programs=tiles[tile],
         resident=kernel.warps // tile.warps,
         products=tile.rows * inputs * COLUMNS * passes / _rate(tile),
-        issue=(kernel.instructions or 0) * tile.warps / ISSUED,
+        issued=(kernel.instructions or Mix()) * tile.warps,
         l2=(weights + tile.rows * (read + COLUMNS * planes(dynamics))) / L2_SHARED,
         memory=tile.rows * COLUMNS * 8 / (MEMORY / CLOCK / MULTIPROCESSORS),
     )
@@ -106,29 +108,30 @@ def projection(kernels: Sequence[Compiled], kind: str, batch: int) -> Launch:
         programs=programs[tile],
         resident=kernel.warps // tile.warps,
         products=tile.rows * PIECE * COLUMNS * PARTS * TIMESTEPS / _rate(tile),
-        issue=(kernel.instructions or 0) * tile.warps / ISSUED,
+        issued=(kernel.instructions or Mix()) * tile.warps,
         l2=(weights + tile.rows * PIECE * planes(dynamics)) / L2_SHARED,
         memory=tile.rows * COLUMNS * TIMESTEPS * 8 / (MEMORY / CLOCK / MULTIPROCESSORS),
     )
 
 
-def behind(batch: int) -> float:
+def behind(batch: int, assumed: Assumed) -> float:
     """Seconds of the small launches: their products in float32, outside of tensor cores."""
     products = batch * TIMESTEPS * (50 * HIDDEN + HIDDEN * HIDDEN) + batch * HIDDEN
-    return SMALL_LAUNCHES * LAUNCH + products / FLOAT32 / MULTIPROCESSORS / CLOCK / REACHED
+    return SMALL_LAUNCHES * assumed.launch + products / FLOAT32 / MULTIPROCESSORS / CLOCK / assumed.bandwidth
 
 
 def by_layers(batch: int) -> float:
-    """Seconds of the same decision layer by layer, at the peak of float32's products or of memory's bytes: currents are
-    written and read, and so are spikes."""
-    seconds = behind(batch) + 2 * len(POSITIONS) * LAUNCH
+    """Seconds of the same decision layer by layer at best, at the peak of float32's products or of memory's bytes:
+    currents are written and read, and so are spikes."""
+    reached = BEST.bandwidth
+    seconds = behind(batch, BEST) + 2 * len(POSITIONS) * BEST.launch
     for positions, products in zip(POSITIONS, PRODUCTS_OF, strict=True):
         steps = 1 if products == PRODUCTS_OF[0] else TIMESTEPS
         neurons = batch * positions * 32
         multiplied = neurons * products * steps / FLOAT32 / MULTIPROCESSORS / CLOCK
-        seconds += max(multiplied, neurons * 4 * 2 * steps / MEMORY) / REACHED  # cuDNN's
-        seconds += neurons * 4 * (steps + TIMESTEPS + 2) / MEMORY / REACHED  # the neurons'
-    return seconds + batch * TIMESTEPS * TRUNK * max(4 / MEMORY, 50 / FLOAT32 / MULTIPROCESSORS / CLOCK) / REACHED
+        seconds += max(multiplied, neurons * 4 * 2 * steps / MEMORY) / reached  # cuDNN's
+        seconds += neurons * 4 * (steps + TIMESTEPS + 2) / MEMORY / reached  # the neurons'
+    return seconds + batch * TIMESTEPS * TRUNK * max(4 / MEMORY, 50 / FLOAT32 / MULTIPROCESSORS / CLOCK) / reached
 
 
 def predicted_table(kernels: Sequence[Compiled]) -> str:
@@ -136,21 +139,20 @@ def predicted_table(kernels: Sequence[Compiled]) -> str:
     measured = Measured()
     rows = []
     for kind, batch in itertools.product(KINDS, BATCHES):
-        parts = [convolution(kernels, kind, index, batch).seconds() for index in range(len(POSITIONS))]
-        parts += [projection(kernels, kind, batch).seconds(), behind(batch)]
-        cells = [
-            f"{seconds * 1e6:,.0f}" for seconds in (parts[0], sum(parts[1:4]), *parts[4:], sum(parts), by_layers(batch))
-        ]
-        rows.append(
-            [
-                f"{kind}, batch {batch:,}",
-                *cells,
-                measured.visual("triton", kind, batch),
-                measured.visual("layers", kind, batch),
-            ]
-        )
+        first, *others, trunk, rest = zip(*(_parts(kernels, kind, batch, one) for one in (BEST, WORST)), strict=True)
+        spans = [Span(*map(sum, zip(*part, strict=True))) for part in ([first], others, [trunk], [rest])]
+        whole = Span(*map(sum, zip(*spans, strict=True)))
+        found = [measured.visual(path, kind, batch) for path in ("triton", "layers")]
+        rows.append([f"{kind}, batch {batch:,}", *spans, whole, f"{by_layers(batch) * 1e6:,.0f}", *found])
     heading = ["µs", "first convolution", "the other three", "trunk's currents", "the rest", "all", "layer by layer"]
     return table([*heading, "measured", "measured, layer by layer"], rows)
+
+
+def _parts(kernels: Sequence[Compiled], kind: str, batch: int, assumed: Assumed) -> list[float]:
+    """Seconds of the convolutions, of the trunk's currents, and of the rest."""
+    launches = [convolution(kernels, kind, index, batch) for index in range(len(POSITIONS))]
+    launches.append(projection(kernels, kind, batch))
+    return [*(launch.seconds(assumed) for launch in launches), behind(batch, assumed)]
 
 
 def _rate(tile: Tile) -> float:

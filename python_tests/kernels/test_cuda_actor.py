@@ -198,8 +198,8 @@ def test_what_is_too_large_for_one_launch_runs_by_layers(cuda_device, shape) -> 
 
 def test_auto_prefers_triton_for_large_batches_on_a_gpu(monkeypatch) -> None:
     device = torch.device("cuda")
-    assert not choice.is_large(device, 4096)
-    assert choice.is_large(device, 4097)
+    assert not choice.is_large(device, 1024)
+    assert choice.is_large(device, 1025)
     assert not choice.is_large(torch.device("cpu"), 10**6)
     monkeypatch.setenv("SNNKERN_SMALL_BATCH", "64")
     assert choice.is_large(device, 65)
@@ -274,8 +274,8 @@ def test_what_auto_takes_is_explained(monkeypatch) -> None:
         "a layer in float32 on a GPU": "cuda",
         "a layer in float64 on a GPU": "cuda",
         "a layer in bfloat16, float16 on a GPU": "triton",
-        "an actor on a GPU, up to 4,096 rows": "cuda",
-        "an actor on a GPU, more than 4,096 rows": "triton",
+        "an actor on a GPU, up to 1,024 rows": "cuda",
+        "an actor on a GPU, more than 1,024 rows": "triton",
     }
     modules[1].missing = "not built"
     double_on_gpu = next(one for one in choice.choices() if one.what == "a layer in float64 on a GPU")

@@ -75,6 +75,16 @@ def test_a_captured_decision_goes_on_from_the_actor_and_leaves_it_alone(gpu) -> 
 
 
 @pytest.mark.gpu
+def test_live_actors_leave_each_other_their_shared_memory(gpu) -> None:
+    """The limit is the kernel's: a smaller actor, bound later, must not lower what a larger one needs."""
+    (large, wanted), (small, _) = [twins(WIDTHS, "mt", gpu, timesteps) for timesteps in (100, 8)]
+    first, second, third = random_observations(3, 1, 17)
+    assert_twins(large, wanted, first[None])
+    decide(small, second)
+    assert_twins(large, wanted, third[None])
+
+
+@pytest.mark.gpu
 def test_the_current_stream_is_respected(gpu) -> None:
     """The observation and the current are written late, in the same stream; another stream would read too early."""
     ours, wanted = twins(WIDTHS, "if", gpu, 8)

@@ -86,7 +86,7 @@ def test_warmup_times_every_tile_on_the_actors_device(fastest, monkeypatch) -> N
     ("precision", "least", "most"),
     [("float32", 0.0, 2.0**-24), ("tf32", 2.0**-14, 2.0**-11), ("bf16", 2.0**-11, 2.0**-8)],
 )
-def test_three_passes_are_as_exact_as_float32_and_one_is_not(precision, least, most) -> None:
+def test_three_passes_have_the_weights_of_float32_and_one_has_not(precision, least, most) -> None:
     """Of a current's terms: three parts hold 24 bits, TF32 and bfloat16 round to 11 and 8."""
     from precision import packed
 

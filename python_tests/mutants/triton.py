@@ -162,6 +162,7 @@ MUTANTS = [
         "is_row[:, None], 0.0)\n    if NORMALIZE",
     ),
     _actor("no-sign", "size | (((bits >> 31) & 1) << EXPONENT_BITS)", "size"),
+    _actor("one-accumulator", "PARTS == 3,", "False,", COMPILED_ACTORS),
     _actor("one-buffer", "((layer + 1) % 2) * buffer", "(layer % 2) * buffer"),
     _actor("weights-of-two-parts", "sums = tl.dot(high, weight_low, sums)", "sums = sums"),
     _actor("observations-of-two-parts", "sums = tl.dot(low, weight_high, sums)", "sums = sums"),

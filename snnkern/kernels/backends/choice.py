@@ -120,7 +120,7 @@ def small_batch() -> int:
     Raises:
         InputError: the variable is not a whole number.
     """
-    given = os.environ.get("SNNKERN_SMALL_BATCH", "4096")
+    given = os.environ.get("SNNKERN_SMALL_BATCH", "1024")
     if not given.isdecimal():
         raise InputError(f"SNNKERN_SMALL_BATCH must be a whole number of rows, got {given!r}")
     return int(given)

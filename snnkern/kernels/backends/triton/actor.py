@@ -11,8 +11,9 @@ The planes lie in scratch memory that each program uses again for every tile of 
 
 Currents come from tensor cores. With the sender's θ folded into the weights a spike is 0, ±1 or ±2^-j, which bfloat16
 holds exactly; a float32 weight is the sum of three bfloat16 parts. So three products with float32 accumulators give
-float32 currents. What is not exact in bfloat16 (the observation, the mean of the last layer) is split in three as well,
-and of the nine products the six that float32 can see are taken.
+float32 currents, if an accumulator adds up a quarter of the senders only (`add_products`). What is not exact in
+bfloat16 (the observation, the mean of the last layer) is split in three as well, and of the nine products the six that
+float32 can see are taken.
 
 Weights come from L2 through shared memory, once for STEPS simulation steps.
 """
@@ -133,18 +134,33 @@ def add_products(
     STEPS: tl.constexpr,
     DEPTH: tl.constexpr,
     STAGES: tl.constexpr,
+    IN_PARTS: tl.constexpr,
 ):
     """To each step's sums, the products of its spikes with weights: the spikes of a tile of words [ROWS, DEPTH], whose
-    lowest bits are those of the first step and of the neuron `begin`."""
+    lowest bits are those of the first step and of the neuron `begin`.
+
+    Tensor cores cut off, toward zero, where float32 would round. IN_PARTS, they add up a quarter of the senders from 0,
+    and a float32 addition brings that to the sums: the errors are of a part's size, and fewer.
+    """
     for quarter in tl.range(0, quarters, num_stages=STAGES):
         k = begin + 4 * tl.arange(0, DEPTH) + quarter
+        added = sums
         for part in tl.static_range(PARTS):
             parts = load_weights(weight, k, n, INPUTS, NEURONS, PARTS - 1 - part)
             after = ()
             for step in tl.static_range(STEPS):
                 spikes = decode(words, step * BITS, KIND, EXPONENT_BITS).to(parts.dtype)
-                after = after + (tl.dot(spikes, parts, sums[step], input_precision="tf32"),)
-            sums = after
+                if IN_PARTS and part == 0:
+                    after = after + (tl.dot(spikes, parts, input_precision="tf32"),)
+                else:
+                    after = after + (tl.dot(spikes, parts, added[step], input_precision="tf32"),)
+            added = after
+        if IN_PARTS:
+            after = ()
+            for step in tl.static_range(STEPS):
+                after = after + (sums[step] + added[step],)
+            added = after
+        sums = added
         words = words >> 8  # the next neuron's byte
     return sums
 
@@ -166,6 +182,7 @@ def receive(
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
     STAGES: tl.constexpr,
+    IN_PARTS: tl.constexpr,
 ):
     """Spikes · weights of the STEPS steps that begin at `bit` of every byte of the words at `received`, as a tuple."""
     DEPTH: tl.constexpr = min(INPUTS, BLOCK) // 4
@@ -190,6 +207,7 @@ def receive(
             STEPS,
             DEPTH,
             STAGES,
+            IN_PARTS,
         )
     return sums
 
@@ -339,6 +357,7 @@ def run_tile(
                     ROWS,
                     WIDTH,
                     STAGES,
+                    PARTS == 3,
                 )
             for step in tl.static_range(STEPS):
                 t = plane * PER_BYTE + chunk + step

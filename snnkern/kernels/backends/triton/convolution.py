@@ -104,6 +104,7 @@ def receive_fields(
             STEPS,
             DEPTH,
             STAGES,
+            False,  # in parts, it would take more registers than there are
         )
     return sums
 
@@ -339,6 +340,7 @@ def project_kernel(
                     ROWS,
                     COLUMNS,
                     STAGES,
+                    False,
                 )
                 after = ()
                 for step in tl.static_range(STEPS):
