@@ -72,6 +72,7 @@ class _Bound(NamedTuple):
         carries: c of every hidden layer in that memory, which the actor has from its first decision for these rows on.
         counts: spikes, int64 `[hidden layers, B]`.
         unchanged: whether the actor still has these carries, and consists of what the engine was packed from.
+        usual: the engine's, for these rows.
     """
 
     engine: Engine
@@ -80,6 +81,7 @@ class _Bound(NamedTuple):
     carries: Sequence[Tensor]
     counts: Tensor
     unchanged: Callable[[], bool]
+    usual: Callable[[Tensor, bool], Tensor | None] | None
 
 
 class SpikingActor(Policy):
@@ -247,8 +249,12 @@ class SpikingActor(Policy):
             InputError: wrong shape, dtype or device; a NaN or infinity (where `check_finite`); another batch size than
                 the carry's; the observation requires grad while grad is on. The carry is as before the call.
         """
-        bound = self._bound
-        usual = bound is not None and not torch.compiler.is_compiling() and _is_plain(observation, bound)
+        bound = None if torch.compiler.is_compiling() else self._bound
+        if bound is not None and bound.usual is not None and bound.unchanged():
+            action = bound.usual(observation, self.check_finite)
+            if action is not None:
+                return action
+        usual = bound is not None and bound.usual is None and _is_plain(observation, bound)
         if bound is None or not usual or not bound.unchanged():
             usual = False
             refuse_mapping()
@@ -426,7 +432,7 @@ class SpikingActor(Policy):
         assert self._packed is not None
         unchanged = watch([*self._packed.tables, *tables], self._packed.tensors)
         shape, dtype = (batch, *self.interface.observation_shape), self.interface.observation_dtype
-        self._bound = _Bound(self._engine, shape, dtype, carries, counts, unchanged)
+        self._bound = _Bound(self._engine, shape, dtype, carries, counts, unchanged, self._engine.usual)
         return self._bound
 
     def _alpha_of_rows(self, batch: int) -> Tensor | None:
@@ -557,6 +563,7 @@ def _is_plain(observation: Tensor, bound: _Bound) -> bool:
         and observation.shape == bound.shape
         and observation.dtype is bound.dtype
         and observation.is_cpu
+        and bound.counts.is_cpu
         and not observation.requires_grad
         and not observation.is_neg()
     )

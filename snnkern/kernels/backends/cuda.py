@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -85,7 +89,7 @@ class Engine(backends.Engine):
         self._bound: list[Tensor] = []
         self._outputs = weight.shape[1]
         self._native = _cuda.Engine(
-            device=_place(weight)["device"],
+            device=_device_of(weight),
             dynamics=actor.dynamics.numbers,
             tiny=any(_is_tiny(layer.threshold, actor.dynamics) for layer in actor.hidden),
             layers=self._layers(actor.hidden),
@@ -115,24 +119,55 @@ class Engine(backends.Engine):
         return self._packed[-1].data_ptr()
 
     def bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:
-        self._bound = [*carries, counts] if row_alpha is None else [*carries, counts, row_alpha]
         self._rows = counts.shape[1]
         addresses = [carry.data_ptr() for carry in carries]
         self._native.bind(self._rows, addresses, counts.data_ptr(), _address(row_alpha))
+        # Not before: a thread that is still deciding refuses the others, and needs what it is bound to.
+        self._bound = [*carries, counts] if row_alpha is None else [*carries, counts, row_alpha]
+        self.usual = (
+            None
+            if (torch_classes := _torch()) is None or not self._rows
+            else self._native.call(torch_classes, carries[0], _stream_on)
+        )
 
     def decide(self, observation: Tensor, check_finite: bool, threads: int) -> Tensor | None:
-        if check_finite and not bool(torch.isfinite(observation).all()):  # waits for the device
-            return None
         observation = observation.contiguous()
         action = observation.new_empty(self._rows, self._outputs)
-        self._native.decide(_place(observation)["stream"], observation.data_ptr(), action.data_ptr())
-        return action
+        stream = _stream_on(_device_of(observation))
+        done = self._native.decide(stream, observation.data_ptr(), action.data_ptr(), check_finite)
+        return action if done else None
 
 
 def _place(tensor: Tensor) -> dict[str, int]:
     """Where a kernel on this tensor runs: its device, and what is torch's current stream there."""
-    device = tensor.device
-    return {"device": device.index, "stream": torch.cuda.current_stream(device).cuda_stream}
+    device = _device_of(tensor)
+    return {"device": device, "stream": _stream_on(device)}
+
+
+def _device_of(tensor: Tensor) -> int:
+    return tensor.get_device()
+
+
+# The handle of torch's current stream on a device, by its number; a torch without CUDA has none.
+_stream_on: Callable[[int], int] = getattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 0)
+
+
+@functools.cache
+def _torch() -> Any:
+    """How native code reads tensors; None where this torch is older than the table of functions that takes."""
+    table = getattr(Tensor, "__dlpack_c_exchange_api__", None)
+    if table is None:
+        return None
+    base = torch._C.TensorBase
+    return _cuda.Torch(
+        tensor=Tensor,
+        table=table,
+        requires_grad=base.requires_grad,
+        is_neg=base.is_neg,
+        storage_offset=base.storage_offset,
+        untyped_storage=base.untyped_storage,
+        nbytes=torch.UntypedStorage.nbytes,
+    )
 
 
 def _is_tiny(threshold: Tensor, dynamics: Dynamics) -> bool:
