@@ -36,7 +36,7 @@ def _visual(name: str, text: str, replacement: str, file: str = "triton/convolut
 
 MUTANTS = [
     _neurons("rows-of-32-bits", "(tile // across).to(tl.int64) * ROWS", "(tile // across) * ROWS"),
-    _neurons("steps-of-32-bits", "batch.to(tl.int64) * neurons", "batch * neurons"),
+    _neurons("steps-of-32-bits", "tl.cast(batch, tl.int64) * neurons", "batch * neurons"),
     _neurons("columns-of-32-bits", "columns.to(tl.int64)[None, :] * stride_n", "columns[None, :] * stride_n"),
     _neurons("reads-the-step-behind-the-last", "inside & (step < timesteps)", "inside"),
     _neurons("reads-columns-behind-the-last", "is_column = columns < neurons", "is_column = columns < neurons + 1"),
@@ -110,7 +110,7 @@ MUTANTS = [
         COMPILED_GRADIENTS,
     ),
     _gradient("rows-of-32-bits", "row_of_sums.to(tl.int64) * strip +", "row_of_sums * strip +"),
-    _gradient("steps-of-32-bits", "size = batch.to(tl.int64) * neurons", "size = batch * neurons"),
+    _gradient("steps-of-32-bits", "size = tl.cast(batch, tl.int64) * neurons", "size = batch * neurons"),
     _gradient("strides-of-32-bits", "\n    far_t = tl.cast(stride_t, tl.int64)", "\n    far_t = stride_t"),
     _gradient("given-strides-of-32-bits", "tl.cast(gradient_stride_t, tl.int64)", "gradient_stride_t"),
     _gradient("columns-of-32-bits", "columns.to(tl.int64)[None, :] * stride_n", "columns[None, :] * stride_n"),
@@ -171,8 +171,8 @@ MUTANTS = [
     _actor("a-step-more", "if t < timesteps:", "if t <= timesteps:"),
     _actor("observation-is-not-clipped", "tl.where(value > observation_clip, observation_clip, value)", "value"),
     _actor("tanh-of-the-size", "return tl.where(z < 0.0, -size, size)", "return size"),
-    _actor("counts-of-one-layer", "(layer * batch.to(tl.int64) + before_tile)", "before_tile"),
-    _engine("fused-multiply-add", "enable_fp_fusion=False", "enable_fp_fusion=True", COMPILED_ACTORS),
+    _actor("counts-of-one-layer", "(layer * tl.cast(batch, tl.int64) + before_tile)", "before_tile"),
+    _engine("fused-multiply-add", '"enable_fp_fusion": False', '"enable_fp_fusion": True', COMPILED_ACTORS),
     _engine("levels-may-underflow", "_SMALLEST_THRESHOLD = 2.0**-100", "_SMALLEST_THRESHOLD = 2.0**-126"),
     _engine("weights-may-overflow", "_LARGEST_WEIGHT = 2.0**27", "_LARGEST_WEIGHT = 2.0**60"),
     _engine(
