@@ -256,7 +256,7 @@ def test_a_decision_runs_on_the_current_stream_of_the_actors_device(module, monk
     """The stream is asked for at every call, and the current device is left as it was."""
     streams = {1: 1234}
     monkeypatch.setattr(cuda, "_device_of", lambda tensor: 1)
-    monkeypatch.setattr(cuda, "_stream_on", lambda device: streams[device])
+    monkeypatch.setattr(cuda, "stream_on", lambda device: streams[device])
     ours, _ = pair()
     for stream in (1234, 99):
         streams[1] = stream

@@ -48,7 +48,7 @@ def module(cuda_on_host, monkeypatch):
 def second_device(module, monkeypatch):
     """Tensors are on device 1, whose current stream is 1234, while device 0 is the current one."""
     monkeypatch.setattr(cuda, "_device_of", lambda tensor: 1)
-    monkeypatch.setattr(cuda, "_stream_on", {1: 1234}.__getitem__)
+    monkeypatch.setattr(cuda, "stream_on", {1: 1234}.__getitem__)
     return module
 
 
@@ -80,7 +80,7 @@ def test_an_actor_is_packed_and_runs_on_its_device_and_stream(second_device) -> 
 
 def test_an_error_names_the_call_and_leaves_the_device(module, monkeypatch) -> None:
     monkeypatch.setattr(cuda, "_device_of", lambda tensor: 2)
-    monkeypatch.setattr(cuda, "_stream_on", lambda device: 0)
+    monkeypatch.setattr(cuda, "stream_on", lambda device: 0)
     layer = random_layer(Dynamics(DEFAULT_NEURONS["if"], 3), Size(2, 3))
     with pytest.raises(RuntimeError, match=r"^cudaSetDevice\(2\) failed: .*\(cudaErrorInvalidDevice\)$"):
         ops.neuron_spikes(layer.current, layer.threshold, layer.carry, layer.dynamics, backend="cuda")
@@ -92,7 +92,7 @@ def test_the_device_of_the_actor_says_what_fits(second_device, monkeypatch) -> N
     engines = []
     for device in (0, 1):
         monkeypatch.setattr(cuda, "_device_of", lambda tensor, device=device: device)
-        monkeypatch.setattr(cuda, "_stream_on", lambda device: 0)
+        monkeypatch.setattr(cuda, "stream_on", lambda device: 0)
         actor, _ = twins((3, 500, 500, 2), "mt", HOST, 100)
         actor(torch.zeros(1, 3))
         engines.append(actor._engine)

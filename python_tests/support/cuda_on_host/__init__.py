@@ -99,7 +99,7 @@ def use(module: ModuleType, setattr: Callable[[object, str, object], None] = set
     setattr(cuda, "detail", lambda: "the host")
     setattr(cuda, "serves", lambda device, dtype: dtype in cuda._DTYPES)
     setattr(cuda, "_device_of", lambda tensor: 0)
-    setattr(cuda, "_stream_on", {0: 0}.__getitem__)
+    setattr(cuda, "stream_on", {0: 0}.__getitem__)
     cuda._torch.cache_clear()  # it belongs to a module
 
 

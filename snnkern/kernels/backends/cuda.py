@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from snnkern.kernels import backends, reference
 from snnkern.kernels.backends import ActorParts, Gradients, HiddenPart, Problem, Result, layered
-from snnkern.kernels.backends.native import interface_arguments, run_neuron
+from snnkern.kernels.backends.native import interface_arguments, run_neuron, stream_on
 from snnkern.kernels.backends.triton import launch
 from snnkern.kernels.neurons import Dynamics
 from snnkern.kernels.surrogates import Surrogate
@@ -124,16 +123,13 @@ class Engine(backends.Engine):
         self._native.bind(self._rows, addresses, counts.data_ptr(), _address(row_alpha))
         # Not before: a thread that is still deciding refuses the others, and needs what it is bound to.
         self._bound = [*carries, counts] if row_alpha is None else [*carries, counts, row_alpha]
-        self.usual = (
-            None
-            if (torch_classes := _torch()) is None or not self._rows
-            else self._native.call(torch_classes, carries[0], _stream_on)
-        )
+        reader = _torch()
+        self.usual = self._native.call(reader, carries[0], stream_on) if reader is not None and self._rows else None
 
     def decide(self, observation: Tensor, check_finite: bool, threads: int) -> Tensor | None:
         observation = observation.contiguous()
         action = observation.new_empty(self._rows, self._outputs)
-        stream = _stream_on(_device_of(observation))
+        stream = stream_on(_device_of(observation))
         done = self._native.decide(stream, observation.data_ptr(), action.data_ptr(), check_finite)
         return action if done else None
 
@@ -141,15 +137,11 @@ class Engine(backends.Engine):
 def _place(tensor: Tensor) -> dict[str, int]:
     """Where a kernel on this tensor runs: its device, and what is torch's current stream there."""
     device = _device_of(tensor)
-    return {"device": device, "stream": _stream_on(device)}
+    return {"device": device, "stream": stream_on(device)}
 
 
 def _device_of(tensor: Tensor) -> int:
     return tensor.get_device()
-
-
-# The handle of torch's current stream on a device, by its number; a torch without CUDA has none.
-_stream_on: Callable[[int], int] = getattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 0)
 
 
 @functools.cache
