@@ -117,7 +117,7 @@ def main() -> None:
         with triton_on_host(Path(folder)):
             ours, _ = twins(WIDTHS, "if", torch.device("cpu"), TIMESTEPS)
             ours._backend = "triton"
-            decisions("Triton, 4,096 rows", ours, 4096)
+            decisions("Triton, 64 rows", ours, 64)
             layers("Triton", "triton")
 
 

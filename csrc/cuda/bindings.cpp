@@ -11,7 +11,9 @@
 #include "actor.h"
 #include "call.h"
 #include "divisor.h"
+#include "function.h"
 #include "kernels.h"
+#include "layer_call.h"
 
 namespace py = pybind11;
 
@@ -113,8 +115,9 @@ class Engine {
                                         bool check_finite) {
             return engine.decide(stream, observation, action, check_finite);
         };
-        return Call::function(std::make_unique<Call>(std::move(decide), shape, std::move(torch),
-                                                     prototype, std::move(stream_on)));
+        return as_function(std::make_unique<Call>(std::move(decide), shape, std::move(torch),
+                                                  prototype, std::move(stream_on)),
+                           "decide");
     }
 
   private:
@@ -162,6 +165,12 @@ PYBIND11_MODULE(_cuda, module) {
     for (auto [name, run] : {std::pair("neuron_float32", &neuron<float>),
                              std::pair("neuron_float64", &neuron<double>)})
         module.def(name, run, arg("dynamics"), arg("layer"), arg("device"), arg("stream"));
+    module.def("layer_call",
+               [](std::shared_ptr<Torch> torch, py::object int64, py::object stream_on) {
+                   return as_function(std::make_unique<LayerCall>(
+                                          std::move(torch), std::move(int64), std::move(stream_on)),
+                                      "neuron");
+               });
     module.def("has_tiny_threshold", &has_tiny_threshold);
     define_engine(module);
     module.attr("most_hidden") = kMostHidden;

@@ -7,7 +7,6 @@
 #include <memory>
 #include <utility>
 
-#include "../claim.h"
 #include "torch_tensor.h"
 
 namespace snnkern {
@@ -22,8 +21,9 @@ struct CallShape {
     int64_t rows, inputs, outputs;
 };
 
-// A function (observation, check_finite) for Python. It returns the action, a new tensor; or None,
-// with nothing done, where the observation is not a plain one that lies where `prototype` does.
+// The function (observation, check_finite) of Python's. It returns the action, a new tensor; or
+// None, with nothing done, where the observation is not a plain one that lies where `prototype`
+// does.
 class Call {
   public:
     // `stream_on` says which stream is current on a device.
@@ -40,8 +40,15 @@ class Call {
             throw pybind11::value_error("a prototype is a plain tensor");
     }
 
+    PyObject* operator()(PyObject* const* arguments, Py_ssize_t count) const {
+        if (count != 2) throw pybind11::type_error("takes an observation and check_finite");
+        const int check_finite = PyObject_IsTrue(arguments[1]);
+        return check_finite < 0 ? nullptr : decide(arguments[0], check_finite != 0);
+    }
+
+  private:
     // A new reference; null with an error set.
-    PyObject* operator()(PyObject* observation, bool check_finite) const {
+    PyObject* decide(PyObject* observation, bool check_finite) const {
         TensorView from, to;
         if (!torch_->read(observation, from) || !fits(from, shape_.inputs)) Py_RETURN_NONE;
         const auto stream = pybind11::reinterpret_steal<pybind11::object>(
@@ -59,42 +66,6 @@ class Call {
         };
         if (!decide_(handle, address(from), address(to), check_finite)) Py_RETURN_NONE;
         return action.release().ptr();
-    }
-
-    // The function, which owns what it is made from.
-    static pybind11::object function(std::unique_ptr<Call> made) {
-        static PyMethodDef definition{
-            "decide", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&run)),
-            METH_FASTCALL, "The action for an observation; None where this is not a plain case."};
-        const pybind11::capsule capsule(made.get(), kCapsule, [](PyObject* capsule) {
-            delete static_cast<Call*>(PyCapsule_GetPointer(capsule, kCapsule));
-        });
-        made.release();
-        PyObject* function = PyCFunction_NewEx(&definition, capsule.ptr(), nullptr);
-        if (!function) throw pybind11::error_already_set();
-        return pybind11::reinterpret_steal<pybind11::object>(function);
-    }
-
-  private:
-    static constexpr const char* kCapsule = "snnkern.Call";
-
-    static PyObject* run(PyObject* capsule, PyObject* const* arguments, Py_ssize_t count) {
-        if (count != 2) {
-            PyErr_SetString(PyExc_TypeError, "takes an observation and whether it must be finite");
-            return nullptr;
-        }
-        try {
-            const auto* made = static_cast<const Call*>(PyCapsule_GetPointer(capsule, kCapsule));
-            const int check_finite = PyObject_IsTrue(arguments[1]);
-            return check_finite < 0 ? nullptr : (*made)(arguments[0], check_finite != 0);
-        } catch (const InUse&) {
-            set_in_use();
-        } catch (pybind11::error_already_set& error) {
-            error.restore();
-        } catch (const std::exception& error) {
-            PyErr_SetString(PyExc_RuntimeError, error.what());
-        }
-        return nullptr;
     }
 
     bool fits(const TensorView& view, int64_t columns) const {

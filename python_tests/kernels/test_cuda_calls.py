@@ -1,4 +1,4 @@
-"""A decision on CUDA in one call (`csrc/cuda/call.cpp`): what it notices, what it leaves to Python, what it may take.
+"""Decisions and layers on CUDA in one call (`csrc/cuda/call.h`): what they notice, leave to Python, and may take.
 
 On the host, whose runtime records what is launched (`cuda_on_host`).
 """
@@ -6,18 +6,32 @@ On the host, whose runtime records what is launched (`cuda_on_host`).
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from support.cases import each, needs_cpu, random_observations
+from support.cases import (
+    CARRYING,
+    DEFAULT_NEURONS,
+    Layer,
+    Size,
+    assert_same_bits,
+    each,
+    needs_cpu,
+    random_layer,
+    random_observations,
+)
 from support.cuda_actors import twins
 from support.cuda_on_host import from_block, meanwhile, recorded, use
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import snnkern
-from snnkern import SpikingActor
+from snnkern import Dynamics, SpikingActor
+from snnkern.kernels import ops
 from snnkern.kernels.backends import cuda
 
 pytestmark = [
@@ -73,10 +87,8 @@ def in_one_call(actor: SpikingActor, x: Tensor) -> bool:
 original = SpikingActor._notice_changes
 
 
-def test_a_decision_takes_few_calls(module) -> None:
-    """Counted, not timed: one more layer of Python is one more call."""
-    actor, _ = pair()
-    x = observation()
+def assert_few_calls(module, run: Callable[[], object], native: str, most: int) -> None:
+    """Counts the calls into Python's functions and into native ones, of which one is that of the kernels' module."""
     calls: list[str] = []
 
     def profile(frame: Any, event: str, argument: Any) -> None:
@@ -86,12 +98,19 @@ def test_a_decision_takes_few_calls(module) -> None:
     with from_block(module, 2**40):
         sys.setprofile(profile)
         try:
-            actor(x)
+            run()
         finally:
             sys.setprofile(None)
     calls.remove("setprofile")
-    assert "decide" in calls
-    assert len(calls) <= MOST_CALLS, calls
+    assert native in calls
+    assert len(calls) <= most, calls
+
+
+def test_a_decision_takes_few_calls(module) -> None:
+    """Counted, not timed: one more layer of Python is one more call."""
+    actor, _ = pair()
+    x = observation()
+    assert_few_calls(module, lambda: actor(x), "decide", MOST_CALLS)
 
 
 @each("finite", {"looks": True, "does-not-look": False})
@@ -160,7 +179,8 @@ def needing_grad(x: Tensor) -> Tensor:
 
 def negative(x: Tensor) -> Tensor:
     """The same numbers; the memory holds them with the other sign."""
-    return torch.complex(torch.zeros_like(x), -x).conj().imag
+    dtype = torch.complex64 if x.dtype == torch.float32 else torch.complex128
+    return torch.complex(torch.zeros_like(x), -x).to(dtype).conj().imag
 
 
 UNUSUAL: dict[str, Callable[[Tensor], Tensor]] = {
@@ -342,3 +362,127 @@ def test_a_number_that_is_not_finite_is_found_behind_what_blocks_hold_at_once(mo
         assert engine.decide(x, True, 1) is not None
         x.view(-1)[4 * blocks * threads - 1] = torch.nan  # the last thread's fourth
         assert engine.decide(x, True, 1) is None
+
+
+# ---- layers
+
+MOST_LAYER_CALLS = 19  # of which two are the test's
+
+
+def layer_of(neuron: str = "mt", dtype: torch.dtype = torch.float32) -> Layer:
+    layer = random_layer(Dynamics(DEFAULT_NEURONS[neuron], 5, **CARRYING), Size(3, 40), dtype)
+    return layer.with_row_alpha()
+
+
+def call(layer: Layer, function=ops.neuron_spikes, backend: str = "cuda") -> tuple[Tensor, ...]:
+    more = {"bias": layer.bias, "row_alpha": layer.row_alpha}
+    return function(layer.current, layer.threshold, layer.carry, layer.dynamics, **more, backend=backend)
+
+
+def dispatched(run: Callable[[], object], monkeypatch) -> bool:
+    """Whether a call goes through torch's dispatcher."""
+    asked = []
+    checked = ops._check_neuron
+    monkeypatch.setattr(ops, "_check_neuron", lambda *given: asked.append(1) or checked(*given))
+    run()
+    monkeypatch.setattr(ops, "_check_neuron", checked)
+    return bool(asked)
+
+
+def test_a_layer_takes_few_calls(module) -> None:
+    layer = layer_of()
+    call(layer)
+    assert_few_calls(module, lambda: call(layer), "neuron", MOST_LAYER_CALLS)
+
+
+@each("function", {"spikes": ops.neuron_spikes, "mean": ops.neuron_mean})
+@each("dtype", {"float32": torch.float32, "float64": torch.float64})
+@each("alter", {"sequence": lambda layer: layer, "constant": Layer.constant})
+@each("neuron", {"mt": "mt", "dc": "dc"})
+def test_layers_at_once_are_those_of_the_reference(module, monkeypatch, neuron, alter, dtype, function) -> None:
+    layer = alter(layer_of(neuron, dtype))
+    wanted = call(layer, function, "reference")
+    assert not dispatched(lambda: call(layer, function), monkeypatch)
+    for found, expected in zip(call(layer, function), wanted, strict=True):
+        assert_same_bits(found, expected)
+
+
+@each("name", {name: name for name in ("current", "threshold", "carry", "row_alpha")})
+@each("alter", UNUSUAL)
+def test_unusual_tensors_of_a_layer_are_computed_as_they_were(module, alter, name) -> None:
+    layer = layer_of()
+    wanted = call(layer, backend="reference")
+    with torch.no_grad():
+        given = getattr(layer, name)
+        altered = alter(given.reshape(-1, given.shape[-1])).reshape(given.shape)
+        changed = replace(layer, **{name: altered})
+        for found, expected in zip(call(changed), wanted, strict=True):
+            assert_same_bits(found.as_subclass(Tensor), expected)
+
+
+MISFITS: dict[str, tuple[dict[str, Callable[[Layer], object]], str]] = {
+    "threshold": ({"threshold": lambda layer: layer.threshold[1:]}, r"threshold must be \[N\] = \[40\]"),
+    "current": ({"current": lambda layer: layer.current[:, 1:]}, r"current must be \[T, B, N\] = \[5, 3, 40\]"),
+    "steps": ({"current": lambda layer: layer.current[1:]}, r"current must be \[T, B, N\]"),
+    "alpha": ({"row_alpha": lambda layer: layer.row_alpha[1:]}, r"row_alpha must be \[B\] = \[3\]"),
+    "bias": ({"bias": lambda layer: layer.threshold}, "bias is for DC neurons"),
+    "dtype": ({"threshold": lambda layer: layer.threshold.double()}, "threshold is torch.float64"),
+    "carry": ({"carry": lambda layer: layer.carry.flatten()}, r"carry must be \[B, N\]"),
+    "whole numbers": ({"carry": lambda layer: layer.carry.int()}, "carry is torch.int32"),
+    "device": ({"threshold": lambda layer: layer.threshold.to("meta")}, "threshold is on meta"),
+    "gradient": ({"current": lambda layer: layer.current.clone().requires_grad_()}, "current requires grad"),
+    "array": ({"current": lambda layer: layer.current.numpy()}, "current must be a tensor, got ndarray"),
+}
+
+
+@each("case", MISFITS)
+def test_a_layer_that_does_not_fit_is_refused(module, case) -> None:
+    changes, message = case
+    layer = layer_of()
+    with pytest.raises(snnkern.InputError, match=message):
+        call(replace(layer, **{name: change(layer) for name, change in changes.items()}))
+
+
+def test_who_watches_operators_sees_layers(module, monkeypatch) -> None:
+    layer = layer_of()
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            seen.append(str(function))
+            return function(*arguments, **(options or {}))
+
+    with Watch():
+        call(layer)
+    assert "snnkern.neuron_spikes.default" in seen
+    with torch.profiler.profile() as profile:
+        call(layer)
+    assert "snnkern::neuron_spikes" in {event.key for event in profile.key_averages()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is old
+        traced = torch.jit.trace(lambda current: call(replace(layer, current=current))[0], layer.current)
+    assert "snnkern::neuron_spikes" in str(traced.graph)
+    assert not dispatched(lambda: call(layer), monkeypatch)
+
+
+def test_a_layer_runs_on_the_current_stream_of_its_device(module, monkeypatch) -> None:
+    monkeypatch.setattr(cuda, "_device_of", lambda tensor: 1)
+    monkeypatch.setattr(cuda, "stream_on", {1: 1234}.__getitem__)
+    layer = layer_of()
+    with recorded(module) as calls:
+        assert not dispatched(lambda: call(layer), monkeypatch)
+    assert {(one.device, one.stream) for one in calls} == {(1, 1234)}
+
+
+def test_dynamics_are_told_apart_by_what_they_are(module, monkeypatch) -> None:
+    """However many there are, and although one may get the place of another in memory."""
+    monkeypatch.setattr(cuda, "_MOST_KNOWN", 3)
+    layer = layer_of("if")
+    for timesteps in (*range(1, 9), *range(8, 0, -1)):
+        one = replace(
+            layer,
+            dynamics=Dynamics(DEFAULT_NEURONS["if"], timesteps),
+            current=layer.current[:1].repeat(timesteps, 1, 1),
+        )
+        assert len(call(one)[0]) == timesteps
+    assert len(cuda._known_numbers) <= 3

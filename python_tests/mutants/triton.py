@@ -10,6 +10,7 @@ LAYERED_TESTS = "python_tests/kernels/test_cuda_visual.py"
 COMPILED_NEURONS = "python_tests/kernels/test_triton_compiled.py::test_default_neuron_kernels_fit_every_target"
 COMPILED_ACTORS = "python_tests/kernels/test_triton_compiled.py::test_default_actor_kernels_fit_their_targets"
 COMPILED_GRADIENTS = "python_tests/kernels/test_triton_compiled.py::test_gradient_kernels_fit_their_targets"
+CALL_TESTS = "python_tests/kernels/test_triton_calls.py"
 WARMUP_TESTS = "python_tests/kernels/test_triton.py::test_warmup_times_every_tile_on_the_actors_device"
 
 
@@ -32,6 +33,10 @@ def _engine(name: str, text: str, replacement: str, tests: str = ACTOR_TESTS) ->
 
 def _visual(name: str, text: str, replacement: str, file: str = "triton/convolution.py") -> Mutant:
     return Mutant(f"triton-visual-{name}", f"snnkern/kernels/backends/{file}", text, replacement, VISUAL_TESTS)
+
+
+def _repeated(name: str, text: str, replacement: str, file: str = "repeated") -> Mutant:
+    return Mutant(f"triton-{file}-{name}", f"snnkern/kernels/backends/triton/{file}.py", text, replacement, CALL_TESTS)
 
 
 MUTANTS = [
@@ -205,4 +210,17 @@ MUTANTS = [
         LAYERED_TESTS,
     ),
     _engine("tf32-is-cut-off", "bits + 0xFFF + ((bits >> 13) & 1)", "bits"),
+    _repeated("on-any-boundary", "not any(tensor.data_ptr() % _BOUNDARY for tensor in given)", "True"),
+    _repeated("goes-unwatched", "self._compiled is not None and not _hooked()", "self._compiled is not None"),
+    _repeated("gives-the-first-tensors", "addresses[place] = tensor.data_ptr()", "pass"),
+    _repeated("on-the-default-stream", "stream_on(given[0].get_device())", "0"),
+    _repeated("forgets-constants", "self._addresses += [", "_ = ["),
+    _repeated("takes-any-tile", "return tile if tile in self._tiles and", "return tile if", "tuning"),
+    _repeated("takes-anothers-choice", "self._tiles and kept.of == name", "self._tiles", "tuning"),
+    _repeated("forgets-the-source", "{self._kernel.cache_key} ", "", "tuning"),
+    _repeated("forgets-the-release", "{triton.__version__} ", "", "tuning"),
+    _engine("measures-what-is-known", "unmeasured = known or (", "unmeasured = (", WARMUP_TESTS),
+    _engine(
+        "a-choice-for-each-batch", "bucket(self._batch), self._precision", "self._batch, self._precision", WARMUP_TESTS
+    ),
 ]

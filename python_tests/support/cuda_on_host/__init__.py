@@ -100,7 +100,8 @@ def use(module: ModuleType, setattr: Callable[[object, str, object], None] = set
     setattr(cuda, "serves", lambda device, dtype: dtype in cuda._DTYPES)
     setattr(cuda, "_device_of", lambda tensor: 0)
     setattr(cuda, "stream_on", {0: 0}.__getitem__)
-    cuda._torch.cache_clear()  # it belongs to a module
+    for cached in (cuda._torch, cuda._layer_call):  # they belong to a module
+        cached.cache_clear()
 
 
 def take_turns(module: ModuleType, order: str) -> None:

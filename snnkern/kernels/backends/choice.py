@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from snnkern.errors import InputError, SlowBackendWarning
 from snnkern.kernels.backends import ActorParts, Backend, Engine, cpu, cuda, reference
@@ -68,6 +69,16 @@ def choose(name: str, device: torch.device, dtype: torch.dtype) -> Backend:
         return backend
     check_name(name)
     raise InputError(f"backend {name!r} does not compute {dtype} tensors on {device.type}")
+
+
+def at_once(name: str, tensor: Tensor) -> Callable[..., tuple[Tensor, Tensor, Tensor] | None] | None:
+    """Of the backend that `choose` takes for this tensor, what computes a layer of unchecked tensors in one call.
+
+    None where there is no such: only CUDA has one, which comes first on its device for the dtypes that it serves.
+    """
+    if (name != "cuda" and (name != "auto" or not tensor.is_cuda)) or not cuda.serves(tensor.device, tensor.dtype):
+        return None
+    return cuda.neuron_at_once
 
 
 def _warn_of_missing_kernels(name: str, chosen: Backend, device: torch.device, dtype: torch.dtype) -> None:

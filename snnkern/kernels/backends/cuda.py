@@ -12,7 +12,7 @@ from snnkern.kernels import backends, reference
 from snnkern.kernels.backends import ActorParts, Gradients, HiddenPart, Problem, Result, layered
 from snnkern.kernels.backends.native import interface_arguments, run_neuron, stream_on
 from snnkern.kernels.backends.triton import launch
-from snnkern.kernels.neurons import Dynamics
+from snnkern.kernels.neurons import Dynamics, Numbers
 from snnkern.kernels.surrogates import Surrogate
 
 _reason = ""
@@ -48,6 +48,25 @@ def neuron(problem: Problem) -> Result:
     kernel = _cuda.neuron_float32 if problem.carry.dtype == torch.float32 else _cuda.neuron_float64
     run_neuron(kernel, problem, result, _address, **_place(problem.carry))
     return result
+
+
+def neuron_at_once(
+    current: Tensor,
+    threshold: Tensor,
+    carry: Tensor,
+    bias: Tensor | None,
+    row_alpha: Tensor | None,
+    dynamics: Dynamics,
+    wants_spikes: bool,
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """`neuron` of unchecked tensors in one native call; None, with nothing done, where that does not know them."""
+    call = _layer_call()
+    if call is None:
+        return None
+    found = call(
+        current, threshold, carry, bias, row_alpha, _numbers(dynamics), wants_spikes, _device_of(current)
+    )  # fmt: skip
+    return found
 
 
 def neuron_gradients(problem: Problem, gradient: Tensor, surrogate: Surrogate) -> Gradients:
@@ -142,6 +161,26 @@ def _place(tensor: Tensor) -> dict[str, int]:
 
 def _device_of(tensor: Tensor) -> int:
     return tensor.get_device()
+
+
+@functools.cache
+def _layer_call() -> Any:
+    reader = _torch() if _cuda is not None else None
+    return None if reader is None else _cuda.layer_call(reader, torch.int64, stream_on)
+
+
+# Of dynamics that were used last, by their identity: asking them takes longer than the launch.
+_known_numbers: dict[int, tuple[Dynamics, Numbers]] = {}
+_MOST_KNOWN = 256
+
+
+def _numbers(dynamics: Dynamics) -> Numbers:
+    known = _known_numbers.get(id(dynamics))
+    if known is None:
+        if len(_known_numbers) >= _MOST_KNOWN:
+            _known_numbers.clear()
+        known = _known_numbers[id(dynamics)] = dynamics, dynamics.numbers  # kept, so that no other has its id
+    return known[1]
 
 
 @functools.cache
