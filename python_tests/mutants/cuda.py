@@ -104,8 +104,8 @@ MUTANTS = [
     Mutant(
         name="cuda-errors-are-ignored",
         file="csrc/cuda/runtime.h",
-        text="if (status == cudaSuccess) return;",
-        replacement="if (status == cudaSuccess || call.size()) return;",
+        text='if (status != cudaSuccess) fail(status, "cudaSetDevice("',
+        replacement='if (false) fail(status, "cudaSetDevice("',
         tests=RUNTIME,
     ),
     Mutant(
