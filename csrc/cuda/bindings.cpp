@@ -150,7 +150,8 @@ void define_engine(py::module_& module) {
         .def("bind", &Engine::bind)
         .def("decide", &Engine::decide)
         .def("call", &Engine::call);
-    py::class_<Torch, std::shared_ptr<Torch>>(module, "Torch", "How torch's tensors are read.")
+    py::class_<Torch, std::shared_ptr<Torch>>(module, "Torch", py::module_local(),
+                                              "How torch's tensors are read.")
         .def(py::init<py::object, const py::capsule&, py::object, py::object, py::object,
                       py::object, py::object>(),
              py::kw_only(), arg("tensor"), arg("table"), arg("requires_grad"), arg("is_neg"),

@@ -295,8 +295,9 @@ class SpikingActor(Policy):
         """Prepares decisions of `batch` rows, so that the first one is not slower; carry and spikes do not change.
 
         On Triton it compiles the kernel and times it with a few sizes of tiles (`docs/gpu.md`). Actors of the same
-        form, batch and device then use the fastest tile, until the process ends. Without it, nothing is timed, and the
-        tile follows from the batch.
+        form and device then use the fastest tile for all batches up to the same power of two, and so do later
+        processes: the choice is kept beside what Triton compiled. Where nothing was timed, the tile follows from the
+        batch.
 
         Args:
             batch: B, rows of a decision.

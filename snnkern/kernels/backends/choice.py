@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -125,8 +126,11 @@ def is_large(device: torch.device, rows: int) -> bool:
     return device.type == "cuda" and rows > small_batch()
 
 
+@functools.cache
 def small_batch() -> int:
     """The largest batch that "auto" runs on CUDA rather than on Triton; SNNKERN_SMALL_BATCH overrides it.
+
+    The environment is asked once per process.
 
     Raises:
         InputError: the variable is not a whole number.
@@ -206,6 +210,6 @@ def _only_by_name(backend: Backend, device: torch.device) -> bool:
     return backend.NAME == "triton" and device.type == "cpu"
 
 
-def _in_order(large: bool) -> list[Backend]:
+def _in_order(large: bool) -> Sequence[Backend]:
     """The backends, those that "auto" prefers first: Triton for large batches, if it is there."""
-    return sorted(_BACKENDS, key=lambda backend: large and backend.NAME != "triton")
+    return sorted(_BACKENDS, key=lambda backend: backend.NAME != "triton") if large else _BACKENDS

@@ -34,9 +34,12 @@ def detail() -> str:
 def unavailable() -> str:
     if _cuda is None:
         return _reason
-    if not torch.cuda.is_available():
-        return "torch finds no CUDA device"
-    return ""
+    return _no_device()
+
+
+@functools.cache
+def _no_device() -> str:
+    return "" if torch.cuda.is_available() else "torch finds no CUDA device"
 
 
 def serves(device: torch.device, dtype: torch.dtype) -> bool:
