@@ -104,15 +104,17 @@ class Engine {
         return true;
     }
 
-    // `decide` as a function for Python; the bound rows must not be others meanwhile.
+    // `decide` as a function for Python, for as many rows as are bound now.
     static py::object call(const py::object& self, std::shared_ptr<Torch> torch,
                            const py::object& prototype, py::object stream_on) {
         auto& engine = self.cast<Engine&>();
         const ActorModel& model = engine.problem_.model;
         const CallShape shape{engine.device_, engine.problem_.rows.batch, model.layer[0].inputs,
                               model.actions};
-        Decide decide = [self, &engine](uintptr_t stream, uintptr_t observation, uintptr_t action,
-                                        bool check_finite) {
+        Decide decide = [self, &engine, rows = shape.rows](uintptr_t stream, uintptr_t observation,
+                                                           uintptr_t action, bool check_finite) {
+            if (engine.problem_.rows.batch != rows)
+                throw InUse();  // another thread has bound others
             return engine.decide(stream, observation, action, check_finite);
         };
         return as_function(std::make_unique<Call>(std::move(decide), shape, std::move(torch),

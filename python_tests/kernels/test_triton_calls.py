@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,9 @@ import pytest
 import torch
 from support.cases import each
 from torch import Tensor
+
+from snnkern.kernels.backends.triton import tuning
+from snnkern.policies.tiles import TileFiles
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
@@ -115,9 +119,8 @@ class Tiled:
 
 def tiles(source: str = "source") -> Any:
     from snnkern.kernels.backends.triton.engine import TILES
-    from snnkern.kernels.backends.triton.tuning import Tiles
 
-    return Tiles(Tiled(source), TILES)
+    return tuning.Tiles(Tiled(source), TILES)
 
 
 KEY = ("NVIDIA H100", 5, (17, 256, 6))
@@ -126,6 +129,7 @@ KEY = ("NVIDIA H100", 5, (17, 256, 6))
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """Where Triton keeps what it compiled; not there yet."""
+    monkeypatch.setattr(tuning, "shelf", TileFiles())
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -176,10 +180,24 @@ def test_a_damaged_choice_is_ignored_and_written_anew(cache, content) -> None:
     tiles().keep(KEY, TILES[0])
     (file,) = cache.iterdir()
     whole = file.read_bytes()
-    file.write_bytes(content.replace(b"KEY", repr(KEY).encode()))
+    of = json.loads(whole)["of"]
+    assert repr(KEY) in of
+    file.write_bytes(content.replace(b"KEY", json.dumps(of)[1:-1].encode()))
     assert tiles().find(KEY) is None
     tiles().keep(KEY, TILES[0])
     assert file.read_bytes() == whole
+
+
+def test_without_a_shelf_the_process_keeps_the_choice(cache, monkeypatch) -> None:
+    """Kernels can be used without the rest of the package."""
+    from snnkern.kernels.backends.triton.engine import TILES
+
+    monkeypatch.setattr(tuning, "shelf", None)
+    kept = tiles()
+    assert kept.find(KEY) is None
+    kept.keep(KEY, TILES[1])
+    assert kept.find(KEY) == TILES[1]
+    assert not cache.exists()
 
 
 def test_where_nothing_can_be_written_the_process_keeps_the_choice(cache) -> None:
@@ -194,9 +212,7 @@ def test_where_nothing_can_be_written_the_process_keeps_the_choice(cache) -> Non
 
 @pytest.mark.parametrize(("batch", "found"), [(0, -1), (1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (4096, 12), (4097, 13)])
 def test_batches_up_to_a_power_of_two_share_a_choice(batch, found) -> None:
-    from snnkern.kernels.backends.triton.tuning import bucket
-
-    assert bucket(batch) == found
+    assert tuning.bucket(batch) == found
 
 
 def test_a_repeated_launch_gives_the_driver_what_tritons_own_does(monkeypatch) -> None:

@@ -215,10 +215,16 @@ MUTANTS = [
     _repeated("gives-the-first-tensors", "addresses[place] = tensor.data_ptr()", "pass"),
     _repeated("on-the-default-stream", "stream_on(given[0].get_device())", "0"),
     _repeated("forgets-constants", "self._addresses += [", "_ = ["),
-    _repeated("takes-any-tile", "return tile if tile in self._tiles and", "return tile if", "tuning"),
-    _repeated("takes-anothers-choice", "self._tiles and kept.of == name", "self._tiles", "tuning"),
-    _repeated("forgets-the-source", "{self._kernel.cache_key} ", "", "tuning"),
-    _repeated("forgets-the-release", "{triton.__version__} ", "", "tuning"),
+    _repeated("takes-any-tile", "next((tile for tile in self._tiles if tile == kept), None)", "kept", "tuning"),
+    _repeated("forgets-the-source", "kernel {self._kernel.cache_key}: ", "", "tuning"),
+    _repeated("forgets-the-release", "Triton {triton.__version__}, ", "", "tuning"),
+    Mutant(
+        "triton-tuning-takes-anothers-choice",
+        "snnkern/policies/tiles.py",
+        "(kept.rows, kept.warps) if kept.of == of else None",
+        "(kept.rows, kept.warps)",
+        CALL_TESTS,
+    ),
     _engine("measures-what-is-known", "unmeasured = known or (", "unmeasured = (", WARMUP_TESTS),
     _engine(
         "a-choice-for-each-batch", "bucket(self._batch), self._precision", "self._batch, self._precision", WARMUP_TESTS

@@ -25,6 +25,7 @@ from snnkern.kernels.backends import (
     choice,
 )
 from snnkern.kernels.backends.arguments import checked
+from snnkern.kernels.backends.triton import tuning
 from snnkern.kernels.backends.watch import watch
 from snnkern.kernels.neurons import Dynamics
 from snnkern.kernels.nn import Carry, as_tensor, check_mask, check_threshold, last_spikes, refuse_mapping
@@ -43,7 +44,10 @@ from snnkern.policies.stateless import (
     dense_step,
     describe_step,
 )
+from snnkern.policies.tiles import TileFiles
 from snnkern.policies.training import TrainableActor
+
+tuning.shelf = TileFiles()
 
 
 class _Packed(NamedTuple):

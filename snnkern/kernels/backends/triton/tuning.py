@@ -1,20 +1,11 @@
-"""The tiles that `warmup()` found fastest: kept in the process, and on disk beside the kernels that Triton compiled."""
+"""The tiles that `warmup()` found fastest."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-import msgspec
-
-from snnkern.errors import InputError
-from snnkern.files import from_json, read_bytes, to_json, write_atomically
 from snnkern.kernels.backends.triton.environment import INTERPRETED
-
-_MOST_BYTES = 1 << 16  # of a file
 
 
 class Tile(NamedTuple):
@@ -29,12 +20,17 @@ class Tile(NamedTuple):
         return 8 // self.warps
 
 
-class _Kept(msgspec.Struct):
-    """What a file holds. Its name is a hash of all that the choice depends on, which it repeats for people to read."""
+class Shelf(Protocol):
+    """Keeps choices longer than a process."""
 
-    rows: int
-    warps: int
-    of: str
+    def read(self, of: str) -> tuple[int, int] | None:
+        """Rows and warps that were kept under this text, whoever kept them; None where there are none."""
+
+    def write(self, of: str, tile: Tile) -> None:
+        """Keeps a choice under a text, if it can."""
+
+
+shelf: Shelf | None = None  # `snnkern.policies.tiles` has one: kernels alone write no files
 
 
 class Tiles:
@@ -42,49 +38,31 @@ class Tiles:
 
     Args:
         kernel: of `triton.jit`. Choices hold as long as its source is the same.
-        tiles: what there is to choose from. A file that names another one is ignored.
+        tiles: what there is to choose from. Another one on the shelf is ignored.
     """
 
     def __init__(self, kernel: Any, tiles: Sequence[Tile]) -> None:
         self._kernel, self._tiles = kernel, tiles
-        self._known: dict[str, Tile | None] = {}
+        self._known: dict[tuple[object, ...], Tile | None] = {}
 
     def find(self, key: tuple[object, ...]) -> Tile | None:
         """The tile that was found fastest for this key, in this process or an earlier one; None where none was."""
-        name = repr(key)
-        if name not in self._known:
-            self._known[name] = self._read(name)
-        return self._known[name]
+        if key not in self._known:
+            kept = None if shelf is None or INTERPRETED else shelf.read(self._of(key))
+            self._known[key] = next((tile for tile in self._tiles if tile == kept), None)
+        return self._known[key]
 
     def keep(self, key: tuple[object, ...], tile: Tile) -> None:
-        """Keeps a tile for this key. Where nothing can be written, the process keeps it alone."""
-        name = repr(key)
-        self._known[name] = tile
-        if (path := self._path(name)) is None:
-            return
-        with contextlib.suppress(OSError, InputError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, to_json({**tile._asdict(), "of": name}))
+        """Keeps a tile for this key."""
+        self._known[key] = tile
+        if shelf is not None:
+            shelf.write(self._of(key), tile)
 
-    def _read(self, name: str) -> Tile | None:
-        if (path := self._path(name)) is None:
-            return None
-        try:
-            kept = from_json(read_bytes(path, _MOST_BYTES), _Kept, str(path))
-        except InputError:  # there is none, or it is damaged: the next choice takes its place
-            return None
-        tile = Tile(kept.rows, kept.warps)
-        return tile if tile in self._tiles and kept.of == name else None
-
-    def _path(self, name: str) -> Path | None:
-        """Where the choice is kept; None where nothing is measured."""
-        if INTERPRETED:
-            return None
+    def _of(self, key: tuple[object, ...]) -> str:
+        """All that a choice depends on: release, source, device and shape."""
         import triton
 
-        whole = f"{triton.__version__} {self._kernel.cache_key} {name}"
-        digest = hashlib.sha256(whole.encode()).hexdigest()
-        return Path(triton.knobs.cache.dir) / f"snnkern-tile-{digest[:32]}.json"
+        return f"Triton {triton.__version__}, kernel {self._kernel.cache_key}: {key!r}"
 
 
 def bucket(batch: int) -> int:
