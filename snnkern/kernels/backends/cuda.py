@@ -146,7 +146,8 @@ class Engine(backends.Engine):
         # Not before: a thread that is still deciding refuses the others, and needs what it is bound to.
         self._bound = [*carries, counts] if row_alpha is None else [*carries, counts, row_alpha]
         reader = _torch()
-        self.usual = self._native.call(reader, carries[0], stream_on) if reader is not None and self._rows else None
+        known = reader is not None and carries[0].numel() > 0
+        self.usual = self._native.call(reader, carries[0], stream_on) if known else None
 
     def decide(self, observation: Tensor, check_finite: bool, threads: int) -> Tensor | None:
         observation = observation.contiguous()
@@ -188,20 +189,20 @@ def _numbers(dynamics: Dynamics) -> Numbers:
 
 @functools.cache
 def _torch() -> Any:
-    """How native code reads tensors; None where this torch is older than the table of functions that takes."""
-    table = getattr(Tensor, "__dlpack_c_exchange_api__", None)
-    if table is None:
-        return None
+    """How native code reads tensors; None where this torch has not the table of functions that it takes."""
     base = torch._C.TensorBase
-    return _cuda.Torch(
-        tensor=Tensor,
-        table=table,
-        requires_grad=base.requires_grad,
-        is_neg=base.is_neg,
-        storage_offset=base.storage_offset,
-        untyped_storage=base.untyped_storage,
-        nbytes=torch.UntypedStorage.nbytes,
-    )
+    try:
+        return _cuda.Torch(
+            tensor=Tensor,
+            table=getattr(Tensor, "__dlpack_c_exchange_api__", None),
+            requires_grad=base.requires_grad,
+            is_neg=base.is_neg,
+            storage_offset=base.storage_offset,
+            untyped_storage=base.untyped_storage,
+            nbytes=torch.UntypedStorage.nbytes,
+        )
+    except (TypeError, ValueError):  # there is none, or one of another version
+        return None
 
 
 def _is_tiny(threshold: Tensor, dynamics: Dynamics) -> bool:
