@@ -4,7 +4,7 @@
 
 CUDA's calls go to the runtime of the tests (`python_tests/support/cuda_on_host`), Triton's to a driver that does
 nothing (`host_driver.c`). So what a real driver takes for a launch is missing, and so is what it takes to wait for
-the device. A time is the smallest of many turns, of a thousand calls each.
+the device. A time is the smallest of a thousand turns, of a hundred calls each.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from snnkern import Dynamics, SpikingActor  # noqa: E402
 from snnkern.kernels import ops  # noqa: E402
 
 WIDTHS, TIMESTEPS = (17, 256, 256, 6), 8  # td3-halfcheetah's
-CALLS, TURNS = 1000, 100
+CALLS, TURNS = 100, 1000
 
 
 def microseconds(call: Callable[[], object]) -> float:

@@ -31,7 +31,7 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import snnkern
-from snnkern import Dynamics, SpikingActor
+from snnkern import IF, Dynamics, SpikingActor
 from snnkern.kernels import ops
 from snnkern.kernels.backends import cuda
 
@@ -442,6 +442,10 @@ MISFITS: dict[str, tuple[dict[str, Callable[[Layer], object]], str]] = {
     "alpha": ({"row_alpha": lambda layer: layer.row_alpha[1:]}, r"row_alpha must be \[B\] = \[3\]"),
     "bias": ({"bias": lambda layer: layer.threshold}, "bias is for DC neurons"),
     "dtype": ({"threshold": lambda layer: layer.threshold.double()}, "threshold is torch.float64"),
+    "dtype of the current": (
+        {"current": lambda layer: layer.current.double()},
+        "threshold is torch.float32, but current is torch.float64",
+    ),
     "carry": ({"carry": lambda layer: layer.carry.flatten()}, r"carry must be \[B, N\]"),
     "whole numbers": ({"carry": lambda layer: layer.carry.int()}, "carry is torch.int32"),
     "device": ({"threshold": lambda layer: layer.threshold.to("meta")}, "threshold is on meta"),
@@ -491,13 +495,13 @@ def test_a_layer_runs_on_the_current_stream_of_its_device(module, monkeypatch) -
 
 def test_dynamics_are_told_apart_by_what_they_are(module, monkeypatch) -> None:
     """However many there are, and although one may get the place of another in memory."""
-    monkeypatch.setattr(cuda, "_MOST_KNOWN", 3)
-    layer = layer_of("if")
-    for timesteps in (*range(1, 9), *range(8, 0, -1)):
-        one = replace(
-            layer,
-            dynamics=Dynamics(DEFAULT_NEURONS["if"], timesteps),
-            current=layer.current[:1].repeat(timesteps, 1, 1),
-        )
-        assert len(call(one)[0]) == timesteps
-    assert len(cuda._known_numbers) <= 3
+    monkeypatch.setattr(cuda, "_MOST_KNOWN", 5)
+    layer = replace(layer_of("if"), row_alpha=None)
+
+    def carry_of(alpha: float, backend: str) -> Tensor:
+        """Its dynamics are gone afterwards, and leave their place to the next ones."""
+        return call(replace(layer, dynamics=Dynamics(IF(), 5, alpha, memory=0.5)), backend=backend)[1]
+
+    for alpha in torch.linspace(0, 1, 12).tolist():
+        assert_same_bits(carry_of(alpha, "cuda"), carry_of(alpha, "reference"))
+    assert len(cuda._known_numbers) <= 5
