@@ -15,7 +15,8 @@ from machine_code import ROOT, Code, Mix, disassembled, resident_warps, table, t
 
 from snnkern.kernels.neurons import Kind
 
-SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+FINITE = ROOT / "csrc" / "cuda" / "finite_kernel.cu"  # which has no neurons
+SOURCES = sorted({*(ROOT / "csrc" / "cuda").glob("*.cu")} - {FINITE})
 _NAME = re.compile(r"(neuron|actor)_kernelILNS_4KindE(\d)E(?:([fd])Li(\d)E)?((?:Lb\dE)+)")
 
 
@@ -113,17 +114,26 @@ def compile_one(source: Path, target: str) -> list[Compiled]:
     Raises:
         RuntimeError: nvcc fails or warns.
     """
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / f"{source.stem}.cubin"
+        return _disassembled(parse(said_of(source, target, output), target), output)
+
+
+def said_of(source: Path, target: str, output: Path) -> str:
+    """What ptxas says of a source, compiled into a file with the build's flags.
+
+    Raises:
+        RuntimeError: nvcc fails or warns.
+    """
     flags, _ = build_settings()
     arch = target.removeprefix("sm_")
     code = f"-gencode=arch=compute_{arch},code={target}"
-    with tempfile.TemporaryDirectory() as folder:
-        output = f"{folder}/{source.stem}.cubin"
-        command = ["nvcc", "-std=c++17", "-O3", *flags, code, "-cubin", "-Xptxas=-v", str(source), "-o", output]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        said = done.stderr + done.stdout
-        if done.returncode or "warning" in said:
-            raise RuntimeError(f"{' '.join(command)}\n{said}")
-        return _disassembled(parse(said, target), Path(output))
+    command = ["nvcc", "-std=c++17", "-O3", *flags, code, "-cubin", "-Xptxas=-v", str(source), "-o", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = done.stderr + done.stdout
+    if done.returncode or "warning" in said:
+        raise RuntimeError(f"{' '.join(command)}\n{said}")
+    return said
 
 
 def parse(said: str, target: str) -> list[Compiled]:

@@ -149,15 +149,7 @@ class Engine {
 
 void define_engine(py::module_& module) {
     using py::arg;
-    py::register_local_exception_translator([](std::exception_ptr thrown) {
-        try {
-            if (thrown) std::rethrow_exception(thrown);
-        } catch (const InUse&) {
-            py::set_error(py::module_::import("snnkern.errors").attr("InUseError"),
-                          "two threads use one spiking actor at once: give each thread its own "
-                          "(copy.deepcopy)");
-        }
-    });
+    translate_in_use();
     py::class_<Engine>(module, "Engine",
                        "A spiking actor, packed for the CPU; used by snnkern.nn.SpikingActor.")
         .def(py::init<const Dynamics&, const std::vector<ActorLayer>&, const InterfaceArguments&>(),

@@ -1,14 +1,14 @@
-// What engines for Python have in common: memory, the claim of a thread, and the packed weights of
-// layers without positions.
+// What engines for Python have in common: memory, and the packed weights of layers without
+// positions.
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <memory>
 #include <new>
 #include <vector>
 
 #include "../binding.h"
+#include "../claim.h"
 #include "isa.h"
 
 namespace snnkern {
@@ -49,25 +49,6 @@ class Memory {
 
   private:
     std::vector<Floats> held_;
-};
-
-// A thread came while another was deciding: InUseError of snnkern.errors.
-struct InUse {};
-
-// What a decision works on is one thread's until it is done. A decision may release the GIL, so
-// another thread may come meanwhile, to decide or to bind: it is refused before it changes
-// anything.
-class Claim {
-  public:
-    explicit Claim(std::atomic<bool>& busy) : busy_(busy) {
-        if (busy_.exchange(true)) throw InUse();
-    }
-    ~Claim() { busy_ = false; }
-    Claim(const Claim&) = delete;
-    Claim& operator=(const Claim&) = delete;
-
-  private:
-    std::atomic<bool>& busy_;
 };
 
 // One layer as Python gives it: sizes and addresses of weight [in, out] (0 for a layer whose

@@ -2,13 +2,18 @@
 // stream; the caller has checked them (snnkern/kernels/ops.py), so nothing here depends on torch.
 
 #include <algorithm>
+#include <atomic>
 #include <utility>
 #include <vector>
 
 #include "../binding.h"
+#include "../claim.h"
 #include "actor.h"
+#include "call.h"
 #include "divisor.h"
+#include "function.h"
 #include "kernels.h"
+#include "layer_call.h"
 
 namespace py = pybind11;
 
@@ -76,6 +81,7 @@ class Engine {
     // batch], and α [batch], or 0 where all rows have the actor's.
     void bind(int64_t batch, const std::vector<uintptr_t>& carries, uintptr_t counts,
               uintptr_t alpha) {
+        const Claim claim(busy_);
         const DeviceGuard guard(device_);
         problem_.rows.batch = batch;
         for (size_t l = 0; l < carries.size(); ++l)
@@ -86,20 +92,56 @@ class Engine {
         prepare_actor(problem_.model);
     }
 
-    void decide(uintptr_t stream, uintptr_t observation, uintptr_t action) {
+    // For memory [batch, inputs] and [batch, actions] that the caller has checked; false, and
+    // nothing done, where the observation is to be finite and is not: that waits for the device.
+    bool decide(uintptr_t stream, uintptr_t observation, uintptr_t action, bool check_finite) {
+        const Claim claim(busy_);
         const DeviceGuard guard(device_);
         problem_.rows.observation = pointer<const float>(observation);
         problem_.rows.action = pointer<float>(action);
+        if (check_finite && !is_finite(stream_at(stream))) return false;
         launch_actor(problem_, stream_at(stream));
+        return true;
+    }
+
+    // `decide` as a function for Python, for as many rows as are bound now.
+    static py::object call(const py::object& self, std::shared_ptr<Torch> torch,
+                           const py::object& prototype, py::object stream_on) {
+        auto& engine = self.cast<Engine&>();
+        const ActorModel& model = engine.problem_.model;
+        const CallShape shape{engine.device_, engine.problem_.rows.batch, model.layer[0].inputs,
+                              model.actions};
+        Decide decide = [self, &engine, rows = shape.rows](uintptr_t stream, uintptr_t observation,
+                                                           uintptr_t action, bool check_finite) {
+            if (engine.problem_.rows.batch != rows)
+                throw InUse();  // another thread has bound others
+            return engine.decide(stream, observation, action, check_finite);
+        };
+        return as_function(std::make_unique<Call>(std::move(decide), shape, std::move(torch),
+                                                  prototype, std::move(stream_on)),
+                           "decide");
     }
 
   private:
+    bool is_finite(Stream stream) {
+        volatile int32_t* found = found_.address();
+        *found = 0;
+        const int64_t count = problem_.rows.batch * problem_.model.layer[0].inputs;
+        launch_finite(problem_.rows.observation, count, found_.address(), stream);
+        const py::gil_scoped_release released;
+        wait_for(stream);
+        return *found == 0;
+    }
+
     int device_;
     ActorProblem problem_{};
+    HostNumber found_;
+    std::atomic<bool> busy_{false};
 };
 
 void define_engine(py::module_& module) {
     using py::arg;
+    translate_in_use();
     py::class_<Engine>(module, "Engine",
                        "A spiking actor, packed for CUDA; used by snnkern.nn.SpikingActor.")
         .def(py::init<int, const Dynamics&, bool, const std::vector<HiddenLayer>&,
@@ -108,7 +150,14 @@ void define_engine(py::module_& module) {
              arg("output"), arg("interface"))
         .def("fits", &Engine::fits)
         .def("bind", &Engine::bind)
-        .def("decide", &Engine::decide);
+        .def("decide", &Engine::decide)
+        .def("call", &Engine::call);
+    py::class_<Torch, std::shared_ptr<Torch>>(module, "Torch", py::module_local(),
+                                              "How torch's tensors are read.")
+        .def(py::init<py::object, const py::capsule&, py::object, py::object, py::object,
+                      py::object, py::object>(),
+             py::kw_only(), arg("tensor"), arg("table"), arg("requires_grad"), arg("is_neg"),
+             arg("storage_offset"), arg("untyped_storage"), arg("nbytes"));
 }
 
 }  // namespace
@@ -119,6 +168,12 @@ PYBIND11_MODULE(_cuda, module) {
     for (auto [name, run] : {std::pair("neuron_float32", &neuron<float>),
                              std::pair("neuron_float64", &neuron<double>)})
         module.def(name, run, arg("dynamics"), arg("layer"), arg("device"), arg("stream"));
+    module.def("layer_call",
+               [](std::shared_ptr<Torch> torch, py::object int64, py::object stream_on) {
+                   return as_function(std::make_unique<LayerCall>(
+                                          std::move(torch), std::move(int64), std::move(stream_on)),
+                                      "neuron");
+               });
     module.def("has_tiny_threshold", &has_tiny_threshold);
     define_engine(module);
     module.attr("most_hidden") = kMostHidden;

@@ -13,4 +13,7 @@ namespace snnkern {
 template <class Real>
 void launch_neuron(const NeuronProblem<Real>& problem, Stream stream);
 
+// Sets `found`, which the device can write, where a number is a NaN or infinite.
+void launch_finite(const float* numbers, int64_t count, int32_t* found, Stream stream);
+
 }  // namespace snnkern

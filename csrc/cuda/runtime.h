@@ -17,11 +17,14 @@ namespace snnkern {
 
 using Stream = cudaStream_t;
 
-inline void check(cudaError_t status, const std::string& call) {
-    if (status == cudaSuccess) return;
+[[noreturn]] inline void fail(cudaError_t status, const std::string& call) {
     cudaGetLastError();  // an error of this call alone would otherwise be reported by the next one
     throw std::runtime_error(call + " failed: " + cudaGetErrorString(status) + " (" +
                              cudaGetErrorName(status) + ")");
+}
+
+inline void check(cudaError_t status, const char* call) {
+    if (status != cudaSuccess) fail(status, call);
 }
 
 // Makes a device the current one, and the one before again at the end.
@@ -30,7 +33,8 @@ class DeviceGuard {
     explicit DeviceGuard(int device) {
         check(cudaGetDevice(&before_), "cudaGetDevice");
         if (device == before_) return;
-        check(cudaSetDevice(device), "cudaSetDevice(" + std::to_string(device) + ")");
+        const cudaError_t status = cudaSetDevice(device);
+        if (status != cudaSuccess) fail(status, "cudaSetDevice(" + std::to_string(device) + ")");
         changed_ = true;
     }
     ~DeviceGuard() {
@@ -67,25 +71,54 @@ inline void fill_zero(void* memory, int64_t bytes, Stream stream) {
 template <class Problem>
 void allow_shared_memory(void (*kernel)(Problem), const char* name) {
     const int64_t bytes = most_shared_memory();
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(bytes)),
-          std::string("cudaFuncSetAttribute for ") + name + " with " + std::to_string(bytes) +
-              " bytes of shared memory");
+    const cudaError_t status = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+    if (status != cudaSuccess)
+        fail(status, std::string("cudaFuncSetAttribute for ") + name + " with " +
+                         std::to_string(bytes) + " bytes of shared memory");
 }
 
 template <class Problem>
 void launch(void (*kernel)(Problem), int64_t blocks, dim3 block, int64_t shared_bytes,
             Stream stream, const Problem& problem, const char* name) {
-    const std::string call = std::string("the launch of ") + name + " with " +
-                             std::to_string(blocks) + " blocks of " +
-                             std::to_string(block.x * block.y) + " threads";
-    if (blocks > INT32_MAX) check(cudaErrorInvalidConfiguration, call);
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(static_cast<unsigned>(blocks));
     config.blockDim = block;
     config.dynamicSmemBytes = shared_bytes;
     config.stream = stream;
-    check(cudaLaunchKernelEx(&config, kernel, problem), call);
+    const cudaError_t status = blocks > INT32_MAX ? cudaErrorInvalidConfiguration
+                                                  : cudaLaunchKernelEx(&config, kernel, problem);
+    if (status != cudaSuccess)
+        fail(status, std::string("the launch of ") + name + " with " + std::to_string(blocks) +
+                         " blocks of " + std::to_string(block.x * block.y) + " threads");
+}
+
+// A number that kernels write and the host reads once a stream has been waited for.
+class HostNumber {
+  public:
+    HostNumber() = default;
+    ~HostNumber() {
+        if (number_) cudaFreeHost(number_);
+    }
+    HostNumber(const HostNumber&) = delete;
+    HostNumber& operator=(const HostNumber&) = delete;
+
+    // Where it is, for host and device alike: with unified addresses, which every 64-bit system
+    // has.
+    int32_t* address() {
+        if (!number_)
+            check(cudaHostAlloc(reinterpret_cast<void**>(&number_), sizeof(int32_t),
+                                cudaHostAllocPortable | cudaHostAllocMapped),
+                  "cudaHostAlloc");
+        return number_;
+    }
+
+  private:
+    int32_t* number_ = nullptr;
+};
+
+inline void wait_for(Stream stream) {
+    check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
 }
 
 }  // namespace snnkern

@@ -201,12 +201,16 @@ def test_auto_prefers_triton_for_large_batches_on_a_gpu(monkeypatch) -> None:
     assert not choice.is_large(device, 1024)
     assert choice.is_large(device, 1025)
     assert not choice.is_large(torch.device("cpu"), 10**6)
+    choice.small_batch.cache_clear()
     monkeypatch.setenv("SNNKERN_SMALL_BATCH", "64")
     assert choice.is_large(device, 65)
+    monkeypatch.setenv("SNNKERN_SMALL_BATCH", "many")  # which is asked once per process
     assert "up to 64 rows" in choice.rule()
-    monkeypatch.setenv("SNNKERN_SMALL_BATCH", "many")
+    choice.small_batch.cache_clear()
     with pytest.raises(snnkern.InputError, match="SNNKERN_SMALL_BATCH must be a whole number of rows, got 'many'"):
         choice.is_large(device, 65)
+    monkeypatch.undo()
+    assert choice.small_batch() == 4096
 
 
 def test_the_rule_decides_which_engine_is_packed(monkeypatch) -> None:

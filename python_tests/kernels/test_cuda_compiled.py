@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import cuda_compiled
 import cuda_tables
 import pytest
@@ -48,6 +50,15 @@ def assert_registers_leave_room(kernels: list[cuda_compiled.Compiled]) -> None:
 def test_all_sources_and_targets_are_here() -> None:
     assert [file.stem for file in cuda_compiled.SOURCES] == ["actor_kernel", "neuron_kernel"]
     assert cuda_compiled.build_settings()[1] == list(TARGETS)
+
+
+@each_target
+def test_the_kernel_that_looks_for_nan_is_small(target, tmp_path) -> None:
+    if why := cuda_compiled.missing():
+        pytest.skip(why)
+    said = cuda_compiled.said_of(cuda_compiled.FINITE, target, tmp_path / "finite.cubin")
+    assert re.findall(r"(\d+) bytes (?:stack|spill)", said) == ["0"] * 3
+    assert int(re.findall(r"Used (\d+) registers", said)[0]) <= 32
 
 
 @each_target

@@ -22,6 +22,7 @@ from support.cuda_actors import assert_twins, decide, twins
 
 import snnkern
 from snnkern import Dynamics
+from snnkern.kernels import ops
 from snnkern.kernels.backends import cuda, native
 
 pytestmark = needs_cpu
@@ -112,6 +113,42 @@ def test_the_current_stream_is_respected(gpu) -> None:
     torch.testing.assert_close(action.cpu(), wanted(x), rtol=1e-5, atol=1e-5)
     for result, expected in zip(results, run_layer(layer, "reference"), strict=True):
         assert_same_bits(result.cpu(), expected)
+
+
+@pytest.mark.gpu
+def test_decisions_and_layers_are_one_native_call(gpu, monkeypatch) -> None:
+    ours, wanted = twins(WIDTHS, "mt", gpu, 8, alpha=1.0)
+    observations = random_observations(3, 2, 17)
+    for x in observations[:2]:
+        decide(ours, x)
+        wanted(x)
+    action = ours._bound.usual(observations[2].to(gpu), True)
+    torch.testing.assert_close(action.cpu(), wanted(observations[2]), rtol=1e-5, atol=1e-5)
+    assert torch.equal(ours.spikes.cpu(), wanted.spikes)
+    layer = random_layer(Dynamics(DEFAULT_NEURONS["if"], 5), Size(64, 256))
+    expected = run_layer(layer, "reference")
+    monkeypatch.setattr(ops, "_check_neuron", None)  # what the dispatcher's way asks first
+    for found, one in zip(run_layer(layer, "cuda", gpu), expected, strict=True):
+        assert_same_bits(found, one)
+
+
+@pytest.mark.gpu
+def test_a_nan_that_comes_late_is_found(gpu) -> None:
+    """It is written in the current stream behind something long; another stream would look too early."""
+    ours, wanted = twins(WIDTHS, "if", gpu, 8, alpha=1.0)
+    x = random_observations(1, 4, 17)[0]
+    decide(ours, x)
+    wanted(x)
+    late, bad = x.to(gpu), x.to(gpu)
+    bad[3, 5] = torch.nan
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        torch.cuda._sleep(200_000_000)
+        late.copy_(bad)
+        with pytest.raises(snnkern.InputError, match=r"NaN or infinity in 1 of 4 rows \(first: row 3\)"):
+            ours(late)
+    torch.cuda.synchronize()
+    assert_twins(ours, wanted, x[None])
 
 
 def run_layer_without_waiting(layer):

@@ -47,13 +47,14 @@ def module(cuda_on_host, monkeypatch):
 @pytest.fixture
 def second_device(module, monkeypatch):
     """Tensors are on device 1, whose current stream is 1234, while device 0 is the current one."""
-    monkeypatch.setattr(cuda, "_place", lambda tensor: {"device": 1, "stream": 1234})
+    monkeypatch.setattr(cuda, "_device_of", lambda tensor: 1)
+    monkeypatch.setattr(cuda, "stream_on", {1: 1234}.__getitem__)
     return module
 
 
 def assert_in_its_place(calls) -> None:
     assert {call.device for call in calls} == {1}
-    assert {call.stream for call in calls if call.what in ("launch", "memset")} == {1234}
+    assert {call.stream for call in calls if call.what in ("launch", "memset", "wait")} == {1234}
 
 
 @each("dtype", {"float32": torch.float32, "float64": torch.float64})
@@ -72,13 +73,14 @@ def test_an_actor_is_packed_and_runs_on_its_device_and_stream(second_device) -> 
         actor, _ = twins((11, 33, 17, 3), "mt", HOST)
         decide(actor, torch.zeros(2, 11))
         decide(actor, torch.zeros(2, 11))
-    assert {call.what for call in calls} == {"attribute", "limit", "launch"}
+    assert {call.what for call in calls} == {"attribute", "limit", "launch", "wait"}
     assert_in_its_place(calls)
     assert current_device(second_device) == 0
 
 
 def test_an_error_names_the_call_and_leaves_the_device(module, monkeypatch) -> None:
-    monkeypatch.setattr(cuda, "_place", lambda tensor: {"device": 2, "stream": 0})
+    monkeypatch.setattr(cuda, "_device_of", lambda tensor: 2)
+    monkeypatch.setattr(cuda, "stream_on", lambda device: 0)
     layer = random_layer(Dynamics(DEFAULT_NEURONS["if"], 3), Size(2, 3))
     with pytest.raises(RuntimeError, match=r"^cudaSetDevice\(2\) failed: .*\(cudaErrorInvalidDevice\)$"):
         ops.neuron_spikes(layer.current, layer.threshold, layer.carry, layer.dynamics, backend="cuda")
@@ -89,7 +91,8 @@ def test_the_device_of_the_actor_says_what_fits(second_device, monkeypatch) -> N
     """Device 0 has more shared memory than device 1."""
     engines = []
     for device in (0, 1):
-        monkeypatch.setattr(cuda, "_place", lambda tensor, device=device: {"device": device, "stream": 0})
+        monkeypatch.setattr(cuda, "_device_of", lambda tensor, device=device: device)
+        monkeypatch.setattr(cuda, "stream_on", lambda device: 0)
         actor, _ = twins((3, 500, 500, 2), "mt", HOST, 100)
         actor(torch.zeros(1, 3))
         engines.append(actor._engine)
@@ -98,10 +101,11 @@ def test_the_device_of_the_actor_says_what_fits(second_device, monkeypatch) -> N
 
 
 def shared_bytes(module, actor, rows: int) -> int:
-    """What a launch asks for."""
+    """What the launch of a decision asks for."""
     with recorded(module) as calls:
         actor(torch.zeros(rows, actor.interface.observation_dim))
-    return next(call.bytes for call in calls if call.what == "launch")
+    *_, decision = (call for call in calls if call.what == "launch")
+    return decision.bytes
 
 
 LIVE = {  # two actors, each as timesteps and rows
@@ -207,7 +211,7 @@ def test_an_actor_of_rows_beyond_two_to_the_32_numbers(module) -> None:
     for x in random_observations(2, 1, width):
         observation[-1] = x
         with from_block(module, batch - 1):
-            engine._native.decide(0, observation.data_ptr(), action.data_ptr())
+            engine._native.decide(0, observation.data_ptr(), action.data_ptr(), False)
         torch.testing.assert_close(action[-1:], wanted(x), rtol=1e-5, atol=1e-5)
         assert torch.equal(counts[:, -1:], wanted.spikes)
         for mine, layer in zip(carries, wanted.hidden, strict=True):

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
@@ -20,10 +21,13 @@ import visual_tables
 from h100 import PAGE
 from machine_code import KINDS, ROOT, TARGETS
 from support.builders import run_cases
+from support.cases import actor_parts
 from triton_compiled import GRADIENT_FORMS, SHARED, VISUAL, WIDTHS, Case
 
+from snnkern import IF, Dynamics
+from snnkern.kernels.backends import Problem
 from snnkern.kernels.backends.triton import launch
-from snnkern.kernels.backends.triton.engine import TILES
+from snnkern.kernels.backends.triton.engine import TILES, Engine
 from snnkern.kernels.surrogates import Surrogate
 
 FORMS = tuple(GRADIENT_FORMS)
@@ -122,6 +126,24 @@ def test_kernels_of_visual_actors_fit_their_targets(kind, target, kernel) -> Non
         compiled = triton_compiled.compile_one(Case(kernel, kind, target, "float32", str(tile.rows)))
         check(compiled)
         assert not compiled.fused
+
+
+@pytest.mark.parametrize("kernel", ["neuron", "gradient", "actor"])
+def test_a_batch_of_one_compiles(kernel) -> None:
+    """Triton takes the number 1 for a constant, which has no methods."""
+    dynamics = Dynamics(IF(), 3)
+    one, threshold = torch.zeros(1, 17), torch.ones(17)
+    problem = Problem(torch.zeros(3, 1, 17), threshold, one, dynamics, None, None, wants_spikes=True)
+    with triton_compiled.caught("sm_90") as kernels:
+        if kernel == "neuron":
+            launch.neuron(problem)
+        elif kernel == "gradient":
+            launch.neuron_gradients(problem, problem.current, Surrogate.TRIANGLE)
+        else:
+            engine = Engine(actor_parts((3, 17, 2), dynamics), "float32")
+            engine.bind([one], torch.zeros(1, 1, dtype=torch.int64), None)
+            engine.decide(torch.zeros(1, 3), False, 1)
+    assert len(kernels) == 1
 
 
 def pinned(name: str) -> str:

@@ -128,7 +128,17 @@ def test_warmup_keeps_the_fastest_tile_for_actors_like_this_one(triton_gpu) -> N
     actors[0].warmup(4096)
     actors[1](torch.zeros(4096, 17, device=triton_gpu))
     assert actors[1]._engine._tile == actors[0]._engine._tile
-    assert actors[0]._engine._key() in engine._tuned
+    assert engine._tuned.find(actors[0]._engine._key()) == actors[0]._engine._tile
+
+
+def test_launches_are_repeated_where_observations_begin_on_a_boundary(triton_gpu) -> None:
+    ours, plain = (actor_on(triton_gpu, "mt", alpha=1.0) for _ in range(2))
+    rows = random_observations(4, 71, 17).to(triton_gpu)
+    for step, whole in enumerate(rows):
+        observation = whole[step % 2 :][:70]  # a row is 68 bytes: every other one begins elsewhere
+        plain._unpack()  # so that each launch is a first one
+        assert_same_bits(ours(observation), plain(observation))
+        assert ours._engine._kernel._compiled is not None
 
 
 def test_auto_takes_triton_for_large_batches(triton_gpu) -> None:

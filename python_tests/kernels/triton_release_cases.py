@@ -10,9 +10,10 @@ import os
 
 import pytest
 import triton_compiled
+from support.triton_launches import launched_twice
 from triton_compiled import SHARED, Case
 
-from snnkern.kernels.backends.triton import launch
+from snnkern.kernels.backends.triton import launch, repeated
 
 
 def test_the_release_is_promised_and_the_one_asked_for() -> None:
@@ -39,3 +40,10 @@ def test_compiles(case) -> None:
     kernel = triton_compiled.compile_one(case)
     assert kernel.shared <= SHARED[case.target][1]
     assert bool(sum(kernel.products.values())) == (case.kernel not in ("neuron", "gradient"))
+
+
+def test_a_repeated_launch_gives_the_driver_what_tritons_own_does(monkeypatch) -> None:
+    monkeypatch.setattr(repeated, "stream_on", lambda device: 123)
+    own, ours, asked = launched_twice(123)
+    assert ours == own
+    assert asked == 1

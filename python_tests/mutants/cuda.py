@@ -9,6 +9,12 @@ DIVISION = "python_tests/kernels/test_cuda_neurons.py -k 'division'"
 NEURONS = "python_tests/kernels/test_cuda_neurons.py -k 'host and (hard_inputs or every_size)'"
 ACTOR = "python_tests/kernels/test_cuda_actor.py -k 'host'"
 BEYOND = "python_tests/kernels/test_cuda_runtime.py -k beyond"
+CALLS = "python_tests/kernels/test_cuda_calls.py"
+
+
+def _call(name: str, file: str, text: str, replacement: str) -> Mutant:
+    return Mutant(f"cuda-call-{name}", file, text, replacement, CALLS)
+
 
 MUTANTS = [
     Mutant(
@@ -98,8 +104,8 @@ MUTANTS = [
     Mutant(
         name="cuda-errors-are-ignored",
         file="csrc/cuda/runtime.h",
-        text="if (status == cudaSuccess) return;",
-        replacement="if (status == cudaSuccess || call.size()) return;",
+        text='if (status != cudaSuccess) fail(status, "cudaSetDevice("',
+        replacement='if (false) fail(status, "cudaSetDevice("',
         tests=RUNTIME,
     ),
     Mutant(
@@ -318,5 +324,55 @@ MUTANTS = [
         text="current = current.contiguous()",
         replacement="pass",
         tests=STRIDES,
+    ),
+    _call("takes-gradients", "csrc/cuda/torch_tensor.h", "gradient.ptr() == Py_False &&", ""),
+    _call("leaves-signs", "csrc/cuda/torch_tensor.h", "ask(is_neg_, tensor) == 0", "ask(is_neg_, tensor) >= 0"),
+    _call("reads-beyond-a-storage", "csrc/cuda/torch_tensor.h", "<= ask(nbytes_, storage.ptr())", "<= INT64_MAX"),
+    _call(
+        "takes-any-strides",
+        "csrc/cuda/torch_tensor.h",
+        "strides[i] != distance) return false",
+        "!distance) return false",
+    ),
+    _call("takes-any-class", "csrc/cuda/torch_tensor.h", "Py_TYPE(object)) == tensor_.ptr() &&", "Py_TYPE(object)) &&"),
+    _call("takes-any-dtype", "csrc/cuda/torch_tensor.h", "bits == other.bits &&", ""),
+    _call("takes-any-rows", "csrc/cuda/call.h", "view.shape[0] == shape_.rows &&", ""),
+    _call("takes-any-width", "csrc/cuda/call.h", "view.shape[1] == columns", "true"),
+    _call("never-looks", "csrc/cuda/bindings.cpp", "if (check_finite && !is_finite(", "if (false && !is_finite("),
+    _call("does-not-wait", "csrc/cuda/bindings.cpp", "        wait_for(stream);\n", ""),
+    _call("remembers-a-nan", "csrc/cuda/bindings.cpp", "        *found = 0;\n", ""),
+    _call(
+        "infinities-are-finite",
+        "csrc/cuda/finite_kernel.cu",
+        "& kExponent) != kExponent",
+        "& 0x7fffffffu) <= kExponent",
+    ),
+    _call(
+        "looks-at-the-first-numbers", "csrc/cuda/finite_kernel.cu", "i += int64_t(gridDim.x) * kThreads", "i += p.count"
+    ),
+    _call("two-threads-decide", "csrc/claim.h", "if (busy_.exchange(true)) throw InUse();", "busy_.exchange(true);"),
+    _call(
+        "changes-go-unnoticed",
+        "snnkern/policies/spiking.py",
+        "bound.usual is not None and bound.unchanged()",
+        "bound.usual is not None",
+    ),
+    _call(
+        "long-way",
+        "snnkern/policies/spiking.py",
+        "bound is not None and bound.usual is not None and",
+        "bound is None and",
+    ),
+    _call("layer-takes-any-steps", "csrc/cuda/layer_call.h", "shape[0] == timesteps &&", ""),
+    _call("layer-takes-any-current", "csrc/cuda/layer_call.h", "!current.is_like(carry))", "false)"),
+    _call(
+        "layer-takes-any-bias", "csrc/cuda/layer_call.h", "if (bias.data && !is_differential(kind)) return false;", ""
+    ),
+    _call("layer-goes-unwatched", "snnkern/kernels/ops.py", "if call is None or _is_watched():", "if call is None:"),
+    _call(
+        "numbers-of-another",
+        "snnkern/kernels/backends/cuda.py",
+        "= dynamics, dynamics.numbers",
+        "= None, dynamics.numbers",
     ),
 ]

@@ -10,6 +10,7 @@ LAYERED_TESTS = "python_tests/kernels/test_cuda_visual.py"
 COMPILED_NEURONS = "python_tests/kernels/test_triton_compiled.py::test_default_neuron_kernels_fit_every_target"
 COMPILED_ACTORS = "python_tests/kernels/test_triton_compiled.py::test_default_actor_kernels_fit_their_targets"
 COMPILED_GRADIENTS = "python_tests/kernels/test_triton_compiled.py::test_gradient_kernels_fit_their_targets"
+CALL_TESTS = "python_tests/kernels/test_triton_calls.py"
 WARMUP_TESTS = "python_tests/kernels/test_triton.py::test_warmup_times_every_tile_on_the_actors_device"
 
 
@@ -34,9 +35,13 @@ def _visual(name: str, text: str, replacement: str, file: str = "triton/convolut
     return Mutant(f"triton-visual-{name}", f"snnkern/kernels/backends/{file}", text, replacement, VISUAL_TESTS)
 
 
+def _repeated(name: str, text: str, replacement: str, file: str = "repeated") -> Mutant:
+    return Mutant(f"triton-{file}-{name}", f"snnkern/kernels/backends/triton/{file}.py", text, replacement, CALL_TESTS)
+
+
 MUTANTS = [
     _neurons("rows-of-32-bits", "(tile // across).to(tl.int64) * ROWS", "(tile // across) * ROWS"),
-    _neurons("steps-of-32-bits", "batch.to(tl.int64) * neurons", "batch * neurons"),
+    _neurons("steps-of-32-bits", "tl.cast(batch, tl.int64) * neurons", "batch * neurons"),
     _neurons("columns-of-32-bits", "columns.to(tl.int64)[None, :] * stride_n", "columns[None, :] * stride_n"),
     _neurons("reads-the-step-behind-the-last", "inside & (step < timesteps)", "inside"),
     _neurons("reads-columns-behind-the-last", "is_column = columns < neurons", "is_column = columns < neurons + 1"),
@@ -110,7 +115,7 @@ MUTANTS = [
         COMPILED_GRADIENTS,
     ),
     _gradient("rows-of-32-bits", "row_of_sums.to(tl.int64) * strip +", "row_of_sums * strip +"),
-    _gradient("steps-of-32-bits", "size = batch.to(tl.int64) * neurons", "size = batch * neurons"),
+    _gradient("steps-of-32-bits", "size = tl.cast(batch, tl.int64) * neurons", "size = batch * neurons"),
     _gradient("strides-of-32-bits", "\n    far_t = tl.cast(stride_t, tl.int64)", "\n    far_t = stride_t"),
     _gradient("given-strides-of-32-bits", "tl.cast(gradient_stride_t, tl.int64)", "gradient_stride_t"),
     _gradient("columns-of-32-bits", "columns.to(tl.int64)[None, :] * stride_n", "columns[None, :] * stride_n"),
@@ -172,8 +177,8 @@ MUTANTS = [
     _actor("a-step-more", "if t < timesteps:", "if t <= timesteps:"),
     _actor("observation-is-not-clipped", "tl.where(value > observation_clip, observation_clip, value)", "value"),
     _actor("tanh-of-the-size", "return tl.where(z < 0.0, -size, size)", "return size"),
-    _actor("counts-of-one-layer", "(layer * batch.to(tl.int64) + before_tile)", "before_tile"),
-    _engine("fused-multiply-add", "enable_fp_fusion=False", "enable_fp_fusion=True", COMPILED_ACTORS),
+    _actor("counts-of-one-layer", "(layer * tl.cast(batch, tl.int64) + before_tile)", "before_tile"),
+    _engine("fused-multiply-add", '"enable_fp_fusion": False', '"enable_fp_fusion": True', COMPILED_ACTORS),
     _engine("levels-may-underflow", "_SMALLEST_THRESHOLD = 2.0**-100", "_SMALLEST_THRESHOLD = 2.0**-126"),
     _engine("weights-may-overflow", "_LARGEST_WEIGHT = 2.0**27", "_LARGEST_WEIGHT = 2.0**60"),
     _engine(
@@ -206,4 +211,23 @@ MUTANTS = [
         LAYERED_TESTS,
     ),
     _engine("tf32-is-cut-off", "bits + 0xFFF + ((bits >> 13) & 1)", "bits"),
+    _repeated("on-any-boundary", "not any(tensor.data_ptr() % _BOUNDARY for tensor in given)", "True"),
+    _repeated("goes-unwatched", "self._compiled is not None and not _hooked()", "self._compiled is not None"),
+    _repeated("gives-the-first-tensors", "addresses[place] = tensor.data_ptr()", "pass"),
+    _repeated("on-the-default-stream", "stream_on(given[0].get_device())", "0"),
+    _repeated("forgets-constants", "self._addresses += [", "_ = ["),
+    _repeated("takes-any-tile", "next((tile for tile in self._tiles if tile == kept), None)", "kept", "tuning"),
+    _repeated("forgets-the-source", "kernel {self._kernel.cache_key}: ", "", "tuning"),
+    _repeated("forgets-the-release", "Triton {triton.__version__}, ", "", "tuning"),
+    Mutant(
+        "triton-tuning-takes-anothers-choice",
+        "snnkern/policies/tiles.py",
+        "(kept.rows, kept.warps) if kept.of == of else None",
+        "(kept.rows, kept.warps)",
+        CALL_TESTS,
+    ),
+    _engine("measures-what-is-known", "unmeasured = known or (", "unmeasured = (", WARMUP_TESTS),
+    _engine(
+        "a-choice-for-each-batch", "bucket(self._batch), self._precision", "self._batch, self._precision", WARMUP_TESTS
+    ),
 ]

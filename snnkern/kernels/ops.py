@@ -15,7 +15,7 @@ from torch import Tensor
 
 from snnkern.errors import InputError
 from snnkern.kernels.backends import Problem
-from snnkern.kernels.backends.choice import choose
+from snnkern.kernels.backends.choice import at_once, choose
 from snnkern.kernels.neurons import Dynamics, Numbers
 from snnkern.kernels.surrogates import Surrogate, parse_surrogate
 from snnkern.kernels.tensors import check_dtype
@@ -70,6 +70,9 @@ def neuron_spikes(
         return torch.ops.snnkern.neuron_for_training(
             current, threshold, carry, bias, row_alpha, dynamics.numbers, *options
         )
+    found = _at_once(current, threshold, carry, bias, row_alpha, dynamics, True, backend)
+    if found is not None:
+        return found
     refuse_grad(current=current, threshold=threshold, carry=carry, bias=bias, row_alpha=row_alpha)
     return torch.ops.snnkern.neuron_spikes(current, threshold, carry, bias, row_alpha, *dynamics.numbers, backend)
 
@@ -96,8 +99,44 @@ def neuron_mean(
         return torch.ops.snnkern.neuron_for_training(
             current, threshold, carry, bias, row_alpha, dynamics.numbers, *options
         )
+    found = _at_once(current, threshold, carry, bias, row_alpha, dynamics, False, backend)
+    if found is not None:
+        return found
     refuse_grad(current=current, threshold=threshold, carry=carry, bias=bias, row_alpha=row_alpha)
     return torch.ops.snnkern.neuron_mean(current, threshold, carry, bias, row_alpha, *dynamics.numbers, backend)
+
+
+def _at_once(
+    current: Tensor,
+    threshold: Tensor,
+    carry: Tensor,
+    bias: Tensor | None,
+    row_alpha: Tensor | None,
+    dynamics: Dynamics,
+    wants_spikes: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """A layer of plain tensors without torch's dispatcher, which takes longer than a kernel of theirs on a GPU.
+
+    None where the dispatcher is to be asked: a backend has no such call, a tensor is not plain or does not fit, or
+    somebody traces, compiles or watches operators.
+    """
+    if torch.compiler.is_compiling() or type(current) is not Tensor:
+        return None
+    call = at_once(backend, current)
+    if call is None or _is_watched():
+        return None
+    return call(current, threshold, carry, bias, row_alpha, dynamics, wants_spikes)
+
+
+def _is_watched() -> bool:
+    """Whether something of torch's looks at operators as they are called."""
+    return (
+        torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
+        or torch._C._get_tracing_state() is not None
+        or torch._C._autograd._profiler_enabled()
+    )
 
 
 def linear(

@@ -93,6 +93,25 @@ def stands_for_others(tensor: Tensor) -> bool:
     )
 
 
+def is_plain(value: object, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether it is a tensor like this whose memory can be read as it is: all there, contiguous, without a gradient.
+
+    What is not plain may be right nevertheless: this is for calls that have no time for more questions.
+    """
+    if type(value) is not Tensor or torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    return (
+        value.shape == shape
+        and value.dtype is dtype
+        and value.device == device
+        and value.layout is torch.strided
+        and not value.requires_grad
+        and not value.is_neg()
+        and value.is_contiguous()
+        and value.untyped_storage().nbytes() >= value.nbytes + value.storage_offset() * value.itemsize
+    )
+
+
 def plain(tensor: Tensor) -> Tensor:
     """A checked tensor as its memory is to be read: row by row, and with nothing that changes what it says."""
     return tensor.detach().as_subclass(Tensor).resolve_neg().contiguous()

@@ -25,6 +25,7 @@ from snnkern.kernels.backends import (
     choice,
 )
 from snnkern.kernels.backends.arguments import checked
+from snnkern.kernels.backends.triton import tuning
 from snnkern.kernels.backends.watch import watch
 from snnkern.kernels.neurons import Dynamics
 from snnkern.kernels.nn import Carry, as_tensor, check_mask, check_threshold, last_spikes, refuse_mapping
@@ -43,7 +44,10 @@ from snnkern.policies.stateless import (
     dense_step,
     describe_step,
 )
+from snnkern.policies.tiles import TileFiles
 from snnkern.policies.training import TrainableActor
+
+tuning.shelf = TileFiles()
 
 
 class _Packed(NamedTuple):
@@ -72,6 +76,7 @@ class _Bound(NamedTuple):
         carries: c of every hidden layer in that memory, which the actor has from its first decision for these rows on.
         counts: spikes, int64 `[hidden layers, B]`.
         unchanged: whether the actor still has these carries, and consists of what the engine was packed from.
+        usual: the engine's, for these rows.
     """
 
     engine: Engine
@@ -80,6 +85,7 @@ class _Bound(NamedTuple):
     carries: Sequence[Tensor]
     counts: Tensor
     unchanged: Callable[[], bool]
+    usual: Callable[[Tensor, bool], Tensor | None] | None
 
 
 class SpikingActor(Policy):
@@ -247,8 +253,12 @@ class SpikingActor(Policy):
             InputError: wrong shape, dtype or device; a NaN or infinity (where `check_finite`); another batch size than
                 the carry's; the observation requires grad while grad is on. The carry is as before the call.
         """
-        bound = self._bound
-        usual = bound is not None and not torch.compiler.is_compiling() and _is_plain(observation, bound)
+        bound = None if torch.compiler.is_compiling() else self._bound
+        if bound is not None and bound.usual is not None and bound.unchanged():
+            action = bound.usual(observation, self.check_finite)
+            if action is not None:
+                return action
+        usual = bound is not None and bound.usual is None and _is_plain(observation, bound)
         if bound is None or not usual or not bound.unchanged():
             usual = False
             refuse_mapping()
@@ -289,8 +299,9 @@ class SpikingActor(Policy):
         """Prepares decisions of `batch` rows, so that the first one is not slower; carry and spikes do not change.
 
         On Triton it compiles the kernel and times it with a few sizes of tiles (`docs/gpu.md`). Actors of the same
-        form, batch and device then use the fastest tile, until the process ends. Without it, nothing is timed, and the
-        tile follows from the batch.
+        form and device then use the fastest tile for all batches up to the same power of two, and so do later
+        processes: the choice is kept beside what Triton compiled. Where nothing was timed, the tile follows from the
+        batch.
 
         Args:
             batch: B, rows of a decision.
@@ -426,7 +437,7 @@ class SpikingActor(Policy):
         assert self._packed is not None
         unchanged = watch([*self._packed.tables, *tables], self._packed.tensors)
         shape, dtype = (batch, *self.interface.observation_shape), self.interface.observation_dtype
-        self._bound = _Bound(self._engine, shape, dtype, carries, counts, unchanged)
+        self._bound = _Bound(self._engine, shape, dtype, carries, counts, unchanged, self._engine.usual)
         return self._bound
 
     def _alpha_of_rows(self, batch: int) -> Tensor | None:
@@ -557,6 +568,7 @@ def _is_plain(observation: Tensor, bound: _Bound) -> bool:
         and observation.shape == bound.shape
         and observation.dtype is bound.dtype
         and observation.is_cpu
+        and bound.counts.is_cpu
         and not observation.requires_grad
         and not observation.is_neg()
     )

@@ -98,7 +98,10 @@ def use(module: ModuleType, setattr: Callable[[object, str, object], None] = set
     setattr(cuda, "unavailable", lambda: "")
     setattr(cuda, "detail", lambda: "the host")
     setattr(cuda, "serves", lambda device, dtype: dtype in cuda._DTYPES)
-    setattr(cuda, "_place", lambda tensor: {"device": 0, "stream": 0})
+    setattr(cuda, "_device_of", lambda tensor: 0)
+    setattr(cuda, "stream_on", {0: 0}.__getitem__)
+    for cached in (cuda._torch, cuda._layer_call):  # they belong to a module
+        cached.cache_clear()
 
 
 def take_turns(module: ModuleType, order: str) -> None:
@@ -117,7 +120,8 @@ def barriers(module: ModuleType) -> int:
 
 
 class Call(NamedTuple):
-    """A call of the runtime: "launch", "memset", "limit" (of shared memory) or "attribute"; and the current device."""
+    """A call of the runtime: "launch", "memset", "wait" (for a stream), "limit" (of shared memory) or "attribute"; and
+    the current device."""
 
     what: str
     device: int
@@ -139,6 +143,18 @@ def recorded(module: ModuleType) -> Iterator[list[Call]]:
             what, *numbers = line.split()
             calls.append(Call(what, *map(int, numbers)))
         library.snnkern_host_record(False)
+
+
+@contextmanager
+def meanwhile(module: ModuleType, call: Callable[[], None]) -> Iterator[None]:
+    """Within it, this is called whenever a stream is waited for, as if by another thread."""
+    function = ctypes.CFUNCTYPE(None)(call)
+    library = ctypes.CDLL(module.__file__)
+    library.snnkern_host_meanwhile(function)
+    try:
+        yield
+    finally:
+        library.snnkern_host_meanwhile(None)
 
 
 def current_device(module: ModuleType) -> int:

@@ -82,6 +82,7 @@ constexpr Device kDevices[] = {{227 * 1024, 3}, {99 * 1024, 5}};
 constexpr int64_t kUsualLimit = 48 * 1024;
 int device = 0;
 std::map<std::pair<const void*, int>, int64_t> limits;
+void (*meanwhile)() = nullptr;  // what others do while a stream is waited for
 bool records = false;
 std::string recorded;  // a line per call: what, device, stream, bytes
 
@@ -255,6 +256,7 @@ cudaError_t launch(const void* kernel, const cudaLaunchConfig_t& config,
     if (gridDim.x < 1 || gridDim.x > INT32_MAX || block.size < 1 || block.size > 1024)
         return cudaErrorInvalidConfiguration;
     if (block.size % kWarp) throw std::logic_error("a warp that is not whole");
+    if (first_block >= gridDim.x) return cudaSuccess;
     block.shared = std::vector<unsigned char>(bytes + 2 * kGuardBytes);
     block.shared.shrink_to_fit();
     most_barriers = 0;
@@ -318,6 +320,23 @@ cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t 
     return cudaSuccess;
 }
 
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    record("wait", stream, 0);
+    if (meanwhile) meanwhile();
+    return cudaSuccess;
+}
+
+cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned flags) {
+    if (flags != (cudaHostAllocPortable | cudaHostAllocMapped)) return cudaErrorInvalidValue;
+    *memory = ::operator new(bytes);
+    return cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void* memory) {
+    ::operator delete(memory);
+    return cudaSuccess;
+}
+
 // Barriers that a block came to in the last launch.
 extern "C" __attribute__((visibility("default"))) int64_t snnkern_host_barriers() {
     return snnkern::host::most_barriers;
@@ -330,6 +349,11 @@ extern "C" __attribute__((visibility("default"))) void snnkern_host_leave_out(in
 // Blocks of a launch before this one are not run, as if they were through already.
 extern "C" __attribute__((visibility("default"))) void snnkern_host_first_block(int64_t number) {
     snnkern::host::first_block = number;
+}
+
+// Called whenever a stream is waited for from now on; null for nothing.
+extern "C" __attribute__((visibility("default"))) void snnkern_host_meanwhile(void (*call)()) {
+    snnkern::host::meanwhile = call;
 }
 
 // Records the calls of the runtime from now on, or no longer.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -188,9 +188,12 @@ class Engine(ABC):
 
     Attributes:
         channels_last: whether the carries of convolutions come as `[B, H, W, C]`.
+        usual: `decide` for the bound rows in one call, without the threads: it checks the observation by itself, and
+            where that is not a plain tensor on the engine's device returns None, with nothing done. None for no such.
     """
 
     channels_last = False
+    usual: Callable[[Tensor, bool], Tensor | None] | None = None
 
     @abstractmethod
     def bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from snnkern.errors import InputError, SlowBackendWarning
 from snnkern.kernels.backends import ActorParts, Backend, Engine, cpu, cuda, reference
@@ -70,6 +72,16 @@ def choose(name: str, device: torch.device, dtype: torch.dtype) -> Backend:
     raise InputError(f"backend {name!r} does not compute {dtype} tensors on {device.type}")
 
 
+def at_once(name: str, tensor: Tensor) -> Callable[..., tuple[Tensor, Tensor, Tensor] | None] | None:
+    """Of the backend that `choose` takes for this tensor, what computes a layer of unchecked tensors in one call.
+
+    None where there is no such: only CUDA has one, which comes first on its device for the dtypes that it serves.
+    """
+    if (name != "cuda" and (name != "auto" or not tensor.is_cuda)) or not cuda.serves(tensor.device, tensor.dtype):
+        return None
+    return cuda.neuron_at_once
+
+
 def _warn_of_missing_kernels(name: str, chosen: Backend, device: torch.device, dtype: torch.dtype) -> None:
     """Says once per process that "auto" took the reference because the native kernels are not there."""
     global _warned
@@ -114,8 +126,11 @@ def is_large(device: torch.device, rows: int) -> bool:
     return device.type == "cuda" and rows > small_batch()
 
 
+@functools.cache
 def small_batch() -> int:
     """The largest batch that "auto" runs on CUDA rather than on Triton; SNNKERN_SMALL_BATCH overrides it.
+
+    The environment is asked once per process.
 
     Raises:
         InputError: the variable is not a whole number.
@@ -195,6 +210,6 @@ def _only_by_name(backend: Backend, device: torch.device) -> bool:
     return backend.NAME == "triton" and device.type == "cpu"
 
 
-def _in_order(large: bool) -> list[Backend]:
+def _in_order(large: bool) -> Sequence[Backend]:
     """The backends, those that "auto" prefers first: Triton for large batches, if it is there."""
-    return sorted(_BACKENDS, key=lambda backend: large and backend.NAME != "triton")
+    return sorted(_BACKENDS, key=lambda backend: backend.NAME != "triton") if large else _BACKENDS

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from snnkern.kernels import backends, reference
 from snnkern.kernels.backends import ActorParts, Gradients, HiddenPart, Problem, Result, layered
-from snnkern.kernels.backends.native import interface_arguments, run_neuron
+from snnkern.kernels.backends.native import interface_arguments, run_neuron, stream_on
 from snnkern.kernels.backends.triton import launch
-from snnkern.kernels.neurons import Dynamics
+from snnkern.kernels.neurons import Dynamics, Numbers
 from snnkern.kernels.surrogates import Surrogate
 
 _reason = ""
@@ -31,9 +34,12 @@ def detail() -> str:
 def unavailable() -> str:
     if _cuda is None:
         return _reason
-    if not torch.cuda.is_available():
-        return "torch finds no CUDA device"
-    return ""
+    return _no_device()
+
+
+@functools.cache
+def _no_device() -> str:
+    return "" if torch.cuda.is_available() else "torch finds no CUDA device"
 
 
 def serves(device: torch.device, dtype: torch.dtype) -> bool:
@@ -45,6 +51,25 @@ def neuron(problem: Problem) -> Result:
     kernel = _cuda.neuron_float32 if problem.carry.dtype == torch.float32 else _cuda.neuron_float64
     run_neuron(kernel, problem, result, _address, **_place(problem.carry))
     return result
+
+
+def neuron_at_once(
+    current: Tensor,
+    threshold: Tensor,
+    carry: Tensor,
+    bias: Tensor | None,
+    row_alpha: Tensor | None,
+    dynamics: Dynamics,
+    wants_spikes: bool,
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """`neuron` of unchecked tensors in one native call; None, with nothing done, where that does not know them."""
+    call = _layer_call()
+    if call is None:
+        return None
+    found = call(
+        current, threshold, carry, bias, row_alpha, _numbers(dynamics), wants_spikes, _device_of(current)
+    )  # fmt: skip
+    return found
 
 
 def neuron_gradients(problem: Problem, gradient: Tensor, surrogate: Surrogate) -> Gradients:
@@ -85,7 +110,7 @@ class Engine(backends.Engine):
         self._bound: list[Tensor] = []
         self._outputs = weight.shape[1]
         self._native = _cuda.Engine(
-            device=_place(weight)["device"],
+            device=_device_of(weight),
             dynamics=actor.dynamics.numbers,
             tiny=any(_is_tiny(layer.threshold, actor.dynamics) for layer in actor.hidden),
             layers=self._layers(actor.hidden),
@@ -115,24 +140,69 @@ class Engine(backends.Engine):
         return self._packed[-1].data_ptr()
 
     def bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:
-        self._bound = [*carries, counts] if row_alpha is None else [*carries, counts, row_alpha]
         self._rows = counts.shape[1]
         addresses = [carry.data_ptr() for carry in carries]
         self._native.bind(self._rows, addresses, counts.data_ptr(), _address(row_alpha))
+        # Not before: a thread that is still deciding refuses the others, and needs what it is bound to.
+        self._bound = [*carries, counts] if row_alpha is None else [*carries, counts, row_alpha]
+        reader = _torch()
+        known = reader is not None and carries[0].numel() > 0
+        self.usual = self._native.call(reader, carries[0], stream_on) if known else None
 
     def decide(self, observation: Tensor, check_finite: bool, threads: int) -> Tensor | None:
-        if check_finite and not bool(torch.isfinite(observation).all()):  # waits for the device
-            return None
         observation = observation.contiguous()
         action = observation.new_empty(self._rows, self._outputs)
-        self._native.decide(_place(observation)["stream"], observation.data_ptr(), action.data_ptr())
-        return action
+        stream = stream_on(_device_of(observation))
+        done = self._native.decide(stream, observation.data_ptr(), action.data_ptr(), check_finite)
+        return action if done else None
 
 
 def _place(tensor: Tensor) -> dict[str, int]:
     """Where a kernel on this tensor runs: its device, and what is torch's current stream there."""
-    device = tensor.device
-    return {"device": device.index, "stream": torch.cuda.current_stream(device).cuda_stream}
+    device = _device_of(tensor)
+    return {"device": device, "stream": stream_on(device)}
+
+
+def _device_of(tensor: Tensor) -> int:
+    return tensor.get_device()
+
+
+@functools.cache
+def _layer_call() -> Any:
+    reader = _torch() if _cuda is not None else None
+    return None if reader is None else _cuda.layer_call(reader, torch.int64, stream_on)
+
+
+# Of dynamics that were used last, by their identity: asking them takes longer than the launch.
+_known_numbers: dict[int, tuple[Dynamics, Numbers]] = {}
+_MOST_KNOWN = 256
+
+
+def _numbers(dynamics: Dynamics) -> Numbers:
+    known = _known_numbers.get(id(dynamics))
+    if known is None:
+        if len(_known_numbers) >= _MOST_KNOWN:
+            _known_numbers.clear()
+        known = _known_numbers[id(dynamics)] = dynamics, dynamics.numbers  # kept, so that no other has its id
+    return known[1]
+
+
+@functools.cache
+def _torch() -> Any:
+    """How native code reads tensors; None where this torch has not the table of functions that it takes."""
+    base = torch._C.TensorBase
+    try:
+        return _cuda.Torch(
+            tensor=Tensor,
+            table=getattr(Tensor, "__dlpack_c_exchange_api__", None),
+            requires_grad=base.requires_grad,
+            is_neg=base.is_neg,
+            storage_offset=base.storage_offset,
+            untyped_storage=base.untyped_storage,
+            nbytes=torch.UntypedStorage.nbytes,
+        )
+    except (TypeError, ValueError):  # there is none, or one of another version
+        return None
 
 
 def _is_tiny(threshold: Tensor, dynamics: Dynamics) -> bool:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from snnkern.kernels.backends import ActorInterface, Gradients, Problem, Result
 from snnkern.kernels.surrogates import Surrogate
 
 Address = Callable[[Tensor | None], int]  # of a contiguous tensor's memory; 0 for None
+
+# The handle of torch's current stream on a device, by its number; a torch without CUDA has none.
+stream_on: Callable[[int], int] = getattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 0)
 
 
 class LayerArguments(NamedTuple):

@@ -525,7 +525,7 @@ def actor_kernel(
                         z = multiply(mean, weights[HIDDEN], n, output, z, PADDED[HIDDEN], PADDED_ACTION)
                         tl.store(own_action + output[None, :], z, is_action)
                     tl.debug_barrier()
-            tl.store(counts + (layer * batch.to(tl.int64) + before_tile) + row, events.to(tl.int64), is_row)
+            tl.store(counts + (layer * tl.cast(batch, tl.int64) + before_tile) + row, events.to(tl.int64), is_row)
             tl.debug_barrier()  # all of this layer's words are written, and all of the last one's are read
         for begin in tl.static_range(0, PADDED_ACTION, 16):
             output = begin + tl.arange(0, 16)

@@ -15,7 +15,10 @@ from snnkern.kernels import backends
 from snnkern.kernels.backends import ActorParts
 from snnkern.kernels.backends.triton.actor import BLOCK, actor_kernel
 from snnkern.kernels.backends.triton.environment import INTERPRETED, on_device, parameters
+from snnkern.kernels.backends.triton.repeated import RepeatedLaunch
+from snnkern.kernels.backends.triton.tuning import Tile, Tiles, bucket
 from snnkern.kernels.neurons import Dynamics, Kind, Neuron
+from snnkern.kernels.tensors import is_plain
 
 # How currents between hidden layers are multiplied. The first and the output layer are float32 always: they are cheap.
 PRECISIONS = ("float32", "tf32", "bf16")
@@ -32,24 +35,12 @@ _LARGEST_WEIGHT = 2.0**27  # of those in units of the sender's θ: see `scaling`
 _STAGES = 2  # blocks of weights that are under way
 
 
-class Tile(NamedTuple):
-    """Rows that a program works on at a time, and its warps: 16 rows per warp feed the tensor cores."""
-
-    rows: int
-    warps: int
-
-    @property
-    def resident(self) -> int:
-        """Programs whose registers a multiprocessor holds at the same time."""
-        return 8 // self.warps
-
-
 # What `warmup` chooses from: what fills the tensor cores of a Hopper GPU, the same for blocks of twice the size, which
 # read weights half as often, and what gives smaller batches to all multiprocessors. 32 rows would leave half of a
 # program's warps to repeat what the others do.
 TILES = (Tile(64, 4), Tile(128, 8), Tile(16, 4))
 _MOST_REGISTERS = 255  # said, or else ptxas spills some to keep more warps
-_tuned: dict[tuple[object, ...], Tile] = {}
+_tuned = Tiles(actor_kernel, TILES)
 
 
 class Gpu(NamedTuple):
@@ -206,10 +197,11 @@ class Engine(backends.Engine):
         self._carries, self._counts, self._row_alpha = tuple(carries), counts, row_alpha
         self._batch = counts.shape[1]
         self._gpu = gpu(counts.device)
-        self._use(_tuned.get(self._key(), default_tile(self._batch, self._gpu.multiprocessors)))
+        self._use(_tuned.find(self._key()) or default_tile(self._batch, self._gpu.multiprocessors))
 
     def _key(self) -> tuple[object, ...]:
-        return (self._gpu, self._batch, self._precision, self._dynamics.timesteps, *self._constants.values())
+        """What the fastest tile depends on."""
+        return (self._gpu, bucket(self._batch), self._precision, self._dynamics.timesteps, *self._constants.values())
 
     def _use(self, tile: Tile) -> None:
         self._tile = tile
@@ -218,67 +210,84 @@ class Engine(backends.Engine):
         self._programs = min(self._tiles, tile.resident * self._gpu.multiprocessors)
         size = self._programs * 2 * self._planes * tile.rows * self._constants["WIDEST"]
         self._scratch = torch.empty(size, dtype=torch.int8, device=self._counts.device)
+        self._kernel = self._on(self._carries, self._counts)
 
     def decide(self, observation: Tensor, check_finite: bool, threads: int) -> Tensor | None:
         # Asking whether all is finite waits for the GPU: `check_finite = False` where that matters.
         if check_finite and not bool(torch.isfinite(observation).all()):
             return None
-        return self._launch(observation.contiguous(), self._carries, self._counts)
+        return self._launch(observation.contiguous(), self._kernel)
+
+    def usual(self, observation: Tensor, check_finite: bool) -> Tensor | None:
+        if not is_plain(observation, (self._batch, self._widths[0]), torch.float32, self._counts.device):
+            return None
+        return self.decide(observation, check_finite, 1)
 
     def warmup(self) -> Tile:
         """Compiles the kernel for the bound rows and keeps the fastest tile; the carries and counts stay as they are.
 
-        Without it the first decision compiles the kernel for the default tile. Results are kept for engines like this.
+        Without it the first decision compiles the kernel, for the default tile or for the one that was found fastest
+        for a batch like this. What was found is kept, also for later processes, and is not measured again.
         """
         observation = self._scale.new_zeros(self._batch, self._widths[0])
         carries, counts = tuple(carry.clone() for carry in self._carries), self._counts.clone()
+        known = _tuned.find(self._key())
+        unmeasured = known or (self._tile if INTERPRETED or not self._batch else None)
         times = {}
         with on_device(observation):  # where events are recorded
-            for tile in (self._tile,) if INTERPRETED or not self._batch else TILES:
+            for tile in TILES if unmeasured is None else (unmeasured,):
                 self._use(tile)
-                times[tile] = milliseconds(lambda: self._launch(observation, carries, counts))
+                kernel = self._on(carries, counts)
+                times[tile] = milliseconds(lambda kernel=kernel: self._launch(observation, kernel))
         best = min(times, key=lambda tile: times[tile])
-        _tuned[self._key()] = best
+        if unmeasured is None:
+            _tuned.keep(self._key(), best)
         self._use(best)
         return best
 
-    def _launch(self, observation: Tensor, carries: tuple[Tensor, ...], counts: Tensor) -> Tensor:
-        action = observation.new_empty(self._batch, self._widths[-1])
-        if not self._batch:
-            return action
+    def _on(self, carries: tuple[Tensor, ...], counts: Tensor) -> RepeatedLaunch:
+        """The kernel on these carries and counts, with the present tile; it is given observation and action."""
         spec, dynamics = self._dynamics.neuron, self._dynamics
         columns, steps = block(spec, self._tile, self._precision, self._gpu.capability)
-        with on_device(observation):
-            actor_kernel[(self._programs,)](
-                observation,
-                self._mean,
-                self._std,
-                self._weights,
-                self._biases,
-                self._thresholds,
-                carries,
-                self._scale if self._row_alpha is None else self._row_alpha,
-                counts,
-                action,
-                self._scale,
-                self._shift,
-                self._scratch,
-                self._scratch.view(torch.int32),
-                self._batch,
-                self._tiles,
-                dynamics.timesteps,
-                4,
-                self._clip,
-                parameters(dynamics),
-                **self._constants,
-                ROW_ALPHA=self._row_alpha is not None,
-                ROWS=self._tile.rows,
-                COLUMNS=columns,
-                STEPS=steps,
-                num_warps=self._tile.warps,
-                maxnreg=_MOST_REGISTERS,
-                enable_fp_fusion=False,
-            )
+        arguments = (
+            "observation",
+            self._mean,
+            self._std,
+            self._weights,
+            self._biases,
+            self._thresholds,
+            carries,
+            self._scale if self._row_alpha is None else self._row_alpha,
+            counts,
+            "action",
+            self._scale,
+            self._shift,
+            self._scratch,
+            self._scratch.view(torch.int32),
+            self._batch,
+            self._tiles,
+            dynamics.timesteps,
+            4,
+            self._clip,
+            parameters(dynamics),
+        )
+        options = {
+            **self._constants,
+            "ROW_ALPHA": self._row_alpha is not None,
+            "ROWS": self._tile.rows,
+            "COLUMNS": columns,
+            "STEPS": steps,
+            "num_warps": self._tile.warps,
+            "maxnreg": _MOST_REGISTERS,
+            "enable_fp_fusion": False,
+        }
+        return RepeatedLaunch(actor_kernel, (self._programs,), arguments, options)
+
+    def _launch(self, observation: Tensor, kernel: RepeatedLaunch) -> Tensor:
+        action = observation.new_empty(self._batch, self._widths[-1])
+        if self._batch:
+            with on_device(observation):
+                kernel(observation, action)
         return action
 
 

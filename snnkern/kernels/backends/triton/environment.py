@@ -30,6 +30,11 @@ def parameters(dynamics: Dynamics) -> Parameters:
     return Parameters(*(getattr(dynamics.numbers, name) for name in Parameters._fields))
 
 
+_NO_CHANGE = nullcontext()
+
+
 def on_device(tensor: Tensor) -> AbstractContextManager[object]:
     """Triton launches on the current device, whatever device the tensors are on."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+    if not tensor.is_cuda or tensor.get_device() == torch.cuda.current_device():
+        return _NO_CHANGE
+    return torch.cuda.device(tensor.device)

@@ -411,7 +411,7 @@ def gradient_kernel(
     columns = (tl.program_id(0) % across) * COLUMNS + tl.arange(0, COLUMNS)
     is_column = columns < neurons
     # Offsets of rows and steps are 64-bit: a tensor may have more than 2^31 elements.
-    size = batch.to(tl.int64) * neurons
+    size = tl.cast(batch, tl.int64) * neurons
     far_t = tl.cast(stride_t, tl.int64)
     gradient_far_t = tl.cast(gradient_stride_t, tl.int64)
 

@@ -454,7 +454,7 @@ def neuron_kernel(
     inside = is_row[:, None] & is_column[None, :]
     # Offsets of rows and steps are 64-bit: a tensor may have more than 2^31 elements.
     here = rows[:, None] * neurons + columns[None, :]
-    step_elements = batch.to(tl.int64) * neurons
+    step_elements = tl.cast(batch, tl.int64) * neurons
     source = current + (rows[:, None] * stride_b + columns.to(tl.int64)[None, :] * stride_n)
     target = output + here
 

@@ -19,8 +19,10 @@ from snnkern.kernels.backends import ActorParts, HiddenPart, Problem, Result, la
 from snnkern.kernels.backends.triton import engine as whole
 from snnkern.kernels.backends.triton.actor import BLOCK
 from snnkern.kernels.backends.triton.convolution import convolution_kernel, project_kernel
-from snnkern.kernels.backends.triton.engine import Tile, padded, planes, spike_bits
+from snnkern.kernels.backends.triton.engine import padded, planes, spike_bits
 from snnkern.kernels.backends.triton.environment import INTERPRETED, on_device, parameters
+from snnkern.kernels.backends.triton.repeated import RepeatedLaunch
+from snnkern.kernels.backends.triton.tuning import Tile, Tiles, bucket
 from snnkern.kernels.neurons import Dynamics, Kind
 
 # Positions (or rows) of a program. Tiles of 128 read weights half as often; weights are not what takes the time here.
@@ -30,7 +32,7 @@ _COLUMNS = 32  # channels or neurons of a program, at most
 _MOST_REGISTERS = 255
 _MOST_NEURONS = 2**28  # of a layer: a place in a row is a number of 32 bits
 _PIECE = BLOCK.value  # inputs of a Linear layer that a program of `project_kernel` multiplies at a time
-_tuned: dict[tuple[object, ...], Tile] = {}
+_tuned = {False: Tiles(convolution_kernel, TILES), True: Tiles(project_kernel, TILES)}  # whether it projects
 
 
 def fits(actor: ActorParts) -> bool:
@@ -117,15 +119,16 @@ class _Kernel(ABC):
     def bind(self, batch: int, device: torch.device) -> None:
         """Computes so many rows from now on."""
         self.batch, self.gpu = batch, whole.gpu(device)
-        self.use(_tuned.get(self.key(), self.usual_tile()))
+        self.use(_tuned[self.projects].find(self.key()) or self.usual_tile())
 
     def key(self) -> tuple[object, ...]:
         """What the fastest tile depends on."""
-        return (self.gpu, self.batch, self.dynamics.timesteps, self.projects, *self._constants.values())
+        return (self.gpu, bucket(self.batch), self.dynamics.timesteps, *self._constants.values())
 
     def use(self, tile: Tile) -> None:
         """Takes this tile."""
         self.tile = tile
+        self.kernel: RepeatedLaunch | None = None  # with its first launch
 
     def usual_tile(self) -> Tile:
         """Unmeasured: the small one, which answers soonest, while large ones would leave multiprocessors idle."""
@@ -217,12 +220,13 @@ class _Convolution(_Kernel):
             size = planes(self.dynamics) * batch * math.prod(self.image) + _PIECE
             self.sent = torch.zeros(size, dtype=torch.int8, device=device)
 
-    def launch(
-        self, observation: Tensor, received: Tensor, carry: Tensor, counts: Tensor, row_alpha: Tensor | None
-    ) -> None:
-        """All T steps and the carry; what it sends is in `sent` afterwards, and what it counted added to `counts`."""
-        convolution_kernel[(self.programs(self.tile),)](
-            observation,
+    def on(self, received: Tensor, carry: Tensor, counts: Tensor, row_alpha: Tensor | None) -> RepeatedLaunch:
+        """All T steps and the carry, for the observation that it is given.
+
+        What it sends is in `sent` afterwards, and what it counted added to `counts`.
+        """
+        arguments = (
+            "observation",
             received.view(torch.int32),
             self._weight,
             self._bias,
@@ -237,9 +241,9 @@ class _Convolution(_Kernel):
             4,
             *self._scale,
             parameters(self.dynamics),
-            **self.options(),
-            ROW_ALPHA=row_alpha is not None,
         )
+        options = self.options() | {"ROW_ALPHA": row_alpha is not None}
+        return RepeatedLaunch(convolution_kernel, (self.programs(self.tile),), arguments, options)
 
 
 class _Projection(_Kernel):
@@ -280,11 +284,12 @@ class _Projection(_Kernel):
         self._parts = -(-self._pieces // pieces)
         shape = (self._parts, self.dynamics.timesteps, self.batch, self.channels)
         self._currents = self._bias.new_zeros(shape)
+        self.kernel = None
 
-    def launch(self, received: Tensor) -> Tensor:
-        """Currents `[T, B, N]`."""
-        project_kernel[(self._tiles(self.tile), self._parts)](
-            received.view(torch.int32),
+    def on(self) -> RepeatedLaunch:
+        """The product of the received spikes that it is given."""
+        arguments = (
+            "received",
             self._weight,
             self._bias,
             self._currents,
@@ -292,8 +297,12 @@ class _Projection(_Kernel):
             self.dynamics.timesteps,
             4,
             self._of_program,
-            **self.options(),
         )
+        programs = (self._tiles(self.tile), self._parts)
+        return RepeatedLaunch(project_kernel, programs, arguments, self.options())
+
+    def currents(self) -> Tensor:
+        """What it has computed, `[T, B, N]`."""
         every = self._currents
         return (every[0] if self._parts == 1 else every.sum(dim=0))[..., : self._width]
 
@@ -353,26 +362,37 @@ class Engine(backends.Engine):
     def launch(self, index: int, observation: Tensor) -> Tensor | None:
         """One of the kernels; for the projection, where there is one, the currents `[T, B, N]`."""
         if index == self._first:
-            return None if self._projection is None else self._projection.launch(self._convolutions[-1].sent)
-        received = self._convolutions[max(index - 1, 0)].sent  # which the first layer does not read
-        counts = self._counts[index]
-        self._convolutions[index].launch(observation, received, self._carries[index], counts, self._row_alpha)
+            if (projection := self._projection) is None:
+                return None
+            projection.kernel = projection.kernel or projection.on()
+            projection.kernel(self._convolutions[-1].sent.view(torch.int32))
+            return projection.currents()
+        convolution = self._convolutions[index]
+        if convolution.kernel is None:
+            received = self._convolutions[max(index - 1, 0)].sent  # which the first layer does not read
+            state = self._carries[index], self._counts[index], self._row_alpha
+            convolution.kernel = convolution.on(received, *state)
+        convolution.kernel(observation)
         return None
 
     def warmup(self) -> list[Tile]:
         """Compiles the kernels for the bound rows and keeps each one's fastest tile; carries and counts stay as they
-        are. Without it the first decision compiles them for the usual tiles. Results are kept for layers like these.
+        are. Without it the first decision compiles them. Results are kept for layers like these, as those of a whole
+        actor's kernel.
         """
         before = [tensor.clone() for tensor in (*self._carries, self._counts)]
         shape = self._counts.shape[1], *self._interface.observation_shape
         observation = torch.zeros(shape, dtype=self._interface.observation_dtype, device=self._counts.device)
         with on_device(observation):  # where events are recorded
             for index, kernel in enumerate(self.kernels if len(observation) else ()):
-                times = {}
-                for tile in (kernel.tile,) if INTERPRETED else TILES:
+                tuned, times = _tuned[kernel.projects], {}
+                unmeasured = tuned.find(kernel.key()) or (kernel.tile if INTERPRETED else None)
+                for tile in TILES if unmeasured is None else (unmeasured,):
                     kernel.use(tile)
                     times[tile] = whole.milliseconds(lambda index=index: self.launch(index, observation))
-                _tuned[kernel.key()] = best = min(times, key=lambda tile: times[tile])
+                best = min(times, key=lambda tile: times[tile])
+                if unmeasured is None:
+                    tuned.keep(kernel.key(), best)
                 kernel.use(best)
         self.decide(observation, False, 1)
         for tensor, value in zip((*self._carries, self._counts), before, strict=True):
