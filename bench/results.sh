@@ -17,7 +17,7 @@ grids=(zoo)
 analysed=td3-halfcheetah environment=HalfCheetah-v5
 if [ -e "$actors/TD3_HalfCheetah-v4_actor" ]; then
   published=yes
-  grids=(published recommended others calibration zoo)
+  grids=(published paper recommended others calibration zoo)
   analysed=$actors/TD3_HalfCheetah-v4_actor environment=HalfCheetah-v4
 else
   echo "No published actors in $actors: only the zoo is swept. Say where they are: make results ACTORS=FOLDER"
@@ -38,10 +38,6 @@ if [ "$published" ]; then
     done
   done
   cat "$output"/observations-*.jsonl > bench/results/observations.jsonl
-  paper() { "$snnkern" sweep bench/grids/paper.toml --folder "$actors" --store "$output/store" "$@"; }
-  paper --calibration max --steps 10000 -o "$output/paper-max.jsonl"
-  paper --calibration auto -o "$output/paper-auto.jsonl"
-  cat "$output"/paper-*.jsonl > bench/results/paper.jsonl
 fi
 papers=(--alpha 0.2 --calibration max --steps 10000)  # as the papers do
 "$snnkern" analyze "$analysed" --env "$environment" --neuron if --timesteps 8 "${papers[@]}" -o "$output/analysis"
