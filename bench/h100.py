@@ -66,29 +66,17 @@ WORST = Assumed(issue=0.65, bandwidth=0.75, l2=350, launch=1.5e-6, overlaps=Fals
 
 def assumptions_table() -> str:
     """The best and the worst case."""
-    rows = [
-        ("instructions, of what schedulers and pipelines can do", *(f"{one.issue:.0%}" for one in (BEST, WORST))),
-        (
-            "bytes and products, of what memory, L2 and tensor cores can do",
-            *(f"{one.bandwidth:.0%}" for one in (BEST, WORST)),
-        ),
-        ("L2's latency, clocks", BEST.l2, WORST.l2),
-        ("a launch in a busy stream or a graph, µs", *(f"{one.launch * 1e6:.1f}" for one in (BEST, WORST))),
-        ("Triton: products of one program while another decodes", *(_yes(one.overlaps) for one in (BEST, WORST))),
-        (
-            "CUDA: L1 keeps weights from one row to the next, as much as fits",
-            *(_yes(one.keeps) for one in (BEST, WORST)),
-        ),
-        (
-            "CUDA: a round of loads that is not full takes",
-            *("a whole round" if one.whole else "its share" for one in (BEST, WORST)),
-        ),
-    ]
+    described: dict[str, Callable[[Assumed], object]] = {
+        "instructions, of what schedulers and pipelines can do": lambda one: f"{one.issue:.0%}",
+        "bytes and products, of what memory, L2 and tensor cores can do": lambda one: f"{one.bandwidth:.0%}",
+        "L2's latency, clocks": lambda one: one.l2,
+        "a launch in a busy stream or a graph, µs": lambda one: f"{one.launch * 1e6:.1f}",
+        "Triton: products of one program while another decodes": lambda one: "yes" if one.overlaps else "no",
+        "CUDA: L1 keeps weights from one row to the next, as much as fits": lambda one: "yes" if one.keeps else "no",
+        "CUDA: a round of loads that is not full takes": lambda one: "a whole round" if one.whole else "its share",
+    }
+    rows = [[what, say(BEST), say(WORST)] for what, say in described.items()]
     return table(["assumed", "best case", "worst case"], rows)
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"
 
 
 class Span(NamedTuple):
