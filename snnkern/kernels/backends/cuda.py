@@ -66,9 +66,8 @@ def neuron_at_once(
     call = _layer_call()
     if call is None:
         return None
-    found = call(
-        current, threshold, carry, bias, row_alpha, _numbers(dynamics), wants_spikes, _device_of(current)
-    )  # fmt: skip
+    arguments = current, threshold, carry, bias, row_alpha, _numbers(dynamics), wants_spikes, _device_of(current)
+    found: tuple[Tensor, Tensor, Tensor] | None = call(*arguments)
     return found
 
 
