@@ -288,9 +288,9 @@ class SpikingActor(Policy):
     def warmup(self, batch: int = 1) -> None:
         """Prepares decisions of `batch` rows, so that the first one is not slower; carry and spikes do not change.
 
-        On Triton it compiles the kernel and times it with a few sizes of tiles (`docs/gpu.md`). Actors of the same
-        form, batch and device then use the fastest tile, until the process ends. Without it, nothing is timed, and the
-        tile follows from the batch.
+        On Triton it compiles the kernel and times it with a few sizes of tiles (`docs/gpu.md`). On CUDA it times two
+        kernels, where there are few rows and a GPU that has both. Actors of the same form, batch and device then use
+        what is fastest, until the process ends. Without it, nothing is timed, and the batch decides.
 
         Args:
             batch: B, rows of a decision.
