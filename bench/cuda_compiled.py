@@ -17,7 +17,7 @@ from snnkern.kernels.neurons import Kind
 
 FINITE = ROOT / "csrc" / "cuda" / "finite_kernel.cu"  # which has no neurons
 SOURCES = sorted({*(ROOT / "csrc" / "cuda").glob("*.cu")} - {FINITE})
-_NAME = re.compile(r"(neuron|actor)_kernelILNS_4KindE(\d)E(?:([fd])Li(\d)E)?((?:Lb\dE)+)")
+_NAME = re.compile(r"(neuron|actor|cluster)_kernelILNS_4KindE(\d)E(?:([fd])Li(\d)E)?((?:Lb\dE)+)")
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Compiled:
     Attributes:
         symbol: its name and form, as part of its symbol.
         target: such as "sm_90".
-        kernel: "neuron" or "actor".
+        kernel: "neuron", "actor", or "cluster", which is an actor on a GPU with clusters of blocks.
         kind: of neuron.
         dtype: "float32" or "float64".
-        width: neurons per thread of a neuron kernel; 1 for the actor.
+        width: neurons per thread of a neuron kernel; 1 for actors.
         registers: per thread.
         stack: bytes of local memory per thread.
         spills: bytes that are spilled and read again.
@@ -39,7 +39,7 @@ class Compiled:
             whether spikes go out.
         wide_loads: whether it reads memory by 16 bytes; None where nothing disassembles it.
         fused: fused multiply-adds, of either precision; None likewise.
-        loop: instructions of a thread in one simulation step of a neuron kernel; None likewise, and for the actor.
+        loop: instructions of a thread in one simulation step of a neuron kernel; None likewise, and for actors.
         code: an actor's; None likewise, and for neuron kernels.
     """
 
@@ -145,6 +145,8 @@ def parse(said: str, target: str) -> list[Compiled]:
         registers = re.search(r"Used (\d+) registers", part)
         if name is None or stack is None or registers is None:
             raise RuntimeError(f"ptxas said something else than expected: {part}")
+        if name[1] == "cluster" and int(target.removeprefix("sm_")) < 90:
+            continue  # it is empty there
         kernels.append(
             Compiled(
                 symbol=name[0],
@@ -194,7 +196,9 @@ def compiled_table(kernels: list[Compiled]) -> str:
         rows.setdefault(place, []).append(kernel)
     for _, group in sorted(rows.items()):
         first = group[0]
-        most = [max(kernel.registers for kernel in group if kernel.target == target) for target in targets]
+        most = [
+            max((kernel.registers for kernel in group if kernel.target == target), default="") for target in targets
+        ]
         name = f"{first.kernel}, {first.kind}, {first.dtype}"
         lines.append([name, first.width, *most, min(kernel.warps for kernel in group)])
     stack, spills = sum(kernel.stack for kernel in kernels), sum(kernel.spills for kernel in kernels)

@@ -8,6 +8,7 @@ Nothing here runs on a GPU. nvcc's flags and targets are those of CMakeLists.txt
 
 from __future__ import annotations
 
+import cluster_tables
 import cuda_compiled
 import cuda_tables
 import gradient_tables
@@ -42,6 +43,9 @@ def main() -> None:
     draw("assumptions", assumptions_table())
     draw("cuda-parts", cuda_tables.parts_table(rows["IF"]))
     draw("cuda-predicted", cuda_tables.predicted_table(rows, kernels))
+    of_clusters = cluster_tables.compile_kinds()
+    draw("cluster-parts", cluster_tables.parts_table(loads["IF"], of_clusters))
+    draw("cluster-predicted", cluster_tables.predicted_table(loads, of_clusters))
     draw("triton-precision", precision.precision_table())
     draw("triton-accumulation", precision.accumulation_table())
     of_triton = triton_compiled.compile_all([*triton_compiled.actors(), *triton_compiled.neurons()])

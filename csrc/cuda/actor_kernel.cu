@@ -9,16 +9,12 @@
 // time in their order, so hidden layers come out bit for bit the same.
 
 #include <algorithm>
-#include <cmath>
 
-#include "actor.h"
-#include "divisor.h"
+#include "actor_parts.h"
 
 namespace snnkern {
 namespace {
 
-constexpr int kWarp = 32;
-constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kReceivers = 4 * kWarp;  // of a warp: four neighbours for each lane
 constexpr int kInFlight = 8;           // rows of weights that a lane waits for at a time
 constexpr int kFirstInFlight = 16;     // the same, of single weights of the first layer
@@ -27,109 +23,41 @@ struct alignas(16) Four {
     float lane[4];
 };
 
-// What a block has in shared memory.
-class Memory {
+class Memory : public BlockMemory {
   public:
-    __device__ Memory(float4* memory, const ActorPlan& plan)
-        : memory_(reinterpret_cast<char*>(memory)), plan_(plan) {}
+    using BlockMemory::BlockMemory;
 
-    __device__ float* observation() const { return at<float>(plan_.observation); }
-    __device__ float* mean() const { return at<float>(plan_.mean); }
-    __device__ int32_t* counts() const { return at<int32_t>(plan_.counts); }
-    // Currents of a step of the tile, by neuron.
-    __device__ float* current(int step) const {
-        return at<float>(plan_.current) + step * plan_.tile_width;
-    }
     // Who fired at a step in a layer: a bit for every neuron. Layers take turns with two places.
-    __device__ uint32_t* mask(int layer, int timesteps, int step) const {
-        return at<uint32_t>(plan_.masks) + ((layer & 1) * timesteps + step) * plan_.most_words;
+    __device__ uint32_t* mask(int layer, int timesteps, int step, int word) const {
+        return at<uint32_t>(plan().masks) + ((layer & 1) * timesteps + step) * plan().most_words +
+               word;
     }
-    // What they sent, as `pack` below says.
-    __device__ uint8_t* units(int layer, int timesteps, int step) const {
-        return at<uint8_t>(plan_.units) +
-               ((layer & 1) * timesteps + step) * plan_.most_words * kWarp;
+    // What they sent, as `pack` says.
+    __device__ uint8_t* units(int layer, int timesteps, int step, int n) const {
+        return at<uint8_t>(plan().units) +
+               ((layer & 1) * timesteps + step) * plan().most_words * kWarp + n;
     }
-    __device__ uint32_t* list(int warp) const {
-        return at<uint32_t>(plan_.lists) + warp * kListPlaces;
-    }
-
-  private:
-    template <class T>
-    __device__ T* at(int32_t place) const {
-        return reinterpret_cast<T*>(memory_ + place);
-    }
-    char* memory_;
-    const ActorPlan& plan_;
 };
 
-// ±2^-j in a byte: the sign, and the seven low bits of the exponent, which begins with 0 for j > 0
-// and also for 1.
-__device__ inline uint8_t pack(float units) {
-    const uint32_t bits = __float_as_uint(units);
-    return static_cast<uint8_t>(bits >> 24 & 0x80u) | static_cast<uint8_t>(bits >> 23 & 0x7fu);
-}
-__device__ inline uint32_t unpack(uint8_t packed) {
-    return (packed & 0x80u) << 24 | (packed & 0x7fu) << 23;
-}
-
-// The neuron of one thread during a decision.
 template <Kind kind, bool kTiny>
-struct State {
-    using One = Neuron<kind, float, kTiny, Divisor<float>>;
-    One neuron;
-    float start;
-    int32_t fired;  // by the warp
+__device__ void begin_neuron(const ActorProblem& p, State<kind, kTiny>& state, int l, int64_t b,
+                             int n) {
+    const ActorLayer& layer = p.model.layer[l];
+    const float carry = n < layer.outputs ? p.rows.carry[l][b * layer.outputs + n] : 0.0f;
+    state.begin(p.model, layer.threshold[n], layer.bias[n], carry);
+}
 
-    __device__ void begin(const ActorProblem& p, int l, int64_t b, int n) {
-        const ActorLayer& layer = p.model.layer[l];
-        const float threshold = layer.threshold[n];
-        const float carry = n < layer.outputs ? p.rows.carry[l][b * layer.outputs + n] : 0.0f;
-        start = p.model.parameters.initial_fraction * threshold + carry;
-        neuron = One(p.model.parameters, threshold, start, layer.bias[n]);
-        fired = 0;
+template <Kind kind, bool kTiny>
+__device__ void end_neuron(const ActorProblem& p, const Memory& memory,
+                           const State<kind, kTiny>& state, int l, int64_t b, int n) {
+    const ActorLayer& layer = p.model.layer[l];
+    if (n < layer.outputs) {
+        float* carry = p.rows.carry[l] + b * layer.outputs + n;
+        const float alpha = p.rows.alpha ? p.rows.alpha[b] : p.model.parameters.alpha;
+        *carry = state.next_carry(p.model, *carry, alpha);
     }
-
-    __device__ void step(const ActorProblem& p, const Memory& memory, int l, int n, int step,
-                         float x) {
-        const Divisor<float> t(step + 1);
-        neuron.integrate(x);
-        const Spike<float> spike = neuron.fire(t);
-        neuron.reset(spike, x, t);
-        const unsigned mask = __ballot_sync(kAllLanes, spike.fires);
-        fired += __popc(mask);
-        if (l == p.model.hidden - 1) return;  // nobody receives these spikes, only their mean
-        if (threadIdx.x % kWarp == 0) memory.mask(l, p.model.timesteps, step)[n / kWarp] = mask;
-        if (!kIsBinary<kind>) memory.units(l, p.model.timesteps, step)[n] = pack(spike.units);
-    }
-
-    __device__ void end(const ActorProblem& p, const Memory& memory, int l, int64_t b, int n) {
-        const ActorLayer& layer = p.model.layer[l];
-        const Divisor<float> timesteps(p.model.timesteps);
-        if (n < layer.outputs) {
-            float* carry = p.rows.carry[l] + b * layer.outputs + n;
-            const float alpha = p.rows.alpha ? p.rows.alpha[b] : p.model.parameters.alpha;
-            *carry = residual_carry<float>(neuron.potential - start, neuron.transmitted(timesteps),
-                                           *carry, neuron.threshold, alpha, p.model.parameters);
-        }
-        if (l == p.model.hidden - 1) memory.mean()[n] = neuron.mean(timesteps);
-        if (threadIdx.x % kWarp == 0) atomicAdd(memory.counts() + l, fired);
-    }
-};
-
-// The observation, normalised, as what the first layer receives.
-__device__ void observe(const ActorProblem& p, const Memory& memory, int64_t b) {
-    const ActorModel& model = p.model;
-    const ActorInterface& interface = model.interface;
-    const int inputs = model.layer[0].inputs;
-    for (int k = threadIdx.x; k < inputs; k += blockDim.x) {
-        float value = p.rows.observation[b * inputs + k];
-        if (interface.observation_mean) {
-            value = (value - interface.observation_mean[k]) / interface.observation_std[k];
-            value = value > interface.observation_clip ? interface.observation_clip : value;
-            value = value < -interface.observation_clip ? -interface.observation_clip : value;
-        }
-        memory.observation()[k] = value;
-    }
+    if (l == p.model.hidden - 1) memory.mean()[n] = state.mean(p.model);
+    if (threadIdx.x % kWarp == 0) atomicAdd(memory.counts() + l, state.fired);
 }
 
 // The first layer: its current is constant, so a thread sums it once and needs nobody else.
@@ -140,27 +68,24 @@ __device__ void run_first_layer(const ActorProblem& p, const Memory& memory, int
     const float* observation = memory.observation();
     for (int n = threadIdx.x; n < layer.width; n += blockDim.x) {
         State<kind, kTiny> state{};
-        state.begin(p, 0, b, n);
+        begin_neuron(p, state, 0, b, n);
         float x = kDifferential ? 0.0f : layer.bias[n];
-        const float* weight = layer.weight + n;
         for (int k = 0; k < layer.inputs; k += kFirstInFlight) {
-            float row[kFirstInFlight];
-#pragma unroll
-            for (int i = 0; i < kFirstInFlight; ++i)
-                row[i] = k + i < layer.inputs ? weight[int64_t(k + i) * layer.width] : 0.0f;
+            FirstWeights<kFirstInFlight> weights;
+            weights.load(layer, n, k);
 #pragma unroll
             for (int i = 0; i < kFirstInFlight; i += 2) {
                 if (k + i >= layer.inputs) break;
                 const float other = k + i + 1 < layer.inputs ? observation[k + i + 1] : 0.0f;
-                x = x + (row[i] * observation[k + i] + row[i + 1] * other);
+                x = x + (weights.row[i] * observation[k + i] + weights.row[i + 1] * other);
             }
         }
 #pragma unroll 1
         for (int step = 0; step < p.model.timesteps; ++step) {
-            state.step(p, memory, 0, n, step, x);
+            state.step(p.model, memory, 0, n, step, x);
             if constexpr (kDifferential) x = 0;  // a constant is coded as x_1, 0, 0, …
         }
-        state.end(p, memory, 0, b, n);
+        end_neuron(p, memory, state, 0, b, n);
     }
 }
 
@@ -208,8 +133,8 @@ __device__ Four gather(const ActorProblem& p, const Memory& memory, int l, int s
                        bool with_bias) {
     const ActorLayer& layer = p.model.layer[l];
     const int lane = threadIdx.x % kWarp;
-    const uint32_t* masks = memory.mask(l - 1, p.model.timesteps, step);
-    const uint8_t* units = memory.units(l - 1, p.model.timesteps, step);
+    const uint32_t* masks = memory.mask(l - 1, p.model.timesteps, step, 0);
+    const uint8_t* units = memory.units(l - 1, p.model.timesteps, step, 0);
     uint32_t* list = memory.list(threadIdx.x / kWarp);
     Four sum{};
     if (with_bias) sum = *reinterpret_cast<const Four*>(layer.bias + n);
@@ -248,7 +173,7 @@ __device__ void run_layer(const ActorProblem& p, const Memory& memory, int l, in
         const bool own = thread < columns;  // alike in all of a warp
         const int n = first + thread;
         State<kind, kTiny> state{};
-        if (own) state.begin(p, l, b, n);
+        if (own) begin_neuron(p, state, l, b, n);
         for (int begin = 0; begin < timesteps; begin += p.plan.tile_steps) {
             const int steps = min(p.plan.tile_steps, timesteps - begin);
             for (int task = warp; task < steps * chunks; task += p.plan.warps) {
@@ -263,31 +188,19 @@ __device__ void run_layer(const ActorProblem& p, const Memory& memory, int l, in
             __syncthreads();
             if (own)
                 for (int step = 0; step < steps; ++step)
-                    state.step(p, memory, l, n, begin + step, memory.current(step)[thread]);
+                    state.step(p.model, memory, l, n, begin + step, memory.current(step)[thread]);
             const bool more = begin + steps < timesteps || first + columns < layer.width;
             if (more) __syncthreads();
         }
-        if (own) state.end(p, memory, l, b, n);
+        if (own) end_neuron(p, memory, state, l, b, n);
     }
 }
 
-// The output layer is linear: one product, on the mean. A warp per action.
+// A warp per action.
 __device__ void act(const ActorProblem& p, const Memory& memory, int64_t b) {
-    const ActorModel& model = p.model;
-    const int inputs = model.layer[model.hidden - 1].outputs;
-    const int lane = threadIdx.x % kWarp;
-    for (int n = threadIdx.x / kWarp; n < model.actions; n += p.plan.warps) {
-        const float* weight = model.output_weight + int64_t(n) * inputs;
-        float z = 0;
-#pragma unroll 8
-        for (int k = lane; k < inputs; k += kWarp) z = fmaf(memory.mean()[k], weight[k], z);
-        for (int offset = kWarp / 2; offset; offset /= 2)
-            z += __shfl_xor_sync(kAllLanes, z, offset);
-        if (lane) continue;
-        z += model.output_bias[n];
-        const float squashed = model.interface.squash ? tanhf(z) : z;
-        p.rows.action[b * model.actions + n] =
-            model.interface.action_scale[n] * squashed + model.interface.action_bias[n];
+    for (int n = threadIdx.x / kWarp; n < p.model.actions; n += p.plan.warps) {
+        const float action = Action(p.model, n).from(p.model, memory.mean());
+        if (threadIdx.x % kWarp == 0) p.rows.action[b * p.model.actions + n] = action;
     }
 }
 
@@ -297,7 +210,7 @@ __global__ void __launch_bounds__(kMostActorWarps* kWarp, 1)
     SNNKERN_SHARED_MEMORY(shared);
     const Memory memory(shared, p.plan);
     const int64_t b = blockIdx.x;
-    observe(p, memory, b);
+    observe(p.model, p.rows, memory, b);
     const int thread = threadIdx.x;
     if (thread < p.model.hidden) memory.counts()[thread] = 0;
     __syncthreads();
@@ -321,8 +234,6 @@ Kernel kernel_of(const ActorModel& model) {
 
 constexpr const char* kName = "the actor kernel";
 
-constexpr int divide_up(int a, int b) { return (a + b - 1) / b; }
-
 ActorPlan plan_tile(const ActorModel& model, int tile_steps, int most_warps) {
     ActorPlan plan{};
     plan.tile_steps = tile_steps;
@@ -338,21 +249,16 @@ ActorPlan plan_tile(const ActorModel& model, int tile_steps, int most_warps) {
     }
     plan.warps = std::min(std::max(tasks, divide_up(widest, kWarp)), most_warps);
     plan.tile_width = std::min(plan.warps * kWarp, widest_receiver);
-    int64_t bytes = 0;
-    const auto place = [&bytes](int64_t size) {
-        const int64_t at = bytes;
-        bytes += (size + 15) / 16 * 16;
-        return static_cast<int32_t>(std::min<int64_t>(at, INT32_MAX));
-    };
+    Places places;
     const int64_t words = 2ll * model.timesteps * plan.most_words;
-    plan.observation = place(int64_t(model.layer[0].inputs) * sizeof(float));
-    plan.current = place(int64_t(tile_steps) * plan.tile_width * sizeof(float));
-    plan.mean = place(int64_t(model.layer[model.hidden - 1].width) * sizeof(float));
-    plan.lists = place(model.hidden > 1 ? plan.warps * kListPlaces * sizeof(uint32_t) : 0);
-    plan.masks = place(words * sizeof(uint32_t));
-    plan.units = place(is_binary(model.kind) ? 0 : words * kWarp);
-    plan.counts = place(model.hidden * sizeof(int32_t));
-    plan.bytes = static_cast<int32_t>(std::min<int64_t>(bytes, INT32_MAX));
+    plan.observation = places.place(int64_t(model.layer[0].inputs) * sizeof(float));
+    plan.current = places.place(int64_t(tile_steps) * plan.tile_width * sizeof(float));
+    plan.mean = places.place(int64_t(model.layer[model.hidden - 1].width) * sizeof(float));
+    plan.lists = places.place(model.hidden > 1 ? plan.warps * kListPlaces * sizeof(uint32_t) : 0);
+    plan.masks = places.place(words * sizeof(uint32_t));
+    plan.units = places.place(is_binary(model.kind) ? 0 : words * kWarp);
+    plan.counts = places.place(model.hidden * sizeof(int32_t));
+    plan.bytes = places.bytes();
     return plan;
 }
 

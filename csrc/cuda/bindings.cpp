@@ -10,6 +10,7 @@
 #include "../claim.h"
 #include "actor.h"
 #include "call.h"
+#include "cluster.h"
 #include "divisor.h"
 #include "function.h"
 #include "kernels.h"
@@ -90,6 +91,30 @@ class Engine {
         problem_.rows.alpha = pointer<const float>(alpha);
         problem_.plan = plan_actor(problem_.model, batch);
         prepare_actor(problem_.model);
+        by_clusters_ = false;
+    }
+
+    // Where the device runs a cluster of blocks for each of so many rows: how many columns of each
+    // layer a block has. Else nothing.
+    std::vector<int32_t> cluster_columns(int64_t batch) const {
+        const DeviceGuard guard(device_);
+        std::vector<int32_t> columns;
+        if (!cluster_serves(problem_.model, batch)) return columns;
+        const ClusterPlan plan = plan_cluster(problem_.model);
+        for (int l = 0; l < problem_.model.hidden; ++l) columns.push_back(plan.share[l].columns);
+        return columns;
+    }
+
+    // From now on, and until the next `bind`, clusters decide. Of each layer but the first, the
+    // weights of the blocks' columns [kClusterBlocks, inputs, columns].
+    void use_clusters(const std::vector<uintptr_t>& packed) {
+        const DeviceGuard guard(device_);
+        clustered_ = {problem_.model, problem_.rows, plan_cluster(problem_.model)};
+        for (size_t l = 0; l < packed.size(); ++l)
+            clustered_.plan.share[l + 1].packed = pointer<const float>(packed[l]);
+        prepare_cluster(problem_.model);
+        by_clusters_ = true;
+        chained_ = false;
     }
 
     // For memory [batch, inputs] and [batch, actions] that the caller has checked; false, and
@@ -97,10 +122,18 @@ class Engine {
     bool decide(uintptr_t stream, uintptr_t observation, uintptr_t action, bool check_finite) {
         const Claim claim(busy_);
         const DeviceGuard guard(device_);
-        problem_.rows.observation = pointer<const float>(observation);
-        problem_.rows.action = pointer<float>(action);
-        if (check_finite && !is_finite(stream_at(stream))) return false;
-        launch_actor(problem_, stream_at(stream));
+        ActorRows& rows = by_clusters_ ? clustered_.rows : problem_.rows;
+        rows.observation = pointer<const float>(observation);
+        rows.action = pointer<float>(action);
+        if (check_finite && !is_finite(rows, stream_at(stream))) return false;
+        if (!by_clusters_) {
+            launch_actor(problem_, stream_at(stream));
+            return true;
+        }
+        // The first one in a stream waits for whatever has packed the weights.
+        launch_cluster(clustered_, chained_ && stream == last_stream_, stream_at(stream));
+        chained_ = true;
+        last_stream_ = stream;
         return true;
     }
 
@@ -123,11 +156,11 @@ class Engine {
     }
 
   private:
-    bool is_finite(Stream stream) {
+    bool is_finite(const ActorRows& rows, Stream stream) {
         volatile int32_t* found = found_.address();
         *found = 0;
-        const int64_t count = problem_.rows.batch * problem_.model.layer[0].inputs;
-        launch_finite(problem_.rows.observation, count, found_.address(), stream);
+        const int64_t count = rows.batch * problem_.model.layer[0].inputs;
+        launch_finite(rows.observation, count, found_.address(), stream);
         const py::gil_scoped_release released;
         wait_for(stream);
         return *found == 0;
@@ -137,6 +170,9 @@ class Engine {
     ActorProblem problem_{};
     HostNumber found_;
     std::atomic<bool> busy_{false};
+    ClusterProblem clustered_{};
+    bool by_clusters_ = false, chained_ = false;
+    uintptr_t last_stream_ = 0;
 };
 
 void define_engine(py::module_& module) {
@@ -150,6 +186,8 @@ void define_engine(py::module_& module) {
              arg("output"), arg("interface"))
         .def("fits", &Engine::fits)
         .def("bind", &Engine::bind)
+        .def("cluster_columns", &Engine::cluster_columns)
+        .def("use_clusters", &Engine::use_clusters)
         .def("decide", &Engine::decide)
         .def("call", &Engine::call);
     py::class_<Torch, std::shared_ptr<Torch>>(module, "Torch", py::module_local(),
@@ -179,6 +217,7 @@ PYBIND11_MODULE(_cuda, module) {
     module.attr("most_hidden") = kMostHidden;
     module.attr("most_neurons") = kMostActorNeurons;
     module.attr("padding") = kActorPadding;
+    module.attr("cluster_blocks") = kClusterBlocks;
 }
 
 }  // namespace snnkern

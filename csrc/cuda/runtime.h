@@ -60,6 +60,8 @@ inline int64_t most_shared_memory() {
     return device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
 }
 
+inline bool has_clusters() { return device_attribute(cudaDevAttrClusterLaunch) != 0; }
+
 inline int multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount); }
 
 inline void fill_zero(void* memory, int64_t bytes, Stream stream) {
@@ -78,14 +80,83 @@ void allow_shared_memory(void (*kernel)(Problem), const char* name) {
                          std::to_string(bytes) + " bytes of shared memory");
 }
 
+// As much of a multiprocessor's memory as there is becomes shared memory, and not cache.
 template <class Problem>
-void launch(void (*kernel)(Problem), int64_t blocks, dim3 block, int64_t shared_bytes,
-            Stream stream, const Problem& problem, const char* name) {
+void prefer_shared_memory(void (*kernel)(Problem), const char* name) {
+    const cudaError_t status = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+    if (status != cudaSuccess)
+        fail(status, std::string("cudaFuncSetAttribute for ") + name + " with all memory shared");
+}
+
+// The architecture that a kernel's code is for, such as 90 for sm_90: what a build has for the
+// current device may be for an older one.
+template <class Problem>
+int compiled_for(void (*kernel)(Problem), const char* name) {
+    cudaFuncAttributes attributes{};
+    const cudaError_t status = cudaFuncGetAttributes(&attributes, kernel);
+    if (status != cudaSuccess) fail(status, std::string("cudaFuncGetAttributes for ") + name);
+    return attributes.ptxVersion;
+}
+
+// How a launch differs from the usual one.
+struct LaunchForm {
+    int cluster = 1;       // blocks that share memory
+    bool chained = false;  // it may begin before the one before it in the stream has ended
+};
+
+// A launch's attributes; its configuration points to them.
+struct LaunchAttributes {
+    cudaLaunchAttribute attribute[2];
+    unsigned count = 0;
+
+    explicit LaunchAttributes(const LaunchForm& form) {
+        if (form.cluster > 1) {
+            cudaLaunchAttribute& cluster = attribute[count++];
+            cluster.id = cudaLaunchAttributeClusterDimension;
+            cluster.val.clusterDim.x = form.cluster;
+            cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+        }
+        if (form.chained) {
+            cudaLaunchAttribute& early = attribute[count++];
+            early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+            early.val.programmaticStreamSerializationAllowed = 1;
+        }
+    }
+};
+
+inline cudaLaunchConfig_t launch_config(int64_t blocks, dim3 block, int64_t shared_bytes,
+                                        Stream stream, LaunchAttributes& attributes) {
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(static_cast<unsigned>(blocks));
     config.blockDim = block;
     config.dynamicSmemBytes = shared_bytes;
     config.stream = stream;
+    config.attrs = attributes.attribute;
+    config.numAttrs = attributes.count;
+    return config;
+}
+
+// Clusters of a kernel that the current device runs at the same time.
+template <class Problem>
+int most_clusters(void (*kernel)(Problem), dim3 block, int64_t shared_bytes, int cluster,
+                  const char* name) {
+    LaunchAttributes attributes(LaunchForm{cluster});
+    const cudaLaunchConfig_t config =
+        launch_config(cluster, block, shared_bytes, nullptr, attributes);
+    int count = 0;
+    const cudaError_t status = cudaOccupancyMaxActiveClusters(&count, kernel, &config);
+    if (status != cudaSuccess)
+        fail(status, std::string("cudaOccupancyMaxActiveClusters for ") + name);
+    return count;
+}
+
+template <class Problem>
+void launch(void (*kernel)(Problem), int64_t blocks, dim3 block, int64_t shared_bytes,
+            Stream stream, const Problem& problem, const char* name, const LaunchForm& form = {}) {
+    LaunchAttributes attributes(form);
+    const cudaLaunchConfig_t config =
+        launch_config(blocks, block, shared_bytes, stream, attributes);
     const cudaError_t status = blocks > INT32_MAX ? cudaErrorInvalidConfiguration
                                                   : cudaLaunchKernelEx(&config, kernel, problem);
     if (status != cudaSuccess)

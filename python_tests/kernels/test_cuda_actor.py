@@ -158,16 +158,18 @@ def test_a_refused_observation_leaves_everything_as_it_was(cuda_device) -> None:
     assert bool(ours.hidden[0].carry.value[1].isnan().any())
 
 
+@each("clusters", {"rows": "0", "clusters": "1"})
 @each("neuron", DEFAULT_NEURONS)
-def test_nothing_is_written_outside_of_carries_and_counts(cuda_device, neuron) -> None:
+def test_nothing_is_written_outside_of_carries_and_counts(cuda_device, monkeypatch, neuron, clusters) -> None:
+    monkeypatch.setenv("SNNKERN_CUDA_CLUSTERS", clusters)
     ours, wanted = twins((11, 133, 65, 3), neuron, cuda_device, alpha=1.0)
-    engine = ours._pack(5)
-    guards = [torch.full((5 * width + 64,), 1e30, device=cuda_device) for width in (133, 65)]
-    guards.append(torch.full((2 * 5 + 64,), -1, dtype=torch.int64, device=cuda_device))
+    engine = ours._pack(4)
+    guards = [torch.full((4 * width + 64,), 1e30, device=cuda_device) for width in (133, 65)]
+    guards.append(torch.full((2 * 4 + 64,), -1, dtype=torch.int64, device=cuda_device))
     inner = [guard[32:-32] for guard in guards]
-    carries = [one.view(5, -1).zero_() for one in inner[:2]]
-    observation = random_observations(1, 5, 11)[0]
-    engine.bind(carries, inner[2].view(2, 5), None)
+    carries = [one.view(4, -1).zero_() for one in inner[:2]]
+    observation = random_observations(1, 4, 11)[0]
+    engine.bind(carries, inner[2].view(2, 4), None)
     engine.decide(observation.to(cuda_device), True, 1)
     wanted(observation)
     for mine, layer in zip(carries, wanted.hidden, strict=True):
@@ -210,7 +212,7 @@ def test_auto_prefers_triton_for_large_batches_on_a_gpu(monkeypatch) -> None:
     with pytest.raises(snnkern.InputError, match="SNNKERN_SMALL_BATCH must be a whole number of rows, got 'many'"):
         choice.is_large(device, 65)
     monkeypatch.undo()
-    assert choice.small_batch() == 4096
+    assert choice.small_batch() == 1024
 
 
 def test_the_rule_decides_which_engine_is_packed(monkeypatch) -> None:

@@ -312,7 +312,7 @@ def test_who_comes_while_another_waits_is_refused(module) -> None:
     """The wait for the device lets other threads run."""
     ours, wanted = pair()
     engine, bound = ours._engine, ours._engine._bound
-    x, *state = observation(3), [torch.zeros(ROWS, width) for width in WIDTHS[1:-1]], bound[-1].clone()
+    x, *state = observation(3), [torch.zeros(ROWS, width) for width in WIDTHS[1:-1]], bound.counts.clone()
     refused = []
 
     def decide_too() -> None:

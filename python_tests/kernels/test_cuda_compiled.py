@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import cluster_tables
 import cuda_compiled
 import cuda_tables
 import pytest
@@ -48,7 +49,7 @@ def assert_registers_leave_room(kernels: list[cuda_compiled.Compiled]) -> None:
 
 
 def test_all_sources_and_targets_are_here() -> None:
-    assert [file.stem for file in cuda_compiled.SOURCES] == ["actor_kernel", "neuron_kernel"]
+    assert [file.stem for file in cuda_compiled.SOURCES] == ["actor_kernel", "cluster_kernel", "neuron_kernel"]
     assert cuda_compiled.build_settings()[1] == list(TARGETS)
 
 
@@ -83,6 +84,33 @@ def assert_loops_are_found(kernels: list[cuda_compiled.Compiled]) -> None:
         assert 8 + 32 < found.rows.issued <= most, kind
         assert found.rows.memory == 8 + 2  # and two reads of the list
         assert 0 < found.first_step.issued <= found.step.issued <= 75, kind
+
+
+@each_target
+def test_cluster_kernels_fit(target) -> None:
+    kernels = compiled("cluster_kernel", target) if target != "sm_80" else []
+    assert {(one.kernel, one.kind) for one in kernels} == (
+        {("cluster", kind) for kind in MOST_REGISTERS} if target != "sm_80" else set()
+    )
+    assert_registers_leave_room(kernels)
+
+
+def test_without_clusters_the_cluster_kernel_is_empty() -> None:
+    if why := cuda_compiled.missing():
+        pytest.skip(why)
+    assert cuda_compiled.compile_one(cluster_tables.SOURCE, "sm_80") == []
+
+
+def test_clusters_send_and_wait_as_is_planned() -> None:
+    """In machine code: bulk copies, numbers and pieces of 16 bytes for others, and no wait for all that was written."""
+    if why := cuda_compiled.missing() or ("" if disassembles else "no nvdisasm"):
+        pytest.skip(why)
+    for kind, code in cluster_tables.compile_kinds().items():
+        assert code.count("UBLKCP") == 3, kind  # weights, biases, thresholds
+        assert code.count("STAS") > code.count("STAS.128") > 0, kind
+        assert code.count("UCGABAR_ARV") == 1, kind
+        assert code.count("MEMBAR.ALL.GPU") == 0, kind  # what a releasing arrival takes
+        assert 0 < cluster_tables.Instructions.of(code).row < 8, kind
 
 
 @each_target

@@ -13,7 +13,9 @@ import torch
 from support import ROOT
 from support.cases import DEFAULT_NEURONS, needs_cpu
 from support.cuda_actors import decide, twins
-from support.cuda_on_host import ORDERS, barriers, run_fault, take_turns
+from support.cuda_on_host import ORDERS, barriers, run_cluster_fault, run_fault, take_turns
+
+INVALID = "cudaErrorInvalidConfiguration"
 
 
 @pytest.fixture(params=ORDERS)
@@ -64,19 +66,74 @@ def test_a_misaligned_address_is_named(module) -> None:
     assert re.fullmatch(r"misaligned address at faults.cpp:\d+", run_fault(module, "a misaligned address")[1])
 
 
+def test_a_cluster_without_fault_gives_its_sum(module) -> None:
+    assert run_cluster_fault(module, "none") == (sum(range(256)), "")
+
+
+@pytest.mark.parametrize("fault", ["no wait for copies", "no wait for blocks", "the wrong parity"])
+def test_without_a_wait_what_comes_late_is_missed(cuda_on_host, fault) -> None:
+    """In some order of turns; where all comes at once, nobody notices."""
+    found = set()
+    for order in ORDERS:
+        take_turns(cuda_on_host, order)
+        found.add(run_cluster_fault(cuda_on_host, fault))
+    take_turns(cuda_on_host, "forward")
+    assert found - {(sum(range(256)), "")}
+
+
+@pytest.mark.parametrize(
+    ("fault", "messages"),
+    [
+        ("a barrier that is not made", {"a barrier that nobody has made"}),
+        ("a barrier that is not published", {"a bulk copy does not see its barrier"}),
+        ("fewer bytes announced", {"other bytes came than were announced", "threads wait for others that never come"}),
+        ("more bytes announced", {"threads wait for others that never come"}),
+        ("bytes announced twice", {"bytes are announced a second time"}),
+        ("a misaligned copy", {"a bulk copy that is not aligned"}),
+        ("a copy outside shared memory", {"a bulk copy outside of shared memory"}),
+        ("an arrival without a wait", {"a thread arrives again and has not waited"}),
+        ("a wait without an arrival", {"a thread waits and has not arrived"}),
+        (
+            "a grid of no whole clusters",
+            {"the launch of the kernel with 5 blocks of 64 threads failed: on the host (" + INVALID + ")"},
+        ),
+    ],
+)
+def test_faults_of_clusters_are_named(module, fault, messages) -> None:
+    assert run_cluster_fault(module, fault)[1] in messages
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("sent before all have begun", "the memory of a block that has not begun"),
+        ("sent to a block that has ended", "the memory of a block that has ended"),
+        ("an end before the copies come", "a block ended before all its copies had come"),
+    ],
+)
+def test_faults_of_clusters_are_named_in_some_order(cuda_on_host, fault, message) -> None:
+    messages = set()
+    for order in ORDERS:
+        take_turns(cuda_on_host, order)
+        messages.add(run_cluster_fault(cuda_on_host, fault)[1])
+    take_turns(cuda_on_host, "forward")
+    assert message in messages
+
+
 @needs_cpu
 @pytest.mark.thorough
-def test_the_actor_kernel_needs_each_of_its_barriers(cuda_on_host) -> None:
+@pytest.mark.parametrize(("kernel", "barriers"), [("actor", 7), ("cluster", 14)])
+def test_the_actor_kernels_need_each_of_their_barriers(cuda_on_host, kernel, barriers) -> None:
     """Without one of them, whichever it is, some order of threads gives other results."""
     program = ROOT / "python_tests" / "support" / "cuda_on_host" / "without_barriers.py"
     if "sanitize" in os.environ.get("SNNKERN_HOST_FLAGS", ""):
         pytest.skip("a sanitizer would report each of them")
     done = subprocess.run(
-        [sys.executable, str(program), cuda_on_host.__file__], capture_output=True, text=True, check=True
+        [sys.executable, str(program), cuda_on_host.__file__, kernel], capture_output=True, text=True, check=True
     )
     everyone, *without = json.loads(done.stdout).values()
     assert everyone == "right"
-    assert len(without) == 7
+    assert len(without) == barriers
     assert "right" not in without
 
 

@@ -44,6 +44,13 @@ def module(cuda_on_host, monkeypatch):
     return cuda_on_host
 
 
+@pytest.fixture(params=["rows", "clusters"])
+def kernel(request, monkeypatch):
+    """Which of the two kernels of whole actors decides, where both can: their setting is read when rows are bound."""
+    monkeypatch.setenv("SNNKERN_CUDA_CLUSTERS", str(int(request.param == "clusters")))
+    return request.param
+
+
 @pytest.fixture
 def second_device(module, monkeypatch):
     """Tensors are on device 1, whose current stream is 1234, while device 0 is the current one."""
@@ -68,7 +75,7 @@ def test_a_layer_runs_on_its_device_and_stream(second_device, dtype) -> None:
     assert current_device(second_device) == 0
 
 
-def test_an_actor_is_packed_and_runs_on_its_device_and_stream(second_device) -> None:
+def test_an_actor_is_packed_and_runs_on_its_device_and_stream(second_device, kernel) -> None:
     with recorded(second_device) as calls:
         actor, _ = twins((11, 33, 17, 3), "mt", HOST)
         decide(actor, torch.zeros(2, 11))
@@ -138,7 +145,7 @@ def test_an_actor_may_take_more_shared_memory_than_kernels_usually_have(module, 
 
 
 @each("order", {name: name for name in ORDERS})
-def test_a_list_that_begins_with_one_left_over_is_full(module, order) -> None:
+def test_a_list_that_begins_with_one_left_over_is_full(module, kernel, order) -> None:
     """Every neuron but one of the first 256 fires: 255 of them, two at a time, leave one for the 256 that follow."""
     timesteps = 3
     interface = snnkern.Interface(3, 2)
@@ -239,7 +246,7 @@ def test_nothing_is_read_beyond_the_inputs_of_a_layer(module, neuron, neurons) -
 
 
 @each("neuron", DEFAULT_NEURONS)
-def test_nothing_is_read_beyond_the_inputs_of_an_actor(module, neuron) -> None:
+def test_nothing_is_read_beyond_the_inputs_of_an_actor(module, kernel, neuron) -> None:
     ours, wanted = twins((11, 33, 17, 3), neuron, HOST, alpha=1.0)
     engine = ours._pack(2)
     carries = [before_a_guard(torch.zeros(2, width)) for width in (33, 17)]

@@ -10,6 +10,11 @@ NEURONS = "python_tests/kernels/test_cuda_neurons.py -k 'host and (hard_inputs o
 ACTOR = "python_tests/kernels/test_cuda_actor.py -k 'host'"
 BEYOND = "python_tests/kernels/test_cuda_runtime.py -k beyond"
 CALLS = "python_tests/kernels/test_cuda_calls.py"
+CLUSTER = "python_tests/kernels/test_cuda_cluster.py -k 'bit_identical and host'"
+CLUSTER_ORDERS = "python_tests/kernels/test_cuda_cluster.py -k 'order_of_threads or may_begin'"
+CLUSTER_CHOICE = (
+    "python_tests/kernels/test_cuda_cluster.py -k 'cannot_do or without_clusters or older_gpus or warmup or stream'"
+)
 
 
 def _call(name: str, file: str, text: str, replacement: str) -> Mutant:
@@ -83,8 +88,8 @@ MUTANTS = [
     Mutant(
         name="cuda-decide-without-device-guard",
         file="csrc/cuda/bindings.cpp",
-        text="const DeviceGuard guard(device_);\n        problem_.rows.observation",
-        replacement="problem_.rows.observation",
+        text="const DeviceGuard guard(device_);\n        ActorRows& rows",
+        replacement="ActorRows& rows",
         tests=RUNTIME,
     ),
     Mutant(
@@ -173,16 +178,16 @@ MUTANTS = [
     ),
     Mutant(
         name="cuda-observations-in-32-bits",
-        file="csrc/cuda/actor_kernel.cu",
-        text="float value = p.rows.observation[b * inputs + k];",
-        replacement="float value = p.rows.observation[uint32_t(b * inputs + k)];",
+        file="csrc/cuda/actor_parts.h",
+        text="float value = rows.observation[b * inputs + k];",
+        replacement="float value = rows.observation[uint32_t(b * inputs + k)];",
         tests=BEYOND,
     ),
     Mutant(
         name="cuda-actions-in-32-bits",
         file="csrc/cuda/actor_kernel.cu",
-        text="p.rows.action[b * model.actions + n] =",
-        replacement="p.rows.action[uint32_t(b * model.actions + n)] =",
+        text="p.rows.action[b * p.model.actions + n] =",
+        replacement="p.rows.action[uint32_t(b * p.model.actions + n)] =",
         tests=BEYOND,
     ),
     Mutant(
@@ -279,8 +284,8 @@ MUTANTS = [
     Mutant(
         name="cuda-means-of-the-wrong-layer",
         file="csrc/cuda/actor_kernel.cu",
-        text="if (l == p.model.hidden - 1) memory.mean()[n] = neuron.mean(timesteps);",
-        replacement="if (l == 0) memory.mean()[n] = neuron.mean(timesteps);",
+        text="if (l == p.model.hidden - 1) memory.mean()[n] = state.mean(p.model);",
+        replacement="if (l == 0) memory.mean()[n] = state.mean(p.model);",
         tests=ACTOR,
     ),
     Mutant(
@@ -300,8 +305,8 @@ MUTANTS = [
     Mutant(
         name="cuda-layers-share-their-masks",
         file="csrc/cuda/actor_kernel.cu",
-        text="at<uint32_t>(plan_.masks) + ((layer & 1) * timesteps + step)",
-        replacement="at<uint32_t>(plan_.masks) + ((layer & 0) * timesteps + step)",
+        text="at<uint32_t>(plan().masks) + ((layer & 1) * timesteps + step)",
+        replacement="at<uint32_t>(plan().masks) + ((layer & 0) * timesteps + step)",
         tests=ACTOR,
     ),
     Mutant(
@@ -374,5 +379,236 @@ MUTANTS = [
         "snnkern/kernels/backends/cuda.py",
         "= dynamics, dynamics.numbers",
         "= None, dynamics.numbers",
+    ),
+    Mutant(
+        name="cluster-sums-before-its-weights-have-come",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="wait_for_copies(part.memory.fetched(l), 0);",
+        replacement="",
+        tests=CLUSTER_ORDERS,
+    ),
+    Mutant(
+        name="cluster-waits-for-weights-of-the-wrong-parity",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="wait_for_copies(part.memory.fetched(l), 0);",
+        replacement="wait_for_copies(part.memory.fetched(l), 1);",
+        tests=CLUSTER_ORDERS,
+    ),
+    Mutant(
+        name="cluster-does-not-wait-for-spikes",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="wait_for_blocks(memory.received(l), 0);",
+        replacement="",
+        tests=CLUSTER_ORDERS,
+    ),
+    Mutant(
+        name="cluster-waits-for-spikes-of-the-wrong-parity",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="wait_for_blocks(memory.received(l), 0);",
+        replacement="wait_for_blocks(memory.received(l), 1);",
+        tests=CLUSTER_ORDERS,
+    ),
+    Mutant(
+        name="cluster-ends-before-all-means-have-come",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="wait_for_blocks(memory.received(last), 0);",
+        replacement="",
+        tests=CLUSTER_ORDERS,
+    ),
+    Mutant(
+        name="cluster-does-not-wait-for-its-own-spikes",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="__syncthreads();\n        wait_for_blocks(memory.received(l), 0);",
+        replacement="wait_for_blocks(memory.received(l), 0);",
+        tests=CLUSTER_ORDERS,
+    ),
+    Mutant(
+        name="cluster-does-not-wait-for-its-own-means",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="__syncthreads();\n    wait_for_blocks(memory.received(last), 0);",
+        replacement="wait_for_blocks(memory.received(last), 0);",
+        tests=CLUSTER_ORDERS,
+    ),
+    Mutant(
+        name="cluster-does-not-wait-for-its-first-layer",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="__syncthreads();\n    cluster_wait();",
+        replacement="cluster_wait();",
+        tests=CLUSTER_ORDERS,
+    ),
+    Mutant(
+        name="cluster-sends-before-all-blocks-have-begun",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="__syncthreads();\n    cluster_wait();",
+        replacement="__syncthreads();",
+        tests=CLUSTER_ORDERS,
+    ),
+    Mutant(
+        name="cluster-does-not-publish-its-barriers",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="publish_barriers();",
+        replacement="",
+        tests=CLUSTER_ORDERS,
+    ),
+    Mutant(
+        name="cluster-expects-nobody-to-be-through",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="l == 1 ? (kClusterBlocks - 1) * sizeof(uint32_t) : 0;",
+        replacement="0;",
+        tests=CLUSTER_ORDERS,
+    ),
+    Mutant(
+        name="cluster-replaces-the-first-carry-before-all-have-read-it",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="__syncthreads();\n    cluster_wait();",
+        replacement="__syncthreads();\n    replace_first_carry(part);\n    cluster_wait();",
+        tests=CLUSTER_ORDERS,
+    ),
+    Mutant(
+        name="cluster-layers-share-their-places",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="return layer * plan().most_words + word;",
+        replacement="return (layer & 1) * plan().most_words + word;",
+        tests=CLUSTER,
+    ),
+    Mutant(
+        name="cluster-warp-does-not-wait-before-it-sends",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="word = n / kWarp;\n    __syncwarp();",
+        replacement="word = n / kWarp;",
+        tests=CLUSTER_ORDERS,
+    ),
+    Mutant(
+        name="cluster-reads-before-the-launch-before-has-ended",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="wait_for_launch_before();",
+        replacement="",
+        tests=CLUSTER_ORDERS,
+    ),
+    Mutant(
+        name="cluster-first-launch-may-overlap",
+        file="csrc/cuda/bindings.cpp",
+        text="chained_ && stream == last_stream_",
+        replacement="stream == last_stream_",
+        tests=CLUSTER_CHOICE,
+    ),
+    Mutant(
+        name="cluster-launch-on-another-stream-may-overlap",
+        file="csrc/cuda/bindings.cpp",
+        text="chained_ && stream == last_stream_",
+        replacement="chained_",
+        tests=CLUSTER_CHOICE,
+    ),
+    Mutant(
+        name="cluster-one-left-over-is-lost",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="if (count && threadIdx.x % kWarp == 0) list[0] = waiting;",
+        replacement="(void)waiting;",
+        tests=CLUSTER,
+    ),
+    Mutant(
+        name="cluster-weights-left-over-are-not-added",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="return add_weights<kScaled, false>(sum, list + e, count - e, weight, width);",
+        replacement="return sum;",
+        tests=CLUSTER,
+    ),
+    Mutant(
+        name="cluster-wide-parts-have-one-carry",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="if (column >= static_cast<int>(blockDim.x)) carry = part.carry(l, n);",
+        replacement="",
+        tests=CLUSTER,
+    ),
+    Mutant(
+        name="cluster-wide-first-layers-have-one-carry",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="            carry = part.carry(0, n);\n",
+        replacement="",
+        tests=CLUSTER,
+    ),
+    Mutant(
+        name="cluster-dc-adds-its-bias-to-currents",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="gather<!kIsBinary<kind>>(part, l, step, column, !kIsDifferential<kind>);",
+        replacement="gather<!kIsBinary<kind>>(part, l, step, column, true);",
+        tests=CLUSTER,
+    ),
+    Mutant(
+        name="cluster-padding-has-a-carry",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="return n < outputs ? p.rows.carry[l][b * outputs + n] : 0.0f;",
+        replacement="return p.rows.carry[l][b * outputs + n];",
+        tests="python_tests/kernels/test_cuda_runtime.py -k nothing_is_read",
+    ),
+    Mutant(
+        name="cluster-padding-has-a-new-carry",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="if (n < outputs) p.rows.carry[l][b * outputs + n] = value;",
+        replacement="p.rows.carry[l][b * outputs + n] = value;",
+        tests="python_tests/kernels/test_cuda_actor.py -k 'host and nothing_is_written'",
+    ),
+    Mutant(
+        name="cluster-counts-the-last-word",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="count += part.memory.counts(l)[word];",
+        replacement="count = part.memory.counts(l)[word];",
+        tests=CLUSTER,
+    ),
+    Mutant(
+        name="cluster-on-a-device-without",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="if (model.hidden < 2 || !has_clusters()) return false;",
+        replacement="if (model.hidden < 2) return false;",
+        tests=CLUSTER_CHOICE,
+    ),
+    Mutant(
+        name="cluster-for-any-number-of-rows",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="return batch <=",
+        replacement="return batch <= 1000 +",
+        tests=CLUSTER_CHOICE,
+    ),
+    Mutant(
+        name="cluster-is-taken-whatever-comes-out",
+        file="snnkern/kernels/backends/clusters.py",
+        text="same = ours is not None and all(map(torch.equal, usual.results, ours.results))",
+        replacement="same = ours is not None",
+        tests=CLUSTER_CHOICE,
+    ),
+    Mutant(
+        name="cluster-is-taken-however-slow",
+        file="snnkern/kernels/backends/clusters.py",
+        text="and ours.seconds < usual.seconds",
+        replacement="and ours.seconds > 0",
+        tests=CLUSTER_CHOICE,
+    ),
+    Mutant(
+        name="cluster-is-looked-for-without-device-guard",
+        file="csrc/cuda/bindings.cpp",
+        text="const DeviceGuard guard(device_);\n        std::vector<int32_t> columns;",
+        replacement="std::vector<int32_t> columns;",
+        tests=RUNTIME,
+    ),
+    Mutant(
+        name="cluster-of-a-build-without",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="if (compiled_for(kernel_of(model), kName) < 90) return false;",
+        replacement="",
+        tests=CLUSTER_CHOICE,
+    ),
+    Mutant(
+        name="cluster-first-layer-adds-what-stands-behind",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="x = j < left ? x + two : x;",
+        replacement="x = x + two;",
+        tests=CLUSTER,
+    ),
+    Mutant(
+        name="cluster-first-layer-leaves-out-an-odd-input",
+        file="csrc/cuda/cluster_kernel.cu",
+        text="j + 1 < left ? value[j + 1] : 0.0f",
+        replacement="0.0f",
+        tests=CLUSTER,
     ),
 ]

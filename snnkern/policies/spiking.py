@@ -300,8 +300,8 @@ class SpikingActor(Policy):
 
         On Triton it compiles the kernel and times it with a few sizes of tiles (`docs/gpu.md`). Actors of the same
         form and device then use the fastest tile for all batches up to the same power of two, and so do later
-        processes: the choice is kept beside what Triton compiled. Where nothing was timed, the tile follows from the
-        batch.
+        processes: the choice is kept beside what Triton compiled. On CUDA it times two kernels, where there are few
+        rows and a GPU that has both, for this process. Where nothing was timed, the batch decides.
 
         Args:
             batch: B, rows of a decision.

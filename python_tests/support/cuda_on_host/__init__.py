@@ -104,14 +104,24 @@ def use(module: ModuleType, setattr: Callable[[object, str, object], None] = set
         cached.cache_clear()
 
 
-def take_turns(module: ModuleType, order: str) -> None:
-    """In which order a block's threads run from now on: a name from `ORDERS`."""
-    ctypes.CDLL(module.__file__).snnkern_host_order(ORDERS[order])
+def take_turns(module: ModuleType, order: str, seed: int = 0) -> None:
+    """In which order threads run from now on: a name from `ORDERS`; "random" with another seed gives another order."""
+    ctypes.CDLL(module.__file__).snnkern_host_order(ORDERS[order] + seed)
 
 
-def leave_out(module: ModuleType, line: int) -> None:
-    """From now on nobody waits at a `__syncthreads` or `__syncwarp` in this line of a source; 0 for everybody again."""
-    ctypes.CDLL(module.__file__).snnkern_host_leave_out(line)
+def leave_out(module: ModuleType, *places: tuple[str, int]) -> None:
+    """From now on nobody waits at a barrier in these places, each a source's name and a line; everybody where empty."""
+    library = ctypes.CDLL(module.__file__)
+    library.snnkern_host_leave_out(None, 0)
+    for name, line in places:
+        library.snnkern_host_leave_out(name.encode(), line)
+
+
+def come_late(module: ModuleType, *tensors: Tensor) -> None:
+    """In the next launch these are garbage, until a thread waits for the launch before."""
+    for tensor in tensors:
+        size = ctypes.c_int64(tensor.nbytes)
+        ctypes.CDLL(module.__file__).snnkern_host_late(ctypes.c_void_p(tensor.data_ptr()), size)
 
 
 def barriers(module: ModuleType) -> int:
@@ -120,8 +130,11 @@ def barriers(module: ModuleType) -> int:
 
 
 class Call(NamedTuple):
-    """A call of the runtime: "launch", "memset", "wait" (for a stream), "limit" (of shared memory) or "attribute"; and
-    the current device."""
+    """A call of the runtime, and the current device.
+
+    "launch", "memset", "wait" (for a stream), "limit" (of shared memory) or "attribute". Behind a launch stand its
+    attributes: "cluster" with its blocks for bytes, and "overlap", where it may begin early.
+    """
 
     what: str
     device: int
@@ -162,8 +175,19 @@ def current_device(module: ModuleType) -> int:
 
 
 @contextmanager
+def compiled_for(module: ModuleType, architecture: int) -> Iterator[None]:
+    """Within it the kernels are said to be for this architecture: 80 for sm_80."""
+    say = ctypes.CDLL(module.__file__).snnkern_host_compiled_for
+    say(architecture)
+    try:
+        yield
+    finally:
+        say(90)
+
+
+@contextmanager
 def from_block(module: ModuleType, number: int) -> Iterator[None]:
-    """Within it a launch runs no block before this one."""
+    """Within it a launch runs no block before this one, or no cluster."""
     start = ctypes.CDLL(module.__file__).snnkern_host_first_block
     start(ctypes.c_int64(number))
     try:
@@ -196,8 +220,39 @@ FAULTS = (
 )
 
 
+# Of a kernel of clusters, `cluster_faults.cpp`.
+CLUSTER_FAULTS = (
+    "none",
+    "no wait for copies",
+    "no wait for blocks",
+    "the wrong parity",
+    "a barrier that is not made",
+    "a barrier that is not published",
+    "fewer bytes announced",
+    "more bytes announced",
+    "bytes announced twice",
+    "a misaligned copy",
+    "a copy outside shared memory",
+    "sent before all have begun",
+    "sent to a block that has ended",
+    "an end before the copies come",
+    "an arrival without a wait",
+    "a wait without an arrival",
+    "a grid of no whole clusters",
+)
+
+
 def run_fault(module: ModuleType, fault: str) -> tuple[int, str]:
-    """Runs the kernel of `faults.cpp` with a fault from `FAULTS`: its sum, and the message where the fault is found."""
+    """Runs the kernel of a fault from `FAULTS`, of `faults.cpp`: its sum, and the message where the fault is found."""
+    return _run_fault(ctypes.CDLL(module.__file__).snnkern_host_fault, FAULTS.index(fault))
+
+
+def run_cluster_fault(module: ModuleType, fault: str) -> tuple[int, str]:
+    """The same for `CLUSTER_FAULTS`."""
+    return _run_fault(ctypes.CDLL(module.__file__).snnkern_host_cluster_fault, CLUSTER_FAULTS.index(fault))
+
+
+def _run_fault(run: Callable[..., int], fault: int) -> tuple[int, str]:
     message = ctypes.create_string_buffer(200)
-    total = ctypes.CDLL(module.__file__).snnkern_host_fault(FAULTS.index(fault), message, len(message))
+    total = run(fault, message, len(message))
     return total, message.value.decode()

@@ -6,6 +6,11 @@
 // that is not whole, and lanes that do different things are errors. Shared memory starts as
 // garbage, and has guards around it. Blocks run one after another.
 //
+// The blocks of a cluster run together, in turns as threads do; hopper.h says what they have beside
+// (host_runtime.cpp). Bulk copies come at once, when no thread can go on, or at random. Memory
+// of a block that has not begun or has ended, copies that nobody waited for, barriers that nobody
+// made or published, and other bytes than were announced are errors.
+//
 // There are two devices, unlike each other, and a limit of shared memory per kernel and device as
 // CUDA has it. Calls of the runtime can be recorded, with the device that was the current one.
 #pragma once
@@ -47,7 +52,7 @@ enum class Operation : int { Ballot, Shuffle, Synchronize };
 
 void* shared_memory();
 void barrier();
-bool left_out(int line);
+bool left_out(const char* file, int line);
 // Every lane of the warp brings a value; afterwards `all` holds the 32 values.
 void exchange(Operation operation, unsigned mask, uint64_t value, uint64_t all[32]);
 
@@ -59,13 +64,39 @@ enum cudaError_t {
     cudaErrorInvalidConfiguration,
     cudaErrorInvalidDevice
 };
-enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin, cudaDevAttrMultiProcessorCount };
-enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+enum cudaDeviceAttr {
+    cudaDevAttrMaxSharedMemoryPerBlockOptin,
+    cudaDevAttrMultiProcessorCount,
+    cudaDevAttrClusterLaunch
+};
+enum cudaFuncAttribute {
+    cudaFuncAttributeMaxDynamicSharedMemorySize,
+    cudaFuncAttributePreferredSharedMemoryCarveout
+};
+constexpr int cudaSharedmemCarveoutMaxShared = 100;
+struct cudaFuncAttributes {
+    int ptxVersion;
+};
 using cudaStream_t = void*;
+enum cudaLaunchAttributeID {
+    cudaLaunchAttributeClusterDimension,
+    cudaLaunchAttributeProgrammaticStreamSerialization
+};
+struct cudaLaunchAttribute {
+    cudaLaunchAttributeID id;
+    union {
+        struct {
+            unsigned x, y, z;
+        } clusterDim;
+        int programmaticStreamSerializationAllowed;
+    } val;
+};
 struct cudaLaunchConfig_t {
     dim3 gridDim, blockDim;
     size_t dynamicSmemBytes;
     cudaStream_t stream;
+    cudaLaunchAttribute* attrs;
+    unsigned numAttrs;
 };
 
 cudaError_t cudaGetLastError();
@@ -85,12 +116,27 @@ namespace snnkern::host {
 cudaError_t limit_shared_memory(const void* kernel, int bytes);
 cudaError_t launch(const void* kernel, const cudaLaunchConfig_t& config,
                    const std::function<void()>& thread);
+cudaError_t most_clusters(int* count);
+extern int architecture;  // that kernels are compiled for
 
 }  // namespace snnkern::host
 
 template <class Problem>
-cudaError_t cudaFuncSetAttribute(void (*kernel)(Problem), cudaFuncAttribute, int bytes) {
-    return snnkern::host::limit_shared_memory(reinterpret_cast<const void*>(kernel), bytes);
+cudaError_t cudaFuncSetAttribute(void (*kernel)(Problem), cudaFuncAttribute which, int value) {
+    if (which == cudaFuncAttributePreferredSharedMemoryCarveout) return cudaSuccess;
+    return snnkern::host::limit_shared_memory(reinterpret_cast<const void*>(kernel), value);
+}
+
+template <class Problem>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, void (*)(Problem)) {
+    attributes->ptxVersion = snnkern::host::architecture;
+    return cudaSuccess;
+}
+
+template <class Problem>
+cudaError_t cudaOccupancyMaxActiveClusters(int* count, void (*)(Problem),
+                                           const cudaLaunchConfig_t*) {
+    return snnkern::host::most_clusters(count);
 }
 
 template <class Problem>
@@ -100,25 +146,27 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
                                  [&] { kernel(problem); });
 }
 
-// With the line that they stand in, so that tests can leave one out.
+// With the place that they stand in, so that tests can leave one out.
 #define __syncthreads \
-    snnkern::host::BlockBarrier { __LINE__ }
+    snnkern::host::BlockBarrier { __FILE__, __LINE__ }
 #define __syncwarp \
-    snnkern::host::WarpBarrier { __LINE__ }
+    snnkern::host::WarpBarrier { __FILE__, __LINE__ }
 
 namespace snnkern::host {
 
 struct BlockBarrier {
+    const char* file;
     int line;
     void operator()() const {
-        if (!left_out(line)) barrier();
+        if (!left_out(file, line)) barrier();
     }
 };
 
 struct WarpBarrier {
+    const char* file;
     int line;
     void operator()(unsigned mask = 0xffffffffu) const {
-        if (left_out(line)) return;
+        if (left_out(file, line)) return;
         uint64_t all[32];
         exchange(Operation::Synchronize, mask, 0, all);
     }

@@ -8,11 +8,12 @@
 #include <memory>
 #include <numeric>
 #include <random>
+#include <set>
 #include <stdexcept>
 #include <utility>
 #include <vector>
 
-#include "cuda_runtime.h"
+#include "../../../csrc/cuda/hopper.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
@@ -39,16 +40,29 @@ enum class Order : int { Forward, Backward, First, Last, Random };
 Order order = Order::Forward;
 std::mt19937 generator;
 
+struct Block;
+
 struct Fiber {
     ucontext_t context;
     std::unique_ptr<char[]> stack{new char[kStackBytes]};
     void* fake_stack = nullptr;  // of the address sanitizer
+    Block* block;
     dim3 index;
-    unsigned number;
+    unsigned number;  // in the block
+    unsigned turn;    // in the cluster
     bool done;
-    const int64_t* waits_for;  // a counter, and what it must no longer be
-    int64_t waits_at;
+    int64_t arrivals;  // at the barrier of the cluster
 };
+
+// What a thread waits for: a counter, and what it must no longer be. Apart from fibers, so that
+// many are looked through at once.
+struct Waiting {
+    const int64_t* counter;
+    int64_t at;
+};
+constexpr int64_t kNoCounter = 0;
+constexpr Waiting kForNothing = {&kNoCounter, 1}, kForever = {&kNoCounter, 0};
+std::vector<Waiting> waiting;  // by turn
 
 // Operations of a warp, one after another. Values stand in two places in turn: no lane comes to the
 // operation after the next before all have read this one's.
@@ -60,31 +74,81 @@ struct Warp {
 };
 
 struct Block {
-    const std::function<void()>* thread;
+    dim3 index;
+    unsigned rank;  // in its cluster
     std::vector<Warp> warps;
     std::vector<unsigned char> shared;
-    unsigned size = 0, arrived = 0;
-    int64_t barriers = 0;
+    bool begun;
+    unsigned arrived, done;
+    int64_t barriers;
+
+    unsigned char* memory() { return shared.data() + kGuardBytes; }
+    bool has(const void* address, int64_t bytes) {
+        const auto* first = static_cast<const unsigned char*>(address);
+        return first >= memory() && first + bytes <= shared.data() + shared.size() - kGuardBytes;
+    }
+};
+
+// A `ByteBarrier`.
+struct Transfers {
+    bool announced = false, published = false;
+    int64_t bytes = 0;   // that are to come
+    int64_t phases = 0;  // that have ended
+};
+
+// Bytes on their way to a block.
+struct Copy {
+    Block* block;
+    void* to;
+    std::vector<unsigned char> bytes;
+    ByteBarrier* barrier;
+};
+
+// The blocks that run together, one where a launch has no clusters.
+struct Cluster {
+    const std::function<void()>* thread;
+    std::vector<Block> blocks;
+    unsigned threads = 0;  // of a block
+    unsigned arrived;      // at its barrier
+    int64_t barriers;
+    std::map<ByteBarrier*, Transfers> transfers;
+    std::vector<Copy> copies;
     Fiber* running = nullptr;
     std::exception_ptr error;
+
+    Block& block() { return *running->block; }
 };
 
-Block block;
+Cluster cluster;
 int64_t most_barriers = 0;  // of a block, in the last launch
-int line_left_out = 0;
-int64_t first_block = 0;  // those before it are left out
+std::set<std::pair<std::string, int>> left_out_places;
+int64_t first_block = 0;  // or cluster; those before it are left out
 
-// The first like an H100, but for few multiprocessors, so that small batches show both plans.
+// The first like an H100, but for few multiprocessors, so that small batches show both plans; the
+// second is older and has no clusters.
 struct Device {
-    int most_shared_memory, multiprocessors;
+    int most_shared_memory, multiprocessors, clusters;  // that run at the same time
 };
-constexpr Device kDevices[] = {{227 * 1024, 3}, {99 * 1024, 5}};
+constexpr Device kDevices[] = {{227 * 1024, 3, 4}, {99 * 1024, 5, 0}};
+constexpr unsigned kLargestCluster = 8;
 constexpr int64_t kUsualLimit = 48 * 1024;
 int device = 0;
 std::map<std::pair<const void*, int>, int64_t> limits;
 void (*meanwhile)() = nullptr;  // what others do while a stream is waited for
 bool records = false;
 std::string recorded;  // a line per call: what, device, stream, bytes
+
+// What a launch that overlaps the one before it finds there only when it has waited for it.
+struct Late {
+    void* to;
+    std::vector<unsigned char> bytes;
+};
+std::vector<Late> late;
+
+void let_late_ones_come() {
+    for (const Late& one : late) std::memcpy(one.to, one.bytes.data(), one.bytes.size());
+    late.clear();
+}
 
 void record(const char* call, const void* stream, int64_t bytes) {
     if (!records) return;
@@ -98,6 +162,11 @@ ucontext_t scheduler;
 const void* scheduler_stack = nullptr;
 size_t scheduler_stack_bytes = 0;
 void* scheduler_fake_stack = nullptr;
+
+std::string name_of(const char* path) {
+    const char* slash = std::strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
 
 // The address sanitizer is told of every change of stacks.
 void leave([[maybe_unused]] void** fake_stack, [[maybe_unused]] const void* bottom,
@@ -121,107 +190,200 @@ void to_scheduler(Fiber& fiber) {
 }
 
 void run_thread() {
-    Fiber& fiber = *block.running;
+    Fiber& fiber = *cluster.running;
     arrive(nullptr, &scheduler_stack, &scheduler_stack_bytes);
     try {
-        (*block.thread)();
+        (*cluster.thread)();
     } catch (...) {
-        block.error = std::current_exception();
+        cluster.error = std::current_exception();
     }
     fiber.done = true;
+    waiting[fiber.turn] = kForever;
     to_scheduler(fiber);
+}
+
+void fill_with_garbage(Block& block) {
+    std::fill(block.shared.begin(), block.shared.end(), kGarbage);
 }
 
 void to_fiber(Fiber& fiber) {
-    block.running = &fiber;
+    if (!fiber.block->begun) {
+        fill_with_garbage(*fiber.block);
+        fiber.block->begun = true;
+    }
+    cluster.running = &fiber;
     threadIdx = fiber.index;
+    blockIdx = fiber.block->index;
     leave(&scheduler_fake_stack, fiber.stack.get(), kStackBytes);
     swapcontext(&scheduler, &fiber.context);
     arrive(scheduler_fake_stack);
-    block.running = nullptr;
+    cluster.running = nullptr;
 }
 
 void wait(const int64_t& counter, int64_t value) {
-    Fiber& fiber = *block.running;
-    fiber.waits_for = &counter;
-    fiber.waits_at = value;
+    Fiber& fiber = *cluster.running;
+    waiting[fiber.turn] = {&counter, value};
     to_scheduler(fiber);
-    fiber.waits_for = nullptr;
+    waiting[fiber.turn] = kForNothing;
 }
 
-void prepare() {
-    while (fibers.size() < block.size) fibers.emplace_back();
-    for (unsigned i = 0; i < block.size; ++i) {
-        Fiber& fiber = fibers[i];
-        fiber.index =
-            dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y);
-        fiber.number = i;
-        fiber.done = false;
-        fiber.waits_for = nullptr;
-        getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = fiber.stack.get();
-        fiber.context.uc_stack.ss_size = kStackBytes;
-        fiber.context.uc_link = nullptr;
-        makecontext(&fiber.context, run_thread, 0);
-    }
+void prepare(Fiber& fiber, Block& block, unsigned number) {
+    fiber.block = &block;
+    fiber.index = dim3(number % blockDim.x, number / blockDim.x % blockDim.y,
+                       number / blockDim.x / blockDim.y);
+    fiber.number = number;
+    fiber.done = false;
+    fiber.arrivals = 0;
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = kStackBytes;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, run_thread, 0);
 }
 
-void run_block() {
-    block.warps.assign(block.size / kWarp, Warp{});
-    block.arrived = 0;
-    block.barriers = 0;
-    block.error = nullptr;
-    std::fill(block.shared.begin(), block.shared.end(), kGarbage);
-    prepare();
-    std::vector<unsigned> turns(block.size);
-    std::iota(turns.begin(), turns.end(), 0);
-    if (order == Order::Backward || order == Order::Last) std::reverse(turns.begin(), turns.end());
-    const bool in_turn = order != Order::First && order != Order::Last;
-    for (unsigned done = 0; done < block.size;) {
-        if (order == Order::Random) std::shuffle(turns.begin(), turns.end(), generator);
-        bool moved = false;
-        for (const unsigned i : turns) {
-            Fiber& fiber = fibers[i];
-            if (fiber.done || (fiber.waits_for && *fiber.waits_for == fiber.waits_at)) continue;
-            to_fiber(fiber);
-            moved = true;
-            done += fiber.done;
-            if (block.error) std::rethrow_exception(block.error);
-            if (!in_turn) break;
+// Blocks from this one on, as many as a cluster has.
+void prepare(int64_t first) {
+    cluster.arrived = 0;
+    cluster.barriers = 0;
+    cluster.transfers.clear();
+    cluster.copies.clear();
+    cluster.error = nullptr;
+    const size_t size = cluster.threads * cluster.blocks.size();
+    while (fibers.size() < size) fibers.emplace_back();
+    waiting.assign(size, kForNothing);
+    for (unsigned rank = 0; rank < cluster.blocks.size(); ++rank) {
+        Block& block = cluster.blocks[rank];
+        block.index = dim3(static_cast<unsigned>(first + rank));
+        block.rank = rank;
+        block.warps.assign(cluster.threads / kWarp, Warp{});
+        block.begun = false;
+        block.arrived = block.done = 0;
+        block.barriers = 0;
+        for (unsigned i = 0; i < cluster.threads; ++i) {
+            Fiber& fiber = fibers[rank * cluster.threads + i];
+            fiber.turn = rank * cluster.threads + i;
+            prepare(fiber, block, i);
         }
-        if (!moved) throw std::logic_error("threads wait for others that never come");
     }
+}
+
+void complete(Transfers& transfers) {
+    if (!transfers.announced || transfers.bytes != 0) return;
+    transfers.announced = false;
+    ++transfers.phases;
+}
+
+void let_arrive(const Copy& copy) {
+    std::memcpy(copy.to, copy.bytes.data(), copy.bytes.size());
+    Transfers& transfers = cluster.transfers[copy.barrier];
+    transfers.bytes -= copy.bytes.size();
+    complete(transfers);
+}
+
+// They come at once, or as late as they can, when no thread can go on, the last ones first; or at
+// any time, in any order.
+bool come_at_once() { return order == Order::Backward || order == Order::First; }
+bool may_come_now() { return order == Order::Random && generator() % 4 == 0; }
+
+// Whether one was on its way.
+bool let_a_copy_arrive() {
+    auto& copies = cluster.copies;
+    if (copies.empty()) return false;
+    const size_t which = order == Order::Random ? generator() % copies.size() : copies.size() - 1;
+    const Copy copy = copies[which];
+    copies.erase(copies.begin() + which);
+    let_arrive(copy);
+    return true;
+}
+
+// A block whose threads are through: its memory may be another's.
+void end(Block& block) {
     const auto untouched = [](unsigned char byte) { return byte == kGarbage; };
     if (!std::all_of(block.shared.begin(), block.shared.begin() + kGuardBytes, untouched) ||
         !std::all_of(block.shared.end() - kGuardBytes, block.shared.end(), untouched))
         throw std::logic_error("a thread wrote outside of shared memory");
+    for (const Copy& copy : cluster.copies)
+        if (copy.block == &block)
+            throw std::logic_error("a block ended before all its copies had come");
     most_barriers = std::max(most_barriers, block.barriers);
+    fill_with_garbage(block);
+}
+
+void check_memory_of_ended_blocks() {
+    for (const Block& block : cluster.blocks)
+        for (const unsigned char byte : block.shared)
+            if (byte != kGarbage)
+                throw std::logic_error("a thread wrote to the memory of a block that had ended");
+    for (const auto& [barrier, transfers] : cluster.transfers)
+        if (transfers.bytes != 0 || transfers.announced)
+            throw std::logic_error("other bytes came than were announced");
+}
+
+void run_cluster(int64_t first) {
+    prepare(first);
+    const unsigned size = cluster.threads * cluster.blocks.size();
+    std::vector<unsigned> turns(size);
+    std::iota(turns.begin(), turns.end(), 0);
+    if (order == Order::Backward || order == Order::Last) std::reverse(turns.begin(), turns.end());
+    const bool in_turn = order != Order::First && order != Order::Last;
+    for (unsigned done = 0; done < size;) {
+        if (order == Order::Random) std::shuffle(turns.begin(), turns.end(), generator);
+        bool moved = false;
+        for (const unsigned i : turns) {
+            if (*waiting[i].counter == waiting[i].at) continue;
+            Fiber& fiber = fibers[i];
+            to_fiber(fiber);
+            moved = true;
+            if (cluster.error) std::rethrow_exception(cluster.error);
+            if (fiber.done && ++fiber.block->done == cluster.threads) end(*fiber.block);
+            done += fiber.done;
+            if (!in_turn) break;
+        }
+        if ((!moved || may_come_now()) && !let_a_copy_arrive() && !moved)
+            throw std::logic_error("threads wait for others that never come");
+    }
+    check_memory_of_ended_blocks();
 }
 
 // Ends a thread in the middle of whatever it does.
 void end_thread(const std::string& why) {
-    block.error = std::make_exception_ptr(std::logic_error(why));
-    block.running->done = true;
-    to_scheduler(*block.running);
+    cluster.error = std::make_exception_ptr(std::logic_error(why));
+    cluster.running->done = true;
+    to_scheduler(*cluster.running);
+}
+
+void send(Block& block, void* to, const void* from, int64_t bytes, ByteBarrier* barrier) {
+    const auto* first = static_cast<const unsigned char*>(from);
+    const Copy copy = {&block, to, {first, first + bytes}, barrier};
+    come_at_once() ? let_arrive(copy) : cluster.copies.push_back(copy);
+}
+
+Transfers& transfers_of(ByteBarrier* barrier) {
+    const auto found = cluster.transfers.find(barrier);
+    if (found == cluster.transfers.end()) throw std::logic_error("a barrier that nobody has made");
+    return found->second;
 }
 
 }  // namespace
 
-void* shared_memory() { return block.shared.data() + kGuardBytes; }
+void* shared_memory() { return cluster.block().memory(); }
 
-bool left_out(int line) { return line == line_left_out; }
+bool left_out(const char* file, int line) {
+    return !left_out_places.empty() && left_out_places.count({name_of(file), line});
+}
 
 void barrier() {
+    Block& block = cluster.block();
     const int64_t number = block.barriers;
-    if (++block.arrived < block.size) return wait(block.barriers, number);
+    if (++block.arrived < cluster.threads) return wait(block.barriers, number);
     block.arrived = 0;
     ++block.barriers;
 }
 
 void exchange(Operation operation, unsigned mask, uint64_t value, uint64_t all[32]) {
     if (mask != 0xffffffffu) throw std::logic_error("an operation of a warp that is not whole");
-    const unsigned number = block.running->number;
-    Warp& warp = block.warps[number / kWarp];
+    const unsigned number = cluster.running->number;
+    Warp& warp = cluster.block().warps[number / kWarp];
     if (warp.arrived && warp.operation != operation)
         throw std::logic_error("lanes of a warp are at different operations");
     warp.operation = operation;
@@ -247,27 +409,157 @@ cudaError_t launch(const void* kernel, const cudaLaunchConfig_t& config,
                    const std::function<void()>& thread) {
     const int64_t bytes = config.dynamicSmemBytes;
     record("launch", config.stream, bytes);
+    unsigned blocks = 1;
+    bool overlaps = false;
+    for (unsigned i = 0; i < config.numAttrs; ++i) {
+        const cudaLaunchAttribute& attribute = config.attrs[i];
+        if (attribute.id == cudaLaunchAttributeClusterDimension) {
+            blocks = attribute.val.clusterDim.x;
+            record("cluster", config.stream, blocks);
+        } else {
+            overlaps = attribute.val.programmaticStreamSerializationAllowed;
+            record("overlap", config.stream, overlaps);
+        }
+    }
     if (bytes > limits.try_emplace({kernel, device}, kUsualLimit).first->second)
         return cudaErrorInvalidValue;
     gridDim = config.gridDim;
     blockDim = config.blockDim;
-    block.thread = &thread;
-    block.size = blockDim.x * blockDim.y * blockDim.z;
-    if (gridDim.x < 1 || gridDim.x > INT32_MAX || block.size < 1 || block.size > 1024)
+    cluster.thread = &thread;
+    cluster.threads = blockDim.x * blockDim.y * blockDim.z;
+    if (gridDim.x < 1 || gridDim.x > INT32_MAX || cluster.threads < 1 || cluster.threads > 1024)
         return cudaErrorInvalidConfiguration;
-    if (block.size % kWarp) throw std::logic_error("a warp that is not whole");
-    if (first_block >= gridDim.x) return cudaSuccess;
-    block.shared = std::vector<unsigned char>(bytes + 2 * kGuardBytes);
-    block.shared.shrink_to_fit();
-    most_barriers = 0;
-    for (int64_t b = first_block; b < gridDim.x; ++b) {
-        blockIdx = dim3(static_cast<unsigned>(b));
-        run_block();
+    if (blocks > 1 &&
+        (!kDevices[device].clusters || blocks > kLargestCluster || gridDim.x % blocks))
+        return cudaErrorInvalidConfiguration;
+    if (cluster.threads % kWarp) throw std::logic_error("a warp that is not whole");
+    if (first_block * blocks >= gridDim.x) return cudaSuccess;
+    cluster.blocks.resize(blocks);
+    for (Block& block : cluster.blocks) {
+        block.shared = std::vector<unsigned char>(bytes + 2 * kGuardBytes);
+        block.shared.shrink_to_fit();
     }
+    most_barriers = 0;
+    if (!overlaps) let_late_ones_come();
+    for (int64_t b = first_block * blocks; b < gridDim.x; b += blocks) run_cluster(b);
+    late.clear();
     return cudaSuccess;
 }
 
+int architecture = 90;
+
+cudaError_t most_clusters(int* count) {
+    record("attribute", nullptr, 0);
+    *count = kDevices[device].clusters;
+    return *count ? cudaSuccess : cudaErrorInvalidConfiguration;
+}
+
 }  // namespace snnkern::host
+
+// What hopper.h has of them on a GPU.
+namespace snnkern {
+
+using namespace host;
+
+int cluster_rank() { return cluster.block().rank; }
+
+void cluster_arrive(const char* file, int line) {
+    if (left_out(file, line)) return;
+    Fiber& fiber = *cluster.running;
+    if (fiber.arrivals > cluster.barriers)
+        throw std::logic_error("a thread arrives again and has not waited");
+    fiber.arrivals = cluster.barriers + 1;
+    if (++cluster.arrived < cluster.threads * cluster.blocks.size()) return;
+    cluster.arrived = 0;
+    ++cluster.barriers;
+}
+
+void cluster_wait(const char* file, int line) {
+    if (left_out(file, line)) return;
+    Fiber& fiber = *cluster.running;
+    if (fiber.arrivals == 0) throw std::logic_error("a thread waits and has not arrived");
+    if (cluster.barriers < fiber.arrivals) host::wait(cluster.barriers, cluster.barriers);
+    fiber.arrivals = 0;
+}
+
+namespace {
+
+// The same place in the memory of another block.
+template <class T>
+T* remote(T* shared, Block& block) {
+    Block& own = cluster.block();
+    if (!own.has(shared, sizeof(T)))
+        throw std::logic_error("an address that is not in shared memory");
+    if (!block.begun) throw std::logic_error("the memory of a block that has not begun");
+    if (block.done == cluster.threads)
+        throw std::logic_error("the memory of a block that has ended");
+    return reinterpret_cast<T*>(block.memory() +
+                                (reinterpret_cast<unsigned char*>(shared) - own.memory()));
+}
+
+template <class T>
+void send_to(const T& value, T* shared, int rank, ByteBarrier* barrier) {
+    Block& block = cluster.blocks.at(rank);
+    ByteBarrier* there = remote(barrier, block);
+    if (!transfers_of(there).published) throw std::logic_error("a barrier that others do not see");
+    host::send(block, remote(shared, block), &value, sizeof value, there);
+}
+
+}  // namespace
+
+void send(uint32_t value, uint32_t* shared, int rank, ByteBarrier* barrier) {
+    send_to(value, shared, rank, barrier);
+}
+
+void send(const uint4& value, uint4* shared, int rank, ByteBarrier* barrier) {
+    send_to(value, shared, rank, barrier);
+}
+
+void make(ByteBarrier* barrier) {
+    if (!cluster.block().has(barrier, sizeof *barrier))
+        throw std::logic_error("a barrier that is not in shared memory");
+    cluster.transfers[barrier] = {};
+}
+
+void publish_barriers() {
+    for (auto& [barrier, transfers] : cluster.transfers)
+        if (cluster.block().has(barrier, sizeof *barrier)) transfers.published = true;
+}
+
+void announce(ByteBarrier* barrier, uint32_t bytes) {
+    Transfers& transfers = transfers_of(barrier);
+    if (transfers.announced) throw std::logic_error("bytes are announced a second time");
+    transfers.announced = true;
+    transfers.bytes += bytes;
+    complete(transfers);
+}
+
+void copy_in_bulk(void* shared, const void* global, uint32_t bytes, ByteBarrier* barrier) {
+    if (reinterpret_cast<uintptr_t>(shared) % 16 || reinterpret_cast<uintptr_t>(global) % 16 ||
+        bytes % 16)
+        throw std::logic_error("a bulk copy that is not aligned");
+    if (!cluster.block().has(shared, bytes))
+        throw std::logic_error("a bulk copy outside of shared memory");
+    if (!transfers_of(barrier).published)
+        throw std::logic_error("a bulk copy does not see its barrier");
+    host::send(cluster.block(), shared, global, bytes, barrier);
+}
+
+void wait_for_copies(ByteBarrier* barrier, uint32_t parity, const char* file, int line) {
+    if (left_out(file, line)) return;
+    const Transfers& transfers = transfers_of(barrier);
+    if (transfers.phases % 2 == parity) host::wait(transfers.phases, transfers.phases);
+}
+
+void wait_for_blocks(ByteBarrier* barrier, uint32_t parity, const char* file, int line) {
+    wait_for_copies(barrier, parity, file, line);
+}
+
+void wait_for_launch_before() { let_late_ones_come(); }
+
+void let_next_launch_begin() {}
+
+}  // namespace snnkern
 
 // The compiler calls this where an address is not a multiple of its type's alignment, as a GPU
 // wants it to be (-fsanitize=alignment). It may not throw, and where it returned, the access would
@@ -278,10 +570,9 @@ struct Place {
 };
 extern "C" __attribute__((visibility("hidden"))) void __ubsan_handle_type_mismatch_v1(
     const Place* place, uintptr_t) {
-    const std::string name = std::strrchr(place->file, '/') + 1;
-    if (snnkern::host::block.running)
-        snnkern::host::end_thread("misaligned address at " + name + ":" +
-                                  std::to_string(place->line));
+    if (snnkern::host::cluster.running)
+        snnkern::host::end_thread("misaligned address at " + snnkern::host::name_of(place->file) +
+                                  ":" + std::to_string(place->line));
 }
 
 using namespace snnkern::host;
@@ -310,6 +601,7 @@ cudaError_t cudaSetDevice(int next) {
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int of) {
     record("attribute", nullptr, 0);
     *value = attribute == cudaDevAttrMultiProcessorCount ? kDevices[of].multiprocessors
+             : attribute == cudaDevAttrClusterLaunch     ? kDevices[of].clusters > 0
                                                          : kDevices[of].most_shared_memory;
     return cudaSuccess;
 }
@@ -342,11 +634,23 @@ extern "C" __attribute__((visibility("default"))) int64_t snnkern_host_barriers(
     return snnkern::host::most_barriers;
 }
 
-extern "C" __attribute__((visibility("default"))) void snnkern_host_leave_out(int line) {
-    snnkern::host::line_left_out = line;
+// Nobody waits any longer at the barrier in this line of a source; nullptr for everywhere again.
+extern "C" __attribute__((visibility("default"))) void snnkern_host_leave_out(const char* file,
+                                                                              int line) {
+    auto& places = snnkern::host::left_out_places;
+    file ? void(places.insert({file, line})) : places.clear();
 }
 
-// Blocks of a launch before this one are not run, as if they were through already.
+// In the next launch, what stands at an address comes there only when a thread has waited for the
+// launch before; until then there is garbage.
+extern "C" __attribute__((visibility("default"))) void snnkern_host_late(void* address,
+                                                                         int64_t bytes) {
+    auto* first = static_cast<unsigned char*>(address);
+    snnkern::host::late.push_back({address, {first, first + bytes}});
+    std::fill(first, first + bytes, snnkern::host::kGarbage);
+}
+
+// Blocks or clusters of a launch before this one are not run, as if they were through already.
 extern "C" __attribute__((visibility("default"))) void snnkern_host_first_block(int64_t number) {
     snnkern::host::first_block = number;
 }
@@ -354,6 +658,11 @@ extern "C" __attribute__((visibility("default"))) void snnkern_host_first_block(
 // Called whenever a stream is waited for from now on; null for nothing.
 extern "C" __attribute__((visibility("default"))) void snnkern_host_meanwhile(void (*call)()) {
     snnkern::host::meanwhile = call;
+}
+
+// What the kernels of the build are for from now on, such as 80 for sm_80.
+extern "C" __attribute__((visibility("default"))) void snnkern_host_compiled_for(int architecture) {
+    snnkern::host::architecture = architecture;
 }
 
 // Records the calls of the runtime from now on, or no longer.

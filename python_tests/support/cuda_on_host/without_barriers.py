@@ -1,6 +1,6 @@
-"""Leaves out one barrier of the actor kernel at a time, and says of each what came of it, as JSON.
+"""Leaves out one barrier of a kernel of whole actors at a time, and says of each what came of it, as JSON.
 
-python python_tests/support/cuda_on_host/without_barriers.py MODULE
+python python_tests/support/cuda_on_host/without_barriers.py MODULE actor|cluster
 
 A kernel without a barrier may read memory that is not there: each runs in a process of its own.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -20,22 +21,44 @@ from support import cuda_on_host
 from support.cases import random_observations
 from support.cuda_actors import assert_twins, twins
 
-# Layers that need several tiles of neurons, lists and tiles of steps.
-ACTORS = (((3, 300, 280, 270, 2), 17), ((2, 20, 600, 2), 18))
+# Layers that need several tiles of neurons, lists and tiles of steps; or several words per block, and blocks without.
+ACTORS = {
+    "actor": (((3, 300, 280, 270, 2), 17), ((2, 20, 600, 2), 18)),
+    "cluster": (((3, 40, 40, 2), 2), ((3, 290, 70, 20, 12), 2)),
+}
+BARRIER = re.compile(r"(__syncthreads|__syncwarp|cluster_arrive|cluster_wait)\(\)|\bwait_for_(copies|blocks)\(")
+Places = list[tuple[str, int]]
 
 
-def outcome(module, line: int, order: str) -> str:
-    """What came of a run without the barrier in this line: "right", "wrong" or "crash"."""
+def barriers(kernel: str) -> list[Places]:
+    """Where barriers stand, each by itself; of a cluster's, both halves together as well."""
+    found = [
+        (name, number, line)
+        for name in (f"{kernel}_kernel.cu", "actor_parts.h")
+        for number, line in enumerate((cuda_on_host.SOURCES / name).read_text().splitlines(), 1)
+        if BARRIER.search(line)
+    ]
+    alone = [[(name, number)] for name, number, _ in found]
+    halves = [(name, number) for name, number, line in found if "cluster_" in line]
+    return [*alone, halves] if halves else alone
+
+
+def compare(actors) -> None:
+    for widths, timesteps in actors:
+        pair = twins(widths, "mt", torch.device("cpu"), timesteps, alpha=1.0)
+        assert_twins(*pair, random_observations(2, 1, widths[0]))
+
+
+def outcome(module, kernel: str, places: Places, order: str) -> str:
+    """What came of a run without these barriers: "right", "wrong" or "crash"."""
     process = os.fork()
     if process == 0:
-        cuda_on_host.leave_out(module, line)
+        cuda_on_host.leave_out(module, *places)
         cuda_on_host.take_turns(module, order)
-        for widths, timesteps in ACTORS:
-            pair = twins(widths, "mt", torch.device("cpu"), timesteps, alpha=1.0)
-            try:
-                assert_twins(*pair, random_observations(2, 1, widths[0]))
-            except (AssertionError, RuntimeError):
-                os._exit(1)
+        try:
+            compare(ACTORS[kernel])
+        except (AssertionError, RuntimeError):
+            os._exit(1)
         os._exit(0)
     status = os.waitpid(process, 0)[1]
     return "crash" if os.WIFSIGNALED(status) else ("right", "wrong")[os.WEXITSTATUS(status)]
@@ -43,14 +66,15 @@ def outcome(module, line: int, order: str) -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
-    module = cuda_on_host.load(Path(sys.argv[1]))
+    module, kernel = cuda_on_host.load(Path(sys.argv[1])), sys.argv[2]
+    os.environ["SNNKERN_CUDA_CLUSTERS"] = str(int(kernel == "cluster"))
     cuda_on_host.use(module)
-    source = (cuda_on_host.SOURCES / "actor_kernel.cu").read_text().splitlines()
-    lines = [number for number, line in enumerate(source, 1) if "__syncthreads()" in line or "__syncwarp()" in line]
+    compare([((3, 4, 4, 2), 1)])  # what torch does the first time it does once, and not in each process
     outcomes = {}
-    for line in [0, *lines]:  # 0: with all of them
-        tried = (outcome(module, line, order) for order in ("first", *cuda_on_host.ORDERS))
-        outcomes[line] = next((what for what in tried if what != "right"), "right")
+    for places in [[], *barriers(kernel)]:  # none: with all of them
+        tried = (outcome(module, kernel, places, order) for order in ("first", *cuda_on_host.ORDERS))
+        name = ", ".join(f"{file}:{line}" for file, line in places)
+        outcomes[name] = next((what for what in tried if what != "right"), "right")
     print(json.dumps(outcomes))
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from snnkern.kernels import backends, reference
-from snnkern.kernels.backends import ActorParts, Gradients, HiddenPart, Problem, Result, layered
+from snnkern.kernels.backends import ActorParts, Gradients, HiddenPart, Problem, Result, clusters, layered
 from snnkern.kernels.backends.native import interface_arguments, run_neuron, stream_on
 from snnkern.kernels.backends.triton import launch
 from snnkern.kernels.neurons import Dynamics, Numbers
@@ -100,13 +101,23 @@ def engine(actor: ActorParts) -> backends.Engine | None:
     return made if made.fits() else None
 
 
+class Rows(NamedTuple):
+    """What an engine works on, as `Engine.bind` gets it."""
+
+    carries: list[Tensor]
+    counts: Tensor
+    alpha: Tensor | None
+
+
 class Engine(backends.Engine):
     """A whole actor in one launch (`csrc/cuda/actor.h`). Weights are packed here, once."""
 
     def __init__(self, actor: ActorParts) -> None:
         weight, bias = actor.output
         self._packed: list[Tensor] = []  # keeps alive what the kernel has the addresses of
-        self._bound: list[Tensor] = []
+        self._folded: list[Tensor] = []  # weights of the hidden layers
+        self._clustered: list[Tensor] = []  # the same as clusters of blocks have them; made when they are wanted
+        self._dynamics = actor.dynamics
         self._outputs = weight.shape[1]
         self._native = _cuda.Engine(
             device=_device_of(weight),
@@ -128,6 +139,7 @@ class Engine(backends.Engine):
             folded = weight if sender is None else weight * sender[:, None]
             tensors = [torch.nn.functional.pad(tensor, (0, padding)) for tensor in (folded, bias, threshold)]
             layers.append((inputs, outputs, outputs + padding, *map(self._keep, tensors)))
+            self._folded.append(self._packed[-len(tensors)])
             sender = threshold
         return layers
 
@@ -139,21 +151,74 @@ class Engine(backends.Engine):
         return self._packed[-1].data_ptr()
 
     def bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:
-        self._rows = counts.shape[1]
-        addresses = [carry.data_ptr() for carry in carries]
-        self._native.bind(self._rows, addresses, counts.data_ptr(), _address(row_alpha))
+        rows = Rows(carries, counts, row_alpha)
+        self._use(rows, clusters.are_wanted(self._key(rows)))
         # Not before: a thread that is still deciding refuses the others, and needs what it is bound to.
-        self._bound = [*carries, counts] if row_alpha is None else [*carries, counts, row_alpha]
+        self._bound = rows
         reader = _torch()
         known = reader is not None and carries[0].numel() > 0
         self.usual = self._native.call(reader, carries[0], stream_on) if known else None
 
+    def _use(self, rows: Rows, by_clusters: bool) -> bool:
+        """Whether clusters decide for these rows: where they are wanted, and where the device can."""
+        batch = rows.counts.shape[1]
+        addresses = [carry.data_ptr() for carry in rows.carries]
+        self._native.bind(batch, addresses, rows.counts.data_ptr(), _address(rows.alpha))
+        columns = self._native.cluster_columns(batch) if by_clusters else []
+        if not columns:
+            return False
+        self._clustered = self._clustered or [
+            clusters.packed(weight, count, _cuda.cluster_blocks)
+            for weight, count in zip(self._folded[1:], columns[1:], strict=True)
+        ]
+        self._native.use_clusters([weight.data_ptr() for weight in self._clustered])
+        return True
+
+    def _key(self, rows: Rows) -> tuple[object, ...]:
+        """What a decision's time depends on."""
+        counts = rows.counts
+        name = torch.cuda.get_device_name(counts.device) if counts.is_cuda else ""
+        sizes = [size for weight in self._folded for size in weight.shape]
+        return (name, counts.shape[1], *sizes, self._outputs, self._dynamics)
+
+    def warmup(self) -> bool:
+        """Times both kernels for the bound rows and keeps the faster one; the carries and counts stay as they are.
+
+        Returns:
+            Whether clusters of blocks decide from now on.
+        """
+        batch = self._bound.counts.shape[1]
+        if clusters.setting() is None and self._native.cluster_columns(batch):
+            usual, ours = self._measured(False), None
+            with suppress(RuntimeError):  # the device refuses them
+                ours = self._measured(True)
+            clusters.keep(self._key(self._bound), usual, ours)
+        return self._use(self._bound, clusters.are_wanted(self._key(self._bound)))
+
+    def _measured(self, by_clusters: bool) -> clusters.Measured:
+        """What a kernel does with copies of the bound rows."""
+        carries, counts, row_alpha = self._bound
+        rows = Rows([carry.clone() for carry in carries], counts.clone(), row_alpha)
+        generator = torch.Generator(counts.device).manual_seed(0)
+        shape = clusters.DECISIONS, counts.shape[1], self._folded[0].shape[0]
+        observations = torch.randn(shape, device=counts.device, generator=generator)
+        self._use(rows, by_clusters)
+        try:
+            return clusters.measure(lambda number: [self._action(observations[number]), rows.counts, *rows.carries])
+        finally:
+            self._use(self._bound, False)
+
     def decide(self, observation: Tensor, check_finite: bool, threads: int) -> Tensor | None:
         observation = observation.contiguous()
-        action = observation.new_empty(self._rows, self._outputs)
+        action = observation.new_empty(len(self._bound.counts[0]), self._outputs)
         stream = stream_on(_device_of(observation))
         done = self._native.decide(stream, observation.data_ptr(), action.data_ptr(), check_finite)
         return action if done else None
+
+    def _action(self, observation: Tensor) -> Tensor:
+        action = self.decide(observation, False, 1)
+        assert action is not None
+        return action
 
 
 def _place(tensor: Tensor) -> dict[str, int]:

@@ -1,0 +1,90 @@
+"""Which of CUDA's two kernels of whole actors decides: a block for each row, or a cluster of blocks (docs/gpu.md)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from snnkern.errors import InputError
+
+_CHAINED = 32  # decisions that are timed as one
+DECISIONS = 3  # whose results are compared
+_found: dict[tuple[object, ...], bool] = {}
+
+
+def setting() -> bool | None:
+    """Whether SNNKERN_CUDA_CLUSTERS says that clusters decide wherever they can ("1"), or nowhere ("0"); None: neither.
+
+    Raises:
+        InputError: it says something else.
+    """
+    given = os.environ.get("SNNKERN_CUDA_CLUSTERS", "")
+    if given not in ("", "0", "1"):
+        raise InputError(f"SNNKERN_CUDA_CLUSTERS must be 0 or 1, got {given!r}")
+    return bool(int(given)) if given else None
+
+
+def are_wanted(key: tuple[object, ...]) -> bool:
+    """Whether clusters decide: as the setting says, else where `keep` has found that they are faster."""
+    given = setting()
+    return _found.get(key, False) if given is None else given
+
+
+def packed(weight: Tensor, columns: int, blocks: int) -> Tensor:
+    """Weights `[inputs, width]` as `csrc/cuda/cluster.h` has them: `[blocks, inputs, columns]`, padded with zeros."""
+    inputs, width = weight.shape
+    padded = torch.nn.functional.pad(weight, (0, blocks * columns - width))
+    return padded.reshape(inputs, blocks, columns).transpose(0, 1).contiguous()
+
+
+class Measured(NamedTuple):
+    """What came of a kernel's decisions: all that they wrote, and the seconds that one takes."""
+
+    results: list[Tensor]
+    seconds: float
+
+
+def measure(decide: Callable[[int], list[Tensor]]) -> Measured:
+    """Makes some decisions, one after the other, then times them.
+
+    Args:
+        decide: makes the decision of a number, and returns all that it writes.
+    """
+    results = [result.clone() for number in range(DECISIONS) for result in decide(number)]
+    return Measured(results, seconds(lambda: decide(0), results[0].device))
+
+
+def keep(key: tuple[object, ...], usual: Measured, ours: Measured | None) -> bool:
+    """Whether clusters decide from now on what has this key: only if they are faster and every bit is the same.
+
+    Args:
+        key: all that the time depends on.
+        usual: a block for each row.
+        ours: clusters; None where they failed.
+    """
+    same = ours is not None and all(map(torch.equal, usual.results, ours.results))
+    _found[key] = ours is not None and same and ours.seconds < usual.seconds
+    return _found[key]
+
+
+def seconds(decide: Callable[[], object], device: torch.device) -> float:
+    """The median time of a decision on a GPU, of many that stand behind each other in a CUDA graph."""
+    graph = torch.cuda.CUDAGraph()
+    times = []
+    with torch.cuda.device(device):
+        with torch.cuda.graph(graph):
+            for _ in range(_CHAINED):
+                decide()
+        graph.replay()
+        for _ in range(20):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            graph.replay()
+            end.record()
+            end.synchronize()
+            times.append(start.elapsed_time(end) * 1e-3 / _CHAINED)
+    return sorted(times)[len(times) // 2]
