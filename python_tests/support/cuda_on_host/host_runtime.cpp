@@ -3,6 +3,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <array>
 #include <exception>
 #include <map>
 #include <memory>
@@ -39,6 +40,13 @@ enum class Order : int { Forward, Backward, First, Last, Random };
 Order order = Order::Forward;
 std::mt19937 generator;
 
+// What a thread copies to shared memory.
+struct Copy {
+    void* to;
+    const void* from;
+};
+constexpr size_t kCopyBytes = 16;
+
 struct Fiber {
     ucontext_t context;
     std::unique_ptr<char[]> stack{new char[kStackBytes]};
@@ -48,6 +56,7 @@ struct Fiber {
     bool done;
     const int64_t* waits_for;  // a counter, and what it must no longer be
     int64_t waits_at;
+    std::vector<Copy> copies;  // under way
 };
 
 // Operations of a warp, one after another. Values stand in two places in turn: no lane comes to the
@@ -57,11 +66,21 @@ struct Warp {
     unsigned arrived = 0;
     Operation operation;
     uint64_t values[2][kWarp];
+    struct Operands {
+        uint32_t a[4], b[2];
+    } operands[2][kWarp];
+};
+
+// A barrier for some of a block's threads.
+struct Barrier {
+    int64_t finished = 0;
+    int arrived = 0, threads = 0;
 };
 
 struct Block {
     const std::function<void()>* thread;
     std::vector<Warp> warps;
+    std::array<Barrier, 16> barriers_of_groups;
     std::vector<unsigned char> shared;
     unsigned size = 0, arrived = 0;
     int64_t barriers = 0;
@@ -124,6 +143,7 @@ void run_thread() {
     arrive(nullptr, &scheduler_stack, &scheduler_stack_bytes);
     try {
         (*block.thread)();
+        if (!fiber.copies.empty()) throw std::logic_error("a thread ends before its copies");
     } catch (...) {
         block.error = std::current_exception();
     }
@@ -157,6 +177,7 @@ void prepare() {
         fiber.number = i;
         fiber.done = false;
         fiber.waits_for = nullptr;
+        fiber.copies.clear();
         getcontext(&fiber.context);
         fiber.context.uc_stack.ss_sp = fiber.stack.get();
         fiber.context.uc_stack.ss_size = kStackBytes;
@@ -168,6 +189,7 @@ void prepare() {
 void run_block() {
     block.warps.assign(block.size / kWarp, Warp{});
     block.arrived = 0;
+    block.barriers_of_groups.fill(Barrier{});
     block.barriers = 0;
     block.error = nullptr;
     std::fill(block.shared.begin(), block.shared.end(), kGarbage);
@@ -233,6 +255,48 @@ void exchange(Operation operation, unsigned mask, uint64_t value, uint64_t all[3
         ++warp.finished;
     }
     std::memcpy(all, warp.values[turn % 2], sizeof warp.values[0]);
+}
+
+void wait_at(int number, int threads) {
+    Barrier& barrier = block.barriers_of_groups.at(number);
+    if (barrier.arrived && barrier.threads != threads)
+        throw std::logic_error("threads at a barrier wait for different numbers of others");
+    if (threads % kWarp) throw std::logic_error("a barrier for warps that are not whole");
+    barrier.threads = threads;
+    const int64_t turn = barrier.finished;
+    if (++barrier.arrived < threads) return wait(barrier.finished, turn);
+    barrier.arrived = 0;
+    ++barrier.finished;
+}
+
+void copy_later(void* shared, const void* global) {
+    block.running->copies.push_back({shared, global});
+}
+
+void finish_copies() {
+    for (const Copy& copy : block.running->copies) std::memcpy(copy.to, copy.from, kCopyBytes);
+    block.running->copies.clear();
+}
+
+// PTX ISA, "Matrix fragments for mma.m16n8k32 with integer type": a is [16, 32], by rows, b [32,
+// 8], by columns. A register has four neighbours of the inner dimension.
+void multiply_add(int32_t sum[4], const uint32_t a[4], const uint32_t b[2]) {
+    const unsigned number = block.running->number, lane = number % kWarp;
+    Warp& warp = block.warps[number / kWarp];
+    auto& operands = warp.operands[warp.finished % 2];
+    std::memcpy(operands[lane].a, a, sizeof operands[lane].a);
+    std::memcpy(operands[lane].b, b, sizeof operands[lane].b);
+    uint64_t all[32];
+    exchange(Operation::Multiply, 0xffffffffu, 0, all);
+    const auto byte = [](uint32_t four, int i) { return static_cast<int8_t>(four >> 8 * i); };
+    for (int i = 0; i < 4; ++i) {
+        const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+        for (int k = 0; k < 32; k += 4) {
+            const uint32_t left = operands[row % 8 * 4 + k % 16 / 4].a[row / 8 + k / 16 * 2];
+            const uint32_t right = operands[column * 4 + k % 16 / 4].b[k / 16];
+            for (int j = 0; j < 4; ++j) sum[i] += byte(left, j) * byte(right, j);
+        }
+    }
 }
 
 cudaError_t limit_shared_memory(const void* kernel, int bytes) {
