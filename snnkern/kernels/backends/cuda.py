@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -22,6 +24,11 @@ except ImportError as error:
 NAME = "cuda"
 
 _DTYPES = (torch.float32, torch.float64)
+
+
+def native() -> Any:
+    """The module of the kernels."""
+    return _cuda
 
 
 def detail() -> str:

@@ -76,7 +76,7 @@ def _power_of_two(exponent: Tensor) -> Tensor:
 
 
 def rounding(weight: Tensor, digits: Digits) -> float:
-    """By how much rounding the weights can change a receiver's current at most, as a share of the sum of their sizes."""
+    """The most that rounding weights can change a receiver's current by, as a share of the sum of their sizes."""
     size = weight.abs().sum(dim=0)
     error = (digits.value - weight).abs().sum(dim=0)
     return float((error / size.clamp(min=_SMALLEST_SIZE)).max())
@@ -94,7 +94,7 @@ def fragments(slices: Tensor, receivers: int, senders: int) -> Tensor:
 
 
 class Decided(NamedTuple):
-    """What a decision gives: the action `[B, out]`, and of every hidden layer the carry `[B, N]` and the counts `[B]`."""
+    """What a decision gives: the action `[B, out]`, carries `[B, N]` and counts `[hidden layers, B]`."""
 
     action: Tensor
     carries: list[Tensor]
@@ -106,26 +106,18 @@ def decide_slowly(
 ) -> Decided:
     """What the kernel must give, by torch: hidden layers in every bit, the action up to the rounding of its sum."""
     current = _first_current(actor, _observed(actor.interface, observation))
-    differential, unit = actor.dynamics.neuron.differential, 2.0 ** (1 - actor.dynamics.neuron.levels)
-    after, counts = [], []
+    differential = actor.dynamics.neuron.differential
+    decisions: list[reference.Decision] = []
     for index, (layer, carry) in enumerate(zip(actor.hidden, carries, strict=True)):
         if index:
-            sums = (spikes.double() @ part.double() for part in split(folded(actor, index)).slices)
-            high, middle, low = sums  # whole numbers: exact
-            scale = split(folded(actor, index)).unit * unit
-            current = ((high * BASE**2 + (middle * BASE + low).float().double()) * scale).float()
-            if not differential:
-                current = current + layer.bias
+            current = _current(actor, index, decisions[-1].spikes)
         bias = layer.bias if differential else None
-        decision = reference.neuron(current, layer.threshold, carry, actor.dynamics, bias, row_alpha)
-        spikes = torch.where(layer.threshold > 0, decision.spikes / (layer.threshold * unit), 0.0)
-        after.append(decision.carry)
-        counts.append(decision.counts)
+        decisions.append(reference.neuron(current, layer.threshold, carry, actor.dynamics, bias, row_alpha))
     weight, bias = actor.output
-    z = linear(decision.mean, weight.T, bias)
+    z = linear(decisions[-1].mean.double(), weight.T.double(), bias.double()).float()
     interface = actor.interface
     action = interface.action_scale * (torch.tanh(z) if interface.squash else z) + interface.action_bias
-    return Decided(action, after, torch.stack(counts))
+    return Decided(action, [one.carry for one in decisions], torch.stack([one.counts for one in decisions]))
 
 
 def _observed(interface: ActorInterface, observation: Tensor) -> Tensor:
@@ -148,6 +140,17 @@ def _first_current(actor: ActorParts, value: Tensor) -> Tensor:
     return current
 
 
+def _current(actor: ActorParts, index: int, spikes: Tensor) -> Tensor:
+    """That of a later layer, from the spikes `[T, B, in]` of the one before: sums of whole numbers, rounded once."""
+    threshold, digits = actor.hidden[index - 1].threshold, split(folded(actor, index))
+    unit = 2.0 ** (1 - actor.dynamics.neuron.levels)
+    sent = torch.where(threshold > 0, spikes / (threshold * unit), 0.0).double()
+    high, middle, low = (sent @ part.double() for part in digits.slices)
+    lower = (middle * BASE + low).float().double()
+    current = ((high * BASE**2 + lower) * digits.unit * unit).float()
+    return current if actor.dynamics.neuron.differential else current + actor.hidden[index].bias
+
+
 def serves(actor: ActorParts) -> bool:
     """Whether the kernel computes this actor as exactly as `LARGEST_ROUNDING` says; it may still not fit a device."""
     neuron, dtype, device = actor.dynamics.neuron, actor.output[0].dtype, actor.output[0].device
@@ -157,9 +160,9 @@ def serves(actor: ActorParts) -> bool:
         return False
     widest = max(_padded(layer.weight.shape[1]) for layer in actor.hidden)
     if (
-        not 2 <= len(actor.hidden) <= cuda._cuda.most_hidden
+        not 2 <= len(actor.hidden) <= cuda.native().most_hidden
         or neuron.levels > MOST_LEVELS
-        or widest << (neuron.levels - 1) > cuda._cuda.most_sum
+        or widest << (neuron.levels - 1) > cuda.native().most_sum
         or any(cuda._is_tiny(layer.threshold, actor.dynamics) for layer in actor.hidden)
     ):
         return False
@@ -171,7 +174,7 @@ def _is_exact(weight: Tensor) -> bool:
 
 
 def _padded(width: int) -> int:
-    return width + -width % cuda._cuda.padding
+    return width + -width % cuda.native().padding
 
 
 class Engine(backends.Engine):
@@ -183,8 +186,8 @@ class Engine(backends.Engine):
         self._packed: list[Tensor] = []  # keeps alive what the kernel has the addresses of
         self._bound: list[Tensor] = []
         self._outputs = weight.shape[1]
-        self._groups = 0  # of a block: as many as there can be
-        self._native = cuda._cuda.IntegerEngine(
+        self._groups = 0  # of warps in a block: as many as fit
+        self._native = cuda.native().IntegerEngine(
             device=cuda._place(weight)["device"],
             dynamics=actor.dynamics.numbers,
             layers=self._layers(),
@@ -211,7 +214,7 @@ class Engine(backends.Engine):
         inputs, outputs = (_padded(width) - width for width in weight.shape)
         digits = split(pad(weight, (0, outputs, 0, inputs)))
         scale = digits.unit * 2.0 ** (1 - self._actor.dynamics.neuron.levels)
-        order = fragments(digits.slices, cuda._cuda.tile_receivers, cuda._cuda.step_senders)
+        order = fragments(digits.slices, cuda.native().tile_receivers, cuda.native().step_senders)
         return self._keep(order), self._keep(scale.float())
 
     def _keep(self, tensor: Tensor | None) -> int:
@@ -223,6 +226,10 @@ class Engine(backends.Engine):
 
     def bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:
         self._rows = counts.shape[1]
+        self._groups = _tuned.get(_key(self._actor, self._rows), Tuned()).groups
+        self._bind(carries, counts, row_alpha)
+
+    def _bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:
         scratch = counts.new_empty(self._native.scratch(self._rows, self._groups), dtype=torch.uint8)
         self._bound = [*carries, counts, scratch] if row_alpha is None else [*carries, counts, scratch, row_alpha]
         addresses = [carry.data_ptr() for carry in carries]
@@ -244,3 +251,132 @@ def engine(actor: ActorParts) -> Engine | None:
         return None
     made = Engine(actor)
     return made if made.fits() else None
+
+
+class Tuned(NamedTuple):
+    """What `measure` has found for actors and batches like one.
+
+    Attributes:
+        faster: whether the kernel is right, and faster than what was chosen before.
+        groups: of warps in a block; 0 for as many as fit.
+    """
+
+    faster: bool = False
+    groups: int = 0
+
+
+_tuned: dict[tuple[object, ...], Tuned] = {}
+
+
+def asked_for() -> bool | None:
+    """What SNNKERN_INTEGERS says: "1", wherever the kernel serves an actor; "0", never; None where it says nothing.
+
+    Raises:
+        InputError: it says something else.
+    """
+    given = os.environ.get("SNNKERN_INTEGERS", "")
+    if given not in ("", "0", "1"):
+        raise InputError(f"SNNKERN_INTEGERS must be 0 or 1, got {given!r}")
+    return bool(int(given)) if given else None
+
+
+def taken(actor: ActorParts, rows: int) -> bool:
+    """Whether a batch like this is to be computed so: if the environment asks for it, or `measure` found it faster."""
+    asked = asked_for()
+    return _tuned.get(_key(actor, rows), Tuned()).faster if asked is None else asked
+
+
+def measure(actor: ActorParts, usual: backends.Engine, rows: int, row_alpha: Tensor | None) -> bool:
+    """Times the kernel beside the engine that is used now, and remembers which is to be taken for batches like this.
+
+    It is to be taken only if it is faster, and if hidden layers are what `decide_slowly` says, in every bit. Nothing is
+    measured where the environment says what is to be taken.
+
+    Returns:
+        whether the usual engine has been used, and is bound to other rows.
+    """
+    if asked_for() is not None or isinstance(usual, Engine) or (mine := engine(actor)) is None:
+        return False
+    trial = Trial.of(actor, rows, row_alpha)
+    times = {}
+    for groups in range(cuda.native().most_groups, 1, -1):
+        mine._rows, mine._groups = rows, groups
+        mine._bind(trial.carries, trial.counts, row_alpha)
+        if trial.is_right(mine):
+            times[groups] = trial.milliseconds(mine)
+    usual.bind(trial.carries, trial.counts, row_alpha)
+    before = trial.milliseconds(usual)
+    best = min(times, key=lambda groups: times[groups], default=0)
+    _tuned[_key(actor, rows)] = Tuned(best > 0 and times[best] < before, best)
+    return True
+
+
+class Trial(NamedTuple):
+    """Rows on which an engine is tried.
+
+    Attributes:
+        actor: that is computed.
+        observation: `[B, in]`.
+        carries: that the engine is bound to; `[B, N]`.
+        counts: the same.
+        row_alpha: the same.
+        checked: the rows that are looked at.
+    """
+
+    actor: ActorParts
+    observation: Tensor
+    carries: list[Tensor]
+    counts: Tensor
+    row_alpha: Tensor | None
+    checked: Tensor
+
+    @classmethod
+    def of(cls, actor: ActorParts, rows: int, row_alpha: Tensor | None) -> Trial:
+        """Random rows, most of which are not looked at."""
+        output = actor.output[0]
+        generator = torch.Generator().manual_seed(0)
+        observation = torch.randn(rows, actor.interface.observation_dim, generator=generator).to(output)
+        carries = [output.new_zeros(rows, layer.weight.shape[1]) for layer in actor.hidden]
+        counts = torch.zeros(len(carries), rows, dtype=torch.int64, device=output.device)
+        checked = torch.arange(0, rows, max(rows // _CHECKED, 1), device=output.device)
+        return cls(actor, observation, carries, counts, row_alpha, checked)
+
+    def is_right(self, engine: Engine) -> bool:
+        """Whether the bound engine's decisions are right, two of them, the second one with a carry."""
+        for carry in self.carries:
+            carry.zero_()
+        alpha = None if self.row_alpha is None else self.row_alpha[self.checked]
+        for _ in range(2):
+            before = [carry[self.checked] for carry in self.carries]
+            wanted = decide_slowly(self.actor, self.observation[self.checked], before, alpha)
+            action = engine.decide(self.observation, False, 1)
+            right = [torch.equal(self.counts[:, self.checked], wanted.counts)]
+            right += [torch.equal(a[self.checked], b) for a, b in zip(self.carries, wanted.carries, strict=True)]
+            right.append(action is not None and torch.allclose(action[self.checked], wanted.action, 1e-4, 1e-4))
+            if not all(right):
+                return False
+        return True
+
+    def milliseconds(self, engine: backends.Engine) -> float:
+        """The median time of a decision of the bound engine."""
+        times = []
+        with torch.cuda.device(self.observation.device):  # where events are recorded
+            for _ in range(12):
+                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                start.record()
+                engine.decide(self.observation, False, 1)
+                end.record()
+                end.synchronize()
+                times.append(start.elapsed_time(end))
+        return sorted(times)[len(times) // 2]
+
+
+_CHECKED = 500  # rows of a batch
+
+
+def _key(actor: ActorParts, rows: int) -> tuple[object, ...]:
+    """Alike for actors of one form on devices of one name, and batches up to the next power of two."""
+    device = actor.output[0].device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    widths = tuple(tuple(weight.shape) for weight in actor.weights)
+    return name, (rows - 1).bit_length(), widths, actor.dynamics.neuron, actor.dynamics.timesteps
