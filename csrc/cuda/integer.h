@@ -23,8 +23,11 @@ struct IntegerLayer {
     const float* scale;  // of a receiver's sums [width]: a power of two
 };
 
+// Beside the padding of an actor, the first layer's weights have rows of 0 behind the last input,
+// and the output layer's [actions, width] columns of 0.
 struct IntegerModel {
     ActorModel actor;                 // `weight` is that of the first layer alone
+    int32_t inputs;                   // of the first layer, padded to an even number
     IntegerLayer layer[kMostHidden];  // the first is empty
 };
 

@@ -23,6 +23,7 @@ class IntegerEngine {
                   const InterfaceArguments& interface)
         : device_(device) {
         problem_.model.actor = actor_model(dynamics, false, layers, output, interface);
+        problem_.model.inputs = (problem_.model.actor.layer[0].inputs + 1) / 2 * 2;
         for (size_t l = 0; l < digits.size(); ++l)
             problem_.model.layer[l + 1] = {pointer<const void>(digits[l].first),
                                            pointer<const float>(digits[l].second)};

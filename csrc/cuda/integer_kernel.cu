@@ -24,51 +24,91 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kNeighbours = 4;     // neurons of a lane in the first layer, beside each other
 constexpr int kFirstInFlight = 8;  // rows of the first layer's weights that a lane waits for
 constexpr int kInts = 4;           // sums of a lane in a product's tile
+constexpr int kSharing = 8;        // lanes that sum an action together
 
 struct alignas(16) Four {
     float lane[kNeighbours];
 };
+struct alignas(8) Two {
+    float lane[2];
+};
 
 // The neuron of one lane during eight steps or fewer.
 template <Kind kind>
-struct Cell {
+class Cell {
+  public:
     using One = Neuron<kind, float, false, Divisor<float>>;
-    One neuron;
 
     __device__ void begin(const Parameters<float>& p, float threshold, float carry, float bias) {
-        neuron = One(p, threshold, p.initial_fraction * threshold + carry, bias);
+        neuron_ = One(p, threshold, p.initial_fraction * threshold + carry, bias);
+        fired_ = 0;
     }
 
-    // What it sends at a step, in units of the smallest level; the current is x.
-    __device__ int step(float x, const Divisor<float>& t, float units, int& fired) {
-        neuron.integrate(x);
-        const Spike<float> spike = neuron.fire(t);
-        neuron.reset(spike, x, t);
-        fired += spike.fires ? 1 : 0;
-        if (kIsBinary<kind>) return spike.fires ? 1 : 0;
-        return static_cast<int>(spike.units * units);
+    // A step with the current x. What it sends, as a byte, is in units of the smallest level, of
+    // which θ has `units`.
+    __device__ uint32_t step(float x, const Divisor<float>& t, float units) {
+        const int32_t before = count();
+        neuron_.integrate(x);
+        const Spike<float> spike = neuron_.fire(t);
+        neuron_.reset(spike, x, t);
+        if constexpr (kIsBinary<kind>) return spike.fires ? 1u : 0u;
+        fired_ += spike.fires ? 1 : 0;
+        int32_t sent = count() - before;
+        if constexpr (kIsDifferential<kind>) sent = static_cast<int32_t>(spike.units * units);
+        return static_cast<uint32_t>(sent) & 0xffu;
     }
+
+    // Spikes in these steps.
+    __device__ int32_t fired() const { return kIsBinary<kind> ? fired_ + count() : fired_; }
 
     __device__ float carry(const Parameters<float>& p, const Divisor<float>& timesteps,
                            float before, float alpha) const {
-        const float start = p.initial_fraction * neuron.threshold + before;
-        return residual_carry<float>(neuron.potential - start, neuron.transmitted(timesteps),
-                                     before, neuron.threshold, alpha, p);
+        const float start = p.initial_fraction * neuron_.threshold + before;
+        return residual_carry<float>(neuron_.potential - start, neuron_.transmitted(timesteps),
+                                     before, neuron_.threshold, alpha, p);
+    }
+    // What is divided is 0 or a level, so it is not small: θ is not tiny.
+    __device__ float mean(const Divisor<float>& timesteps) const {
+        if constexpr (kIsDifferential<kind>) return neuron_.mean(timesteps);
+        return timesteps.divide_normal(neuron_.transmitted(timesteps));
     }
 
-    // What changes from step to step, word by word.
-    template <class Function>
-    __device__ void visit(const Function& word) {
-        word(0, neuron.potential);
+    // To and from memory, a word each `stride` floats.
+    __device__ void suspend(float* state, int stride) const {
+        state[0] = neuron_.potential;
         if constexpr (kIsDifferential<kind>) {
-            word(1, neuron.current_mean);
-            word(2, neuron.output_mean);
-        } else if constexpr (kHasLevels<kind>) {
-            word(1, neuron.sent.count);
+            state[stride] = neuron_.current_mean;
+            state[2 * stride] = neuron_.output_mean;
         } else {
-            word(1, neuron.count);
+            state[stride] = __int_as_float(count());
         }
     }
+    __device__ void resume(const float* state, int stride) {
+        neuron_.potential = state[0];
+        if constexpr (kIsDifferential<kind>) {
+            neuron_.current_mean = state[stride];
+            neuron_.output_mean = state[2 * stride];
+        } else if constexpr (kHasLevels<kind>) {
+            neuron_.sent.count = __float_as_int(state[stride]);
+        } else {
+            neuron_.count = __float_as_int(state[stride]);
+        }
+        if constexpr (kIsBinary<kind>) fired_ = -count();
+    }
+
+  private:
+    // What was sent, in units of the smallest level; 0 where the neuron does not count.
+    __device__ int32_t count() const {
+        if constexpr (kIsDifferential<kind>)
+            return 0;
+        else if constexpr (kHasLevels<kind>)
+            return neuron_.sent.count;
+        else
+            return neuron_.count;
+    }
+
+    One neuron_;
+    int32_t fired_;
 };
 
 // Steps [begin, end) of a decision, and whether they are the first or the last ones.
@@ -112,9 +152,8 @@ class Group {
     __device__ float* mean(int row) const {
         return scratch() + row * p_.model.actor.layer[p_.model.actor.hidden - 1].width;
     }
-    __device__ float* state(int layer, int word, int row, int n) const {
-        const int width = p_.model.actor.layer[layer].width;
-        return scratch() + p_.plan.state[layer] + (word * kTileRows + row) * width + n;
+    __device__ float* state(int layer, int row, int n) const {
+        return scratch() + p_.plan.state[layer] + row * p_.model.actor.layer[layer].width + n;
     }
 
   private:
@@ -155,29 +194,31 @@ __device__ void wait_for_weights(const IntegerProblem& p) {
     group_barrier(0, p.plan.groups * blockDim.x);
 }
 
-// The observations, normalised, as what the first layer receives; 0 beyond the last row.
+// The observations, normalised, as what the first layer receives; 0 beyond the last row and input.
 __device__ void observe(const IntegerProblem& p, const Group& group) {
     const ActorInterface& interface = p.model.actor.interface;
     const int inputs = p.model.actor.layer[0].inputs;
     for (int row = group.warp(); row < kTileRows; row += p.plan.warps) {
-        for (int k = group.lane(); k < inputs; k += kWarp) {
+        for (int k = group.lane(); k < p.model.inputs; k += kWarp) {
             float value = 0;
-            if (group.has(row)) value = p.rows.observation[group.at(row) * inputs + k];
-            if (interface.observation_mean) {
-                value = (value - interface.observation_mean[k]) / interface.observation_std[k];
-                value = value > interface.observation_clip ? interface.observation_clip : value;
-                value = value < -interface.observation_clip ? -interface.observation_clip : value;
+            if (group.has(row) && k < inputs) {
+                value = p.rows.observation[group.at(row) * inputs + k];
+                if (interface.observation_mean) {
+                    const float clip = interface.observation_clip;
+                    value = (value - interface.observation_mean[k]) / interface.observation_std[k];
+                    value = value > clip ? clip : value;
+                    value = value < -clip ? -clip : value;
+                }
             }
             group.observation(row)[k] = value;
         }
     }
 }
 
-// The carry of a neuron, or of one that is not there.
+// A row's carry of a layer's neuron n, if they are there.
 __device__ inline float* carry_of(const IntegerProblem& p, const Group& group, int l, int row,
                                   int n) {
-    const int outputs = p.model.actor.layer[l].outputs;
-    return group.has(row) && n < outputs ? p.rows.carry[l] + group.at(row) * outputs + n : nullptr;
+    return p.rows.carry[l] + group.at(row) * p.model.actor.layer[l].outputs + n;
 }
 
 __device__ inline float alpha_of(const IntegerProblem& p, const Group& group, int row) {
@@ -185,55 +226,73 @@ __device__ inline float alpha_of(const IntegerProblem& p, const Group& group, in
     return own ? p.rows.alpha[group.at(row)] : p.model.actor.parameters.alpha;
 }
 
-// Puts a neuron back where it was before the last steps.
-template <class Cell>
-__device__ void resume(Cell& cell, const Group& group, int l, int row, int n) {
-    cell.visit([&](int word, auto& value) {
-        value = *reinterpret_cast<decltype(&value)>(group.state(l, word, row, n));
-    });
-}
-template <class Cell>
-__device__ void suspend(Cell& cell, const Group& group, int l, int row, int n) {
-    cell.visit([&](int word, auto& value) {
-        *reinterpret_cast<decltype(&value)>(group.state(l, word, row, n)) = value;
-    });
+// Reads and writes the carries of four neighbours, of whom `count` are there.
+struct Carries {
+    float* first;
+    int count;
+    bool together;  // in 16 bytes
+
+    __device__ Carries(const IntegerProblem& p, const Group& group, int row, int n)
+        : first(carry_of(p, group, 0, row, n)) {
+        const int outputs = p.model.actor.layer[0].outputs;
+        count = group.has(row) ? min(outputs - n, kNeighbours) : 0;
+        together = count == kNeighbours &&
+                   (reinterpret_cast<uintptr_t>(p.rows.carry[0]) | 4 * outputs) % 16 == 0;
+    }
+
+    __device__ Four load() const {
+        Four values{};
+        if (together) return *reinterpret_cast<const Four*>(first);
+#pragma unroll
+        for (int j = 0; j < kNeighbours; ++j)
+            if (j < count) values.lane[j] = first[j];
+        return values;
+    }
+    __device__ void store(const Four& values) const {
+        if (together) {
+            *reinterpret_cast<Four*>(first) = values;
+            return;
+        }
+#pragma unroll
+        for (int j = 0; j < kNeighbours; ++j)
+            if (j < count) first[j] = values.lane[j];
+    }
+};
+
+// Adds `kInputs` products to the constant currents of four neighbours of the first layer, two at a
+// time in their order, as the CPU's engine does.
+template <int kInputs>
+__device__ inline void add_inputs(Four& sum, const float* weight, int width,
+                                  const float* observation) {
+    constexpr int kPairs = kInputs / 2;
+    Four row[kInputs];
+    Two value[kPairs];
+#pragma unroll
+    for (int i = 0; i < kInputs; ++i) row[i] = *reinterpret_cast<const Four*>(weight + i * width);
+#pragma unroll
+    for (int i = 0; i < kPairs; ++i) value[i] = reinterpret_cast<const Two*>(observation)[i];
+#pragma unroll
+    for (int i = 0; i < kPairs; ++i) {
+#pragma unroll
+        for (int j = 0; j < kNeighbours; ++j)
+            sum.lane[j] = sum.lane[j] + (row[2 * i].lane[j] * value[i].lane[0] +
+                                         row[2 * i + 1].lane[j] * value[i].lane[1]);
+    }
 }
 
-// What a neuron leaves behind: its carry and, in the last layer, its mean output.
-template <class Cell>
-__device__ void finish(const Cell& cell, const IntegerProblem& p, const Group& group, int l,
-                       int row, int n, float alpha) {
-    const Divisor<float> timesteps(p.model.actor.timesteps);
-    if (float* carry = carry_of(p, group, l, row, n))
-        *carry = cell.carry(p.model.actor.parameters, timesteps, *carry, alpha);
-    if (l == p.model.actor.hidden - 1) group.mean(row)[n] = cell.neuron.mean(timesteps);
-}
-
-// The constant currents of four neighbours in the first layer, summed as by the CPU's engine.
-__device__ Four first_current(const IntegerProblem& p, const float* observation, int n,
-                              bool with_bias) {
+__device__ inline Four first_current(const IntegerProblem& p, const float* observation, int n,
+                                     bool with_bias) {
     const ActorLayer& layer = p.model.actor.layer[0];
     Four sum{};
     if (with_bias) sum = *reinterpret_cast<const Four*>(layer.bias + n);
     const float* weight = layer.weight + n;
-    for (int k = 0; k < layer.inputs; k += kFirstInFlight) {
-        Four row[kFirstInFlight];
-#pragma unroll
-        for (int i = 0; i < kFirstInFlight; ++i) {
-            row[i] = Four{};
-            if (k + i < layer.inputs)
-                row[i] = *reinterpret_cast<const Four*>(weight + int64_t(k + i) * layer.width);
-        }
-#pragma unroll
-        for (int i = 0; i < kFirstInFlight; i += 2) {
-            if (k + i >= layer.inputs) break;
-            const float one = observation[k + i];
-            const float other = k + i + 1 < layer.inputs ? observation[k + i + 1] : 0.0f;
-#pragma unroll
-            for (int j = 0; j < kNeighbours; ++j)
-                sum.lane[j] = sum.lane[j] + (row[i].lane[j] * one + row[i + 1].lane[j] * other);
-        }
-    }
+    int k = 0;
+#pragma unroll 1
+    for (; k + kFirstInFlight <= p.model.inputs; k += kFirstInFlight)
+        add_inputs<kFirstInFlight>(sum, weight + k * layer.width, layer.width, observation + k);
+#pragma unroll 1
+    for (; k < p.model.inputs; k += 2)
+        add_inputs<2>(sum, weight + k * layer.width, layer.width, observation + k);
     return sum;
 }
 
@@ -244,43 +303,53 @@ __device__ void run_first_layer(const IntegerProblem& p, const Group& group, con
     const ActorLayer& layer = p.model.actor.layer[0];
     const Parameters<float>& parameters = p.model.actor.parameters;
     const float units = 1 << (parameters.levels - 1);
-    const int row = group.lane() / 4;
+    const int row = group.lane() / 4, of_state = kTileRows * layer.width;
     int fired = 0;
     for (int first = group.warp() * kTileReceivers; first < layer.width;
          first += p.plan.warps * kTileReceivers) {
         const int n = first + group.lane() % 4 * kNeighbours;
-        Cell<kind> cell[kNeighbours];
         Four x{};
         if (span.first || !kDifferential)  // a constant is coded as x_1, 0, 0, …
             x = first_current(p, group.observation(row), n, !kDifferential);
+        const Carries carries(p, group, row, n);
+        const Four threshold = *reinterpret_cast<const Four*>(layer.threshold + n);
+        const Four bias = *reinterpret_cast<const Four*>(layer.bias + n);
+        Four carry = carries.load();
+        Cell<kind> cell[kNeighbours];
 #pragma unroll
-        for (int j = 0; j < kNeighbours; ++j) {
-            const float* carry = carry_of(p, group, 0, row, n + j);
-            cell[j].begin(parameters, layer.threshold[n + j], carry ? *carry : 0.0f,
-                          layer.bias[n + j]);
-            if (!span.first) resume(cell[j], group, 0, row, n + j);
+        for (int j = 0; j < kNeighbours; ++j)
+            cell[j].begin(parameters, threshold.lane[j], carry.lane[j], bias.lane[j]);
+        if (!span.first) {
+#pragma unroll
+            for (int j = 0; j < kNeighbours; ++j)
+                cell[j].resume(group.state(0, row, n) + j, of_state);
         }
         char* sent = group.spikes(0) + spike_place(0, row, n);
 #pragma unroll 1
         for (int step = span.begin; step < span.end; ++step) {
             const Divisor<float> t(step + 1);
-            uint32_t packed = 0;
+            uint32_t bytes = 0;
 #pragma unroll
             for (int j = 0; j < kNeighbours; ++j) {
-                const int spike = cell[j].step(x.lane[j], t, units, fired);
-                packed |= (static_cast<uint32_t>(spike) & 0xffu) << 8 * j;
+                bytes |= cell[j].step(x.lane[j], t, units) << 8 * j;
                 if constexpr (kDifferential) x.lane[j] = 0;
             }
-            *reinterpret_cast<uint32_t*>(sent) = packed;
+            *reinterpret_cast<uint32_t*>(sent) = bytes;
             sent += kSpikesOfStep;
         }
-        const float alpha = span.last ? alpha_of(p, group, row) : 0.0f;
 #pragma unroll
-        for (int j = 0; j < kNeighbours; ++j) {
-            if (span.last)
-                finish(cell[j], p, group, 0, row, n + j, alpha);
-            else
-                suspend(cell[j], group, 0, row, n + j);
+        for (int j = 0; j < kNeighbours; ++j) fired += cell[j].fired();
+        if (span.last) {
+            const float alpha = alpha_of(p, group, row);
+            const Divisor<float> timesteps(p.model.actor.timesteps);
+#pragma unroll
+            for (int j = 0; j < kNeighbours; ++j)
+                carry.lane[j] = cell[j].carry(parameters, timesteps, carry.lane[j], alpha);
+            carries.store(carry);
+        } else {
+#pragma unroll
+            for (int j = 0; j < kNeighbours; ++j)
+                cell[j].suspend(group.state(0, row, n) + j, of_state);
         }
     }
     for (int offset = 1; offset < 4; offset *= 2)
@@ -324,37 +393,47 @@ __device__ inline void multiply(Sums& sums, const uint4* weights, const char* sp
 
 using Currents = float[kTileSteps][kInts];
 
-// Currents from the sums of their digits, which are exact. The lower two fit 32 bits together.
-__device__ inline void scale_sums(Currents& current, const Sums& sums, const float (&scale)[2]) {
+// Currents from the sums of their digits, which are exact: the lower two fit 32 bits together, and
+// a scale is a power of two. The bias is added to what is smaller.
+__device__ inline void scale_sums(Currents& current, const Sums& sums, const float (&scale)[2],
+                                  const float (&bias)[2]) {
 #pragma unroll
     for (int step = 0; step < kTileSteps; ++step) {
 #pragma unroll
         for (int i = 0; i < kInts; ++i) {
             const float high = static_cast<float>(sums[step][0][i]);
             const float low = static_cast<float>(sums[step][1][i] * 256 + sums[step][2][i]);
-            current[step][i] = fmaf(high, 65536 * scale[i / 2], low * scale[i / 2]);
+            current[step][i] =
+                fmaf(high, 65536 * scale[i / 2], fmaf(low, scale[i / 2], bias[i / 2]));
         }
     }
 }
 
 // The steps of the neurons of a task: a lane has two receivers of two rows.
-template <Kind kind>
+template <Kind kind, bool kSends>
 __device__ void run_neurons(const IntegerProblem& p, const Group& group, const Span& span, int l,
                             int first, const Currents& current, int (&fired)[2]) {
     const ActorLayer& layer = p.model.actor.layer[l];
     const Parameters<float>& parameters = p.model.actor.parameters;
     const float units = 1 << (parameters.levels - 1);
-    const bool sends = l + 1 < p.model.actor.hidden;
+    const int of_state = kTileRows * layer.width;
     const int top = first + group.lane() / 4, left = group.lane() % 4 * 2;
     const auto n = [&](int i) { return top + i / 2 * 8; };
     const auto row = [&](int i) { return left + i % 2; };
+    float* const carries[2] = {carry_of(p, group, l, left, top),
+                               carry_of(p, group, l, left + 1, top)};
+    const bool is_row[2] = {group.has(left), group.has(left + 1)};
+    const auto is_there = [&](int i) { return is_row[i % 2] && n(i) < layer.outputs; };
     Cell<kind> cell[kInts];
-    const float bias[2] = {layer.bias[n(0)], layer.bias[n(2)]};
+    float before[kInts];
 #pragma unroll
     for (int i = 0; i < kInts; ++i) {
-        const float* carry = carry_of(p, group, l, row(i), n(i));
-        cell[i].begin(parameters, layer.threshold[n(i)], carry ? *carry : 0.0f, bias[i / 2]);
-        if (!span.first) resume(cell[i], group, l, row(i), n(i));
+        before[i] = is_there(i) ? carries[i % 2][i / 2 * 8] : 0.0f;
+        cell[i].begin(parameters, layer.threshold[n(i)], before[i], layer.bias[n(i)]);
+    }
+    if (!span.first) {
+#pragma unroll
+        for (int i = 0; i < kInts; ++i) cell[i].resume(group.state(l, row(i), n(i)), of_state);
     }
     char* sent = group.spikes(l);
 #pragma unroll
@@ -363,44 +442,52 @@ __device__ void run_neurons(const IntegerProblem& p, const Group& group, const S
         const Divisor<float> t(span.begin + step + 1);
 #pragma unroll
         for (int i = 0; i < kInts; ++i) {
-            float x = current[step][i];
-            if (!kIsDifferential<kind>) x = x + bias[i / 2];
-            const int spike = cell[i].step(x, t, units, fired[i % 2]);
-            if (sends) sent[spike_place(step, row(i), n(i))] = static_cast<char>(spike);
+            const uint32_t byte = cell[i].step(current[step][i], t, units);
+            if constexpr (kSends) sent[spike_place(step, row(i), n(i))] = static_cast<char>(byte);
         }
     }
 #pragma unroll
+    for (int i = 0; i < kInts; ++i) fired[i % 2] += cell[i].fired();
+    if (!span.last) {
+#pragma unroll
+        for (int i = 0; i < kInts; ++i) cell[i].suspend(group.state(l, row(i), n(i)), of_state);
+        return;
+    }
+    const Divisor<float> timesteps(p.model.actor.timesteps);
+    const float alpha[2] = {alpha_of(p, group, left), alpha_of(p, group, left + 1)};
+#pragma unroll
     for (int i = 0; i < kInts; ++i) {
-        if (span.last)
-            finish(cell[i], p, group, l, row(i), n(i), alpha_of(p, group, row(i)));
-        else
-            suspend(cell[i], group, l, row(i), n(i));
+        if (!kSends) group.mean(row(i))[n(i)] = cell[i].mean(timesteps);
+        if (is_there(i))
+            carries[i % 2][i / 2 * 8] =
+                cell[i].carry(parameters, timesteps, before[i], alpha[i % 2]);
     }
 }
 
-// A layer that receives spikes.
-template <Kind kind>
+// A layer that receives spikes, and sends some if it is not the last one.
+template <Kind kind, bool kSends>
 __device__ void run_layer(const IntegerProblem& p, const Group& group, const Span& span, int l) {
+    const ActorLayer& layer = p.model.actor.layer[l];
     const int depth = p.model.actor.layer[l - 1].width / kStepSenders;
-    const int tiles = p.model.actor.layer[l].width / kTileReceivers;
     const int of_tile = depth * kSlices * kWarp;
     const int steps = span.end - span.begin;
+    const char* spikes = group.spikes(l - 1);
     int fired[2] = {0, 0};
-    for (int tile = group.warp(); tile < tiles; tile += p.plan.warps) {
+    for (int tile = group.warp(); tile * kTileReceivers < layer.width; tile += p.plan.warps) {
         Sums sums{};
-        const char* spikes = group.spikes(l - 1);
         if (tile < p.plan.resident[l])
             multiply(sums, group.resident(l) + tile * of_tile, spikes, depth, steps);
         else
             multiply(sums,
                      static_cast<const uint4*>(p.model.layer[l].weights) + int64_t(tile) * of_tile,
                      spikes, depth, steps);
-        const int first = tile * kTileReceivers;
-        const float* scale = p.model.layer[l].scale + first + group.lane() / 4;
-        const float scales[2] = {scale[0], scale[8]};
+        const int first = tile * kTileReceivers, top = first + group.lane() / 4;
+        const float scale[2] = {p.model.layer[l].scale[top], p.model.layer[l].scale[top + 8]};
+        float bias[2] = {0.0f, 0.0f};
+        if (!kIsDifferential<kind>) bias[0] = layer.bias[top], bias[1] = layer.bias[top + 8];
         Currents current;
-        scale_sums(current, sums, scales);
-        run_neurons<kind>(p, group, span, l, first, current, fired);
+        scale_sums(current, sums, scale, bias);
+        run_neurons<kind, kSends>(p, group, span, l, first, current, fired);
     }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -410,26 +497,31 @@ __device__ void run_layer(const IntegerProblem& p, const Group& group, const Spa
     }
 }
 
-// The output layer is linear: one product, on the mean, summed as by the actor kernel.
+// The output layer is linear: one product, on the mean. Eight lanes share an action of a row.
 __device__ void act(const IntegerProblem& p, const Group& group) {
     const ActorModel& model = p.model.actor;
-    const int inputs = model.layer[model.hidden - 1].outputs;
-    for (int row = group.warp(); row < kTileRows; row += p.plan.warps) {
-        if (!group.has(row)) break;
+    const int width = model.layer[model.hidden - 1].width;
+    const int part = threadIdx.x % kSharing * kNeighbours;
+    for (int i = threadIdx.x / kSharing; i < kTileRows * model.actions;
+         i += blockDim.x / kSharing) {
+        const int row = i % kTileRows, n = i / kTileRows;
         const float* mean = group.mean(row);
-        for (int n = 0; n < model.actions; ++n) {
-            const float* weight = model.output_weight + int64_t(n) * inputs;
-            float z = 0;
-#pragma unroll 8
-            for (int k = group.lane(); k < inputs; k += kWarp) z = fmaf(mean[k], weight[k], z);
-            for (int offset = kWarp / 2; offset; offset /= 2)
-                z += __shfl_xor_sync(kAllLanes, z, offset);
-            if (group.lane()) continue;
-            z += model.output_bias[n];
-            const float squashed = model.interface.squash ? tanhf(z) : z;
-            p.rows.action[group.at(row) * model.actions + n] =
-                model.interface.action_scale[n] * squashed + model.interface.action_bias[n];
+        const float* weight = model.output_weight + int64_t(n) * width;
+        float z = 0;
+#pragma unroll 4
+        for (int k = part; k < width; k += kSharing * kNeighbours) {
+            const Four one = *reinterpret_cast<const Four*>(mean + k);
+            const Four other = *reinterpret_cast<const Four*>(weight + k);
+#pragma unroll
+            for (int j = 0; j < kNeighbours; ++j) z = fmaf(one.lane[j], other.lane[j], z);
         }
+        for (int offset = kSharing / 2; offset; offset /= 2)
+            z += __shfl_xor_sync(kAllLanes, z, offset);
+        z += model.output_bias[n];
+        const float squashed = model.interface.squash ? tanhf(z) : z;
+        const float action =
+            model.interface.action_scale[n] * squashed + model.interface.action_bias[n];
+        if (part == 0 && group.has(row)) p.rows.action[group.at(row) * model.actions + n] = action;
     }
 }
 
@@ -464,7 +556,10 @@ __global__ void __launch_bounds__(kMostGroups * kGroupWarps * kWarp, 1)
             loaded = true;
             group_barrier(group.barrier(), blockDim.x);
             for (int l = 1; l < p.model.actor.hidden; ++l) {
-                run_layer<kind>(p, group, span, l);
+                if (l + 1 < p.model.actor.hidden)
+                    run_layer<kind, true>(p, group, span, l);
+                else
+                    run_layer<kind, false>(p, group, span, l);
                 group_barrier(group.barrier(), blockDim.x);
             }
         }
@@ -497,7 +592,7 @@ struct Places {
 };
 
 // What a group has for itself, in shared and in scratch memory.
-void plan_group(IntegerPlan& plan, const ActorModel& model) {
+void plan_group(IntegerPlan& plan, const ActorModel& model, int inputs) {
     Places place;
     for (int turn = 0; turn < 2; ++turn) {
         int widest = 0;
@@ -505,7 +600,8 @@ void plan_group(IntegerPlan& plan, const ActorModel& model) {
             widest = std::max(widest, model.layer[l].width);
         plan.spikes[turn] = place(int64_t(widest) * kTileRows * kTileSteps);
     }
-    plan.observation_width = model.layer[0].inputs | 1;  // so that rows begin in different banks
+    // Whole groups of four inputs, an odd number of them, so that rows begin in different banks.
+    plan.observation_width = 4 * (divide_up(inputs, 4) | 1);
     plan.observation = place(int64_t(kTileRows) * plan.observation_width * sizeof(float));
     plan.counts = place(int64_t(model.hidden) * kTileRows * sizeof(int32_t));
     plan.group_bytes = static_cast<int32_t>(std::min<int64_t>(place.bytes, INT32_MAX));
@@ -518,12 +614,13 @@ void plan_group(IntegerPlan& plan, const ActorModel& model) {
     }
 }
 
-IntegerPlan plan_block(const ActorModel& model, int64_t batch, int groups, int warps) {
+IntegerPlan plan_block(const IntegerModel& all, int64_t batch, int groups, int warps) {
+    const ActorModel& model = all.actor;
     IntegerPlan plan{};
     plan.groups = groups;
     plan.warps = warps;
     plan.blocks = std::min(multiprocessors(), divide_up(divide_up(batch, kTileRows), groups));
-    plan_group(plan, model);
+    plan_group(plan, model, all.inputs);
     Places place;
     place(int64_t(groups) * plan.group_bytes);
     const int64_t most_bytes = most_shared_memory();
@@ -542,12 +639,12 @@ IntegerPlan plan_block(const ActorModel& model, int64_t batch, int groups, int w
 IntegerPlan plan_integers(const IntegerModel& model, int64_t batch, int groups) {
     // Few rows: each has the warps of several groups.
     if (divide_up(batch, kTileRows) <= multiprocessors())
-        return plan_block(model.actor, batch, 1, 2 * kGroupWarps);
+        return plan_block(model, batch, 1, 2 * kGroupWarps);
     const int64_t most_bytes = most_shared_memory();
     if (groups == 0) groups = kMostGroups;
-    IntegerPlan plan = plan_block(model.actor, batch, groups, kGroupWarps);
+    IntegerPlan plan = plan_block(model, batch, groups, kGroupWarps);
     while (plan.bytes > most_bytes && --groups > 0)
-        plan = plan_block(model.actor, batch, groups, kGroupWarps);
+        plan = plan_block(model, batch, groups, kGroupWarps);
     return plan;
 }
 

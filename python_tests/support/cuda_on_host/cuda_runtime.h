@@ -195,6 +195,9 @@ inline float __uint_as_float(unsigned bits) {
     return value;
 }
 
+inline int __float_as_int(float value) { return static_cast<int>(__float_as_uint(value)); }
+inline float __int_as_float(int bits) { return __uint_as_float(static_cast<unsigned>(bits)); }
+
 template <class T>
 T atomicAdd(T* address, T value) {
     const T before = *address;

@@ -141,14 +141,15 @@ def _first_current(actor: ActorParts, value: Tensor) -> Tensor:
 
 
 def _current(actor: ActorParts, index: int, spikes: Tensor) -> Tensor:
-    """That of a later layer, from the spikes `[T, B, in]` of the one before: sums of whole numbers, rounded once."""
+    """That of a later layer, from the spikes `[T, B, in]` of the one before: exact sums, rounded at last."""
     threshold, digits = actor.hidden[index - 1].threshold, split(folded(actor, index))
     unit = 2.0 ** (1 - actor.dynamics.neuron.levels)
     sent = torch.where(threshold > 0, spikes / (threshold * unit), 0.0).double()
     high, middle, low = (sent @ part.double() for part in digits.slices)
-    lower = (middle * BASE + low).float().double()
-    current = ((high * BASE**2 + lower) * digits.unit * unit).float()
-    return current if actor.dynamics.neuron.differential else current + actor.hidden[index].bias
+    lower = (middle * BASE + low).float().double() * digits.unit * unit
+    if not actor.dynamics.neuron.differential:
+        lower = (lower + actor.hidden[index].bias.double()).float().double()
+    return (high * BASE**2 * digits.unit * unit + lower).float()
 
 
 def serves(actor: ActorParts) -> bool:
@@ -192,7 +193,11 @@ class Engine(backends.Engine):
             dynamics=actor.dynamics.numbers,
             layers=self._layers(),
             digits=[self._digits(index) for index in range(1, len(actor.hidden))],
-            output=(self._outputs, self._keep(weight.T), self._keep(bias)),
+            output=(
+                self._outputs,
+                self._keep(pad(weight.T, (0, -weight.shape[0] % cuda.native().padding))),
+                self._keep(bias),
+            ),
             interface=interface_arguments(actor.interface, self._keep),
         )
         self.fits = self._native.fits
@@ -203,9 +208,9 @@ class Engine(backends.Engine):
         for index, (weight, bias, threshold, *_) in enumerate(self._actor.hidden):
             inputs, outputs = weight.shape
             width = _padded(outputs)
-            tensors = [None if index else weight, bias, threshold]
-            padded = [None if tensor is None else pad(tensor, (0, width - outputs)) for tensor in tensors]
-            layers.append((inputs, outputs, width, *map(self._keep, padded)))
+            first = None if index else pad(weight, (0, width - outputs, 0, inputs % 2))
+            padded = [pad(tensor, (0, width - outputs)) for tensor in (bias, threshold)]
+            layers.append((inputs, outputs, width, *map(self._keep, (first, *padded))))
         return layers
 
     def _digits(self, index: int) -> tuple[int, int]:
