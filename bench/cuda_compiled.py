@@ -16,7 +16,8 @@ from machine_code import ROOT, disassembled, resident_warps, table, tool
 from snnkern.kernels.neurons import Kind
 
 SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-_NAME = re.compile(r"(neuron|actor)_kernelILNS_4KindE(\d)E(?:([fd])Li(\d)E)?((?:Lb\dE)+)")
+_NAME = re.compile(r"(neuron|actor|integer)_kernelILNS_4KindE(\d)E(?:([fd])Li(\d)E)?((?:Lb\dE)*)")
+_THREADS = {"neuron": 256, "actor": 512, "integer": 384}  # of the largest block
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,10 @@ class Compiled:
     Attributes:
         symbol: its name and form, as part of its symbol.
         target: such as "sm_90".
-        kernel: "neuron" or "actor".
+        kernel: "neuron", "actor" or "integer", which is an actor, too.
         kind: of neuron.
         dtype: "float32" or "float64".
-        width: neurons per thread of a neuron kernel; 1 for the actor.
+        width: neurons per thread of a neuron kernel; 1 for an actor.
         registers: per thread.
         stack: bytes of local memory per thread.
         spills: bytes that are spilled and read again.
@@ -144,7 +145,7 @@ def parse(said: str, target: str) -> list[Compiled]:
                 registers=int(registers[1]),
                 stack=int(stack[1]),
                 spills=int(stack[2]) + int(stack[3]),
-                threads=256 if name[1] == "neuron" else 512,
+                threads=_THREADS[name[1]],
                 flags=tuple(flag == "1" for flag in re.findall(r"Lb(\d)E", name[5])),
             )
         )

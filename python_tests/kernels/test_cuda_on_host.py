@@ -46,6 +46,8 @@ def test_without_a_barrier_the_sum_depends_on_the_order(cuda_on_host) -> None:
         ("a part of a warp", "an operation of a warp that is not whole"),
         ("different operations", "lanes of a warp are at different operations"),
         ("outside shared memory", "a thread wrote outside of shared memory"),
+        ("a copy that nobody waits for", "a thread ends before its copies"),
+        ("different numbers at a barrier", "threads at a barrier wait for different numbers of others"),
         (
             "more shared memory than allowed",
             "the launch of the kernel with 1 blocks of 64 threads failed: on the host (cudaErrorInvalidValue)",
@@ -66,17 +68,18 @@ def test_a_misaligned_address_is_named(module) -> None:
 
 @needs_cpu
 @pytest.mark.thorough
-def test_the_actor_kernel_needs_each_of_its_barriers(cuda_on_host) -> None:
+@pytest.mark.parametrize(("kernel", "barriers"), [("actor", 7), ("integer", 5)])
+def test_a_kernel_needs_each_of_its_barriers(cuda_on_host, kernel, barriers) -> None:
     """Without one of them, whichever it is, some order of threads gives other results."""
     program = ROOT / "python_tests" / "support" / "cuda_on_host" / "without_barriers.py"
     if "sanitize" in os.environ.get("SNNKERN_HOST_FLAGS", ""):
         pytest.skip("a sanitizer would report each of them")
     done = subprocess.run(
-        [sys.executable, str(program), cuda_on_host.__file__], capture_output=True, text=True, check=True
+        [sys.executable, str(program), cuda_on_host.__file__, kernel], capture_output=True, text=True, check=True
     )
     everyone, *without = json.loads(done.stdout).values()
     assert everyone == "right"
-    assert len(without) == 7
+    assert len(without) == barriers
     assert "right" not in without
 
 

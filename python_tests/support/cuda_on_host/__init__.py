@@ -107,7 +107,7 @@ def take_turns(module: ModuleType, order: str) -> None:
 
 
 def leave_out(module: ModuleType, line: int) -> None:
-    """From now on nobody waits at a `__syncthreads` or `__syncwarp` in this line of a source; 0 for everybody again."""
+    """From now on nobody waits at a barrier, or for copies, in this line of a source; 0 for everybody again."""
     ctypes.CDLL(module.__file__).snnkern_host_leave_out(line)
 
 
@@ -156,6 +156,17 @@ def from_block(module: ModuleType, number: int) -> Iterator[None]:
         start(ctypes.c_int64(0))
 
 
+@contextmanager
+def multiprocessors(module: ModuleType, number: int) -> Iterator[None]:
+    """Within it the devices have so many of them."""
+    set_number = ctypes.CDLL(module.__file__).snnkern_host_multiprocessors
+    set_number(number)
+    try:
+        yield
+    finally:
+        set_number(0)
+
+
 def divide(module: ModuleType, x: Tensor, steps: int, normal: bool = False, off: int = 0) -> Tensor:
     """x / steps by `Divisor` (csrc/cuda/divisor.h).
 
@@ -177,6 +188,8 @@ FAULTS = (
     "outside shared memory",
     "more shared memory than allowed",
     "a misaligned address",
+    "a copy that nobody waits for",
+    "different numbers at a barrier",
 )
 
 

@@ -100,6 +100,7 @@ struct Device {
 constexpr Device kDevices[] = {{227 * 1024, 3}, {99 * 1024, 5}};
 constexpr int64_t kUsualLimit = 48 * 1024;
 int device = 0;
+int other_multiprocessors = 0;  // in place of the device's, if it is not 0
 std::map<std::pair<const void*, int>, int64_t> limits;
 bool records = false;
 std::string recorded;  // a line per call: what, device, stream, bytes
@@ -371,8 +372,10 @@ cudaError_t cudaSetDevice(int next) {
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int of) {
     record("attribute", nullptr, 0);
-    *value = attribute == cudaDevAttrMultiProcessorCount ? kDevices[of].multiprocessors
-                                                         : kDevices[of].most_shared_memory;
+    const Device& one = kDevices[of];
+    *value = attribute != cudaDevAttrMultiProcessorCount ? one.most_shared_memory
+             : other_multiprocessors                     ? other_multiprocessors
+                                                         : one.multiprocessors;
     return cudaSuccess;
 }
 
@@ -394,6 +397,11 @@ extern "C" __attribute__((visibility("default"))) void snnkern_host_leave_out(in
 // Blocks of a launch before this one are not run, as if they were through already.
 extern "C" __attribute__((visibility("default"))) void snnkern_host_first_block(int64_t number) {
     snnkern::host::first_block = number;
+}
+
+// How many multiprocessors the devices have from now on; 0 for those that they are made with.
+extern "C" __attribute__((visibility("default"))) void snnkern_host_multiprocessors(int number) {
+    snnkern::host::other_multiprocessors = number;
 }
 
 // Records the calls of the runtime from now on, or no longer.
