@@ -309,7 +309,7 @@ __device__ void run_first_layer(const IntegerProblem& p, const Group& group, con
          first += p.plan.warps * kTileReceivers) {
         const int n = first + group.lane() % 4 * kNeighbours;
         Four x{};
-        if (span.first || !kDifferential)  // a constant is coded as x_1, 0, 0, …
+        if (span.first || !kDifferential)
             x = first_current(p, group.observation(row), n, !kDifferential);
         const Carries carries(p, group, row, n);
         const Four threshold = *reinterpret_cast<const Four*>(layer.threshold + n);
@@ -325,18 +325,20 @@ __device__ void run_first_layer(const IntegerProblem& p, const Group& group, con
                 cell[j].resume(group.state(0, row, n) + j, of_state);
         }
         char* sent = group.spikes(0) + spike_place(0, row, n);
-#pragma unroll 1
-        for (int step = span.begin; step < span.end; ++step) {
+        int step = span.begin;
+        const auto run_step = [&](const Four& current) {
             const Divisor<float> t(step + 1);
             uint32_t bytes = 0;
 #pragma unroll
-            for (int j = 0; j < kNeighbours; ++j) {
-                bytes |= cell[j].step(x.lane[j], t, units) << 8 * j;
-                if constexpr (kDifferential) x.lane[j] = 0;
-            }
+            for (int j = 0; j < kNeighbours; ++j)
+                bytes |= cell[j].step(current.lane[j], t, units) << 8 * j;
             *reinterpret_cast<uint32_t*>(sent) = bytes;
             sent += kSpikesOfStep;
-        }
+            ++step;
+        };
+        if constexpr (kDifferential) run_step(x);  // a constant is coded as x_1, 0, 0, …
+#pragma unroll 1
+        while (step < span.end) run_step(kDifferential ? Four{} : x);
 #pragma unroll
         for (int j = 0; j < kNeighbours; ++j) fired += cell[j].fired();
         if (span.last) {
@@ -465,7 +467,7 @@ __device__ void run_neurons(const IntegerProblem& p, const Group& group, const S
 }
 
 // A layer that receives spikes, and sends some if it is not the last one.
-template <Kind kind, bool kSends>
+template <Kind kind>
 __device__ void run_layer(const IntegerProblem& p, const Group& group, const Span& span, int l) {
     const ActorLayer& layer = p.model.actor.layer[l];
     const int depth = p.model.actor.layer[l - 1].width / kStepSenders;
@@ -487,7 +489,10 @@ __device__ void run_layer(const IntegerProblem& p, const Group& group, const Spa
         if (!kIsDifferential<kind>) bias[0] = layer.bias[top], bias[1] = layer.bias[top + 8];
         Currents current;
         scale_sums(current, sums, scale, bias);
-        run_neurons<kind, kSends>(p, group, span, l, first, current, fired);
+        if (l + 1 < p.model.actor.hidden)
+            run_neurons<kind, true>(p, group, span, l, first, current, fired);
+        else
+            run_neurons<kind, false>(p, group, span, l, first, current, fired);
     }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -556,10 +561,7 @@ __global__ void __launch_bounds__(kMostGroups * kGroupWarps * kWarp, 1)
             loaded = true;
             group_barrier(group.barrier(), blockDim.x);
             for (int l = 1; l < p.model.actor.hidden; ++l) {
-                if (l + 1 < p.model.actor.hidden)
-                    run_layer<kind, true>(p, group, span, l);
-                else
-                    run_layer<kind, false>(p, group, span, l);
+                run_layer<kind>(p, group, span, l);
                 group_barrier(group.barrier(), blockDim.x);
             }
         }
