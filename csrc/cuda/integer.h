@@ -14,7 +14,8 @@ constexpr int kStepSenders = 32;    // of a product
 constexpr int kGroupWarps = 4;      // of a group
 constexpr int kMostGroups = 3;      // of a block
 constexpr int kStateWords = 4;      // of a neuron that waits for the next steps
-constexpr int kMostSum = 1 << 15;   // senders times the largest spike: so sums fit 32 bits
+constexpr int kMostTimesteps = 32767;
+constexpr int kMostSum = 1 << 15;  // senders times the largest spike: so sums fit 32 bits
 
 // What a hidden layer behind the first has beside its `ActorLayer`. The weights are those of int8
 // digits as tensor cores take them: [tiles of receivers, steps of senders, slices, lanes, 16].

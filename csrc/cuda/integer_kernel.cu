@@ -10,7 +10,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstddef>
+#include <type_traits>
 
 #include "divisor.h"
 #include "integer.h"
@@ -24,7 +24,7 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kNeighbours = 4;     // neurons of a lane in the first layer, beside each other
 constexpr int kFirstInFlight = 8;  // rows of the first layer's weights that a lane waits for
 constexpr int kInts = 4;           // sums of a lane in a product's tile
-constexpr int kSharing = 8;        // lanes that sum an action together
+constexpr int kSharing = 4;        // lanes that sum an action together
 
 struct alignas(16) Four {
     float lane[kNeighbours];
@@ -33,33 +33,46 @@ struct alignas(8) Two {
     float lane[2];
 };
 
+// SNM's count has the number of its spikes below this unit: a decision has fewer steps than half of
+// it (kMostTimesteps).
+constexpr int32_t kTally = 1 << 16;
+static_assert(kMostTimesteps < kTally / 2);
+
 // The neuron of one lane during eight steps or fewer.
 template <Kind kind>
 class Cell {
   public:
-    using One = Neuron<kind, float, false, Divisor<float>>;
+    using One = std::conditional_t<kind == Kind::SNM, SignedNeuron<float, Divisor<float>, kTally>,
+                                   Neuron<kind, float, false, Divisor<float>>>;
+    // Whether what the neuron counts says how often it fires.
+    static constexpr bool kTallies = kIsBinary<kind> || kind == Kind::SNM;
 
     __device__ void begin(const Parameters<float>& p, float threshold, float carry, float bias) {
         neuron_ = One(p, threshold, p.initial_fraction * threshold + carry, bias);
         fired_ = 0;
     }
 
-    // A step with the current x. What it sends, as a byte, is in units of the smallest level, of
-    // which θ has `units`.
-    __device__ uint32_t step(float x, const Divisor<float>& t, float units) {
+    // A step with the current x. What it sends, in units of the smallest level, of which θ has
+    // `units`, is a byte of a word, which begins at a bit.
+    __device__ uint32_t step(float x, const Divisor<float>& t, float units, int bit = 0) {
         const int32_t before = count();
         neuron_.integrate(x);
         const Spike<float> spike = neuron_.fire(t);
         neuron_.reset(spike, x, t);
-        if constexpr (kIsBinary<kind>) return spike.fires ? 1u : 0u;
-        fired_ += spike.fires ? 1 : 0;
+        if constexpr (kIsBinary<kind>) return spike.fires ? 1u << bit : 0u;
+        if (!kTallies && spike.fires) ++fired_;
         int32_t sent = count() - before;
+        if constexpr (kind == Kind::SNM) sent >>= 16;
         if constexpr (kIsDifferential<kind>) sent = static_cast<int32_t>(spike.units * units);
-        return static_cast<uint32_t>(sent) & 0xffu;
+        return (static_cast<uint32_t>(sent) & 0xffu) << bit;
     }
 
+    // Where a spike is θ or nothing: that there were so many in these steps, from who has counted
+    // several neurons at once.
+    __device__ void set_fired(int32_t spikes) { neuron_.count = spikes - fired_; }
+
     // Spikes in these steps.
-    __device__ int32_t fired() const { return kIsBinary<kind> ? fired_ + count() : fired_; }
+    __device__ int32_t fired() const { return kTallies ? fired_ + tally() : fired_; }
 
     __device__ float carry(const Parameters<float>& p, const Divisor<float>& timesteps,
                            float before, float alpha) const {
@@ -93,11 +106,11 @@ class Cell {
         } else {
             neuron_.count = __float_as_int(state[stride]);
         }
-        if constexpr (kIsBinary<kind>) fired_ = -count();
+        if constexpr (kTallies) fired_ = -tally();
     }
 
   private:
-    // What was sent, in units of the smallest level; 0 where the neuron does not count.
+    // What was sent, as the neuron counts it; 0 where it does not.
     __device__ int32_t count() const {
         if constexpr (kIsDifferential<kind>)
             return 0;
@@ -105,6 +118,9 @@ class Cell {
             return neuron_.sent.count;
         else
             return neuron_.count;
+    }
+    __device__ int32_t tally() const {
+        return kind == Kind::SNM ? count() & (kTally - 1) : count();
     }
 
     One neuron_;
@@ -326,21 +342,26 @@ __device__ void run_first_layer(const IntegerProblem& p, const Group& group, con
         }
         char* sent = group.spikes(0) + spike_place(0, row, n);
         int step = span.begin;
+        uint32_t sum = 0;  // of the bytes
         const auto run_step = [&](const Four& current) {
             const Divisor<float> t(step + 1);
             uint32_t bytes = 0;
 #pragma unroll
             for (int j = 0; j < kNeighbours; ++j)
-                bytes |= cell[j].step(current.lane[j], t, units) << 8 * j;
+                bytes |= cell[j].step(current.lane[j], t, units, 8 * j);
             *reinterpret_cast<uint32_t*>(sent) = bytes;
             sent += kSpikesOfStep;
+            sum += bytes;
             ++step;
         };
         if constexpr (kDifferential) run_step(x);  // a constant is coded as x_1, 0, 0, …
 #pragma unroll 1
         while (step < span.end) run_step(kDifferential ? Four{} : x);
 #pragma unroll
-        for (int j = 0; j < kNeighbours; ++j) fired += cell[j].fired();
+        for (int j = 0; j < kNeighbours; ++j) {
+            if constexpr (kIsBinary<kind>) cell[j].set_fired(sum >> 8 * j & 0xffu);
+            fired += cell[j].fired();
+        }
         if (span.last) {
             const float alpha = alpha_of(p, group, row);
             const Divisor<float> timesteps(p.model.actor.timesteps);
@@ -502,7 +523,7 @@ __device__ void run_layer(const IntegerProblem& p, const Group& group, const Spa
     }
 }
 
-// The output layer is linear: one product, on the mean. Eight lanes share an action of a row.
+// The output layer is linear: one product, on the mean. Four lanes share an action of a row.
 __device__ void act(const IntegerProblem& p, const Group& group) {
     const ActorModel& model = p.model.actor;
     const int width = model.layer[model.hidden - 1].width;

@@ -163,6 +163,7 @@ def serves(actor: ActorParts) -> bool:
     if (
         not 2 <= len(actor.hidden) <= cuda.native().most_hidden
         or neuron.levels > MOST_LEVELS
+        or actor.dynamics.timesteps > cuda.native().most_timesteps
         or widest << (neuron.levels - 1) > cuda.native().most_sum
         or any(cuda._is_tiny(layer.threshold, actor.dynamics) for layer in actor.hidden)
     ):
