@@ -143,9 +143,9 @@ class Tile(NamedTuple):
 
     def seconds(self, batch: int) -> tuple[float, float]:
         """Of a decision; the weights come from L2 while the first layer runs, or before."""
-        tiles = math.ceil(batch / TILE_ROWS)
-        groups = GROUPS if tiles > MULTIPROCESSORS else 1
-        whole, left = divmod(math.ceil(tiles / MULTIPROCESSORS), groups)
+        tiles = math.ceil(batch / TILE_ROWS / MULTIPROCESSORS)
+        groups = min(tiles, GROUPS)
+        whole, left = divmod(tiles, groups)
         weights = WIDTH * WIDTH * SLICES / L2_SHARED
         start = weights - self.first, weights
         rounds = zip(start, self.busy(groups), self.busy(left) if left else (0, 0), strict=True)

@@ -53,9 +53,9 @@ struct IntegerProblem {
     float* scratch;  // [blocks, groups, group_floats]
 };
 
-// The plan for a model and a batch on the current device, with as many groups in a block as are
-// asked for (0: as many as can be) or fit; or one whose `bytes` are more than the device has where
-// none fits.
+// The plan for a model and a batch on the current device, with as many groups in a block as there
+// are tiles for, and at most so many (0: kMostGroups), or as many as fit; or one whose `bytes` are
+// more than the device has where none fits.
 IntegerPlan plan_integers(const IntegerModel& model, int64_t batch, int groups);
 
 // Before the first launch of a model on the current device.

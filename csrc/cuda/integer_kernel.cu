@@ -642,7 +642,7 @@ IntegerPlan plan_block(const IntegerModel& all, int64_t batch, int groups, int w
     IntegerPlan plan{};
     plan.groups = groups;
     plan.warps = warps;
-    plan.blocks = std::min(multiprocessors(), divide_up(divide_up(batch, kTileRows), groups));
+    plan.blocks = std::min(multiprocessors(), divide_up(batch, kTileRows));
     plan_group(plan, model, all.inputs);
     Places place;
     place(int64_t(groups) * plan.group_bytes);
@@ -660,11 +660,10 @@ IntegerPlan plan_block(const IntegerModel& all, int64_t batch, int groups, int w
 }  // namespace
 
 IntegerPlan plan_integers(const IntegerModel& model, int64_t batch, int groups) {
-    // Few rows: each has the warps of several groups.
-    if (divide_up(batch, kTileRows) <= multiprocessors())
-        return plan_block(model, batch, 1, 2 * kGroupWarps);
+    const int of_block = divide_up(divide_up(batch, kTileRows), multiprocessors());
+    if (of_block <= 1) return plan_block(model, batch, 1, 2 * kGroupWarps);  // one has more warps
     const int64_t most_bytes = most_shared_memory();
-    if (groups == 0) groups = kMostGroups;
+    groups = std::min(groups ? groups : kMostGroups, of_block);
     IntegerPlan plan = plan_block(model, batch, groups, kGroupWarps);
     while (plan.bytes > most_bytes && --groups > 0)
         plan = plan_block(model, batch, groups, kGroupWarps);
