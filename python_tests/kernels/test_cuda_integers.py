@@ -51,6 +51,15 @@ def test_hidden_layers_are_exact(cuda_device, neuron, shape) -> None:
     assert all(bool(one.sum(dim=1).all()) for one in counts)
 
 
+@pytest.mark.gpu
+@each("timesteps", {"T8": 8, "T20": 20})
+@each("neuron", DEFAULT_NEURONS)
+def test_many_rows_on_a_gpu(gpu, neuron, timesteps) -> None:
+    """So many that each multiprocessor has three groups of warps, with several tiles each."""
+    parts = packed((17, 256, 256, 6), neuron, gpu, timesteps, alpha=0.6)
+    assert_exact(parts, random_observations(2, 10_001, 17))
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_random_actors_are_exact(cuda_device, seed) -> None:
     """Widths, neurons, T from 1 to 20, α of rows, μ, κ, silent neurons, interfaces, rows, groups of warps."""
