@@ -231,7 +231,7 @@ __device__ void observe(const IntegerProblem& p, const Group& group) {
     }
 }
 
-// A row's carry of a layer's neuron n, if they are there.
+// Where the carry of a layer's neuron n in a row stands, if both are there.
 __device__ inline float* carry_of(const IntegerProblem& p, const Group& group, int l, int row,
                                   int n) {
     return p.rows.carry[l] + group.at(row) * p.model.actor.layer[l].outputs + n;
@@ -589,7 +589,7 @@ __global__ void __launch_bounds__(kMostGroups * kGroupWarps * kWarp, 1)
         act(p, group);
         write_counts(p, group);
     }
-    if (!loaded) wait_for_weights(p);  // for the others, who have rows
+    if (!loaded) wait_for_weights(p);  // the other groups, which have rows, need this one
 }
 
 using Kernel = void (*)(IntegerProblem);
