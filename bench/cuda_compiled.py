@@ -17,7 +17,8 @@ from snnkern.kernels.neurons import Kind
 
 FINITE = ROOT / "csrc" / "cuda" / "finite_kernel.cu"  # which has no neurons
 SOURCES = sorted({*(ROOT / "csrc" / "cuda").glob("*.cu")} - {FINITE})
-_NAME = re.compile(r"(neuron|actor|cluster)_kernelILNS_4KindE(\d)E(?:([fd])Li(\d)E)?((?:Lb\dE)+)")
+_NAME = re.compile(r"(neuron|actor|cluster|integer)_kernelILNS_4KindE(\d)E(?:([fd])Li(\d)E)?((?:Lb\dE)*)")
+_THREADS = {"neuron": 256, "actor": 512, "cluster": 512, "integer": 384}  # of the largest block
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Compiled:
     Attributes:
         symbol: its name and form, as part of its symbol.
         target: such as "sm_90".
-        kernel: "neuron", "actor", or "cluster", which is an actor on a GPU with clusters of blocks.
+        kernel: "neuron", or of whole actors: "actor", "cluster", "integer".
         kind: of neuron.
         dtype: "float32" or "float64".
         width: neurons per thread of a neuron kernel; 1 for actors.
@@ -158,7 +159,7 @@ def parse(said: str, target: str) -> list[Compiled]:
                 registers=int(registers[1]),
                 stack=int(stack[1]),
                 spills=int(stack[2]) + int(stack[3]),
-                threads=256 if name[1] == "neuron" else 512,
+                threads=_THREADS[name[1]],
                 flags=tuple(flag == "1" for flag in re.findall(r"Lb(\d)E", name[5])),
             )
         )

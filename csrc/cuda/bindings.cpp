@@ -6,13 +6,13 @@
 #include <utility>
 #include <vector>
 
-#include "../binding.h"
 #include "../claim.h"
-#include "actor.h"
+#include "actor_binding.h"
 #include "call.h"
 #include "cluster.h"
 #include "divisor.h"
 #include "function.h"
+#include "integer_binding.h"
 #include "kernels.h"
 #include "layer_call.h"
 
@@ -20,8 +20,6 @@ namespace py = pybind11;
 
 namespace snnkern {
 namespace {
-
-Stream stream_at(uintptr_t handle) { return pointer<std::remove_pointer_t<Stream>>(handle); }
 
 template <class Real>
 void neuron(const Dynamics& dynamics, const LayerArguments& layer, int device, uintptr_t stream) {
@@ -36,40 +34,13 @@ bool has_tiny_threshold(uintptr_t threshold, int64_t count, int32_t levels, int6
                        [=](float one) { return is_tiny(one, levels, timesteps); });
 }
 
-// A hidden layer as Python gives it: inputs, outputs, padded width, and addresses of weight, bias
-// and threshold, laid out as actor.h says.
-using HiddenLayer = std::tuple<int32_t, int32_t, int32_t, uintptr_t, uintptr_t, uintptr_t>;
-
-// The output layer: actions, and addresses of weight and bias.
-using OutputLayer = std::tuple<int32_t, uintptr_t, uintptr_t>;
-
 // A whole actor. Memory belongs to the caller, who keeps it alive.
 class Engine {
   public:
     Engine(int device, const Dynamics& dynamics, bool tiny, const std::vector<HiddenLayer>& layers,
            const OutputLayer& output, const InterfaceArguments& interface)
         : device_(device) {
-        if (layers.empty() || layers.size() > kMostHidden)
-            throw std::invalid_argument("a CUDA actor has 1 to " + std::to_string(kMostHidden) +
-                                        " hidden layers");
-        ActorModel& model = problem_.model;
-        set_dynamics(model, dynamics);
-        model.tiny = tiny;
-        model.hidden = static_cast<int32_t>(layers.size());
-        for (size_t l = 0; l < layers.size(); ++l) {
-            const auto& [inputs, outputs, width, weight, bias, threshold] = layers[l];
-            model.layer[l] = {inputs,
-                              outputs,
-                              width,
-                              pointer<const float>(weight),
-                              pointer<const float>(bias),
-                              pointer<const float>(threshold)};
-        }
-        const auto& [actions, weight, bias] = output;
-        model.actions = actions;
-        model.output_weight = pointer<const float>(weight);
-        model.output_bias = pointer<const float>(bias);
-        model.interface = actor_interface(interface);
+        problem_.model = actor_model(dynamics, tiny, layers, output, interface);
     }
 
     // Whether the device has the shared memory that a decision takes.
@@ -78,17 +49,12 @@ class Engine {
         return plan_actor(problem_.model, 1).bytes <= most_shared_memory();
     }
 
-    // For the decisions to come: the carry of every hidden layer [batch, N], the counts [hidden,
-    // batch], and α [batch], or 0 where all rows have the actor's.
+    // For the decisions to come.
     void bind(int64_t batch, const std::vector<uintptr_t>& carries, uintptr_t counts,
               uintptr_t alpha) {
         const Claim claim(busy_);
         const DeviceGuard guard(device_);
-        problem_.rows.batch = batch;
-        for (size_t l = 0; l < carries.size(); ++l)
-            problem_.rows.carry[l] = pointer<float>(carries[l]);
-        problem_.rows.counts = pointer<int64_t>(counts);
-        problem_.rows.alpha = pointer<const float>(alpha);
+        set_rows(problem_.rows, batch, carries, counts, alpha);
         problem_.plan = plan_actor(problem_.model, batch);
         prepare_actor(problem_.model);
         by_clusters_ = false;
@@ -214,6 +180,7 @@ PYBIND11_MODULE(_cuda, module) {
                });
     module.def("has_tiny_threshold", &has_tiny_threshold);
     define_engine(module);
+    define_integer_engine(module);
     module.attr("most_hidden") = kMostHidden;
     module.attr("most_neurons") = kMostActorNeurons;
     module.attr("padding") = kActorPadding;

@@ -39,6 +39,7 @@ def module(cuda_on_host, monkeypatch):
 @pytest.fixture
 def unknown(monkeypatch):
     """As in a new process, nothing has been measured."""
+    monkeypatch.setenv("SNNKERN_INTEGERS", "0")  # which warmup would time as well
     monkeypatch.delenv("SNNKERN_CUDA_CLUSTERS", raising=False)
     monkeypatch.setattr(clusters, "_found", {})
 

@@ -42,14 +42,15 @@ def is_of_the_page() -> bool:
 def assert_registers_leave_room(kernels: list[cuda_compiled.Compiled]) -> None:
     """For the warps that are planned."""
     for one in kernels:
-        most = MOST_REGISTERS[one.kind] if one.kernel == "neuron" else 128
+        most = MOST_REGISTERS[one.kind] if one.kernel == "neuron" else {"integer": 168}.get(one.kernel, 128)
         assert one.registers <= most, one
-        planned = {40: 48, 64: 32, 128: 16}[most]
+        planned = {40: 48, 64: 32, 128: 16, 168: 12}[most]
         assert one.warps >= planned, one
 
 
 def test_all_sources_and_targets_are_here() -> None:
-    assert [file.stem for file in cuda_compiled.SOURCES] == ["actor_kernel", "cluster_kernel", "neuron_kernel"]
+    kernels = ["actor_kernel", "cluster_kernel", "integer_kernel", "neuron_kernel"]
+    assert [file.stem for file in cuda_compiled.SOURCES] == kernels
     assert cuda_compiled.build_settings()[1] == list(TARGETS)
 
 
@@ -84,6 +85,15 @@ def assert_loops_are_found(kernels: list[cuda_compiled.Compiled]) -> None:
         assert 8 + 32 < found.rows.issued <= most, kind
         assert found.rows.memory == 8 + 2  # and two reads of the list
         assert 0 < found.first_step.issued <= found.step.issued <= 75, kind
+
+
+@each_target
+def test_integer_kernels_fit(target) -> None:
+    kernels = compiled("integer_kernel", target)
+    assert {(one.kernel, one.kind) for one in kernels} == {("integer", kind) for kind in MOST_REGISTERS}
+    assert_registers_leave_room(kernels)
+    if disassembles:
+        assert [one for one in kernels if not one.wide_loads] == []
 
 
 @each_target

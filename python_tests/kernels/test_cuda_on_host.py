@@ -48,6 +48,8 @@ def test_without_a_barrier_the_sum_depends_on_the_order(cuda_on_host) -> None:
         ("a part of a warp", "an operation of a warp that is not whole"),
         ("different operations", "lanes of a warp are at different operations"),
         ("outside shared memory", "a thread wrote outside of shared memory"),
+        ("a copy that nobody waits for", "a thread ends before its copies"),
+        ("different numbers at a barrier", "threads at a barrier wait for different numbers of others"),
         (
             "more shared memory than allowed",
             "the launch of the kernel with 1 blocks of 64 threads failed: on the host (cudaErrorInvalidValue)",
@@ -122,8 +124,8 @@ def test_faults_of_clusters_are_named_in_some_order(cuda_on_host, fault, message
 
 @needs_cpu
 @pytest.mark.thorough
-@pytest.mark.parametrize(("kernel", "barriers"), [("actor", 7), ("cluster", 14)])
-def test_the_actor_kernels_need_each_of_their_barriers(cuda_on_host, kernel, barriers) -> None:
+@pytest.mark.parametrize(("kernel", "barriers"), [("actor", 7), ("cluster", 14), ("integer", 5)])
+def test_a_kernel_needs_each_of_its_barriers(cuda_on_host, kernel, barriers) -> None:
     """Without one of them, whichever it is, some order of threads gives other results."""
     program = ROOT / "python_tests" / "support" / "cuda_on_host" / "without_barriers.py"
     if "sanitize" in os.environ.get("SNNKERN_HOST_FLAGS", ""):

@@ -5,10 +5,6 @@ On the host, whose runtime records it (`cuda_on_host`).
 
 from __future__ import annotations
 
-import ctypes
-import math
-import mmap
-
 import pytest
 import torch
 from support.cases import (
@@ -24,7 +20,7 @@ from support.cases import (
 )
 from support.cuda_actors import assert_twins, decide, on_cuda, twins
 from support.cuda_on_host import ORDERS, current_device, from_block, recorded, take_turns, use
-from torch import Tensor
+from support.guarded import before_a_guard, sparse
 
 import snnkern
 from snnkern import Dynamics
@@ -165,17 +161,6 @@ def test_a_list_that_begins_with_one_left_over_is_full(module, kernel, order) ->
         take_turns(module, "forward")
 
 
-def sparse(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Zeros, of which only what is read or written takes memory."""
-    size = math.prod(shape) * dtype.itemsize
-    no_reserve = 0x4000  # MAP_NORESERVE of Linux, which mmap has from Python 3.13 on
-    try:
-        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
-    except OSError as error:
-        pytest.skip(f"no {size >> 30} GiB of addresses to be had: {error}")
-    return torch.frombuffer(memory, dtype=dtype).view(shape)
-
-
 @each("neurons", {"four-per-thread": 2**16, "one-per-thread": 2**16 + 1})
 @each("spikes", {"spikes-out": True, "mean-out": False})
 def test_a_layer_beyond_two_to_the_32_numbers(module, neurons, spikes) -> None:
@@ -223,18 +208,6 @@ def test_an_actor_of_rows_beyond_two_to_the_32_numbers(module) -> None:
         assert torch.equal(counts[:, -1:], wanted.spikes)
         for mine, layer in zip(carries, wanted.hidden, strict=True):
             assert torch.equal(mine[-1:], layer.carry.value)
-
-
-def before_a_guard(tensor: Tensor) -> Tensor:
-    """The same values, at the end of memory behind which nothing may be read."""
-    page = mmap.PAGESIZE
-    size = -(-tensor.nbytes // page) * page
-    memory = mmap.mmap(-1, size + page)
-    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    no_access = 0  # PROT_NONE
-    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + size), ctypes.c_size_t(page), no_access) == 0
-    guarded = torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=size - tensor.nbytes)
-    return guarded.view(tensor.shape).copy_(tensor)
 
 
 @each("neurons", {"four-per-thread": 36, "one-per-thread": 35})

@@ -15,6 +15,13 @@ CLUSTER_ORDERS = "python_tests/kernels/test_cuda_cluster.py -k 'order_of_threads
 CLUSTER_CHOICE = (
     "python_tests/kernels/test_cuda_cluster.py -k 'cannot_do or without_clusters or older_gpus or warmup or stream'"
 )
+INTEGERS = "python_tests/kernels/test_cuda_integers.py"
+EXACT = f"{INTEGERS} -k 'host and (layers_are_exact or random or every_size)'"
+DIGITS = f"{INTEGERS} -k 'host and hard or rounded'"
+ORDER = f"{INTEGERS} -k 'host and order'"
+MEMORY = f"{INTEGERS} -k 'host and (memory or neighbours)'"
+BEYOND_OF_INTEGERS = f"{INTEGERS} -k 'host and beyond_two'"
+WARMUP = f"{INTEGERS} -k 'host and warmup'"
 
 
 def _call(name: str, file: str, text: str, replacement: str) -> Mutant:
@@ -81,8 +88,8 @@ MUTANTS = [
     Mutant(
         name="cuda-bind-without-device-guard",
         file="csrc/cuda/bindings.cpp",
-        text="const DeviceGuard guard(device_);\n        problem_.rows.batch",
-        replacement="problem_.rows.batch",
+        text="const DeviceGuard guard(device_);\n        set_rows(problem_.rows",
+        replacement="set_rows(problem_.rows",
         tests=RUNTIME,
     ),
     Mutant(
@@ -610,5 +617,243 @@ MUTANTS = [
         text="j + 1 < left ? value[j + 1] : 0.0f",
         replacement="0.0f",
         tests=CLUSTER,
+    ),
+    Mutant(
+        name="cuda-integers-digits-in-the-wrong-order",
+        file="snnkern/kernels/backends/integers.py",
+        text="slices.insert(0, digit.to(torch.int8))",
+        replacement="slices.append(digit.to(torch.int8))",
+        tests=DIGITS,
+    ),
+    Mutant(
+        name="cuda-integers-sums-of-digits-change-places",
+        file="csrc/cuda/integer_kernel.cu",
+        text="sums[step][1][i] * 256 + sums[step][2][i]",
+        replacement="sums[step][2][i] * 256 + sums[step][1][i]",
+        tests=EXACT,
+    ),
+    Mutant(
+        name="cuda-integers-the-highest-digit-is-scaled-by-half",
+        file="csrc/cuda/integer_kernel.cu",
+        text="fmaf(high, 65536 * scale[i / 2]",
+        replacement="fmaf(high, 32768 * scale[i / 2]",
+        tests=EXACT,
+    ),
+    Mutant(
+        name="cuda-integers-weights-are-cut-off",
+        file="snnkern/kernels/backends/integers.py",
+        text="rest = (weight / unit).round().long()",
+        replacement="rest = (weight / unit).long()",
+        tests=DIGITS,
+    ),
+    Mutant(
+        name="cuda-integers-the-largest-weight-overflows",
+        file="snnkern/kernels/backends/integers.py",
+        text=".round() > LARGEST",
+        replacement=".round() > BASE**3 // 2",
+        tests=DIGITS,
+    ),
+    Mutant(
+        name="cuda-integers-a-digit-is-not-balanced",
+        file="snnkern/kernels/backends/integers.py",
+        text="digit = (rest + BASE // 2) % BASE - BASE // 2",
+        replacement="digit = rest % BASE",
+        tests=DIGITS,
+    ),
+    Mutant(
+        name="cuda-integers-registers-of-weights-change-places",
+        file="snnkern/kernels/backends/integers.py",
+        text="places.permute(5, 1, 0, 7, 3, 2, 6, 4)",
+        replacement="places.permute(5, 1, 0, 7, 3, 6, 2, 4)",
+        tests=EXACT,
+    ),
+    Mutant(
+        name="cuda-integers-lanes-of-spikes-are-transposed",
+        file="csrc/cuda/integer_kernel.cu",
+        text="const int lane = 4 * row + n % 16 / 4;",
+        replacement="const int lane = row + n % 16 / 4 * 8;",
+        tests=EXACT,
+    ),
+    Mutant(
+        name="cuda-integers-registers-of-spikes-change-places",
+        file="csrc/cuda/integer_kernel.cu",
+        text="n / 16 % 2 * 4 + n % 4;",
+        replacement="(1 - n / 16 % 2) * 4 + n % 4;",
+        tests=EXACT,
+    ),
+    Mutant(
+        name="cuda-integers-receivers-of-a-lane-are-neighbours",
+        file="csrc/cuda/integer_kernel.cu",
+        text="const auto n = [&](int i) { return top + i / 2 * 8; };",
+        replacement="const auto n = [&](int i) { return top + i / 2; };",
+        tests=EXACT,
+    ),
+    Mutant(
+        name="cuda-integers-no-barrier-behind-the-observation",
+        file="csrc/cuda/integer_kernel.cu",
+        text="observe(p, group);\n        group_barrier(group.barrier(), blockDim.x);",
+        replacement="observe(p, group);",
+        tests=ORDER,
+    ),
+    Mutant(
+        name="cuda-integers-no-barrier-behind-the-first-layer",
+        file="csrc/cuda/integer_kernel.cu",
+        text="loaded = true;\n            group_barrier(group.barrier(), blockDim.x);",
+        replacement="loaded = true;",
+        tests=ORDER,
+    ),
+    Mutant(
+        name="cuda-integers-no-barrier-behind-a-layer",
+        file="csrc/cuda/integer_kernel.cu",
+        text="run_layer<kind>(p, group, span, l);\n                group_barrier(group.barrier(), blockDim.x);",
+        replacement="run_layer<kind>(p, group, span, l);",
+        tests=ORDER,
+    ),
+    Mutant(
+        name="cuda-integers-copies-are-not-waited-for",
+        file="csrc/cuda/integer_kernel.cu",
+        text="    wait_for_own_copies();\n",
+        replacement="",
+        tests=EXACT,
+    ),
+    Mutant(
+        name="cuda-integers-copies-of-others-are-not-waited-for",
+        file="csrc/cuda/integer_kernel.cu",
+        text="    group_barrier(0, p.plan.groups * blockDim.x);\n",
+        replacement="    (void)p;\n",
+        tests=ORDER,
+    ),
+    Mutant(
+        name="cuda-integers-groups-share-a-barrier",
+        file="csrc/cuda/integer_kernel.cu",
+        text="return 1 + threadIdx.y;",
+        replacement="return 1 + threadIdx.y % 2;",
+        tests=ORDER,
+    ),
+    Mutant(
+        name="cuda-integers-counts-are-not-put-back",
+        file="csrc/cuda/integer_kernel.cu",
+        text="        count = 0;\n",
+        replacement="",
+        tests=ORDER,
+    ),
+    Mutant(
+        name="cuda-integers-dc-adds-its-bias-to-currents",
+        file="csrc/cuda/integer_kernel.cu",
+        text="if (!kIsDifferential<kind>) bias[0]",
+        replacement="bias[0]",
+        tests=EXACT,
+    ),
+    Mutant(
+        name="cuda-integers-steps-begin-again-in-each-tile",
+        file="csrc/cuda/integer_kernel.cu",
+        text="const Divisor<float> t(span.begin + step + 1);",
+        replacement="const Divisor<float> t(step + 1);",
+        tests=EXACT,
+    ),
+    Mutant(
+        name="cuda-integers-the-upper-steps-are-left-out",
+        file="csrc/cuda/integer_kernel.cu",
+        text="if (steps > kTileSteps / 2)",
+        replacement="if (steps > kTileSteps)",
+        tests=EXACT,
+    ),
+    Mutant(
+        name="cuda-integers-spikes-of-neighbours-run-together",
+        file="csrc/cuda/integer_kernel.cu",
+        text="sum >> 8 * j & 0xffu",
+        replacement="sum >> 8 * j & 0xfffu",
+        tests=EXACT,
+    ),
+    Mutant(
+        name="cuda-integers-tallies-of-earlier-steps-count-again",
+        file="csrc/cuda/integer_kernel.cu",
+        text="if constexpr (kTallies) fired_ = -tally();",
+        replacement="",
+        tests=EXACT,
+    ),
+    Mutant(
+        name="cuda-integers-padding-has-a-carry-in-the-first-layer",
+        file="csrc/cuda/integer_kernel.cu",
+        text="min(outputs - n, kNeighbours)",
+        replacement="min(outputs + 0 * n, kNeighbours)",
+        tests=MEMORY,
+    ),
+    Mutant(
+        name="cuda-integers-padding-has-a-carry-in-later-layers",
+        file="csrc/cuda/integer_kernel.cu",
+        text="return is_row[i % 2] && n(i) < layer.outputs;",
+        replacement="return is_row[i % 2];",
+        tests=MEMORY,
+    ),
+    Mutant(
+        name="cuda-integers-rows-beyond-the-last-have-a-carry",
+        file="csrc/cuda/integer_kernel.cu",
+        text="return is_row[i % 2] && n(i) < layer.outputs;",
+        replacement="return (is_row[i % 2] || true) && n(i) < layer.outputs;",
+        tests=MEMORY,
+    ),
+    Mutant(
+        name="cuda-integers-rows-beyond-the-last-have-counts",
+        file="csrc/cuda/integer_kernel.cu",
+        text="if (group.has(row)) p.rows.counts",
+        replacement="p.rows.counts",
+        tests=MEMORY,
+    ),
+    Mutant(
+        name="cuda-integers-alignment-of-carries-is-not-looked-at",
+        file="csrc/cuda/integer_kernel.cu",
+        text="(reinterpret_cast<uintptr_t>(p.rows.carry[0]) | 4 * outputs) % 16 == 0",
+        replacement="4 * outputs % 16 == 0",
+        tests=MEMORY,
+    ),
+    Mutant(
+        name="cuda-integers-carries-in-32-bits",
+        file="csrc/cuda/integer_kernel.cu",
+        text="return p.rows.carry[l] + group.at(row) * p.model.actor.layer[l].outputs + n;",
+        replacement="return p.rows.carry[l] + uint32_t(group.at(row) * p.model.actor.layer[l].outputs + n);",
+        tests=BEYOND_OF_INTEGERS,
+    ),
+    Mutant(
+        name="cuda-integers-observations-in-32-bits",
+        file="csrc/cuda/integer_kernel.cu",
+        text="p.rows.observation[group.at(row) * inputs + k]",
+        replacement="p.rows.observation[uint32_t(group.at(row) * inputs + k)]",
+        tests=BEYOND_OF_INTEGERS,
+    ),
+    Mutant(
+        name="cuda-integers-actions-in-32-bits",
+        file="csrc/cuda/integer_kernel.cu",
+        text="p.rows.action[group.at(row) * model.actions + n]",
+        replacement="p.rows.action[uint32_t(group.at(row) * model.actions + n)]",
+        tests=BEYOND_OF_INTEGERS,
+    ),
+    Mutant(
+        name="cuda-integers-counts-in-32-bits",
+        file="csrc/cuda/integer_kernel.cu",
+        text="p.rows.counts[layer * p.rows.batch + group.at(row)]",
+        replacement="p.rows.counts[uint32_t(layer * p.rows.batch + group.at(row))]",
+        tests=BEYOND_OF_INTEGERS,
+    ),
+    Mutant(
+        name="cuda-integers-warmup-takes-what-is-wrong",
+        file="snnkern/kernels/backends/integers.py",
+        text="if trial.is_right(mine):",
+        replacement="if True:",
+        tests=WARMUP,
+    ),
+    Mutant(
+        name="cuda-integers-warmup-takes-what-is-slower",
+        file="snnkern/kernels/backends/integers.py",
+        text="best > 0 and times[best] < before",
+        replacement="best > 0",
+        tests=WARMUP,
+    ),
+    Mutant(
+        name="cuda-integers-a-measurement-is-for-all-batches",
+        file="snnkern/kernels/backends/integers.py",
+        text="(rows - 1).bit_length()",
+        replacement="0",
+        tests=WARMUP,
     ),
 ]

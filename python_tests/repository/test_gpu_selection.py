@@ -36,6 +36,7 @@ for expression in sys.argv[1:]:
 GPU_TESTS = {  # a file, and one of its tests
     "test_cuda_actor": "test_agrees_with_the_reference[gpu-if-one-layer]",
     "test_cuda_gpu": "test_a_captured_decision_replays[if]",
+    "test_cuda_integers": "test_hidden_layers_are_exact[gpu-if-walker]",
     "test_cuda_neurons": "test_currents_may_have_any_strides[gpu-if-unaligned-float32]",
     "test_cuda_on_host": "test_two_barriers_per_layer_and_sixteen_steps_do[gpu-if]",
     "test_cuda_visual": "test_a_captured_decision_of_drq_v2_replays[drq-v2-cuda]",

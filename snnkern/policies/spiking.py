@@ -164,6 +164,7 @@ class SpikingActor(Policy):
         self._packed: _Packed | None = None  # at the first decision
         self._engine: Engine | None = None  # None too where no backend has one for this actor
         self._large: bool | None = None  # whether `_engine` is for batches that are large (`is_large`)
+        self._integers = False  # whether it is to sum integers (`takes_integers`)
         self._bound: _Bound | None = None
         self._counted: list[Tensor] = []  # tensors that have one counter of changes
         self._count_together()
@@ -300,8 +301,8 @@ class SpikingActor(Policy):
 
         On Triton it compiles the kernel and times it with a few sizes of tiles (`docs/gpu.md`). Actors of the same
         form and device then use the fastest tile for all batches up to the same power of two, and so do later
-        processes: the choice is kept beside what Triton compiled. On CUDA it times two kernels, where there are few
-        rows and a GPU that has both, for this process. Where nothing was timed, the batch decides.
+        processes: the choice is kept beside what Triton compiled. On a GPU it also times CUDA's kernels for few rows
+        and for many, and keeps for this process what is right and fastest. Where nothing was timed, the batch decides.
 
         Args:
             batch: B, rows of a decision.
@@ -314,6 +315,11 @@ class SpikingActor(Policy):
         bound = self._bind(batch)
         if bound is not None:
             bound.engine.warmup()
+            assert self._packed is not None
+            row_alpha = self._alpha_of_rows(batch)
+            if choice.measure_integers(self.backend, self._packed.parts, bound.engine, batch, row_alpha):
+                self._bound = None
+                self._bind(batch)
 
     def stateless(self) -> StatelessActor:
         """The decision as a pure function: carries in, carries out. It shares this actor's weights.
@@ -420,9 +426,11 @@ class SpikingActor(Policy):
         bound = self._bound
         if bound is not None and bound.shape[0] == batch and bound.unchanged():
             return bound
+        assert self._packed is not None
         large = choice.is_large(self.output.weight.device, batch)
-        if self._large != large:
-            self._engine, self._large = self._pack(batch), large
+        integers = choice.takes_integers(self.backend, self._packed.parts, batch)
+        if (self._large, self._integers) != (large, integers):
+            self._engine, self._large, self._integers = self._pack(batch), large, integers
         if self._engine is None:
             return None
         row_alpha = self._alpha_of_rows(batch)
@@ -434,7 +442,6 @@ class SpikingActor(Policy):
         counts = torch.zeros(len(own), batch, dtype=torch.int64, device=own[0].device)
         self._engine.bind(list(own), counts, row_alpha)
         tables = [(layer.carry._buffers, {"value": carry}) for layer, carry in zip(self.hidden, carries, strict=True)]
-        assert self._packed is not None
         unchanged = watch([*self._packed.tables, *tables], self._packed.tensors)
         shape, dtype = (batch, *self.interface.observation_shape), self.interface.observation_dtype
         self._bound = _Bound(self._engine, shape, dtype, carries, counts, unchanged, self._engine.usual)

@@ -110,7 +110,10 @@ def take_turns(module: ModuleType, order: str, seed: int = 0) -> None:
 
 
 def leave_out(module: ModuleType, *places: tuple[str, int]) -> None:
-    """From now on nobody waits at a barrier in these places, each a source's name and a line; everybody where empty."""
+    """From now on nobody waits at a barrier, or for copies, in these places, each a source's name and a line.
+
+    Where there are none, everybody waits again.
+    """
     library = ctypes.CDLL(module.__file__)
     library.snnkern_host_leave_out(None, 0)
     for name, line in places:
@@ -196,6 +199,17 @@ def from_block(module: ModuleType, number: int) -> Iterator[None]:
         start(ctypes.c_int64(0))
 
 
+@contextmanager
+def multiprocessors(module: ModuleType, number: int) -> Iterator[None]:
+    """Within it the devices have so many of them."""
+    set_number = ctypes.CDLL(module.__file__).snnkern_host_multiprocessors
+    set_number(number)
+    try:
+        yield
+    finally:
+        set_number(0)
+
+
 def divide(module: ModuleType, x: Tensor, steps: int, normal: bool = False, off: int = 0) -> Tensor:
     """x / steps by `Divisor` (csrc/cuda/divisor.h).
 
@@ -217,6 +231,8 @@ FAULTS = (
     "outside shared memory",
     "more shared memory than allowed",
     "a misaligned address",
+    "a copy that nobody waits for",
+    "different numbers at a barrier",
 )
 
 

@@ -4,7 +4,8 @@
 // operation of its warp; then the next one goes on. The order of turns can be chosen: a kernel that
 // leaves out a barrier gives different results. A thread that waits where others never come, a warp
 // that is not whole, and lanes that do different things are errors. Shared memory starts as
-// garbage, and has guards around it. Blocks run one after another.
+// garbage, and has guards around it. What is copied to it arrives at the last moment. Tensor cores
+// multiply what the lanes hold in the places that PTX says. Blocks run one after another.
 //
 // The blocks of a cluster run together, in turns as threads do; hopper.h says what they have beside
 // (host_runtime.cpp). Bulk copies come at once, when no thread can go on, or at random. Memory
@@ -42,19 +43,27 @@ struct alignas(16) float4 {
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 extern thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace snnkern::host {
 
-enum class Operation : int { Ballot, Shuffle, Synchronize };
+enum class Operation : int { Ballot, Shuffle, Synchronize, Multiply };
 
 void* shared_memory();
 void barrier();
 bool left_out(const char* file, int line);
 // Every lane of the warp brings a value; afterwards `all` holds the 32 values.
 void exchange(Operation operation, unsigned mask, uint64_t value, uint64_t all[32]);
+// What csrc/cuda/primitives.h has for a GPU. A copy is done when its thread waits for it.
+void wait_at(int number, int threads);
+void copy_later(void* shared, const void* global);
+void finish_copies();
+void multiply_add(int32_t sum[4], const uint32_t a[4], const uint32_t b[2]);
 
 }  // namespace snnkern::host
 
@@ -151,6 +160,10 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     snnkern::host::BlockBarrier { __FILE__, __LINE__ }
 #define __syncwarp \
     snnkern::host::WarpBarrier { __FILE__, __LINE__ }
+#define group_barrier \
+    snnkern::host::GroupBarrier { __FILE__, __LINE__ }
+#define wait_for_own_copies \
+    snnkern::host::CopyBarrier { __FILE__, __LINE__ }
 
 namespace snnkern::host {
 
@@ -172,7 +185,32 @@ struct WarpBarrier {
     }
 };
 
+struct GroupBarrier {
+    const char* file;
+    int line;
+    void operator()(int number, int threads) const {
+        if (!left_out(file, line)) wait_at(number, threads);
+    }
+};
+
+struct CopyBarrier {
+    const char* file;
+    int line;
+    void operator()() const {
+        if (!left_out(file, line)) finish_copies();
+    }
+};
+
 }  // namespace snnkern::host
+
+inline void copy_later(void* shared, const void* global) {
+    snnkern::host::copy_later(shared, global);
+}
+
+inline void multiply_add(int32_t (&sum)[4], const uint4& a, const uint2& b) {
+    const uint32_t left[] = {a.x, a.y, a.z, a.w}, right[] = {b.x, b.y};
+    snnkern::host::multiply_add(sum, left, right);
+}
 
 inline unsigned __ballot_sync(unsigned mask, bool vote) {
     uint64_t all[32];
@@ -210,6 +248,9 @@ inline float __uint_as_float(unsigned bits) {
     std::memcpy(&value, &bits, sizeof value);
     return value;
 }
+
+inline int __float_as_int(float value) { return static_cast<int>(__float_as_uint(value)); }
+inline float __int_as_float(int bits) { return __uint_as_float(static_cast<unsigned>(bits)); }
 
 template <class T>
 T atomicAdd(T* address, T value) {

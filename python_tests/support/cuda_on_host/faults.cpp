@@ -15,7 +15,9 @@ enum Fault : int {
     DifferentOperations,
     OutsideSharedMemory,
     TooMuchSharedMemory,
-    Misaligned
+    Misaligned,
+    LostCopy,
+    UnevenBarrier
 };
 
 struct Problem {
@@ -34,6 +36,8 @@ void kernel(Problem p) {
     if (p.fault == OutsideSharedMemory && thread == 63) values[64] = 0;
     if (p.fault == PartOfAWarp && thread < 16) __syncwarp(0x0000ffffu);
     if (p.fault == Misaligned && thread == 0) *reinterpret_cast<float4*>(values + 1) = {};
+    if (p.fault == LostCopy && thread == 0) copy_later(values, values + 4);
+    if (p.fault == UnevenBarrier) group_barrier(1, thread < 32 ? 32 : 64);
     if (p.fault == DifferentOperations) thread % 2 ? __syncwarp() : void(__ballot_sync(~0u, true));
 }
 

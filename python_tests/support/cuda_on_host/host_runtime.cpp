@@ -3,6 +3,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <array>
 #include <exception>
 #include <map>
 #include <memory>
@@ -42,6 +43,13 @@ std::mt19937 generator;
 
 struct Block;
 
+// What a thread copies to shared memory.
+struct OwnCopy {
+    void* to;
+    const void* from;
+};
+constexpr size_t kCopyBytes = 16;
+
 struct Fiber {
     ucontext_t context;
     std::unique_ptr<char[]> stack{new char[kStackBytes]};
@@ -51,7 +59,8 @@ struct Fiber {
     unsigned number;  // in the block
     unsigned turn;    // in the cluster
     bool done;
-    int64_t arrivals;  // at the barrier of the cluster
+    int64_t arrivals;             // at the barrier of the cluster
+    std::vector<OwnCopy> copies;  // under way
 };
 
 // What a thread waits for: a counter, and what it must no longer be. Apart from fibers, so that
@@ -71,12 +80,22 @@ struct Warp {
     unsigned arrived = 0;
     Operation operation;
     uint64_t values[2][kWarp];
+    struct Operands {
+        uint32_t a[4], b[2];
+    } operands[2][kWarp];
+};
+
+// A barrier for some of a block's threads.
+struct Barrier {
+    int64_t finished = 0;
+    int arrived = 0, threads = 0;
 };
 
 struct Block {
     dim3 index;
     unsigned rank;  // in its cluster
     std::vector<Warp> warps;
+    std::array<Barrier, 16> barriers_of_groups;
     std::vector<unsigned char> shared;
     bool begun;
     unsigned arrived, done;
@@ -133,6 +152,7 @@ constexpr Device kDevices[] = {{227 * 1024, 3, 4}, {99 * 1024, 5, 0}};
 constexpr unsigned kLargestCluster = 8;
 constexpr int64_t kUsualLimit = 48 * 1024;
 int device = 0;
+int other_multiprocessors = 0;  // in place of the device's, if it is not 0
 std::map<std::pair<const void*, int>, int64_t> limits;
 void (*meanwhile)() = nullptr;  // what others do while a stream is waited for
 bool records = false;
@@ -194,6 +214,7 @@ void run_thread() {
     arrive(nullptr, &scheduler_stack, &scheduler_stack_bytes);
     try {
         (*cluster.thread)();
+        if (!fiber.copies.empty()) throw std::logic_error("a thread ends before its copies");
     } catch (...) {
         cluster.error = std::current_exception();
     }
@@ -234,6 +255,7 @@ void prepare(Fiber& fiber, Block& block, unsigned number) {
     fiber.number = number;
     fiber.done = false;
     fiber.arrivals = 0;
+    fiber.copies.clear();
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = kStackBytes;
@@ -258,6 +280,7 @@ void prepare(int64_t first) {
         block.warps.assign(cluster.threads / kWarp, Warp{});
         block.begun = false;
         block.arrived = block.done = 0;
+        block.barriers_of_groups.fill(Barrier{});
         block.barriers = 0;
         for (unsigned i = 0; i < cluster.threads; ++i) {
             Fiber& fiber = fibers[rank * cluster.threads + i];
@@ -396,6 +419,48 @@ void exchange(Operation operation, unsigned mask, uint64_t value, uint64_t all[3
         ++warp.finished;
     }
     std::memcpy(all, warp.values[turn % 2], sizeof warp.values[0]);
+}
+
+void wait_at(int number, int threads) {
+    Barrier& barrier = cluster.block().barriers_of_groups.at(number);
+    if (barrier.arrived && barrier.threads != threads)
+        throw std::logic_error("threads at a barrier wait for different numbers of others");
+    if (threads % kWarp) throw std::logic_error("a barrier for warps that are not whole");
+    barrier.threads = threads;
+    const int64_t turn = barrier.finished;
+    if (++barrier.arrived < threads) return wait(barrier.finished, turn);
+    barrier.arrived = 0;
+    ++barrier.finished;
+}
+
+void copy_later(void* shared, const void* global) {
+    cluster.running->copies.push_back({shared, global});
+}
+
+void finish_copies() {
+    for (const OwnCopy& copy : cluster.running->copies) std::memcpy(copy.to, copy.from, kCopyBytes);
+    cluster.running->copies.clear();
+}
+
+// PTX ISA, "Matrix fragments for mma.m16n8k32 with integer type": a is [16, 32], by rows, b [32,
+// 8], by columns. A register has four neighbours of the inner dimension.
+void multiply_add(int32_t sum[4], const uint32_t a[4], const uint32_t b[2]) {
+    const unsigned number = cluster.running->number, lane = number % kWarp;
+    Warp& warp = cluster.block().warps[number / kWarp];
+    auto& operands = warp.operands[warp.finished % 2];
+    std::memcpy(operands[lane].a, a, sizeof operands[lane].a);
+    std::memcpy(operands[lane].b, b, sizeof operands[lane].b);
+    uint64_t all[32];
+    exchange(Operation::Multiply, 0xffffffffu, 0, all);
+    const auto byte = [](uint32_t four, int i) { return static_cast<int8_t>(four >> 8 * i); };
+    for (int i = 0; i < 4; ++i) {
+        const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+        for (int k = 0; k < 32; k += 4) {
+            const uint32_t left = operands[row % 8 * 4 + k % 16 / 4].a[row / 8 + k / 16 * 2];
+            const uint32_t right = operands[column * 4 + k % 16 / 4].b[k / 16];
+            for (int j = 0; j < 4; ++j) sum[i] += byte(left, j) * byte(right, j);
+        }
+    }
 }
 
 cudaError_t limit_shared_memory(const void* kernel, int bytes) {
@@ -600,9 +665,11 @@ cudaError_t cudaSetDevice(int next) {
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int of) {
     record("attribute", nullptr, 0);
-    *value = attribute == cudaDevAttrMultiProcessorCount ? kDevices[of].multiprocessors
-             : attribute == cudaDevAttrClusterLaunch     ? kDevices[of].clusters > 0
-                                                         : kDevices[of].most_shared_memory;
+    const Device& one = kDevices[of];
+    const int processors = other_multiprocessors ? other_multiprocessors : one.multiprocessors;
+    *value = attribute == cudaDevAttrMultiProcessorCount ? processors
+             : attribute == cudaDevAttrClusterLaunch     ? one.clusters > 0
+                                                         : one.most_shared_memory;
     return cudaSuccess;
 }
 
@@ -663,6 +730,11 @@ extern "C" __attribute__((visibility("default"))) void snnkern_host_meanwhile(vo
 // What the kernels of the build are for from now on, such as 80 for sm_80.
 extern "C" __attribute__((visibility("default"))) void snnkern_host_compiled_for(int architecture) {
     snnkern::host::architecture = architecture;
+}
+
+// How many multiprocessors the devices have from now on; 0 for those that they are made with.
+extern "C" __attribute__((visibility("default"))) void snnkern_host_multiprocessors(int number) {
+    snnkern::host::other_multiprocessors = number;
 }
 
 // Records the calls of the runtime from now on, or no longer.

@@ -1,6 +1,8 @@
 """Leaves out one barrier of a kernel of whole actors at a time, and says of each what came of it, as JSON.
 
-python python_tests/support/cuda_on_host/without_barriers.py MODULE actor|cluster
+python python_tests/support/cuda_on_host/without_barriers.py MODULE KERNEL
+
+KERNEL is "actor", "cluster" or "integer". To wait for copies counts as a barrier.
 
 A kernel without a barrier may read memory that is not there: each runs in a process of its own.
 """
@@ -20,13 +22,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from support import cuda_on_host
 from support.cases import random_observations
 from support.cuda_actors import assert_twins, twins
+from support.integer_actors import assert_exact, packed
 
+HOST = torch.device("cpu")
 # Layers that need several tiles of neurons, lists and tiles of steps; or several words per block, and blocks without.
-ACTORS = {
+LAYERS = {
     "actor": (((3, 300, 280, 270, 2), 17), ((2, 20, 600, 2), 18)),
     "cluster": (((3, 40, 40, 2), 2), ((3, 290, 70, 20, 12), 2)),
 }
-BARRIER = re.compile(r"(__syncthreads|__syncwarp|cluster_arrive|cluster_wait)\(\)|\bwait_for_(copies|blocks)\(")
+BARRIER = re.compile(
+    r"(__syncthreads|__syncwarp|cluster_arrive|cluster_wait|wait_for_own_copies)\(\)|"
+    r"\b(wait_for_copies|wait_for_blocks|group_barrier)\("
+)
 Places = list[tuple[str, int]]
 
 
@@ -43,10 +50,11 @@ def barriers(kernel: str) -> list[Places]:
     return [*alone, halves] if halves else alone
 
 
-def compare(actors) -> None:
-    for widths, timesteps in actors:
-        pair = twins(widths, "mt", torch.device("cpu"), timesteps, alpha=1.0)
-        assert_twins(*pair, random_observations(2, 1, widths[0]))
+def check(kernel: str) -> None:
+    if kernel == "integer":  # several groups, tiles of rows for each, and tiles of steps
+        assert_exact(packed((3, 50, 80, 40, 2), "mt", HOST, 9, alpha=1.0), random_observations(2, 80, 3))
+    for widths, timesteps in LAYERS.get(kernel, ()):
+        assert_twins(*twins(widths, "mt", HOST, timesteps, alpha=1.0), random_observations(2, 1, widths[0]))
 
 
 def outcome(module, kernel: str, places: Places, order: str) -> str:
@@ -56,7 +64,7 @@ def outcome(module, kernel: str, places: Places, order: str) -> str:
         cuda_on_host.leave_out(module, *places)
         cuda_on_host.take_turns(module, order)
         try:
-            compare(ACTORS[kernel])
+            check(kernel)
         except (AssertionError, RuntimeError):
             os._exit(1)
         os._exit(0)
@@ -69,7 +77,7 @@ def main() -> None:
     module, kernel = cuda_on_host.load(Path(sys.argv[1])), sys.argv[2]
     os.environ["SNNKERN_CUDA_CLUSTERS"] = str(int(kernel == "cluster"))
     cuda_on_host.use(module)
-    compare([((3, 4, 4, 2), 1)])  # what torch does the first time it does once, and not in each process
+    twins((3, 4, 4, 2), "mt", HOST, 1)[0](torch.zeros(1, 3))  # what torch does the first time it does here, and once
     outcomes = {}
     for places in [[], *barriers(kernel)]:  # none: with all of them
         tried = (outcome(module, kernel, places, order) for order in ("first", *cuda_on_host.ORDERS))

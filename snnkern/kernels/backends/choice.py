@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from snnkern.errors import InputError, SlowBackendWarning
-from snnkern.kernels.backends import ActorParts, Backend, Engine, cpu, cuda, reference
+from snnkern.kernels.backends import ActorParts, Backend, Engine, cpu, cuda, integers, reference
 from snnkern.kernels.backends.triton import launch
 
 _BACKENDS: tuple[Backend, ...] = (cpu, cuda, launch, reference)  # in order of preference
@@ -110,11 +110,33 @@ def engine(name: str, actor: ActorParts, rows: int) -> Engine | None:
     """
     weight = actor.output[0]
     choose(name, weight.device, weight.dtype)
+    if takes_integers(name, actor, rows) and (exact := integers.engine(actor)) is not None:
+        return exact
     large = not actor.is_plain or is_large(weight.device, rows)
     for backend in _candidates(name, weight.device, weight.dtype, large):
         if (made := backend.engine(actor)) is not None:
             return made
     return None
+
+
+def takes_integers(name: str, actor: ActorParts, rows: int) -> bool:
+    """Whether CUDA's kernel that sums integers is wanted for a batch, as `integers.taken` says.
+
+    Raises:
+        InputError: SNNKERN_INTEGERS says something that it cannot.
+    """
+    return _may_take_integers(name, actor) and integers.taken(actor, rows)
+
+
+def measure_integers(name: str, actor: ActorParts, usual: Engine, rows: int, row_alpha: Tensor | None) -> bool:
+    """Finds out whether it is to be taken in place of the usual engine; True where that is bound to other rows now."""
+    return _may_take_integers(name, actor) and integers.measure(actor, usual, rows, row_alpha)
+
+
+def _may_take_integers(name: str, actor: ActorParts) -> bool:
+    weight = actor.output[0]
+    named = name in ("auto", cuda.NAME)
+    return named and actor.is_plain and not cuda.unavailable() and cuda.serves(weight.device, weight.dtype)
 
 
 def is_large(device: torch.device, rows: int) -> bool:

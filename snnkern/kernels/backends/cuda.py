@@ -28,6 +28,11 @@ NAME = "cuda"
 _DTYPES = (torch.float32, torch.float64)
 
 
+def native() -> Any:
+    """The module of the kernels."""
+    return _cuda
+
+
 def detail() -> str:
     return f"native kernels on {torch.cuda.get_device_name()}, float32 and float64"
 

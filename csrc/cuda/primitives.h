@@ -1,0 +1,34 @@
+// Instructions of a GPU that CUDA C++ has no name for; on the host, tests have functions of these
+// names.
+#pragma once
+
+#include "runtime.h"
+
+#if defined(__CUDACC__)
+
+namespace snnkern {
+
+// Waits for so many threads, some warps of a block, at one of its 16 barriers.
+__device__ inline void group_barrier(int number, int threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+
+// Copies 16 bytes to shared memory; this thread has them after `wait_for_own_copies`.
+__device__ inline void copy_later(void* shared, const void* global) {
+    const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
+}
+__device__ inline void wait_for_own_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+// sum += a · b, by a warp: a is [16, 32], b [32, 8] of int8, sum [16, 8] of int32. Which of them a
+// lane holds: PTX ISA, "Matrix fragments for mma.m16n8k32 with integer type".
+__device__ inline void multiply_add(int32_t (&sum)[4], const uint4& a, const uint2& b) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+r"(sum[0]), "+r"(sum[1]), "+r"(sum[2]), "+r"(sum[3])
+        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
+}
+
+}  // namespace snnkern
+
+#endif

@@ -1,0 +1,388 @@
+"""A whole actor on CUDA that sums currents between hidden layers as integers: for large batches.
+
+With the sender's θ in the weights, a spike is an integer times 2^-(L-1): 0, ±1, ±2, …, ±2^(L-1). A receiver's weights
+are rounded to whole multiples of a unit, a power of two of its own, and these are split into three int8 digits. Tensor
+cores sum them exactly, in whatever order, so results are the same every time. What is rounded is a weight, once, and
+the sum, once: `rounding` says how much. `csrc/cuda/integer_kernel.cu` has the kernel, `decide_slowly` what it must
+give, docs/gpu.md the rest.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear, pad
+
+from snnkern.errors import InputError
+from snnkern.kernels import backends, reference
+from snnkern.kernels.backends import ActorInterface, ActorParts, cuda
+from snnkern.kernels.backends.native import interface_arguments
+
+BASE = 256
+LARGEST = 127 * (BASE**2 + BASE + 1)  # of three digits from -128 to 127, of either sign
+MOST_LEVELS = 7  # the largest spike is 2^(L-1), at most 64
+# The most that rounding a receiver's weights may change its current, as a share of the sum of their sizes.
+LARGEST_ROUNDING = 2.0**-17
+_SMALLEST_SIZE = 2.0**-84  # of that sum: below, a current moves no potential near a threshold that the kernel serves
+_LARGEST_SIZE = 2.0**100
+_LEAST_EXPONENT = -90  # of a receiver's largest weight, so that what its sums are scaled by is normal in float32
+_OLDEST = (8, 0)  # compute capability: the first with this product, and with copies that nobody waits for
+
+
+class Digits(NamedTuple):
+    """Weights between two hidden layers as integers.
+
+    Attributes:
+        slices: the digits, the highest first, int8 `[3, in, out]`.
+        unit: what an integer of a receiver stands for, float64 `[out]`.
+    """
+
+    slices: Tensor
+    unit: Tensor
+
+    @property
+    def value(self) -> Tensor:
+        """The weights that they stand for, exactly: float64 `[in, out]`."""
+        high, middle, low = self.slices.double()
+        return ((high * BASE + middle) * BASE + low) * self.unit
+
+
+def folded(actor: ActorParts, index: int) -> Tensor:
+    """The weights `[in, out]` of a hidden layer in units of its sender's θ, exactly: in float64."""
+    return actor.hidden[index - 1].threshold.double()[:, None] * actor.hidden[index].weight.double()
+
+
+def split(weight: Tensor) -> Digits:
+    """Float64 weights `[in, out]`, rounded to the nearest multiples of the smallest units that three digits allow."""
+    most = weight.abs().amax(dim=0)
+    exponent = torch.frexp(most).exponent.long().clamp(min=_LEAST_EXPONENT) - 23  # most / 2^exponent is below 2^23
+    exponent += (most / _power_of_two(exponent)).round() > LARGEST
+    unit = _power_of_two(exponent)
+    rest = (weight / unit).round().long()
+    slices: list[Tensor] = []
+    for _ in range(3):
+        digit = (rest + BASE // 2) % BASE - BASE // 2
+        slices.insert(0, digit.to(torch.int8))
+        rest = (rest - digit) // BASE
+    return Digits(torch.stack(slices), unit)
+
+
+def _power_of_two(exponent: Tensor) -> Tensor:
+    """2^exponent in float64, exactly on every device."""
+    return ((exponent + 1023) << 52).view(torch.float64)
+
+
+def rounding(weight: Tensor, digits: Digits) -> float:
+    """The most that rounding weights can change a receiver's current by, as a share of the sum of their sizes."""
+    size = weight.abs().sum(dim=0)
+    error = (digits.value - weight).abs().sum(dim=0)
+    return float((error / size.clamp(min=_SMALLEST_SIZE)).max())
+
+
+def fragments(slices: Tensor, receivers: int, senders: int) -> Tensor:
+    """Digits `[3, in, out]` of whole tiles in the order in which lanes multiply them.
+
+    `[tiles of receivers, steps of senders, slices, 32 lanes, 16]`: of its 16, a lane has four neighbouring senders of a
+    receiver, the same of the receiver 8 further, and both of the senders 16 further.
+    """
+    parts, inputs, outputs = slices.shape
+    places = slices.view(parts, inputs // senders, 2, 4, 4, outputs // receivers, 2, 8)
+    return places.permute(5, 1, 0, 7, 3, 2, 6, 4).contiguous()
+
+
+class Decided(NamedTuple):
+    """What a decision gives: the action `[B, out]`, carries `[B, N]` and counts `[hidden layers, B]`."""
+
+    action: Tensor
+    carries: list[Tensor]
+    counts: Tensor
+
+
+def decide_slowly(
+    actor: ActorParts, observation: Tensor, carries: list[Tensor], row_alpha: Tensor | None = None
+) -> Decided:
+    """What the kernel must give, by torch: hidden layers in every bit, the action up to the rounding of its sum."""
+    current = _first_current(actor, _observed(actor.interface, observation))
+    differential = actor.dynamics.neuron.differential
+    decisions: list[reference.Decision] = []
+    for index, (layer, carry) in enumerate(zip(actor.hidden, carries, strict=True)):
+        if index:
+            current = _current(actor, index, decisions[-1].spikes)
+        bias = layer.bias if differential else None
+        decisions.append(reference.neuron(current, layer.threshold, carry, actor.dynamics, bias, row_alpha))
+    weight, bias = actor.output
+    z = linear(decisions[-1].mean.double(), weight.T.double(), bias.double()).float()
+    interface = actor.interface
+    action = interface.action_scale * (torch.tanh(z) if interface.squash else z) + interface.action_bias
+    return Decided(action, [one.carry for one in decisions], torch.stack([one.counts for one in decisions]))
+
+
+def _observed(interface: ActorInterface, observation: Tensor) -> Tensor:
+    """What the first layer receives."""
+    if interface.observation_mean is None or interface.observation_std is None:
+        return observation
+    clip = interface.observation_clip
+    return ((observation - interface.observation_mean) / interface.observation_std).clamp(-clip, clip)
+
+
+def _first_current(actor: ActorParts, value: Tensor) -> Tensor:
+    """The first layer's, summed from the bias on, two inputs at a time, as by the CPU's engine."""
+    weight, bias, *_ = actor.hidden[0]
+    start = torch.zeros_like(bias) if actor.dynamics.neuron.differential else bias
+    current = start.expand(len(value), -1)
+    for k in range(0, len(weight), 2):
+        pair = value[:, k, None] * weight[k]
+        other = value[:, k + 1, None] * weight[k + 1] if k + 1 < len(weight) else torch.zeros_like(pair)
+        current = current + (pair + other)
+    return current
+
+
+def _current(actor: ActorParts, index: int, spikes: Tensor) -> Tensor:
+    """That of a later layer, from the spikes `[T, B, in]` of the one before: exact sums, rounded at last."""
+    threshold, digits = actor.hidden[index - 1].threshold, split(folded(actor, index))
+    unit = 2.0 ** (1 - actor.dynamics.neuron.levels)
+    sent = torch.where(threshold > 0, spikes / (threshold * unit), 0.0).double()
+    high, middle, low = (sent @ part.double() for part in digits.slices)
+    lower = (middle * BASE + low).float().double() * digits.unit * unit
+    if not actor.dynamics.neuron.differential:
+        lower = (lower + actor.hidden[index].bias.double()).float().double()
+    return (high * BASE**2 * digits.unit * unit + lower).float()
+
+
+def serves(actor: ActorParts) -> bool:
+    """Whether the kernel computes this actor as exactly as `LARGEST_ROUNDING` says; it may still not fit a device."""
+    neuron, dtype, device = actor.dynamics.neuron, actor.output[0].dtype, actor.output[0].device
+    if not actor.is_plain or dtype != torch.float32 or cuda.unavailable() or not cuda.serves(device, dtype):
+        return False
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < _OLDEST:
+        return False
+    widest = max(_padded(layer.weight.shape[1]) for layer in actor.hidden)
+    if (
+        not 2 <= len(actor.hidden) <= cuda.native().most_hidden
+        or neuron.levels > MOST_LEVELS
+        or actor.dynamics.timesteps > cuda.native().most_timesteps
+        or widest << (neuron.levels - 1) > cuda.native().most_sum
+        or any(cuda._is_tiny(layer.threshold, actor.dynamics) for layer in actor.hidden)
+    ):
+        return False
+    return all(_is_exact(folded(actor, index)) for index in range(1, len(actor.hidden)))
+
+
+def _is_exact(weight: Tensor) -> bool:
+    return bool((weight.abs().sum(dim=0) < _LARGEST_SIZE).all()) and rounding(weight, split(weight)) <= LARGEST_ROUNDING
+
+
+def _padded(width: int) -> int:
+    return width + -width % cuda.native().padding
+
+
+class Engine(backends.Engine):
+    """A whole actor in one launch (`csrc/cuda/integer.h`). Weights are packed here, once."""
+
+    def __init__(self, actor: ActorParts) -> None:
+        weight, bias = actor.output
+        self._actor = actor
+        self._packed: list[Tensor] = []  # keeps alive what the kernel has the addresses of
+        self._bound: list[Tensor] = []
+        self._outputs = weight.shape[1]
+        self._groups = 0  # of warps in a block: as many as fit
+        self._native = cuda.native().IntegerEngine(
+            device=cuda._place(weight)["device"],
+            dynamics=actor.dynamics.numbers,
+            layers=self._layers(),
+            digits=[self._digits(index) for index in range(1, len(actor.hidden))],
+            output=(
+                self._outputs,
+                self._keep(pad(weight.T, (0, -weight.shape[0] % cuda.native().padding))),
+                self._keep(bias),
+            ),
+            interface=interface_arguments(actor.interface, self._keep),
+        )
+        self.fits = self._native.fits
+
+    def _layers(self) -> list[tuple[int, ...]]:
+        """Sizes and addresses of the layers; weights are the first one's alone."""
+        layers = []
+        for index, (weight, bias, threshold, *_) in enumerate(self._actor.hidden):
+            inputs, outputs = weight.shape
+            width = _padded(outputs)
+            first = None if index else pad(weight, (0, width - outputs, 0, inputs % 2))
+            padded = [pad(tensor, (0, width - outputs)) for tensor in (bias, threshold)]
+            layers.append((inputs, outputs, width, *map(self._keep, (first, *padded))))
+        return layers
+
+    def _digits(self, index: int) -> tuple[int, int]:
+        """Addresses of a layer's digits and of what its sums are scaled by."""
+        weight = folded(self._actor, index)
+        inputs, outputs = (_padded(width) - width for width in weight.shape)
+        digits = split(pad(weight, (0, outputs, 0, inputs)))
+        scale = digits.unit * 2.0 ** (1 - self._actor.dynamics.neuron.levels)
+        order = fragments(digits.slices, cuda.native().tile_receivers, cuda.native().step_senders)
+        return self._keep(order), self._keep(scale.float())
+
+    def _keep(self, tensor: Tensor | None) -> int:
+        """The address of a copy of its own: what it was made from may change or go."""
+        if tensor is None:
+            return 0
+        self._packed.append(tensor.detach().clone(memory_format=torch.contiguous_format))
+        return self._packed[-1].data_ptr()
+
+    def bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:
+        self._rows = counts.shape[1]
+        self._groups = _tuned.get(_key(self._actor, self._rows), Tuned()).groups
+        self._bind(carries, counts, row_alpha)
+
+    def _bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:
+        scratch = counts.new_empty(self._native.scratch(self._rows, self._groups), dtype=torch.uint8)
+        self._bound = [*carries, counts, scratch] if row_alpha is None else [*carries, counts, scratch, row_alpha]
+        addresses = [carry.data_ptr() for carry in carries]
+        of_rows = counts.data_ptr(), cuda._address(row_alpha), scratch.data_ptr()
+        self._native.bind(self._rows, addresses, *of_rows, self._groups)
+
+    def decide(self, observation: Tensor, check_finite: bool, threads: int) -> Tensor | None:
+        if check_finite and not bool(torch.isfinite(observation).all()):  # waits for the device
+            return None
+        observation = observation.contiguous()
+        action = observation.new_empty(self._rows, self._outputs)
+        self._native.decide(cuda._place(observation)["stream"], observation.data_ptr(), action.data_ptr())
+        return action
+
+
+def engine(actor: ActorParts) -> Engine | None:
+    """The actor, packed; None where the kernel does not serve it, or not on its device."""
+    if not serves(actor):
+        return None
+    made = Engine(actor)
+    return made if made.fits() else None
+
+
+class Tuned(NamedTuple):
+    """What `measure` has found for actors and batches like one.
+
+    Attributes:
+        faster: whether the kernel is right, and faster than what was chosen before.
+        groups: of warps in a block; 0 for as many as fit.
+    """
+
+    faster: bool = False
+    groups: int = 0
+
+
+_tuned: dict[tuple[object, ...], Tuned] = {}
+
+
+def asked_for() -> bool | None:
+    """What SNNKERN_INTEGERS says: "1", wherever the kernel serves an actor; "0", never; None where it says nothing.
+
+    Raises:
+        InputError: it says something else.
+    """
+    given = os.environ.get("SNNKERN_INTEGERS", "")
+    if given not in ("", "0", "1"):
+        raise InputError(f"SNNKERN_INTEGERS must be 0 or 1, got {given!r}")
+    return bool(int(given)) if given else None
+
+
+def taken(actor: ActorParts, rows: int) -> bool:
+    """Whether a batch like this is to be computed so: if the environment asks for it, or `measure` found it faster."""
+    asked = asked_for()
+    return _tuned.get(_key(actor, rows), Tuned()).faster if asked is None else asked
+
+
+def measure(actor: ActorParts, usual: backends.Engine, rows: int, row_alpha: Tensor | None) -> bool:
+    """Times the kernel beside the engine that is used now, and remembers which is to be taken for batches like this.
+
+    It is to be taken only if it is faster, and if hidden layers are what `decide_slowly` says, in every bit. Nothing is
+    measured where the environment says what is to be taken.
+
+    Returns:
+        whether the usual engine has been used, and is bound to other rows.
+    """
+    if asked_for() is not None or isinstance(usual, Engine) or (mine := engine(actor)) is None:
+        return False
+    trial = Trial.of(actor, rows, row_alpha)
+    times = {}
+    for groups in range(cuda.native().most_groups, 1, -1):
+        mine._rows, mine._groups = rows, groups
+        mine._bind(trial.carries, trial.counts, row_alpha)
+        if trial.is_right(mine):
+            times[groups] = trial.milliseconds(mine)
+    usual.bind(trial.carries, trial.counts, row_alpha)
+    before = trial.milliseconds(usual)
+    best = min(times, key=lambda groups: times[groups], default=0)
+    _tuned[_key(actor, rows)] = Tuned(best > 0 and times[best] < before, best)
+    return True
+
+
+class Trial(NamedTuple):
+    """Rows on which an engine is tried.
+
+    Attributes:
+        actor: that is computed.
+        observation: `[B, in]`.
+        carries: that the engine is bound to; `[B, N]`.
+        counts: the same.
+        row_alpha: the same.
+        checked: the rows that are looked at.
+    """
+
+    actor: ActorParts
+    observation: Tensor
+    carries: list[Tensor]
+    counts: Tensor
+    row_alpha: Tensor | None
+    checked: Tensor
+
+    @classmethod
+    def of(cls, actor: ActorParts, rows: int, row_alpha: Tensor | None) -> Trial:
+        """Random rows, most of which are not looked at."""
+        output = actor.output[0]
+        generator = torch.Generator().manual_seed(0)
+        observation = torch.randn(rows, actor.interface.observation_dim, generator=generator).to(output)
+        carries = [output.new_zeros(rows, layer.weight.shape[1]) for layer in actor.hidden]
+        counts = torch.zeros(len(carries), rows, dtype=torch.int64, device=output.device)
+        checked = torch.arange(0, rows, max(rows // _CHECKED, 1), device=output.device)
+        return cls(actor, observation, carries, counts, row_alpha, checked)
+
+    def is_right(self, engine: Engine) -> bool:
+        """Whether the bound engine's decisions are right, two of them, the second one with a carry."""
+        for carry in self.carries:
+            carry.zero_()
+        alpha = None if self.row_alpha is None else self.row_alpha[self.checked]
+        for _ in range(2):
+            before = [carry[self.checked] for carry in self.carries]
+            wanted = decide_slowly(self.actor, self.observation[self.checked], before, alpha)
+            action = engine.decide(self.observation, False, 1)
+            right = [torch.equal(self.counts[:, self.checked], wanted.counts)]
+            right += [torch.equal(a[self.checked], b) for a, b in zip(self.carries, wanted.carries, strict=True)]
+            right.append(action is not None and torch.allclose(action[self.checked], wanted.action, 1e-4, 1e-4))
+            if not all(right):
+                return False
+        return True
+
+    def milliseconds(self, engine: backends.Engine) -> float:
+        """The median time of a decision of the bound engine."""
+        times = []
+        with torch.cuda.device(self.observation.device):  # where events are recorded
+            for _ in range(12):
+                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                start.record()
+                engine.decide(self.observation, False, 1)
+                end.record()
+                end.synchronize()
+                times.append(start.elapsed_time(end))
+        return sorted(times)[len(times) // 2]
+
+
+_CHECKED = 500  # rows of a batch
+
+
+def _key(actor: ActorParts, rows: int) -> tuple[object, ...]:
+    """Alike for actors of one form on devices of one name, and batches up to the next power of two."""
+    device = actor.output[0].device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    widths = tuple(tuple(weight.shape) for weight in actor.weights)
+    return name, (rows - 1).bit_length(), widths, actor.dynamics.neuron, actor.dynamics.timesteps
