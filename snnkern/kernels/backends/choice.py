@@ -136,7 +136,7 @@ def measure_integers(name: str, actor: ActorParts, usual: Engine, rows: int, row
 def _may_take_integers(name: str, actor: ActorParts) -> bool:
     weight = actor.output[0]
     named = name in ("auto", cuda.NAME)
-    return named and actor.is_plain and not cuda.unavailable() and cuda.serves(weight.device, weight.dtype)
+    return named and cuda.serves(weight.device, weight.dtype) and actor.is_plain and not cuda.unavailable()
 
 
 def is_large(device: torch.device, rows: int) -> bool:

@@ -155,7 +155,7 @@ def _current(actor: ActorParts, index: int, spikes: Tensor) -> Tensor:
 def serves(actor: ActorParts) -> bool:
     """Whether the kernel computes this actor as exactly as `LARGEST_ROUNDING` says; it may still not fit a device."""
     neuron, dtype, device = actor.dynamics.neuron, actor.output[0].dtype, actor.output[0].device
-    if not actor.is_plain or dtype != torch.float32 or cuda.unavailable() or not cuda.serves(device, dtype):
+    if dtype != torch.float32 or not cuda.serves(device, dtype) or not actor.is_plain or cuda.unavailable():
         return False
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < _OLDEST:
         return False

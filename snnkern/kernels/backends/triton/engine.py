@@ -76,8 +76,9 @@ def block(neuron: Neuron, tile: Tile, precision: str, capability: tuple[int, int
     blackwell = capability >= (10, 0)
     half = capability < (9, 0) or (precision == "tf32" and not (blackwell and neuron.kind is Kind.SNM))
     narrow = tile.rows > 16 and (neuron.differential or half)
-    alone = neuron.kind is Kind.SNM or (neuron.kind is Kind.MT and (precision == "bf16" or neuron.levels == 1))
-    return 16 if narrow else 32, min(8 // spike_bits(neuron), 1 if alone and not narrow else 2)
+    alone = neuron.kind is Kind.SNM or (neuron.kind is Kind.MT and precision == "bf16")
+    one_level = neuron.kind in (Kind.MT, Kind.DC) and neuron.levels == 1
+    return 16 if narrow else 32, min(8 // spike_bits(neuron), 1 if one_level or (alone and not narrow) else 2)
 
 
 def fits(actor: ActorParts) -> bool:
