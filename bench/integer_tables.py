@@ -20,9 +20,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from cuda_compiled import build_settings
-from gpu_page import draw
-from h100 import CLOCK, L1_BYTES, L2_SHARED, LAUNCH, MEMORY, MULTIPROCESSORS
-from machine_code import KINDS, ROOT, Code, disassembled, table
+from h100 import BEST, CLOCK, L1_BYTES, L2_SHARED, MEMORY, MULTIPROCESSORS, PAGE, WORST
+from machine_code import KINDS, ROOT, Code, Loop, disassembled, table
+from pages import fill
 from torch import Tensor
 
 import snnkern
@@ -44,7 +44,7 @@ RESIDENT = 14 / 16  # of the weights, beside three groups
 PEAK = 1979e12 / 2 / CLOCK / MULTIPROCESSORS
 MULTIPLIES = (0.65, 0.5)
 # Of the instructions that could be issued: with three warps on each scheduler, and with one or two.
-TOGETHER, ALONE = (0.9, 0.65), (0.6, 0.45)
+TOGETHER, ALONE = (BEST.issue, WORST.issue), (0.6, 0.45)
 # What stands in the source, and what it is for these widths and T.
 FIXED = {
     "const int timesteps = p.model.actor.timesteps;": f"constexpr int timesteps = {TIMESTEPS};",
@@ -92,6 +92,10 @@ class Tile(NamedTuple):
     @classmethod
     def of(cls, kind: str, code: Code) -> Tile:
         """Counts them loop by loop: a loop's own, times how often it is run."""
+
+        def own(loop: Loop) -> int:
+            return len(code.own(loop))
+
         around = [loop for loop in code.loops() if code.count("IMMA", loop)]
         tile, task, products = around[0], around[-2], around[-1]
         inner = [loop for loop in code.within(tile) if loop not in around]
@@ -104,14 +108,14 @@ class Tile(NamedTuple):
         act, of_action, *_, counts = sorted(behind, key=lambda loop: -code.count("LDG", loop))[:2] + behind[-1:]
         act = min((loop for loop in behind if of_action in code.within(loop)), key=lambda loop: loop.end - loop.start)
         padded, looped = INPUTS + INPUTS % 2, TIMESTEPS - (kind == "DC")  # whose first step stands by itself
-        by_inputs = padded // 8 * code.own(eight) + padded % 8 // 2 * code.own(two)
+        by_inputs = padded // 8 * own(eight) + padded % 8 // 2 * own(two)
         rows, actions = TILE_ROWS // GROUP_WARPS, math.ceil(TILE_ROWS * ACTIONS * 4 / (32 * GROUP_WARPS))
         return cls(
-            first=TASKS * (code.own(first) + by_inputs + looped * code.own(steps)),
-            products=TASKS * WIDTH // 32 * code.own(products),
-            neurons=TASKS * code.own(task),
-            output=actions * (code.own(act) + WIDTH // 64 * code.own(of_action)),
-            rest=code.own(tile) + rows * (code.own(observe) + code.own(of_row)) + code.own(counts),
+            first=TASKS * (own(first) + by_inputs + looped * own(steps)),
+            products=TASKS * WIDTH // 32 * own(products),
+            neurons=TASKS * own(task),
+            output=actions * (own(act) + WIDTH // 64 * own(of_action)),
+            rest=own(tile) + rows * (own(observe) + own(of_row)) + own(counts),
         )
 
     @property
@@ -148,8 +152,9 @@ class Tile(NamedTuple):
         whole, left = divmod(tiles, groups)
         weights = WIDTH * WIDTH * SLICES / L2_SHARED
         start = weights - self.first, weights
-        rounds = zip(start, self.busy(groups), self.busy(left) if left else (0, 0), strict=True)
-        best, worst = (LAUNCH + (begin + whole * full + rest) / CLOCK for begin, full, rest in rounds)
+        launch, rest = (BEST.launch, WORST.launch), self.busy(left) if left else (0, 0)
+        rounds = zip(launch, start, self.busy(groups), rest, strict=True)
+        best, worst = (first + (begin + whole * full + last) / CLOCK for first, begin, full, last in rounds)
         return best, worst
 
 
@@ -250,10 +255,10 @@ def errors_table() -> str:
 
 
 def main() -> None:
-    draw("integer-errors", errors_table())
+    fill(PAGE, "integer-errors", errors_table())
     tiles = {kind: Tile.of(kind, code) for kind, code in specialised().items()}
-    draw("integer-tiles", tiles_table(tiles))
-    draw("integer-predicted", predicted_table(tiles))
+    fill(PAGE, "integer-tiles", tiles_table(tiles))
+    fill(PAGE, "integer-predicted", predicted_table(tiles))
 
 
 if __name__ == "__main__":
