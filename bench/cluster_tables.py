@@ -2,8 +2,8 @@
 
     python bench/cluster_tables.py       # compiles the kernel, counts spikes, prints the tables; needs nvcc
 
-Instructions are counted in the machine code; latencies are those of h100.py and the few named here. In the best case a
-multiprocessor issues four instructions per clock, and each latency is the shorter of two; in the worst it issues 65 %.
+Instructions are counted in the machine code. Latencies, and the best and the worst case, are those of h100.py and the
+few that are named here.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from typing import NamedTuple
 
 from cuda_compiled import build_settings
 from cuda_tables import INPUTS, STEP, TIMESTEPS, WIDTH, Load, measure
-from h100 import ADD, BARRIER, CLOCK, ISSUED, LAUNCH, SHARED, SHUFFLE
+from h100 import ADD, BARRIER, BEST, CLOCK, ISSUED, SHARED, SHUFFLE, WORST
 from machine_code import COMPILED_KINDS, KINDS, ROOT, Code, disassembled, table
 
 SOURCE = ROOT / "csrc" / "cuda" / "cluster_kernel.cu"
 EIGHT = 8  # senders whose weights are looked up together
-WORST_ISSUE = 0.65  # of the rate of issue
 
 
 class Range(NamedTuple):
@@ -65,7 +64,7 @@ class Instructions:
         around = min((one for one in code.loops() if loop in code.within(one)), key=lambda one: one.end - one.start)
         senders = 4 * code.count("LDS.128", loop)
         row = (loop.end - loop.start) / senders
-        return cls(round(code.own(around) - (senders - EIGHT) * row), row)
+        return cls(round(len(code.own(around)) - (senders - EIGHT) * row), row)
 
 
 def compile_kinds(target: str = "sm_90") -> dict[str, Code]:
@@ -98,8 +97,8 @@ def parts(kind: str, load: Load, instructions: Instructions) -> dict[str, Range]
     looked_up = load.spikes * 1.25 + TIMESTEPS * WIDTH / 32  # accesses to shared memory, one per clock
     chain = 5 * SHARED + WIDTH / 32 * 2 * ADD + load.most / 2 * ADD  # masks, list, weights; counts; sums in pairs
     sums = Range(
-        max(issued / ISSUED, looked_up, chain),
-        issued / ISSUED / WORST_ISSUE + chain / 2,
+        max(issued / ISSUED / BEST.issue, looked_up, chain),
+        issued / ISSUED / WORST.issue + chain / 2,
     )
     groups = math.ceil(INPUTS / EIGHT)  # of the observation
     return {
@@ -126,8 +125,8 @@ def seconds(kind: str, load: Load, instructions: Instructions) -> Range:
     """
     found = parts(kind, load, instructions).values()
     return Range(
-        LAUNCH / 2 + sum(part.best for part in found) / CLOCK,
-        LAUNCH + sum(part.worst for part in found) / CLOCK,
+        BEST.launch / 2 + sum(part.best for part in found) / CLOCK,
+        WORST.launch + sum(part.worst for part in found) / CLOCK,
     )
 
 

@@ -15,8 +15,7 @@ TASK, AMBER = "dm_control/cartpole-swingup-v0", [[[255]], [[176]], [[0]]]
 def main(output: str = "cartpole.gif", decisions: int = 300, neuron: str = "if", timesteps: int = 8, steps: int = 500):
     snnkern.files.check_writable(output)
     actor = snnkern.load_actor("drqv2-cartpole-swingup")
-    frames, rule = snnkern.collect(actor, TASK, steps), "mse:linear"  # which does well with so few frames
-    snn = snnkern.convert(actor, frames, neuron=neuron, timesteps=timesteps, calibration=rule)
+    snn = snnkern.convert(actor, snnkern.collect(actor, TASK, steps), neuron=neuron, timesteps=timesteps)
     run = follow.follow("snn", {"snn": snn}, TASK, seed=0)
     with environments.one_of(TASK, SimpleNamespace(view=pixels.View((3, 360, 360), 2, camera=0))) as scene:
         drawn, film = scene.reset(seed=0)[0], []

@@ -417,15 +417,13 @@ class SpikingActor(Policy):
         return [layer.start(batch, uncarried) for layer in self.hidden]
 
     def _bind(self, batch: int) -> _Bound | None:
-        """The engine, working on the carries of a batch; None where there is none for this actor.
-
-        Changes have been noticed.
-        """
+        """The engine, working on the carries of a batch; None where there is none for this actor."""
         if torch.compiler.is_compiling():
             return None
         bound = self._bound
         if bound is not None and bound.shape[0] == batch and bound.unchanged():
             return bound
+        self._notice_changes()
         assert self._packed is not None
         large = choice.is_large(self.output.weight.device, batch)
         integers = choice.takes_integers(self.backend, self._packed.parts, batch)
@@ -522,8 +520,7 @@ class SpikingActor(Policy):
             table[name] = tensor
 
     def _pack(self, batch: int) -> Engine | None:
-        """An engine of the present weights and thresholds; None where there is none for this actor."""
-        self._notice_changes()
+        """An engine of what is packed; None where there is none for this actor."""
         assert self._packed is not None
         return choice.engine(self.backend, self._packed.parts, batch)
 
