@@ -520,7 +520,8 @@ class SpikingActor(Policy):
             table[name] = tensor
 
     def _pack(self, batch: int) -> Engine | None:
-        """An engine of what is packed; None where there is none for this actor."""
+        """An engine of the present weights and thresholds; None where there is none for this actor."""
+        self._notice_changes()
         assert self._packed is not None
         return choice.engine(self.backend, self._packed.parts, batch)
 
