@@ -9,16 +9,13 @@ few that are named here.
 from __future__ import annotations
 
 import math
-import subprocess
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
-from cuda_compiled import build_settings
+from cuda_compiled import compile_one
 from cuda_tables import INPUTS, STEP, TIMESTEPS, WIDTH, Load, measure
 from h100 import ADD, BARRIER, BEST, CLOCK, ISSUED, SHARED, SHUFFLE, WORST
-from machine_code import COMPILED_KINDS, KINDS, ROOT, Code, disassembled, table
+from machine_code import KINDS, ROOT, Code, table
 
 SOURCE = ROOT / "csrc" / "cuda" / "cluster_kernel.cu"
 EIGHT = 8  # senders whose weights are looked up together
@@ -71,23 +68,12 @@ def compile_kinds(target: str = "sm_90") -> dict[str, Code]:
     """The machine code of the kernel for each kind, for thresholds that are not tiny.
 
     Raises:
-        RuntimeError: nvcc fails, or there is no nvdisasm.
+        RuntimeError: nvcc fails or warns, or there is no nvdisasm.
     """
-    flags, _ = build_settings()
-    arch = target.removeprefix("sm_")
-    with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder) / "cluster.cubin"
-        code = f"-gencode=arch=compute_{arch},code={target}"
-        command = ["nvcc", "-std=c++17", "-O3", *flags, code, "-cubin", str(SOURCE), "-o", str(cubin)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
-        found = disassembled(cubin)
-    return {
-        name: next(code for symbol, code in found.items() if f"KindE{kind}ELb0E" in symbol)
-        for kind, name in enumerate(("IF", "SNM", "MT", "DC", "LIF"))
-        if name in COMPILED_KINDS
-    }
+    found = {one.kind: one.code for one in compile_one(SOURCE, target) if not any(one.flags)}
+    if None in found.values():
+        raise RuntimeError("no nvdisasm, which comes with nvcc or with triton")
+    return {kind: code for kind, code in found.items() if code is not None}
 
 
 def parts(kind: str, load: Load, instructions: Instructions) -> dict[str, Range]:

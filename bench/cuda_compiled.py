@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 import subprocess
@@ -41,7 +42,7 @@ class Compiled:
         wide_loads: whether it reads memory by 16 bytes; None where nothing disassembles it.
         fused: fused multiply-adds, of either precision; None likewise.
         loop: instructions of a thread in one simulation step of a neuron kernel; None likewise, and for actors.
-        code: an actor's; None likewise, and for neuron kernels.
+        code: of whole actors; None likewise, and for neuron kernels.
     """
 
     symbol: str
@@ -109,6 +110,7 @@ def compile_all() -> list[Compiled]:
         return [kernel for job in jobs for kernel in job.result()]
 
 
+@functools.cache
 def compile_one(source: Path, target: str) -> list[Compiled]:
     """The kernels of one source for one target, compiled with the build's flags.
 
@@ -181,7 +183,7 @@ def _disassembled(kernels: Sequence[Compiled], cubin: Path) -> list[Compiled]:
             wide_loads=parts[kernel.symbol].count("LDG.E.128") > 0,
             fused=parts[kernel.symbol].count("FFMA") + parts[kernel.symbol].count("DFMA"),
             loop=parts[kernel.symbol].step() if kernel.kernel == "neuron" else None,
-            code=parts[kernel.symbol] if kernel.kernel == "actor" else None,
+            code=parts[kernel.symbol] if kernel.kernel != "neuron" else None,
         )
         for kernel in kernels
     ]

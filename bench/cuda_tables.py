@@ -166,7 +166,8 @@ def loops_of(kernels: Sequence[Compiled]) -> dict[str, ActorLoops]:
     Raises:
         RuntimeError: they are not nested as in the source.
     """
-    ordinary = [one for one in kernels if one.target == "sm_90" and one.code is not None and not one.flags[0]]
+    actors = [one for one in kernels if one.kernel == "actor" and one.target == "sm_90"]
+    ordinary = [one for one in actors if one.code is not None and not one.flags[0]]
     return {one.kind: ActorLoops.of(one.code) for one in ordinary if one.code is not None}
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import snnkern
 from snnkern import DC, MT
-from snnkern.kernels.backends import ActorParts, choice, cuda, integers
+from snnkern.kernels.backends import ActorParts, choice, cuda, integers, native
 from snnkern.kernels.neurons import Kind
 
 pytestmark = needs_cpu
@@ -230,10 +230,10 @@ def test_nothing_is_read_or_written_beyond_its_memory(cuda_on_host, cuda_device,
     def keep(self, tensor: Tensor | None) -> int:
         if tensor is None:
             return 0
-        self._packed.append(before_a_guard(tensor))
-        return self._packed[-1].data_ptr()
+        self.append(before_a_guard(tensor))
+        return self[-1].data_ptr()
 
-    monkeypatch.setattr(integers.Engine, "_keep", keep)
+    monkeypatch.setattr(native.Packed, "keep", keep)
     parts = packed((11, 33, 17, 3), neuron, HOST, 9, alpha=1.0)
     engine = made(parts)
     counts = before_a_guard(torch.zeros(2, 13, dtype=torch.int64))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from snnkern.errors import InputError
+from snnkern.kernels.backends.native import asked_for
 
 _CHAINED = 32  # decisions that are timed as one
 DECISIONS = 3  # whose results are compared
@@ -22,10 +21,7 @@ def setting() -> bool | None:
     Raises:
         InputError: it says something else.
     """
-    given = os.environ.get("SNNKERN_CUDA_CLUSTERS", "")
-    if given not in ("", "0", "1"):
-        raise InputError(f"SNNKERN_CUDA_CLUSTERS must be 0 or 1, got {given!r}")
-    return bool(int(given)) if given else None
+    return asked_for("SNNKERN_CUDA_CLUSTERS")
 
 
 def are_wanted(key: tuple[object, ...]) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from snnkern.kernels import backends, reference
 from snnkern.kernels.backends import ActorParts, Gradients, HiddenPart, Problem, Result, clusters, layered
-from snnkern.kernels.backends.native import interface_arguments, run_neuron, stream_on
+from snnkern.kernels.backends.native import Packed, interface_arguments, run_neuron, stream_on
 from snnkern.kernels.backends.triton import launch
 from snnkern.kernels.neurons import Dynamics, Numbers
 from snnkern.kernels.surrogates import Surrogate
@@ -119,7 +119,7 @@ class Engine(backends.Engine):
 
     def __init__(self, actor: ActorParts) -> None:
         weight, bias = actor.output
-        self._packed: list[Tensor] = []  # keeps alive what the kernel has the addresses of
+        self._packed = Packed()
         self._folded: list[Tensor] = []  # weights of the hidden layers
         self._clustered: list[Tensor] = []  # the same as clusters of blocks have them; made when they are wanted
         self._dynamics = actor.dynamics
@@ -129,8 +129,8 @@ class Engine(backends.Engine):
             dynamics=actor.dynamics.numbers,
             tiny=any(_is_tiny(layer.threshold, actor.dynamics) for layer in actor.hidden),
             layers=self._layers(actor.hidden),
-            output=(self._outputs, self._keep(weight.T), self._keep(bias)),
-            interface=interface_arguments(actor.interface, self._keep),
+            output=(self._outputs, self._packed.keep(weight.T), self._packed.keep(bias)),
+            interface=interface_arguments(actor.interface, self._packed.keep),
         )
         self.fits = self._native.fits
 
@@ -143,17 +143,10 @@ class Engine(backends.Engine):
             padding = -outputs % _cuda.padding
             folded = weight if sender is None else weight * sender[:, None]
             tensors = [torch.nn.functional.pad(tensor, (0, padding)) for tensor in (folded, bias, threshold)]
-            layers.append((inputs, outputs, outputs + padding, *map(self._keep, tensors)))
+            layers.append((inputs, outputs, outputs + padding, *map(self._packed.keep, tensors)))
             self._folded.append(self._packed[-len(tensors)])
             sender = threshold
         return layers
-
-    def _keep(self, tensor: Tensor | None) -> int:
-        """The address of a copy of its own: what it was made from may change or go."""
-        if tensor is None:
-            return 0
-        self._packed.append(tensor.detach().clone(memory_format=torch.contiguous_format))
-        return self._packed[-1].data_ptr()
 
     def bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:
         rows = Rows(carries, counts, row_alpha)

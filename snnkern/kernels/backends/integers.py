@@ -9,17 +9,15 @@ give, docs/gpu.md the rest.
 
 from __future__ import annotations
 
-import os
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, pad
 
-from snnkern.errors import InputError
 from snnkern.kernels import backends, reference
 from snnkern.kernels.backends import ActorInterface, ActorParts, cuda
-from snnkern.kernels.backends.native import interface_arguments
+from snnkern.kernels.backends.native import Packed, asked_for, interface_arguments
 
 BASE = 256
 LARGEST = 127 * (BASE**2 + BASE + 1)  # of three digits from -128 to 127, of either sign
@@ -29,6 +27,7 @@ LARGEST_ROUNDING = 2.0**-17
 _SMALLEST_SIZE = 2.0**-84  # of that sum: below, a current moves no potential near a threshold that the kernel serves
 _LARGEST_SIZE = 2.0**100
 _LEAST_EXPONENT = -90  # of a receiver's largest weight, so that what its sums are scaled by is normal in float32
+_SETTING = "SNNKERN_INTEGERS"
 _OLDEST = (8, 0)  # compute capability: the first with this product, and with copies that nobody waits for
 
 
@@ -185,7 +184,7 @@ class Engine(backends.Engine):
     def __init__(self, actor: ActorParts) -> None:
         weight, bias = actor.output
         self._actor = actor
-        self._packed: list[Tensor] = []  # keeps alive what the kernel has the addresses of
+        self._packed = Packed()
         self._bound: list[Tensor] = []
         self._outputs = weight.shape[1]
         self._groups = 0  # of warps in a block: as many as fit
@@ -196,10 +195,10 @@ class Engine(backends.Engine):
             digits=[self._digits(index) for index in range(1, len(actor.hidden))],
             output=(
                 self._outputs,
-                self._keep(pad(weight.T, (0, -weight.shape[0] % cuda.native().padding))),
-                self._keep(bias),
+                self._packed.keep(pad(weight.T, (0, -weight.shape[0] % cuda.native().padding))),
+                self._packed.keep(bias),
             ),
-            interface=interface_arguments(actor.interface, self._keep),
+            interface=interface_arguments(actor.interface, self._packed.keep),
         )
         self.fits = self._native.fits
 
@@ -211,7 +210,7 @@ class Engine(backends.Engine):
             width = _padded(outputs)
             first = None if index else pad(weight, (0, width - outputs, 0, inputs % 2))
             padded = [pad(tensor, (0, width - outputs)) for tensor in (bias, threshold)]
-            layers.append((inputs, outputs, width, *map(self._keep, (first, *padded))))
+            layers.append((inputs, outputs, width, *map(self._packed.keep, (first, *padded))))
         return layers
 
     def _digits(self, index: int) -> tuple[int, int]:
@@ -221,14 +220,7 @@ class Engine(backends.Engine):
         digits = split(pad(weight, (0, outputs, 0, inputs)))
         scale = digits.unit * 2.0 ** (1 - self._actor.dynamics.neuron.levels)
         order = fragments(digits.slices, cuda.native().tile_receivers, cuda.native().step_senders)
-        return self._keep(order), self._keep(scale.float())
-
-    def _keep(self, tensor: Tensor | None) -> int:
-        """The address of a copy of its own: what it was made from may change or go."""
-        if tensor is None:
-            return 0
-        self._packed.append(tensor.detach().clone(memory_format=torch.contiguous_format))
-        return self._packed[-1].data_ptr()
+        return self._packed.keep(order), self._packed.keep(scale.float())
 
     def bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:
         self._rows = counts.shape[1]
@@ -274,21 +266,9 @@ class Tuned(NamedTuple):
 _tuned: dict[tuple[object, ...], Tuned] = {}
 
 
-def asked_for() -> bool | None:
-    """What SNNKERN_INTEGERS says: "1", wherever the kernel serves an actor; "0", never; None where it says nothing.
-
-    Raises:
-        InputError: it says something else.
-    """
-    given = os.environ.get("SNNKERN_INTEGERS", "")
-    if given not in ("", "0", "1"):
-        raise InputError(f"SNNKERN_INTEGERS must be 0 or 1, got {given!r}")
-    return bool(int(given)) if given else None
-
-
 def taken(actor: ActorParts, rows: int) -> bool:
     """Whether a batch like this is to be computed so: if the environment asks for it, or `measure` found it faster."""
-    asked = asked_for()
+    asked = asked_for(_SETTING)
     return _tuned.get(_key(actor, rows), Tuned()).faster if asked is None else asked
 
 
@@ -301,7 +281,7 @@ def measure(actor: ActorParts, usual: backends.Engine, rows: int, row_alpha: Ten
     Returns:
         whether the usual engine has been used, and is bound to other rows.
     """
-    if asked_for() is not None or isinstance(usual, Engine) or (mine := engine(actor)) is None:
+    if asked_for(_SETTING) is not None or isinstance(usual, Engine) or (mine := engine(actor)) is None:
         return False
     trial = Trial.of(actor, rows, row_alpha)
     times = {}

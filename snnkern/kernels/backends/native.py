@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from snnkern.errors import InputError
 from snnkern.kernels.backends import ActorInterface, Gradients, Problem, Result
 from snnkern.kernels.surrogates import Surrogate
 
@@ -15,6 +17,29 @@ Address = Callable[[Tensor | None], int]  # of a contiguous tensor's memory; 0 f
 
 # The handle of torch's current stream on a device, by its number; a torch without CUDA has none.
 stream_on: Callable[[int], int] = getattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 0)
+
+
+def asked_for(variable: str) -> bool | None:
+    """What an environment variable says: "1", wherever it can be; "0", nowhere; None where it says nothing.
+
+    Raises:
+        InputError: it says something else.
+    """
+    given = os.environ.get(variable, "")
+    if given not in ("", "0", "1"):
+        raise InputError(f"{variable} must be 0 or 1, got {given!r}")
+    return bool(int(given)) if given else None
+
+
+class Packed(list[Tensor]):
+    """What an engine has packed: it keeps alive what the kernel has the addresses of."""
+
+    def keep(self, tensor: Tensor | None) -> int:
+        """The address of a copy of its own, 0 for None: what it was made from may change or go."""
+        if tensor is None:
+            return 0
+        self.append(tensor.detach().clone(memory_format=torch.contiguous_format))
+        return self[-1].data_ptr()
 
 
 class LayerArguments(NamedTuple):
