@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 import sys
@@ -37,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--all-cases",
         action="store_true",
         default=bool(os.environ.get("SNNKERN_ALL_CASES")),
-        help="run every case of every test; without it, cases that give each parameter each of its values once",
+        help="run every case of every test; without it, a few that give each parameter each of its values once",
     )
 
 
@@ -67,9 +68,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if item.get_closest_marker("thorough"):
                 continue
             tests[item.nodeid.partition("[")[0]].append(item)
-        chosen = {item for cases in tests.values() for item in covering(cases)}
+        chosen = {item for cases in tests.values() for item in _few(cases)}
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = [item for item in items if item in chosen]
+
+
+def _few(cases: list[pytest.Item]) -> Iterator[pytest.Item]:
+    """Of a costly test one case, of others as many as `covering` needs."""
+    costly = [case for case in cases if case.get_closest_marker("costly")]
+    yield from itertools.islice(covering(costly), 1)
+    yield from covering([case for case in cases if case not in costly])
 
 
 def covering(cases: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
@@ -149,15 +157,13 @@ def _logs(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def cuda_on_host(tmp_path_factory):
-    """The module of the CUDA kernels, built to run on the host; once per session, or in a folder that is named."""
-    from support import cuda_on_host
+def cuda_on_host():
+    """The module of the CUDA kernels, built to run on the host, in build/ or a folder that is named."""
+    from support import ROOT, cuda_on_host
 
     if why := cuda_on_host.missing():
         pytest.skip(why)
-    shared = tmp_path_factory.getbasetemp()
-    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared  # that of all workers
-    folder = os.environ.get("SNNKERN_CUDA_ON_HOST", shared / "cuda_on_host")
+    folder = os.environ.get("SNNKERN_CUDA_ON_HOST", ROOT / "build" / "cuda_on_host")
     return cuda_on_host.load(cuda_on_host.build(Path(folder)))
 
 

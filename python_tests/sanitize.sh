@@ -20,6 +20,7 @@ case $sanitizers in
         libraries=(libasan.so libubsan.so libstdc++.so)
         bugs=(overflow:heap-buffer-overflow shift:'shift exponent')
         # The CUDA kernels, which the tests build for the host.
+        export SNNKERN_CUDA_ON_HOST=$tree/cuda_on_host
         export SNNKERN_HOST_FLAGS="-fsanitize=$sanitizers -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
         tests=(test_kernels.py test_gradients.py test_engine.py test_staged_engine.py test_engine_fuzz.py test_staged_fuzz.py test_endurance.py test_hostile_arrays.py test_cuda_on_host.py
             test_cuda_neurons.py test_cuda_actor.py -k "not many_decisions and not gpu and not compiles_into and not opcheck")

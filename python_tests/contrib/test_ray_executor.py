@@ -64,6 +64,7 @@ def test_a_killed_worker_loses_nothing(executor, tmp_path) -> None:
     assert (tmp_path / "died").read_text() != finished.name.split("-")[1]
 
 
+@pytest.mark.thorough
 def test_a_task_that_kills_its_workers_is_given_up(executor) -> None:
     found = results(executor, sweep_tasks.deadly, None, [0, 1, 2])
     assert (found[0], found[2]) == (0, 2)
@@ -94,6 +95,7 @@ def test_no_tasks_are_no_work(executor) -> None:
     assert list(executor.run(sweep_tasks.failing, None, [])) == []
 
 
+@pytest.mark.thorough
 def test_a_function_of_a_script_travels(executor) -> None:
     """One that no worker could import: a script needs no guard."""
     space: dict[str, object] = {"__name__": "__main__"}

@@ -87,6 +87,7 @@ def assert_loops_are_found(kernels: list[cuda_compiled.Compiled]) -> None:
         assert 0 < found.first_step.issued <= found.step.issued <= 75, kind
 
 
+@pytest.mark.thorough
 @each_target
 def test_integer_kernels_fit(target) -> None:
     kernels = compiled("integer_kernel", target)
@@ -96,6 +97,7 @@ def test_integer_kernels_fit(target) -> None:
         assert [one for one in kernels if not one.wide_loads] == []
 
 
+@pytest.mark.thorough
 @each_target
 def test_cluster_kernels_fit(target) -> None:
     kernels = compiled("cluster_kernel", target) if target != "sm_80" else []

@@ -58,7 +58,7 @@ def test_neurons_are_bit_identical_at_every_size(cuda_device, neuron, size, dtyp
 
 @each("dtype", NATIVE_DTYPES)
 @each("timesteps", TIMESTEPS)
-@each("neuron", NEURONS)
+@each("neuron", DEFAULT_NEURONS)
 def test_neurons_are_bit_identical_for_every_number_of_timesteps(cuda_device, neuron, timesteps, dtype):
     layer = random_layer(Dynamics(neuron, timesteps, **CARRYING), Size(3, 20), dtype)
     assert_is_reference(layer, "cuda", cuda_device)

@@ -1,6 +1,6 @@
 """Many decisions in a row: no drift beyond the reference's, no growth in memory.
 
-A million where all cases are wanted (`--all-cases`), else a twentieth of them.
+Two hundred thousand where all cases are wanted (`--all-cases`), else a fifth of them.
 A longer run: SNNKERN_DECISIONS=100000000 pytest python_tests/kernels/test_endurance.py
 """
 
@@ -29,7 +29,7 @@ from snnkern.kernels.neurons import Kind
 
 pytestmark = needs_cpu
 
-DECISIONS = int(os.environ.get("SNNKERN_DECISIONS", 1_000_000 if "SNNKERN_ALL_CASES" in os.environ else 50_000))
+DECISIONS = int(os.environ.get("SNNKERN_DECISIONS", 200_000 if "SNNKERN_ALL_CASES" in os.environ else 40_000))
 MILESTONES = [*(number for number in (1_000, 10_000, 100_000) if number < DECISIONS), DECISIONS]
 
 
@@ -110,6 +110,7 @@ CARRIES = {
 CONSERVING = {name: neuron for name, neuron in DEFAULT_NEURONS.items() if not neuron.leak}
 
 
+@pytest.mark.costly
 @each("carry", CARRIES)
 @each("neuron", CONSERVING)
 def test_the_last_of_many_decisions_is_the_references_bit_for_bit(neuron, carry) -> None:
@@ -177,6 +178,7 @@ def through_later_layers(actor: SpikingActor, errors: list[Tensor], absolute: bo
     return passed
 
 
+@pytest.mark.costly
 @each("widths", {"one-layer": (5, 16, 2), "two-layers": (5, 16, 16, 2)})
 @each("neuron", CONSERVING)
 def test_the_summed_error_of_many_decisions_is_what_the_carry_owes(neuron, widths) -> None:
@@ -232,6 +234,7 @@ FORMS: dict[str, tuple[str, tuple[int, ...], type]] = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc here to read the resident memory from")
 @each("form", FORMS)
 def test_many_decisions_need_no_more_memory_than_ten_thousand(form) -> None:

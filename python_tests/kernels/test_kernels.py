@@ -87,12 +87,10 @@ def test_levels_are_found_at_their_bounds_whatever_the_threshold(neuron, dtype):
         levels = threshold / 2.0 ** torch.arange(neuron.levels, dtype=dtype)
         bounds = neighbours(0.75 * levels)
         potentials = torch.cat([bounds, -bounds, levels, torch.zeros(1, dtype=dtype)])
-        for first in (0.0, threshold, levels[-1]):  # what has been sent before, and may be taken back
-            current = torch.stack([torch.full_like(potentials, first), potentials])[:, :, None].expand(-1, -1, 17)
-            layer = Layer(
-                current, threshold.expand(17), torch.zeros(len(potentials), 17, dtype=dtype), Dynamics(still, 2)
-            )
-            assert_is_reference(layer, "cpu")
+        sent = torch.stack([torch.zeros_like(threshold), threshold, levels[-1]])  # before, and may be taken back
+        current = torch.stack(torch.broadcast_tensors(sent[:, None], potentials)).flatten(1)[:, :, None]
+        carry = torch.zeros(current.shape[1], 17, dtype=dtype)
+        assert_is_reference(Layer(current.expand(-1, -1, 17), threshold.expand(17), carry, Dynamics(still, 2)), "cpu")
 
 
 @each("dtype", NATIVE_DTYPES)

@@ -45,6 +45,7 @@ def assert_actor_is_reference(neuron, widths: tuple[int, ...], timesteps: int, b
     assert share > (0.02 if neuron.kind is Kind.DC else 0.7)
 
 
+@pytest.mark.costly
 @each("widths", {name: ACTOR_WIDTHS[name] for name in ("one-layer", "two-layers")})
 @each("neuron", DEFAULT_NEURONS)
 def test_actors_agree_with_the_reference(neuron, widths) -> None:

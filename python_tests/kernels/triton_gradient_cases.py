@@ -75,12 +75,14 @@ def test_gradients_are_the_references(neuron, surrogate) -> None:
     assert_triton_is_reference(random_layer(Dynamics(neuron, 3, **CARRYING), Size(3, 17)), surrogate)
 
 
+@pytest.mark.costly
 @each("size", {name: SIZES[name] for name in ("B1-N1", "B3-N257")})
 @each("kind", {kind: kind for kind in KINDS})
 def test_gradients_of_other_sizes_are_the_references(kind, size) -> None:
     assert_triton_is_reference(random_layer(Dynamics(DEFAULT_NEURONS[kind], 3), size), KINDS[kind])
 
 
+@pytest.mark.costly
 @each("timesteps", SEGMENTS)
 @each("kind", {kind: kind for kind in KINDS})
 def test_gradients_of_other_numbers_of_timesteps_are_the_references(kind, timesteps) -> None:
@@ -99,6 +101,7 @@ def test_gradients_of_hard_inputs_are_the_references(kind, change) -> None:
 CURRENTS = {"ordinary": 1.0, "smallest-fast": LEAST.value, "small": LEAST.value / 2, "denormal": 1e-42}
 
 
+@pytest.mark.costly
 @interpreted
 @each("current", CURRENTS)
 @pytest.mark.parametrize("timesteps", [3, launch.SEGMENT + 2])
@@ -126,6 +129,7 @@ def test_a_threshold_of_zero_has_no_gradient() -> None:
                 assert not one.any()
 
 
+@pytest.mark.costly
 @each("neuron", DEFAULT_NEURONS)
 def test_gradients_stop_at_a_nan_and_stay_finite(neuron) -> None:
     layer = random_layer(Dynamics(neuron, launch.SEGMENT + 1), Size(2, 5))
@@ -135,6 +139,7 @@ def test_gradients_stop_at_a_nan_and_stay_finite(neuron) -> None:
         assert all(bool(one.isfinite().all()) for one in gradients.values())
 
 
+@pytest.mark.costly
 @each("neuron", DEFAULT_NEURONS)
 def test_half_precision_is_computed_in_float32(neuron) -> None:
     for dtype in (ALL_DTYPES["bfloat16"], ALL_DTYPES["float16"]):
@@ -147,6 +152,7 @@ def test_half_precision_is_computed_in_float32(neuron) -> None:
             torch.testing.assert_close(actual[name].float(), expected, rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
 
 
+@pytest.mark.costly
 @each("layout", LAYOUTS)
 @each("neuron", {name: DEFAULT_NEURONS[name] for name in ("snm", "dc")})
 def test_gradients_are_the_same_for_any_strides(neuron, layout) -> None:
@@ -171,6 +177,7 @@ def test_strided_thresholds_carries_and_biases() -> None:
     assert_same(found(viewed, gradient), found(layer, gradient.contiguous()))
 
 
+@pytest.mark.costly
 @each("neuron", DEFAULT_NEURONS)
 def test_sums_over_the_batch_are_the_same_in_strips(neuron, monkeypatch) -> None:
     """A program that works off several tiles of rows, and the last one, which has fewer: each row's are to the bit."""
@@ -195,6 +202,7 @@ def test_empty_layers_have_empty_gradients(batch, neurons) -> None:
         assert gradients["threshold"].shape == gradients["bias"].shape == (neurons,)
 
 
+@pytest.mark.costly
 @interpreted
 @pytest.mark.parametrize("timesteps", [3, launch.SEGMENT + 3])
 @each("neuron", DEFAULT_NEURONS)
@@ -228,6 +236,7 @@ class Fenced:
         return run
 
 
+@pytest.mark.costly
 @interpreted
 @pytest.mark.parametrize("timesteps", [3, launch.SEGMENT + 3])
 @each("kind", {"if": "if", "mt": "mt", "dc": "dc"})

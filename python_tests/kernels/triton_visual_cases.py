@@ -51,14 +51,20 @@ def on_a_grid(form: Form, neuron, timesteps: int, backend: str) -> SpikingActor:
     return SpikingActor(actor, thresholds, dynamics, backend=backend).to(DEVICE)
 
 
-@each("form", SHAPES)
-@each("neuron", DEFAULT_NEURONS)
+@pytest.mark.costly
+@pytest.mark.parametrize(
+    ("neuron", "form"),
+    [
+        *((neuron, "several-tiles") for neuron in DEFAULT_NEURONS),
+        *((neuron, "odd-sizes") for neuron in ("if", "mt", "dc")),
+        *((neuron, "several-blocks") for neuron in ("snm", "mt")),
+    ],
+)
 def test_what_sums_cannot_round_is_that_of_the_reference(neuron, form) -> None:
     """Every spike and carry of every row; with so many steps that DC's division is exact, and such a leak."""
-    if neuron.kind is Kind.LIF:
-        neuron = snnkern.LIF(leak=0.5)
-    timesteps = 2 if neuron.kind is Kind.DC else 5
-    ours, reference = (on_a_grid(form, neuron, timesteps, backend) for backend in ("triton", "reference"))
+    model = snnkern.LIF(leak=0.5) if neuron == "lif" else DEFAULT_NEURONS[neuron]
+    timesteps = 2 if model.kind is Kind.DC else 5
+    ours, reference = (on_a_grid(SHAPES[form], model, timesteps, backend) for backend in ("triton", "reference"))
     for step, pixels in enumerate(episode(ours, 2, 3).to(DEVICE)):
         if step:
             for actor in (ours, reference):
@@ -72,12 +78,14 @@ def test_what_sums_cannot_round_is_that_of_the_reference(neuron, form) -> None:
     assert reference._bound is None
 
 
+@pytest.mark.costly
 @each("neuron", {name: DEFAULT_NEURONS[name] for name in ("if", "lif", "snm", "mt")})
 def test_convolutions_agree_with_the_reference(neuron) -> None:
     actor = sees(SHAPES["odd-sizes"], neuron, 5, alpha=0.6, memory=0.4)
     assert assert_agrees(actor, episode(actor, 2, 3), {1: torch.tensor([True, False, False])}) > 0.3
 
 
+@pytest.mark.costly
 @each("form", FORMS)
 def test_every_form_of_an_actor_agrees_with_the_reference(form) -> None:
     """Bridges and Linear layers run layer by layer behind the kernels; where no convolution comes first, all do."""
@@ -87,12 +95,14 @@ def test_every_form_of_an_actor_agrees_with_the_reference(form) -> None:
     assert isinstance(actor._engine, visual.Engine if first else layered.Engine)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("levels", [1, 2, 7, 24])
 def test_every_number_of_levels_is_packed_and_unpacked(levels) -> None:
     actor = sees(SHAPES["several-tiles"], snnkern.MT(levels=levels), 3)
     assert assert_agrees(actor, episode(actor, 1, 2)) > 0.4
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("timesteps", [1, 3, 9])
 def test_every_number_of_timesteps_is_packed_and_unpacked(timesteps) -> None:
     """A chunk of steps that is cut short, and a second plane, behind which the next row's words stand."""
@@ -100,6 +110,7 @@ def test_every_number_of_timesteps_is_packed_and_unpacked(timesteps) -> None:
     assert assert_agrees(actor, episode(actor, 2, 2)) > 0.4
 
 
+@pytest.mark.thorough
 def test_rows_may_have_an_alpha_each() -> None:
     actor = sees(SHAPES["odd-sizes"], "snm", 4)
     actor.alpha = torch.linspace(0, 1, 4)
@@ -125,6 +136,7 @@ def test_both_tiles_and_every_share_of_pieces_give_the_same_actions() -> None:
         torch.testing.assert_close(found, actions[0], rtol=0, atol=1e-5)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("precision", whole.PRECISIONS)
 def test_precisions_are_those_of_the_weights_between_layers(precision, monkeypatch) -> None:
     """The reference with its weights rounded as `precision` says decides the same; the first layer's are exact."""
@@ -192,6 +204,7 @@ def test_empty_batches_and_arrays() -> None:
     np.testing.assert_array_equal(other.act(pixels.numpy()[0]), action[0])
 
 
+@pytest.mark.thorough
 def test_a_row_decides_as_it_does_alone() -> None:
     actor = sees(SHAPES["several-tiles"], "dc", 2, alpha=1.0)
     pixels = episode(actor, 2, 2).to(DEVICE)

@@ -211,9 +211,13 @@ def test_an_ordinary_loop_learns_what_another_actor_does(neuron):
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own compiler
 @pytest.mark.parametrize(
-    "compiler", ["aot_eager", pytest.param("inductor", marks=[needs_compiler, pytest.mark.thorough])]
+    ("sees", "compiler"),
+    [
+        (False, "aot_eager"),
+        (True, "aot_eager"),
+        pytest.param(False, "inductor", marks=[needs_compiler, pytest.mark.thorough]),
+    ],
 )
-@pytest.mark.parametrize("sees", [False, True], ids=["vectors", "sees"])
 def test_it_compiles_into_one_graph(sees, compiler):
     if sees:
         form = FORMS["trunk"]

@@ -104,6 +104,7 @@ def renamed(content, name: str):
     return content.replace("NAME", name) if isinstance(content, str) else content
 
 
+@pytest.mark.costly
 @every_name
 def test_a_figure_shows_names_as_they_are(energy, name) -> None:
     figure = energy_figure(renamed(energy, name))

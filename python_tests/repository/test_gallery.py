@@ -86,6 +86,7 @@ def film(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=variables, capture_output=True, text=True)
 
 
+@pytest.mark.thorough
 def test_two_cheetahs_are_filmed(tmp_path):
     found = film("--steps", "4", "--output", str(tmp_path / "cheetah.gif"))
     if "MuJoCo cannot draw here" in found.stderr:

@@ -9,11 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from support import ROOT
 
 PROGRAM = ROOT / "bench" / "gpu.py"
 
 
+@pytest.mark.thorough
 def test_without_a_gpu_a_small_run_checks_and_times_what_the_cpu_has(tmp_path: Path) -> None:
     output = tmp_path / "gpu.json"
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}

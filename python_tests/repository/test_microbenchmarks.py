@@ -24,6 +24,7 @@ def run(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.thorough
 def test_cases_are_timed_and_written_down(tmp_path):
     found = tmp_path / "found.json"
     cases = "B1-N256-dc or B1-T2-mt or B16-T2-if"

@@ -44,13 +44,12 @@ def missing() -> str:
 def build(folder: Path) -> Path:
     """Compiles the module into a folder, once for all processes; further flags come from SNNKERN_HOST_FLAGS.
 
-    Objects that are there already are used again, where no source is newer.
+    What is there already is used again, unless a source is newer, or it was compiled otherwise.
     """
     folder.mkdir(parents=True, exist_ok=True)
     module = folder / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
     with FileLock(folder / "lock"):
-        if not module.exists():
-            _compile(module)
+        _compile(module)
     return module
 
 
@@ -64,21 +63,28 @@ def _compile(module: Path) -> None:
         "-Wno-unknown-pragmas",  # `#pragma unroll` is nvcc's
         *(f"-I{include}" for include in (HERE, pybind11.get_include(), sysconfig.get_path("include"))),
     ]
-
+    said, command = module.parent / "command", shlex.join([COMPILER, *flags])
+    alike = said.exists() and said.read_text() == command
     headers = [*SOURCES.parent.rglob("*.h"), *HERE.glob("*.h")]
+
+    def is_current(result: Path, *sources: Path) -> bool:
+        newest = max(file.stat().st_mtime for file in (*sources, *headers))
+        return alike and result.exists() and result.stat().st_mtime >= newest
 
     def compile_one(source: Path) -> str:
         result = module.parent / f"{source.stem}.o"
-        newest = max(file.stat().st_mtime for file in (source, *headers))
-        if not result.exists() or result.stat().st_mtime < newest:
+        if not is_current(result, source):
             subprocess.run([COMPILER, *flags, "-x", "c++", "-c", str(source), "-o", str(result)], check=True)
         return str(result)
 
     sources = [*SOURCES.glob("*.cu"), *SOURCES.glob("*.cpp"), *HERE.glob("*.cpp")]
+    if is_current(module, *sources):
+        return
     with ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(compile_one, sources))
     linked = [flag for flag in flags if flag not in CHECKS]
     subprocess.run([COMPILER, *linked, "-shared", *objects, "-o", str(module)], check=True)
+    said.write_text(command)
 
 
 def load(path: Path) -> ModuleType:
