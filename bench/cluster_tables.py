@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from cuda_compiled import compile_one
 from cuda_tables import INPUTS, STEP, TIMESTEPS, WIDTH, Load, measure
-from h100 import ADD, BARRIER, BEST, CLOCK, ISSUED, SHARED, SHUFFLE, WORST
+from h100 import ADD, BARRIER, BEST, CLOCK, ISSUED, SHARED, SHUFFLE, WORST, Measured
 from machine_code import KINDS, ROOT, Code, table
 
 SOURCE = ROOT / "csrc" / "cuda" / "cluster_kernel.cu"
@@ -122,13 +122,13 @@ def parts_table(load: Load, codes: dict[str, Code]) -> str:
 
 
 def predicted_table(loads: dict[str, Load], codes: dict[str, Code]) -> str:
-    rows = []
+    rows, measured = [], Measured()
     for kind in KINDS:
         instructions = Instructions.of(codes[kind])
         time = seconds(kind, loads[kind], instructions)
-        rows.append(
-            [kind, instructions.once, f"{instructions.row:.1f}", f"{time.best * 1e6:.1f} to {time.worst * 1e6:.1f}", ""]
-        )
+        predicted = f"{time.best * 1e6:.1f} to {time.worst * 1e6:.1f}"
+        counted = [instructions.once, f"{instructions.row:.1f}"]
+        rows.append([kind, *counted, predicted, measured.actor("cuda clusters", kind, 1)])
     return table(
         ["cluster, batch 1", "instructions of a step's lists", "of a sender", "predicted, µs", "measured, µs"], rows
     )

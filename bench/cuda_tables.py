@@ -182,7 +182,8 @@ def predicted_table(actors: dict[str, Row], kernels: Sequence[Compiled]) -> str:
     rows = []
     for batch, (kind, row) in itertools.product(BATCHES, actors.items()):
         floor = f"{row.floor(batch) * 1e6:.{0 if batch > 1 else 1}f}"
-        rows.append([f"actor, {kind}, batch {batch:,}", floor, row.span(batch), measured.actor("cuda", kind, batch)])
+        found = measured.actor("cuda blocks", kind, batch) or measured.actor("cuda", kind, batch)
+        rows.append([f"actor, {kind}, batch {batch:,}", floor, row.span(batch), found])
     loops = instructions(kernels)
     for kind, form in itertools.product(KINDS, NEURON_FORMS):
         found = neuron_times(NEURON_FORMS[form] * 4, loops[kind, form], NEURONS_PER_WARP, ONCE)

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+from unittest import mock
 
 import numpy as np
 import torch
@@ -58,6 +59,7 @@ from snnkern.kernels import (  # noqa: E402
     ops,
     reference,
 )
+from snnkern.kernels.backends import integers  # noqa: E402
 from snnkern.kernels.neurons import NEURON_NAMES, Dynamics, Kind, parse_neuron  # noqa: E402
 from snnkern.policies.actor import Conv  # noqa: E402
 
@@ -247,6 +249,33 @@ def ours_in_a_graph(neuron: str, backend: str, task: Task, batch: int) -> Decide
     )
 
 
+class Kernel(NamedTuple):
+    """One of CUDA's kernels of whole actors, of which `warmup` takes one: what asks for it, and for how many rows."""
+
+    setting: dict[str, str]
+    least: int
+    most: int
+
+
+KERNELS = {
+    "blocks": Kernel({"SNNKERN_CUDA_CLUSTERS": "0", "SNNKERN_INTEGERS": "0"}, 1, 4096),
+    "clusters": Kernel({"SNNKERN_CUDA_CLUSTERS": "1", "SNNKERN_INTEGERS": "0"}, 1, 16),
+    "integers": Kernel({"SNNKERN_INTEGERS": "1"}, 256, 65536),
+}
+
+
+def on_kernel(kernel: str, neuron: str, task: Task, batch: int) -> Decider:
+    """CUDA's decision in a graph, by this kernel."""
+    with mock.patch.dict(os.environ, KERNELS[kernel].setting):
+        snn = task.spiking(neuron, "cuda")
+        snn(task.thresholds[0].new_zeros(batch, task.actor.interface.observation_dim))
+        engine = snn._engine
+        taken = {"integers": isinstance(engine, integers.Engine), "clusters": bool(getattr(engine, "_clustered", ()))}
+        if not taken.get(kernel, True):
+            raise Missing("it does not serve this actor on this device")
+        return ours_in_a_graph(neuron, "cuda", task, batch)
+
+
 def loop(task: Task, batch: int) -> Decider:
     published = rivals.PublishedLoop(task.actor, task.thresholds, T, ALPHA)
     return Decider(published.decide, published.dynamics, published.reset)
@@ -347,6 +376,9 @@ def cases(
     for neuron, batch, backend in itertools.product(NEURON_NAMES, sorted((*batches, *more)), backends):
         if backend != "cpu":
             yield Case(f"{backend} graph", neuron, batch, here, partial(ours_in_a_graph, neuron, backend))
+    for kernel, neuron, batch in itertools.product(KERNELS, NEURON_NAMES, batches):
+        if "cuda" in backends and KERNELS[kernel].least <= batch <= KERNELS[kernel].most:
+            yield Case(f"cuda {kernel} graph", neuron, batch, here, partial(on_kernel, kernel, neuron))
     for neuron, batch in itertools.product(NEURON_NAMES, batches):
         for backend in backends:
             if backend != "cpu":

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from cuda_compiled import build_settings
-from h100 import BEST, CLOCK, L1_BYTES, L2_SHARED, MEMORY, MULTIPROCESSORS, PAGE, WORST
+from h100 import BEST, CLOCK, L1_BYTES, L2_SHARED, MEMORY, MULTIPROCESSORS, PAGE, WORST, Measured
 from machine_code import KINDS, ROOT, Code, Loop, disassembled, table
 from pages import fill
 from torch import Tensor
@@ -171,10 +171,11 @@ def tiles_table(tiles: dict[str, Tile]) -> str:
 
 
 def predicted_table(tiles: dict[str, Tile]) -> str:
-    rows = [
-        [kind, *(_range(*(seconds * 1e6 for seconds in tile.seconds(batch))) for batch in BATCHES)]
-        for kind, tile in tiles.items()
-    ]
+    rows, measured = [], Measured()
+    for kind, tile in tiles.items():
+        rows.append([kind, *(_range(*(seconds * 1e6 for seconds in tile.seconds(batch))) for batch in BATCHES)])
+        found = [measured.actor("cuda integers", kind, batch) for batch in BATCHES]
+        rows += [[f"{kind}, measured", *found]] if any(found) else []
     return table(["µs", *(f"{batch:,} rows" for batch in BATCHES)], rows)
 
 

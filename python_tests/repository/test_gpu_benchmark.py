@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -10,7 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from support import ROOT
+from support import cuda_on_host as host
+
+from snnkern.analysis.rivals import Missing
+from snnkern.kernels.backends import cuda, integers
 
 PROGRAM = ROOT / "bench" / "gpu.py"
 
@@ -30,6 +36,34 @@ def test_without_a_gpu_a_small_run_checks_and_times_what_the_cpu_has(tmp_path: P
     assert found["decisions"]
     assert {entry["path"] for entry in found["visual"]} >= {"triton", "dense"}
     assert [(entry["neuron"], entry["batch"]) for entry in found["gradients"]] == [("if", 4)]
+
+
+@pytest.mark.parametrize(("kernel", "batch"), [("blocks", 3), ("clusters", 1), ("integers", 300)])
+def test_each_of_cudas_kernels_is_timed_by_itself(cuda_on_host, kernel, batch, monkeypatch) -> None:
+    """However it is chosen, and only where it serves the actor."""
+    monkeypatch.setenv("TRITON_INTERPRET", "0")  # which the program would set, for all tests
+    gpu = importlib.import_module("gpu")
+    host.use(cuda_on_host, monkeypatch.setattr)
+    taken = []
+
+    def in_a_graph(neuron: str, backend: str, task: gpu.Task, rows: int) -> None:
+        snn = task.spiking(neuron, backend)
+        with host.recorded(cuda_on_host) as calls:
+            snn(torch.zeros(rows, task.actor.interface.observation_dim))
+        launches = [call for call in calls if call.what == "launch"]
+        whole = "integers" if isinstance(snn._engine, integers.Engine) else "blocks"
+        taken.append("clusters" if any(call.what == "cluster" for call in calls) else whole)
+        assert launches
+
+    monkeypatch.setattr(gpu, "ours_in_a_graph", in_a_graph)
+    gpu.on_kernel(kernel, "if", gpu.Task.load(), batch)
+    assert taken == [kernel]
+    with monkeypatch.context() as patch:
+        patch.setattr(integers, "engine", lambda actor: None)
+        patch.setattr(cuda.Engine, "_use", lambda *arguments: False)
+        if kernel != "blocks":
+            with pytest.raises(Missing, match="it does not serve this actor"):
+                gpu.on_kernel(kernel, "if", gpu.Task.load(), batch)
 
 
 SCRIPT = ROOT / "bench" / "on_a_gpu.sh"
