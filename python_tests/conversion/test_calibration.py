@@ -397,6 +397,7 @@ def test_a_bad_percentile_is_quoted(value):
             "mse:weighted:linear:ridge=0.001",
         ),
         (Fitted(correction="bias"), "mse:bias"),
+        (Fitted(weighted=True, floor=0.3), "mse:weighted:floor=0.3"),
     ],
     ids=str,
 )
@@ -405,7 +406,7 @@ def test_a_fitted_calibration_and_its_text_mean_the_same(calibration, text):
     assert parse_calibration(text) == calibration
 
 
-@pytest.mark.parametrize("part", ["heavy", "ridge", "ridge=much", "rule=mse", ""])
+@pytest.mark.parametrize("part", ["heavy", "ridge", "ridge=much", "floor", "rule=mse", ""])
 def test_an_unknown_part_of_a_fitted_calibration_is_quoted(part):
     with pytest.raises(InputError, match=re.escape(f"calibration 'mse:weighted:{part}': {part!r} is none of weighted")):
         parse_calibration(f"mse:weighted:{part}")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from support.builders import NEURONS, identity_actor, make_actor, make_observations
+from support.visual import FORMS, frames, visual_actor
 
 import snnkern
 from snnkern import InputError
@@ -93,6 +94,20 @@ def test_sensitivity_is_the_squared_jacobian_where_errors_are_small(squash):
     mean = squares.mean(dim=0)
     wanted = torch.where(mean > 0, squares / mean, 1.0) + 0.01
     torch.testing.assert_close(found.hidden[0], wanted, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("sees", [False, True])
+def test_with_a_high_floor_all_states_count_alike(sees):
+    """And with a low one they do not."""
+    actor = visual_actor(FORMS["two-convolutions"]) if sees else make_actor(4, 9, 7, 2, seed=3)
+    rows = torch.from_numpy(frames(40, FORMS["two-convolutions"].image) if sees else make_observations(400, 4))
+    given = {"neuron": "if", "timesteps": 2}
+    alike = torch.cat(fit(actor, rows, **given).thresholds)
+    high, low = (torch.cat(fit(actor, rows, **given, weighted=True, floor=floor).thresholds) for floor in (1e6, 1e-3))
+    assert torch.equal(high, alike)
+    assert not torch.equal(low, alike)
+    with pytest.raises(InputError, match="floor must be a finite number above 0, got 0"):
+        fit(actor, rows, **given, floor=0)
 
 
 def test_sensitivity_takes_large_errors_for_what_they_do():

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from snnkern.conversion.activations import as_tensor, batches, check_observations, chunk_rows
 from snnkern.conversion.rules import Correction, Rule
-from snnkern.conversion.sensitivity import Sensitivity, relative, sensitivity, squared_slope
+from snnkern.conversion.sensitivity import FLOOR, Sensitivity, relative, sensitivity, squared_slope
 from snnkern.conversion.states import OBSERVATIONS, States, Walk, decoded, sample
 from snnkern.errors import InputError
 from snnkern.kernels import ops
@@ -65,6 +65,7 @@ def fit(
     weighted: bool = False,
     correction: Correction = "none",
     ridge: float = 0.1,
+    floor: float = FLOOR,
 ) -> Fit:
     """Fits thresholds layer by layer, every layer on the spikes that the layers below it send.
 
@@ -80,6 +81,7 @@ def fit(
         correction: "none"; "bias", which subtracts the mean error of every layer's output from the next layer's bias;
             or "linear", which fits the next layer's weights and bias to the spikes (`least_squares`).
         ridge: for "linear", how strongly weights are kept at their trained values.
+        floor: where errors are weighted, what one that moves no action counts of the average one.
 
     Raises:
         InputError: a parameter is out of range, or observations do not fit, are empty, or hold a NaN or an infinity.
@@ -87,8 +89,7 @@ def fit(
     Source: fitting on the converted layers' own output, and folding its mean error into the next bias: Li et al., "A
     Free Lunch From ANN: Towards Efficient, Accurate Spiking Neural Networks Calibration", ICML 2021, section 4.
     """
-    settings = _Settings(Dynamics(parse_neuron(neuron), timesteps), rule, correction, ridge)
-    _check_positive("ridge", ridge)
+    settings = _Settings(Dynamics(parse_neuron(neuron), timesteps), rule, correction, ridge, floor)
     if not check_actor(actor).is_plain:
         return _fit_by_parts(actor, sample(actor, observations, OBSERVATIONS), settings, weighted)
     signal = _gather(actor, observations)
@@ -101,10 +102,10 @@ def fit(
         # The slope of tanh is taken over the errors that are there: a first fit, uncorrected, tells how large they are.
         few = [_thin(activation) for activation in activations]
         z = actor.output(few[-1])
-        guess = sensitivity(actor, few, _FIRST_GUESS * z.std(dim=0, unbiased=False))
+        guess = sensitivity(actor, few, _FIRST_GUESS * z.std(dim=0, unbiased=False), floor)
         _, output = _fit(actor, _thin(signal), few, replace(settings, correction="none"), guess)
         deviation = (actor.output(output) - z).square().mean(dim=0).sqrt()
-        counted = sensitivity(actor, activations, deviation)
+        counted = sensitivity(actor, activations, deviation, floor)
     return _fit(actor, signal, activations, settings, counted)[0]
 
 
@@ -116,8 +117,11 @@ class _Settings:
     rule: Rule
     correction: Correction
     ridge: float
+    floor: float
 
     def __post_init__(self) -> None:
+        _check_positive("ridge", self.ridge)
+        _check_positive("floor", self.floor)
         _check_choice("rule", self.rule, _RULES)
         _check_choice("correction", self.correction, _CORRECTIONS)
 
@@ -173,7 +177,7 @@ def _walked(walk: Walk, settings: _Settings) -> tuple[Fit, Tensor]:
     pairs, thresholds, errors = [], [], []
     for index, layer in enumerate((*actor.hidden, actor.output)):
         states = walk.states(index)
-        importance = None if states.squares is None else relative(states.squares)
+        importance = None if states.squares is None else relative(states.squares, settings.floor)
         weight, bias = layer.weight.flatten(1), layer.bias
         if index or "0" in actor.bridges:  # what the observation gives is exact
             weight, bias = _corrected_states(states, weight, bias, settings, importance, index < len(actor.hidden))

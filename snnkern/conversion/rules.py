@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnkern.conversion.activations import ActivationRecorder, Statistics, batches
+from snnkern.conversion.sensitivity import FLOOR
 from snnkern.errors import InputError
 from snnkern.kernels.neurons import Neuron
 from snnkern.policies.actor import Actor, check_actor
@@ -57,6 +58,8 @@ class Percentile:
         return f"{self.name}:{self.percentile:g}"
 
 
+_FLOOR_OF_MT = 0.3  # found on actors of TD3, SAC and DDPG
+
 Rule = Literal["mse", "gaussian"]
 Correction = Literal["none", "bias", "linear"]
 
@@ -72,12 +75,14 @@ class Fitted:
     weighted: bool = False
     correction: Correction = "none"
     ridge: float = 0.1
+    floor: float = FLOOR
 
     def __str__(self) -> str:
         parts: list[str] = [self.rule]
         parts += ["weighted"] if self.weighted else []
         parts += [self.correction] if self.correction != "none" else []
         parts += [f"ridge={self.ridge:g}"] if self.ridge != Fitted.ridge else []
+        parts += [f"floor={self.floor:g}"] if self.floor != Fitted.floor else []
         return ":".join(parts)
 
     @classmethod
@@ -96,20 +101,20 @@ class Fitted:
                     given[part] = True
                 elif part in ("bias", "linear"):
                     given["correction"] = part
-                elif name == "ridge":
+                elif name in ("ridge", "floor"):
                     given[name] = float(value)
                 else:
                     raise ValueError
             except ValueError as error:
                 raise InputError(
-                    f"calibration {text!r}: {part!r} is none of weighted, bias, linear, ridge=number"
+                    f"calibration {text!r}: {part!r} is none of weighted, bias, linear, ridge=number, floor=number"
                 ) from error
         return cls(cast("Rule", rule), **given)
 
 
 @dataclass(frozen=True)
 class Auto:
-    """Takes the recommended calibration of the neuron, found on four TD3 actors and then frozen; see `recommended`."""
+    """Takes the recommended calibration of the neuron, found on published actors, then frozen; see `recommended`."""
 
     name: ClassVar[str] = "auto"
 
@@ -124,9 +129,9 @@ def recommended(neuron: Neuron, actor: Actor) -> tuple[Fitted, float]:
     """The recommended calibration and α of a neuron, for every T; they are what "auto" stands for.
 
     Thresholds have the least squared error of the neuron's own response, and the next layer's weights are corrected.
-    Errors count by how much they move the action; DC's errors are so small that DC does better if all states count
-    alike. α is 0.2 for IF and SNM, and 0 for MT and DC, which do better without a carry, as do actors with convolutions
-    or bridges. The measurements are in `docs/calibration.md`.
+    Errors count by how much they move the action. For MT, a state in which nothing moves the action counts more
+    (`floor`); for DC, all states count alike. α is 0.2 for IF and SNM, and 0 for MT and DC, which do better without a
+    carry, as do actors with convolutions or bridges. The measurements are in `docs/calibration.md`.
 
     Args:
         neuron: the neuron; its parameters do not matter.
@@ -135,7 +140,9 @@ def recommended(neuron: Neuron, actor: Actor) -> tuple[Fitted, float]:
     Returns:
         How thresholds are fitted, and α.
     """
-    return Fitted(weighted=not neuron.differential, correction="linear"), chosen_alpha("auto", neuron, actor)
+    floor = _FLOOR_OF_MT if neuron.multilevel and not neuron.differential and actor.is_plain else FLOOR
+    rule = Fitted(weighted=not neuron.differential, correction="linear", floor=floor)
+    return rule, chosen_alpha("auto", neuron, actor)
 
 
 def chosen_alpha(alpha: float | str, neuron: Neuron, actor: object = None) -> Any:

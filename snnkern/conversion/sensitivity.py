@@ -18,8 +18,8 @@ from snnkern.policies.actor import Actor
 
 # Nodes and weights of the mean over a standard normal variable.
 _NODES, _WEIGHTS = (tuple(map(float, row)) for row in np.polynomial.hermite_e.hermegauss(9))
-# A state in which nothing moves the action counts this much of the average one: a spiking actor visits others, too.
-_FLOOR = 0.01
+# What a state in which nothing moves the action counts of the average one: a spiking actor visits others, too.
+FLOOR = 0.01
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Sensitivity:
     output: Tensor
 
 
-def sensitivity(actor: Actor, activations: Sequence[Tensor], deviation: Tensor) -> Sensitivity:
+def sensitivity(actor: Actor, activations: Sequence[Tensor], deviation: Tensor, floor: float = FLOOR) -> Sensitivity:
     """Sensitivity of an actor's action, before it is scaled, in S states.
 
     Errors of z are not small, so the slope of tanh is taken over the errors that are there:
@@ -45,6 +45,7 @@ def sensitivity(actor: Actor, activations: Sequence[Tensor], deviation: Tensor) 
         actor: the dense actor.
         activations: of its hidden layers in these states, `[S, N]` each.
         deviation: standard deviation of the errors of z, `[action_dim]`.
+        floor: what a state in which nothing moves the action counts of the average one.
 
     Returns:
         the squared slopes, propagated back through the weights of the layers above and the neurons that are active.
@@ -63,7 +64,7 @@ def sensitivity(actor: Actor, activations: Sequence[Tensor], deviation: Tensor) 
             hidden[index] += gradient.square()
             if index:
                 gradient = (gradient * (activations[index] > 0)) @ actor.hidden[index].weight
-    return Sensitivity([relative(layer) for layer in hidden], relative(squared))
+    return Sensitivity([relative(layer, floor) for layer in hidden], relative(squared, floor))
 
 
 def squared_slope(z: Tensor, deviation: Tensor) -> Tensor:
@@ -76,7 +77,7 @@ def squared_slope(z: Tensor, deviation: Tensor) -> Tensor:
     return squares / deviation.square()
 
 
-def relative(squared: Tensor) -> Tensor:
+def relative(squared: Tensor, floor: float) -> Tensor:
     """Over each column's mean, plus the floor; 1 for a column that moves nothing anywhere."""
     mean = squared.mean(dim=0)
-    return torch.where(mean > 0, squared / mean.clamp(min=torch.finfo(squared.dtype).tiny), 1.0) + _FLOOR
+    return torch.where(mean > 0, squared / mean.clamp(min=torch.finfo(squared.dtype).tiny), 1.0) + floor
