@@ -120,7 +120,7 @@ def test_default_actor_kernels_fit_their_targets(kind, target) -> None:
 @pytest.mark.costly
 @pytest.mark.parametrize("kernel", VISUAL)
 @pytest.mark.parametrize(
-    ("kind", "target"), [*((kind, "sm_90") for kind in MOST_REGISTERS), ("SNM", "sm_80"), ("SNM", "sm_100")]
+    ("kind", "target"), [*((kind, "sm_90") for kind in KINDS), ("SNM", "sm_80"), ("SNM", "sm_100")]
 )
 def test_kernels_of_visual_actors_fit_their_targets(kind, target, kernel) -> None:
     """DrQ-v2's. Neurons have no fused multiply-add, as those of the other kernels."""
