@@ -48,9 +48,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "κ = 1": {"clip": 1.0},
 }
 _BEST = "mse:weighted:linear"
-FLOOR = "floor=0.3"
+_HIGH = f"{_BEST}:floor=0.3"
 RULES = ("max", "percentile:99.9", "gaussian", "mse", "mse:weighted", "mse:weighted:bias", "mse:linear", _BEST)
-NUMBERS = (_BEST, *(f"{_BEST}:{part}" for part in ("ridge=0.02", "ridge=0.5", "floor=0.1", FLOOR)))
+NUMBERS = (_BEST, *(f"{_BEST}:{part}" for part in ("ridge=0.02", "ridge=0.5", "floor=0.1")), _HIGH)
 MEASURED = (("if", 8),)
 SEED = 3000
 
@@ -191,11 +191,11 @@ def auto_table(collection: Collection) -> str:
 
 
 def others_table(collection: Collection) -> str:
-    """Recommended and maximum thresholds on other actors, and what a higher floor makes of the former."""
+    """Recommended and maximum thresholds on other actors, and the former with another floor."""
     actors = list(collection.dense)
     rows = []
     for neuron, timesteps in TARGETS:
-        for rule in ("max", "auto", f"{_BEST}:{FLOOR}"):
+        for rule in ("max", "auto", _BEST, _HIGH):
             for point in points(collection, neuron, timesteps, rule):
                 ratios = [f"{100 * point.ratios[actor].value:.0f}" for actor in actors]
                 rows.append([f"{neuron}, {timesteps}", f"`{rule}`", percent(point.average), *ratios])

@@ -182,7 +182,7 @@ def predicted_table(actors: dict[str, Row], kernels: Sequence[Compiled]) -> str:
     rows = []
     for batch, (kind, row) in itertools.product(BATCHES, actors.items()):
         floor = f"{row.floor(batch) * 1e6:.{0 if batch > 1 else 1}f}"
-        found = measured.actor("cuda blocks", kind, batch) or measured.actor("cuda", kind, batch)
+        found = measured.actor("cuda blocks", kind, batch)
         rows.append([f"actor, {kind}, batch {batch:,}", floor, row.span(batch), found])
     loops = instructions(kernels)
     for kind, form in itertools.product(KINDS, NEURON_FORMS):

@@ -235,18 +235,20 @@ def ours(neuron: str, backend: str, task: Task, batch: int) -> Decider:
 
 
 def ours_in_a_graph(neuron: str, backend: str, task: Task, batch: int) -> Decider:
-    snn = task.spiking(neuron, backend)
+    return captured(task.spiking(neuron, backend), task, batch)
+
+
+def captured(snn: SpikingActor, task: Task, batch: int) -> Decider:
+    """Its decisions in a graph."""
     snn.warmup(batch)
-    captured = _on_gpu(task, lambda: snn.capture(batch))
+    graph = _on_gpu(task, lambda: snn.capture(batch))
 
     def decide(observation: Tensor) -> Tensor:
-        captured.observation.copy_(observation)
-        return captured.replay()
+        graph.observation.copy_(observation)
+        return graph.replay()
 
     # As `capture` itself calls the engine, whose carry the decisions of a graph hand on.
-    return Decider(
-        decide, snn.dynamics, captured.reset, lambda observation: captured._engine.decide(observation, False, 1)
-    )
+    return Decider(decide, snn.dynamics, graph.reset, lambda observation: graph._engine.decide(observation, False, 1))
 
 
 class Kernel(NamedTuple):
@@ -273,7 +275,8 @@ def on_kernel(kernel: str, neuron: str, task: Task, batch: int) -> Decider:
         taken = {"integers": isinstance(engine, integers.Engine), "clusters": bool(getattr(engine, "_clustered", ()))}
         if not taken.get(kernel, True):
             raise Missing("it does not serve this actor on this device")
-        return ours_in_a_graph(neuron, "cuda", task, batch)
+        snn.reset()
+        return captured(snn, task, batch)
 
 
 def loop(task: Task, batch: int) -> Decider:

@@ -15,6 +15,7 @@ import torch
 from support import ROOT
 from support import cuda_on_host as host
 
+from snnkern import SpikingActor
 from snnkern.analysis.rivals import Missing
 from snnkern.kernels.backends import cuda, integers
 
@@ -46,8 +47,7 @@ def test_each_of_cudas_kernels_is_timed_by_itself(cuda_on_host, kernel, batch, m
     host.use(cuda_on_host, monkeypatch.setattr)
     taken = []
 
-    def in_a_graph(neuron: str, backend: str, task: gpu.Task, rows: int) -> None:
-        snn = task.spiking(neuron, backend)
+    def captured(snn: SpikingActor, task: gpu.Task, rows: int) -> None:
         with host.recorded(cuda_on_host) as calls:
             snn(torch.zeros(rows, task.actor.interface.observation_dim))
         launches = [call for call in calls if call.what == "launch"]
@@ -55,7 +55,7 @@ def test_each_of_cudas_kernels_is_timed_by_itself(cuda_on_host, kernel, batch, m
         taken.append("clusters" if any(call.what == "cluster" for call in calls) else whole)
         assert launches
 
-    monkeypatch.setattr(gpu, "ours_in_a_graph", in_a_graph)
+    monkeypatch.setattr(gpu, "captured", captured)
     gpu.on_kernel(kernel, "if", gpu.Task.load(), batch)
     assert taken == [kernel]
     with monkeypatch.context() as patch:

@@ -58,8 +58,6 @@ class Percentile:
         return f"{self.name}:{self.percentile:g}"
 
 
-_FLOOR_OF_MT = 0.3  # found on actors of TD3, SAC and DDPG
-
 Rule = Literal["mse", "gaussian"]
 Correction = Literal["none", "bias", "linear"]
 
@@ -123,6 +121,9 @@ class Auto:
 
 
 Calibration = Max | Percentile | Fitted | Auto
+
+
+_FLOOR_OF_MT = 0.3  # chosen by actors of TD3 and SAC
 
 
 def recommended(neuron: Neuron, actor: Actor) -> tuple[Fitted, float]:
