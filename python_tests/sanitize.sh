@@ -21,7 +21,7 @@ case $sanitizers in
         bugs=(overflow:heap-buffer-overflow shift:'shift exponent')
         # The CUDA kernels, which the tests build for the host.
         export SNNKERN_CUDA_ON_HOST=$tree/cuda_on_host
-        export SNNKERN_HOST_FLAGS="-fsanitize=$sanitizers -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
+        export SNNKERN_HOST_FLAGS="-fsanitize=$sanitizers -fno-sanitize-recover=all -fno-omit-frame-pointer -g1"
         tests=(test_kernels.py test_gradients.py test_engine.py test_staged_engine.py test_engine_fuzz.py test_staged_fuzz.py test_endurance.py test_hostile_arrays.py test_cuda_on_host.py
             test_cuda_neurons.py test_cuda_actor.py -k "not many_decisions and not gpu and not compiles_into and not opcheck")
         ;;
@@ -83,5 +83,5 @@ for bug in "${bugs[@]}"; do
 done
 run -c "import snnkern._cpu as cpu; assert cpu.__file__.startswith('$tree'), cpu.__file__"
 # A report ends the process, and with it what pytest has captured: it must not capture what native code writes.
-run -m pytest -q --capture=sys -p no:cacheprovider --rootdir "$root" -c "$root/pyproject.toml" \
+run -m pytest -q -n 2 --capture=sys -p no:cacheprovider --rootdir "$root" -c "$root/pyproject.toml" \
     "${tests[@]/#test_/$root/python_tests/kernels/test_}"
