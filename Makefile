@@ -23,9 +23,10 @@ NATIVE := CMakeLists.txt $(filter csrc/%,$(SOURCES))
 demo: $(READY)
 	$(BIN)/snnkern demo
 
-# Workers take tests from each other; microbenchmarks, which would be disabled with a warning, are `make bench`.
+# Workers take tests in their order, one by one: those that take longest stand first, those that matter least last.
+# Microbenchmarks, which would be disabled with a warning, are `make bench`.
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --dist worksteal -p no:benchmark $(if $(ALL),--all-cases)
+	$(BIN)/python -m pytest -n auto --maxschedchunk 1 -p no:benchmark $(if $(ALL),--all-cases)
 
 # Each has a tree of its own, and tests in one process: side by side they take two cores.
 sanitize: $(READY)

@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ import torch
 
 # Where tests marked gpu stand. A run for a GPU imports no others: the machine may lack what they need.
 GPU_FILES = re.compile(r"test_(cuda|triton)\w*\.py")
+
+_MORE = pytest.StashKey[bool]()  # of cases that are run with --all-cases alone
 
 pytest.register_assert_rewrite("support")  # what its comparisons find is shown as it is in tests
 
@@ -54,7 +57,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out long tests, unless `-m` names them, and cases that cover nothing more, unless all are wanted."""
+    """Leaves out long tests, unless `-m` names them, and cases that cover nothing more, unless all are wanted.
+
+    Those come last, and are skipped where `SNNKERN_UNTIL`, a time in seconds, is over: so that on a slow machine what
+    matters most is run.
+    """
     for item in items:
         if item.get_closest_marker("gpu") and not GPU_FILES.fullmatch(item.path.name):
             raise pytest.UsageError(f"{item.nodeid} is marked gpu, but `-m gpu` looks into {GPU_FILES.pattern} only")
@@ -62,15 +69,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     chosen = set(items)
     if config.option.markexpr and "long" not in config.option.markexpr:
         chosen = {item for item in chosen if not item.get_closest_marker("long")}
-    if not config.getoption("all_cases") and not any("::" in argument for argument in config.args):
+    if not any("::" in argument for argument in config.args):
         tests = defaultdict(list)
         for item in chosen:
             if item.get_closest_marker("thorough"):
                 continue
             tests[item.nodeid.partition("[")[0]].append(item)
-        chosen = {item for cases in tests.values() for item in _few(cases)}
+        few = {item for cases in tests.values() for item in _few(cases)}
+        for item in chosen - few:
+            item.stash[_MORE] = True
+        if not config.getoption("all_cases"):
+            chosen = few
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-    items[:] = [item for item in items if item in chosen]
+    items[:] = sorted((item for item in items if item in chosen), key=lambda item: _MORE in item.stash)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if _MORE in item.stash and time.time() > float(os.environ.get("SNNKERN_UNTIL", "inf")):
+        pytest.skip("another case of what was run, and the time that SNNKERN_UNTIL gives is over")
 
 
 def _few(cases: list[pytest.Item]) -> Iterator[pytest.Item]:

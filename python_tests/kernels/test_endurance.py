@@ -225,6 +225,8 @@ def small_actor(**dynamics: float) -> SpikingActor:
     return snnkern.convert(actor, thresholds=thresholds, neuron="if", timesteps=2, **dynamics)
 
 
+PARTS = 4
+
 # How an episode of 1,000 decisions is decided: every decision gets an object of its own.
 FORMS: dict[str, tuple[str, tuple[int, ...], type]] = {
     "act-row": ("act", (11,), np.float32),
@@ -252,14 +254,16 @@ def test_many_decisions_need_no_more_memory_than_ten_thousand(form) -> None:
 
     run(10)
     Footprint.now()  # what taking it leaves behind
-    before = Footprint.now()
-    run(DECISIONS // 1000 - 10)
-    after = Footprint.now()
+    after = [Footprint.now()]
+    for _ in range(PARTS):
+        run(DECISIONS // 1000 // PARTS)
+        after.append(Footprint.now())
     assert actor._bound is not None
-    assert after.resident - before.resident <= 2**20  # a byte a decision
-    assert after.blocks - before.blocks <= 100
-    assert after.objects - before.objects <= 10
-    assert after.references - before.references <= 10
+    # What leaks does so in every part; what others of this process hold, such as the allocator's pages, in one or two.
+    grown = [min(b - a for a, b in itertools.pairwise(numbers)) for numbers in zip(*after, strict=True)]
+    assert grown[0] <= DECISIONS // PARTS  # a byte a decision
+    assert grown[1] <= 100
+    assert max(grown[2:]) <= 10
 
 
 def running_threads() -> int:

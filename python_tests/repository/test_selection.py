@@ -1,7 +1,9 @@
-"""What `pytest -m gpu` runs, on a machine that has little more than torch, triton and pytest."""
+"""Which tests are run: by `pytest -m gpu`, where little more is there than torch, triton and pytest; in little time."""
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -81,3 +83,28 @@ def test_warnings_of_others_are_shown_and_ours_are_errors(tmp_path: Path) -> Non
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
     assert "test_one[snnkern.ops]" in done.stdout
+
+
+def test_where_time_is_over_each_test_still_runs() -> None:
+    """As CI on a slow machine: of the cases that are run with --all-cases alone, none."""
+
+    def numbers(*options: str, **environment: str) -> dict[str, int]:
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "python_tests/kernels/test_neurons.py",
+        ]
+        usual = {name: value for name, value in os.environ.items() if name != "SNNKERN_ALL_CASES"}
+        done = subprocess.run(
+            [*command, *options], cwd=ROOT, env=usual | environment, capture_output=True, text=True, check=True
+        )
+        return {what: int(number) for number, what in re.findall(r"(\d+) (\w+)", done.stdout.splitlines()[-1])}
+
+    few, late = numbers(), numbers("--all-cases", SNNKERN_UNTIL="1")
+    assert late["passed"] == few["passed"]
+    assert late["skipped"] == few["deselected"] > 0
+    assert "skipped" not in numbers("--all-cases", SNNKERN_UNTIL="9e9")
