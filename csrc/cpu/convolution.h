@@ -60,7 +60,7 @@ struct SpikeRows {
 
 // What one thread works with.
 struct ConvolutionScratch {
-    float* currents;  // [T][current_stride]
+    float* currents;  // [open_rows][T][current_stride]
     float* inputs;    // [kernel_y][input_stride]
 };
 
@@ -70,6 +70,10 @@ SNNKERN_INLINE constexpr int64_t current_slack(const ConvolutionLayer& layer) {
 }
 SNNKERN_INLINE constexpr int64_t current_stride(const ConvolutionLayer& layer) {
     return padded(layer.out.row()) + 2 * current_slack(layer);
+}
+// Rows of positions that receive a row of inputs, at most.
+SNNKERN_INLINE constexpr int64_t open_rows(const ConvolutionLayer& layer) {
+    return (layer.kernel_y + layer.stride_y - 1) / layer.stride_y;
 }
 // Floats of a row of inputs, padding included.
 SNNKERN_INLINE constexpr int64_t input_stride(const ConvolutionLayer& layer) {

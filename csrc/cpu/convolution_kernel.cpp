@@ -5,6 +5,8 @@
 // the lists that the next layer reads. At each step a row's currents are either event-driven, every
 // spike adding its patch of weights, or a dense product; `is_dense` says which.
 
+#include <utility>
+
 #include "convolution.h"
 #include "lanes.h"
 
@@ -42,49 +44,96 @@ SNNKERN_INLINE KernelRows kernel_rows(const ConvolutionLayer& layer, int64_t y) 
     return {top, top < 0 ? -top : 0, below < layer.kernel_y ? below : layer.kernel_y};
 }
 
-// Adds the patches of those that sent at a step in one row of inputs to a block of out channels.
-// Those in one column add to the same currents, which stay in registers meanwhile: memory would
-// make each wait for the one before.
-template <bool kScaled, int kColumns, int kVectors>
+// Where the patches of a row of inputs go: their weights in a row of the kernel, and the currents
+// of the row of positions that it lies under.
+struct PatchRow {
+    const float* weight;
+    float* current;
+};
+
+template <int number>
+struct Constant {
+    constexpr operator int() const { return number; }
+};
+
+// Calls f with 0, 1, … as constants: vectors with such numbers stay in registers.
+template <class Function, int... i>
+SNNKERN_INLINE void unroll(std::integer_sequence<int, i...>, const Function& f) {
+    (f(Constant<i>()), ...);
+}
+
+// Adds the patches of one row of inputs to all rows of positions that receive it, in one pass over
+// those that sent. From a column to the next, the currents of those that both reach stay in
+// registers.
+template <bool kScaled, int kRows, int kColumns, int kVectors, bool kOneBlock>
 void add_patches(const ConvolutionLayer& layer, const uint16_t* sender, const float* units,
-                 int32_t count, const float* weight, float* current) {
-    constexpr int kSums = kColumns * kVectors;
+                 int32_t count, const PatchRow* rows) {
+    constexpr int kPatch = kColumns * kVectors, kSums = kRows * kPatch;
+    constexpr std::make_integer_sequence<int, kSums> all{};
+    const int64_t step = kOneBlock ? kVectors * L : layer.out.channels;
     const Patch* patch_of = layer.patch_of;
-    const int64_t step = layer.out.channels;
-    for (int32_t e = 0; e < count;) {
-        Patch patch = patch_of[sender[e]];
-        const uint16_t column = patch.current;
-        float* x = current + column;
-        V sums[kSums];
-#pragma GCC unroll 12
-        for (int i = 0; i < kSums; ++i)
-            sums[i] = load<V>(x + i / kVectors * step + i % kVectors * L);
+    const uint16_t* const end = sender + count;
+    Patch patch = patch_of[*sender];
+    Patch next = patch_of[sender[count > 1]];  // early, so that where it lies is known in time
+    const float* weight[kRows];
+    float* x[kRows];  // where the sums of the first column stand
+    for (int r = 0; r < kRows; ++r) {
+        weight[r] = rows[r].weight;
+        x[r] = rows[r].current + patch.current;
+    }
+    V sums[kSums];
+    const auto place = [&](int i) {
+        return x[i / kPatch] + i % kPatch / kVectors * step + i % kVectors * L;
+    };
+    const auto move = [&](int64_t distance) {
+        unroll(std::make_integer_sequence<int, kRows>(), [&](auto r) {
+            x[r] += distance;
+            asm("" : "+r"(x[r]));  // all offsets from here are constants, and no address is kept
+        });
+    };
+    unroll(all, [&](auto i) { sums[i] = load<V>(place(i)); });
+    for (;;) {
+        int64_t distance;
         do {
-            const float* w = weight + size_t(patch.columns) * (kVectors * L);
+            int64_t at = int64_t(patch.columns) * (kVectors * L);
+            asm("" : "+r"(at));
+            distance = int64_t(next.current) - patch.current;
+            patch = next;
+            next = patch_of[sender + 2 < end ? sender[2] : 0];
             V unit{};
-            if constexpr (kScaled) unit = V{} + units[e];
-#pragma GCC unroll 12
-            for (int i = 0; i < kSums; ++i) {
-                const V part = load<V>(w + i * L);
+            if constexpr (kScaled) unit = V{} + *units++;
+            unroll(all, [&](auto i) {
+                const V part = load<V>(weight[i / kPatch] + at + i % kPatch * L);
                 sums[i] = kScaled ? multiply_add(part, unit, sums[i]) : sums[i] + part;
+            });
+            if (++sender == end) {
+                unroll(all, [&](auto i) { store<V>(place(i), sums[i]); });
+                return;
             }
-            if (++e == count) break;
-            patch = patch_of[sender[e]];
-        } while (patch.current == column);
-#pragma GCC unroll 12
-        for (int i = 0; i < kSums; ++i)
-            store<V>(x + i / kVectors * step + i % kVectors * L, sums[i]);
+        } while (distance == 0);
+        const bool next_column = distance == step;
+        unroll(all, [&](auto i) {
+            if (i % kPatch < kVectors || !next_column) store<V>(place(i), sums[i]);
+        });
+        move(distance);
+        unroll(all, [&](auto i) {
+            constexpr bool kLast = i % kPatch + kVectors >= kPatch;
+            if constexpr (kLast)
+                sums[i] = load<V>(place(i));
+            else
+                sums[i] = next_column ? sums[i + kVectors] : load<V>(place(i));
+        });
     }
 }
 
-// The same for patches that registers cannot hold.
+// The same where registers do not hold the sums.
 template <bool kScaled>
 void add_wide_patches(const ConvolutionLayer& layer, const uint16_t* sender, const float* units,
-                      int32_t count, const float* weight, float* current) {
+                      int32_t count, const PatchRow* row) {
     for (int32_t e = 0; e < count; ++e) {
         const Patch patch = layer.patch_of[sender[e]];
-        const float* w = weight + size_t(patch.columns) * kPadding;
-        float* x = current + patch.current;
+        const float* w = row->weight + size_t(patch.columns) * kPadding;
+        float* x = row->current + patch.current;
         V unit{};
         if constexpr (kScaled) unit = V{} + units[e];
         for (int64_t c = 0; c < layer.columns; ++c, w += kPadding, x += layer.out.channels)
@@ -95,29 +144,50 @@ void add_wide_patches(const ConvolutionLayer& layer, const uint16_t* sender, con
     }
 }
 
-// Sums of a patch that registers hold beside a weight.
-constexpr int kMostSums = 12;
+// Sums that registers hold beside a weight.
+constexpr int kMostSums = kVectorBytes == 64 ? 24 : 12;
 
 using AddPatches = void (*)(const ConvolutionLayer&, const uint16_t*, const float*, int32_t,
-                            const float*, float*);
+                            const PatchRow*);
 
-// What adds the patches of a layer, whose number of out channels `patch_block` has chosen.
-template <bool kScaled>
+template <bool kScaled, int kRows, int kColumns>
 AddPatches patch_adder(const ConvolutionLayer& layer) {
     constexpr int kOne = kPadding / L, kTwo = 2 * kOne;
-    const bool wide = layer.block == 2 * kPadding;
+    if (layer.block == kPadding) {
+        if constexpr (kRows * kColumns * kOne <= kMostSums)
+            return add_patches<kScaled, kRows, kColumns, kOne, false>;
+    } else if constexpr (kRows * kColumns * kTwo <= kMostSums) {
+        return layer.out.channels == layer.block
+                   ? add_patches<kScaled, kRows, kColumns, kTwo, true>
+                   : add_patches<kScaled, kRows, kColumns, kTwo, false>;
+    }
+    return nullptr;
+}
+
+template <bool kScaled, int kRows>
+AddPatches patch_adder(const ConvolutionLayer& layer) {
     switch (layer.columns) {
         case 1:
-            return wide ? add_patches<kScaled, 1, kTwo> : add_patches<kScaled, 1, kOne>;
+            return patch_adder<kScaled, kRows, 1>(layer);
         case 2:
-            return wide ? add_patches<kScaled, 2, kTwo> : add_patches<kScaled, 2, kOne>;
+            return patch_adder<kScaled, kRows, 2>(layer);
         case 3:
-            return wide ? add_patches<kScaled, 3, kTwo> : add_patches<kScaled, 3, kOne>;
+            return patch_adder<kScaled, kRows, 3>(layer);
         case 4:
-            if constexpr (4 * kOne <= kMostSums)
-                return wide ? add_patches<kScaled, 4, kTwo> : add_patches<kScaled, 4, kOne>;
+            return patch_adder<kScaled, kRows, 4>(layer);
     }
-    return add_wide_patches<kScaled>;
+    return nullptr;
+}
+
+// What adds the patches of a layer, whose number of out channels `patch_block` has chosen, to so
+// many rows at once; null where registers are too few, unless it is one row.
+template <bool kScaled>
+AddPatches patch_adder(const ConvolutionLayer& layer, int64_t rows) {
+    AddPatches found = nullptr;
+    if (rows == 1) found = patch_adder<kScaled, 1>(layer);
+    if (rows == 2) found = patch_adder<kScaled, 2>(layer);
+    if (rows == 3) found = patch_adder<kScaled, 3>(layer);
+    return found || rows != 1 ? found : add_wide_patches<kScaled>;
 }
 
 // The dense product for the columns [x, x + kColumns) of a row and a block of out channels at n.
@@ -248,41 +318,111 @@ void receive_densely(const ConvolutionTask& task, const KernelRows& rows, const 
     multiply(layer, rows, task.scratch.inputs, bias, current + current_slack(layer));
 }
 
-// The currents of a row at all steps, from the spikes of the layer before.
+// The currents of rows of positions, from the spikes of the layer before. A row of inputs is added
+// to all rows of positions that receive it, so each of these is open from its first to its last.
 template <bool kScaled>
-void receive(const ConvolutionTask& task, const KernelRows& rows, const float* bias) {
-    const ConvolutionLayer& layer = *task.layer;
-    const SpikeRows& spikes = *task.received;
-    const int64_t steps = task.model->timesteps, stride = current_stride(layer);
-    const auto dense = [&](int64_t step) {
+class Receiver {
+  public:
+    Receiver(const ConvolutionTask& task, const float* bias)
+        : task_(task),
+          layer_(*task.layer),
+          spikes_(*task.received),
+          bias_(bias),
+          steps_(task.model->timesteps),
+          stride_(current_stride(layer_)),
+          open_(task.begin),
+          one_(patch_adder<kScaled>(layer_, 1)) {}
+
+    // Adds what is left until the currents of the row y are whole, and returns them.
+    float* row(int64_t y) {
+        const KernelRows rows = kernel_rows(layer_, y);
+        if (next_ < rows.top + rows.first) next_ = rows.top + rows.first;
+        for (; next_ < rows.top + rows.end; ++next_) {
+            open(next_);
+            add(y, next_);
+        }
+        if (open_ == y) start(open_++);  // it receives nothing
+        return currents(y);
+    }
+
+  private:
+    float* currents(int64_t y) const {
+        return task_.scratch.currents + y % open_rows(layer_) * steps_ * stride_;
+    }
+
+    // Starts the rows of positions that receive a row of inputs first.
+    void open(int64_t input) {
+        for (; open_ < task_.end; ++open_) {
+            const KernelRows rows = kernel_rows(layer_, open_);
+            if (rows.top + rows.first > input) break;
+            start(open_);
+        }
+    }
+
+    void start(int64_t y) {
+        const KernelRows rows = kernel_rows(layer_, y);
+        for (int64_t step = 0; step < steps_; ++step) {
+            float* current = currents(y) + step * stride_;
+            if (dense(rows, step)) {
+                receive_densely<kScaled>(task_, rows, bias_, step, current);
+                any_dense_ = true;
+            } else {
+                start_currents(layer_, bias_, current);
+            }
+        }
+    }
+
+    bool dense(const KernelRows& rows, int64_t step) const {
         int64_t count = 0;
         for (int64_t ky = rows.first; ky < rows.end; ++ky)
-            count += spikes.count[(rows.top + ky) * steps + step];
-        return is_dense(layer, count, rows.end - rows.first);
-    };
-    for (int64_t step = 0; step < steps; ++step) {
-        float* current = task.scratch.currents + step * stride;
-        if (dense(step))
-            receive_densely<kScaled>(task, rows, bias, step, current);
-        else
-            start_currents(layer, bias, current);
+            count += spikes_.count[(rows.top + ky) * steps_ + step];
+        return is_dense(layer_, count, rows.end - rows.first);
     }
-    // Some steps take turns at the weights of a row of the kernel, which the nearest cache holds
-    // beside their currents.
-    constexpr int64_t kSteps = 2;
-    const auto add = patch_adder<kScaled>(layer);
-    for (int64_t n = 0; n < layer.out.channels; n += layer.block)
-        for (int64_t begin = 0; begin < steps; begin += kSteps)
-            for (int64_t ky = rows.first; ky < rows.end; ++ky)
-                for (int64_t step = begin; step < begin + kSteps && step < steps; ++step) {
-                    if (dense(step)) continue;
-                    const int64_t list = (rows.top + ky) * steps + step;
-                    add(layer, spikes.sender + list * spikes.stride,
-                        kScaled ? spikes.units + list * spikes.stride : nullptr, spikes.count[list],
-                        layer.patches + (n * layer.kernel_y + ky * layer.block) * layer.row_columns,
-                        task.scratch.currents + step * stride + n);
+
+    // Adds a row of inputs to the open rows: those from y on, which all receive it.
+    void add(int64_t y, int64_t input) {
+        for (int64_t n = 0; n < layer_.out.channels; n += layer_.block)
+            for (int64_t first = y; first < open_; first += kMostRows) {
+                const int64_t count = open_ - first < kMostRows ? open_ - first : kMostRows;
+                PatchRow rows[kMostRows];
+                for (int64_t i = 0; i < count; ++i) {
+                    const int64_t ky = input - kernel_rows(layer_, first + i).top;
+                    const int64_t weight = n * layer_.kernel_y + ky * layer_.block;
+                    rows[i] = {layer_.patches + weight * layer_.row_columns,
+                               currents(first + i) + n};
                 }
-}
+                add(rows, count, first, input);
+            }
+    }
+
+    void add(PatchRow* rows, int64_t count, int64_t first, int64_t input) {
+        const AddPatches all = patch_adder<kScaled>(layer_, count);
+        for (int64_t step = 0; step < steps_; ++step) {
+            const int64_t list = input * steps_ + step;
+            const uint16_t* sender = spikes_.sender + list * spikes_.stride;
+            const float* units = kScaled ? spikes_.units + list * spikes_.stride : nullptr;
+            const int32_t sent = spikes_.count[list];
+            if (sent && all && !any_dense_)
+                all(layer_, sender, units, sent, rows);
+            else if (sent)
+                for (int64_t i = 0; i < count; ++i)
+                    if (!dense(kernel_rows(layer_, first + i), step))
+                        one_(layer_, sender, units, sent, rows + i);
+            for (int64_t i = 0; i < count; ++i) rows[i].current += stride_;
+        }
+    }
+
+    static constexpr int64_t kMostRows = 3;
+
+    const ConvolutionTask& task_;
+    const ConvolutionLayer& layer_;
+    const SpikeRows& spikes_;
+    const float* bias_;
+    const int64_t steps_, stride_;
+    int64_t open_, next_ = 0;
+    bool any_dense_ = false;  // rows so far
+    const AddPatches one_;
+};
 
 // Rows of memory without padding, such as the carry's: the vector over their end is partly theirs.
 SNNKERN_INLINE V load_part(const float* from, int64_t left) {
@@ -299,10 +439,30 @@ SNNKERN_INLINE void store_part(float* to, int64_t left, V value) {
         __builtin_memcpy(to, &value, left * sizeof(float));
 }
 
+// Writes first + i for every bit i that is set to `number`, and where kValues lanes[i] to `value`;
+// both packed. Returns how many there are. Four are written at once, whether there are so many or
+// not: a loop that ends after each is a branch that nobody can predict.
+template <bool kValues>
+SNNKERN_INLINE int32_t pack(uint64_t bits, const float* lanes, int64_t first, uint16_t* number,
+                            float* value) {
+    const int32_t count = __builtin_popcountll(bits);
+    do {
+        for (int i = 0; i < 4; ++i, bits &= bits - 1) {
+            const int lane = __builtin_ctzll(bits | uint64_t(1) << 63);
+            *number++ = static_cast<uint16_t>(first + lane);
+            if constexpr (kValues) *value++ = lanes[lane];
+        }
+    } while (bits);
+    return count;
+}
+
 // All T steps of kVectors vectors of neurons at n of the row y. Returns how many spikes they sent.
 template <Kind kind, bool kTiny, bool kFirst, bool kUnits, int kVectors>
-__attribute__((noinline)) int64_t run_block(const ConvolutionTask& task, int64_t y, int64_t n) {
+__attribute__((noinline)) int64_t run_block(const ConvolutionTask& task, const float* row_currents,
+                                            int64_t y, int64_t n) {
     constexpr bool kDifferential = kIsDifferential<kind>;
+    // Where spikes say how much was sent they are many, and AVX-512 has an instruction for them.
+    constexpr bool kCompresses = kUnits && kVectorBytes == 64;
     const EngineModel& model = *task.model;
     const ConvolutionLayer& layer = *task.layer;
     const int64_t row = layer.out.row();
@@ -311,7 +471,7 @@ __attribute__((noinline)) int64_t run_block(const ConvolutionTask& task, int64_t
 
     Neuron<kind, V, kTiny> neurons[kVectors];
     V start[kVectors], current[kVectors];
-    const float* currents = task.scratch.currents + current_slack(layer) + n;
+    const float* currents = row_currents + current_slack(layer) + n;
     const int64_t stride = current_stride(layer);
 #pragma GCC unroll 4
     for (int i = 0; i < kVectors; ++i) {
@@ -333,20 +493,34 @@ __attribute__((noinline)) int64_t run_block(const ConvolutionTask& task, int64_t
         int32_t count = sends ? sent.count[list] : 0;
         uint16_t* sender = sent.sender + list * sent.stride;
         float* units = kUnits ? sent.units + list * sent.stride : nullptr;
+        uint64_t fires = 0;
+        float lanes[64];
 #pragma GCC unroll 4
         for (int i = 0; i < kVectors; ++i) {
             if constexpr (!kFirst) current[i] = load<V>(currents + step * stride + i * L);
             neurons[i].integrate(current[i]);
             const Spike<V> spike = neurons[i].fire(t);
             neurons[i].reset(spike, current[i], t);
-            if (sends)
-                count += compress<kUnits>(spike.fires, values ? spike.value : spike.units,
-                                          static_cast<int32_t>(n + i * L), sender + count,
-                                          units + count);
-            else
-                fired += __builtin_popcount(bits(spike.fires));
+            const V sends_as = values ? spike.value : spike.units;
+            if constexpr (kCompresses) {
+                if (sends)
+                    count +=
+                        compress<kUnits>(spike.fires, sends_as, static_cast<int32_t>(n + i * L),
+                                         sender + count, units + count);
+                else
+                    fired += __builtin_popcount(bits(spike.fires));
+            } else {
+                fires |= uint64_t(bits(spike.fires)) << (i * L);
+                if constexpr (kUnits) store<V>(lanes + i * L, sends_as);
+            }
             if constexpr (kFirst && kDifferential)
                 current[i] = V{};  // a constant is coded as x_1, 0, 0, …
+        }
+        if constexpr (!kCompresses) {
+            if (sends)
+                count += pack<kUnits>(fires, lanes, n, sender + count, units + count);
+            else
+                fired += __builtin_popcountll(fires);
         }
         if (sends) sent.count[list] = count;
     }
@@ -365,52 +539,61 @@ __attribute__((noinline)) int64_t run_block(const ConvolutionTask& task, int64_t
 }
 
 template <Kind kind, bool kTiny, bool kFirst, bool kUnits, int kVectors>
-int64_t run_blocks(const ConvolutionTask& task, int64_t y, int64_t n) {
+int64_t run_blocks(const ConvolutionTask& task, const float* currents, int64_t y, int64_t n) {
     int64_t fired = 0;
     for (; n + kVectors * L <= padded(task.layer->out.row()); n += kVectors * L)
-        fired += run_block<kind, kTiny, kFirst, kUnits, kVectors>(task, y, n);
+        fired += run_block<kind, kTiny, kFirst, kUnits, kVectors>(task, currents, y, n);
     if constexpr (kVectors > 1)
-        fired += run_blocks<kind, kTiny, kFirst, kUnits, kVectors / 2>(task, y, n);
+        fired += run_blocks<kind, kTiny, kFirst, kUnits, kVectors / 2>(task, currents, y, n);
     return fired;
 }
 
 // The neurons of the row y, all T steps.
 template <Kind kind, bool kTiny, bool kFirst>
-int64_t run_neurons(const ConvolutionTask& task, int64_t y) {
+int64_t run_neurons(const ConvolutionTask& task, const float* currents, int64_t y) {
     if constexpr (kIsBinary<kind>)
         if (!task.sent_units)
-            return run_blocks<kind, kTiny, kFirst, false, kBlockVectors>(task, y, 0);
-    return run_blocks<kind, kTiny, kFirst, true, kBlockVectors>(task, y, 0);
+            return run_blocks<kind, kTiny, kFirst, false, kBlockVectors>(task, currents, y, 0);
+    return run_blocks<kind, kTiny, kFirst, true, kBlockVectors>(task, currents, y, 0);
 }
 
-template <Kind kind, bool kTiny>
-int64_t run_rows(const ConvolutionTask& task) {
-    const ConvolutionLayer& layer = *task.layer;
+// The rows of a layer, whose currents `currents_of` a row gives, in ascending order.
+template <Kind kind, bool kTiny, bool kFirst, class Currents>
+int64_t run_rows(const ConvolutionTask& task, const Currents& currents_of) {
     const int64_t steps = task.model->timesteps;
-    // DC adds its bias once, as the mean that its current starts with.
-    const float* bias = kIsDifferential<kind> ? nullptr : layer.bias;
     int64_t fired = 0;
-    KernelRows before{};
     for (int64_t y = task.begin; y < task.end; ++y) {
         if (task.sent)
             for (int64_t step = 0; step < steps; ++step) task.sent->count[y * steps + step] = 0;
-        const KernelRows rows = kernel_rows(layer, y);
-        if (task.pixels) {
-            look(task, rows, y > task.begin ? &before : nullptr);
-            before = rows;
-            multiply(layer, rows, task.scratch.inputs, bias,
-                     task.scratch.currents + current_slack(layer));
-            fired += run_neurons<kind, kTiny, true>(task, y);
-        } else {
-            task.received_units ? receive<true>(task, rows, bias)
-                                : receive<false>(task, rows, bias);
-            fired += run_neurons<kind, kTiny, false>(task, y);
-        }
+        fired += run_neurons<kind, kTiny, kFirst>(task, currents_of(y), y);
         if (task.sent)
             for (int64_t step = 0; step < steps; ++step)
                 fired += task.sent->count[y * steps + step];
     }
     return fired;
+}
+
+template <Kind kind, bool kTiny>
+int64_t run_layer(const ConvolutionTask& task) {
+    const ConvolutionLayer& layer = *task.layer;
+    // DC adds its bias once, as the mean that its current starts with.
+    const float* bias = kIsDifferential<kind> ? nullptr : layer.bias;
+    if (task.pixels) {
+        KernelRows before{};
+        return run_rows<kind, kTiny, true>(task, [&](int64_t y) {
+            const KernelRows rows = kernel_rows(layer, y);
+            look(task, rows, y > task.begin ? &before : nullptr);
+            before = rows;
+            multiply(layer, rows, task.scratch.inputs, bias,
+                     task.scratch.currents + current_slack(layer));
+            return task.scratch.currents;
+        });
+    }
+    const auto receive = [&](auto receiver) {
+        return run_rows<kind, kTiny, false>(task, [&](int64_t y) { return receiver.row(y); });
+    };
+    return task.received_units ? receive(Receiver<true>(task, bias))
+                               : receive(Receiver<false>(task, bias));
 }
 
 // Of a sender's row of weights, so many are fetched ahead of their use.
@@ -481,7 +664,7 @@ int64_t patch_block(int64_t columns) {
 
 int64_t run_convolution(const ConvolutionTask& task) {
     return with_form(task.model->kind, task.model->tiny, [&](auto form) {
-        return run_rows<decltype(form)::kKind, decltype(form)::kTiny>(task);
+        return run_layer<decltype(form)::kKind, decltype(form)::kTiny>(task);
     });
 }
 

@@ -376,7 +376,8 @@ class StagedEngine {
         int64_t currents = 0, inputs = 0;
         for (size_t l = 0; l < convolutions_.size(); ++l) {
             const ConvolutionLayer& layer = convolutions_[l];
-            currents = std::max(currents, (l ? model_.timesteps : 1) * current_stride(layer));
+            const int64_t rows = l ? open_rows(layer) * model_.timesteps : 1;
+            currents = std::max(currents, rows * current_stride(layer));
             inputs = std::max(inputs, layer.kernel_y * input_stride(layer));
         }
         tools.scratch = {tools.memory.take(currents), tools.memory.take(inputs + kPadding)};
@@ -482,7 +483,7 @@ class StagedEngine {
         task.mean = sends(l) ? nullptr : desk.numbers;
         task.scratch = tools.scratch;
         const int64_t height = layer.out.height;
-        const int64_t part = members == 1 ? height : std::max<int64_t>(1, height / (6 * members));
+        const int64_t part = members == 1 ? height : std::max<int64_t>(1, height / (2 * members));
         stage.share(height, part, [&](int64_t begin, int64_t end) {
             task.begin = begin;
             task.end = end;
