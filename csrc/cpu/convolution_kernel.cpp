@@ -439,30 +439,11 @@ SNNKERN_INLINE void store_part(float* to, int64_t left, V value) {
         __builtin_memcpy(to, &value, left * sizeof(float));
 }
 
-// Writes first + i for every bit i that is set to `number`, and where kValues lanes[i] to `value`;
-// both packed. Returns how many there are. Four are written at once, whether there are so many or
-// not: a loop that ends after each is a branch that nobody can predict.
-template <bool kValues>
-SNNKERN_INLINE int32_t pack(uint64_t bits, const float* lanes, int64_t first, uint16_t* number,
-                            float* value) {
-    const int32_t count = __builtin_popcountll(bits);
-    do {
-        for (int i = 0; i < 4; ++i, bits &= bits - 1) {
-            const int lane = __builtin_ctzll(bits | uint64_t(1) << 63);
-            *number++ = static_cast<uint16_t>(first + lane);
-            if constexpr (kValues) *value++ = lanes[lane];
-        }
-    } while (bits);
-    return count;
-}
-
 // All T steps of kVectors vectors of neurons at n of the row y. Returns how many spikes they sent.
 template <Kind kind, bool kTiny, bool kFirst, bool kUnits, int kVectors>
 __attribute__((noinline)) int64_t run_block(const ConvolutionTask& task, const float* row_currents,
                                             int64_t y, int64_t n) {
     constexpr bool kDifferential = kIsDifferential<kind>;
-    // Where spikes say how much was sent they are many, and AVX-512 has an instruction for them.
-    constexpr bool kCompresses = kUnits && kVectorBytes == 64;
     const EngineModel& model = *task.model;
     const ConvolutionLayer& layer = *task.layer;
     const int64_t row = layer.out.row();
@@ -490,39 +471,24 @@ __attribute__((noinline)) int64_t run_block(const ConvolutionTask& task, const f
     for (int64_t step = 0; step < timesteps; ++step) {
         const Steps<float> t(step + 1);
         const int64_t list = y * timesteps + step;
-        int32_t count = sends ? sent.count[list] : 0;
-        uint16_t* sender = sent.sender + list * sent.stride;
-        float* units = kUnits ? sent.units + list * sent.stride : nullptr;
-        uint64_t fires = 0;
-        float lanes[64];
+        // Of spikes that say no more than that they are there, 2 to 5 % (docs/performance.md).
+        Firing<kUnits, !kUnits> firing(sends, sends ? sent.count[list] : 0, n,
+                                       sent.sender + list * sent.stride,
+                                       kUnits ? sent.units + list * sent.stride : nullptr);
 #pragma GCC unroll 4
         for (int i = 0; i < kVectors; ++i) {
             if constexpr (!kFirst) current[i] = load<V>(currents + step * stride + i * L);
             neurons[i].integrate(current[i]);
             const Spike<V> spike = neurons[i].fire(t);
             neurons[i].reset(spike, current[i], t);
-            const V sends_as = values ? spike.value : spike.units;
-            if constexpr (kCompresses) {
-                if (sends)
-                    count +=
-                        compress<kUnits>(spike.fires, sends_as, static_cast<int32_t>(n + i * L),
-                                         sender + count, units + count);
-                else
-                    fired += __builtin_popcount(bits(spike.fires));
-            } else {
-                fires |= uint64_t(bits(spike.fires)) << (i * L);
-                if constexpr (kUnits) store<V>(lanes + i * L, sends_as);
-            }
+            firing.add(i, spike.fires, values ? spike.value : spike.units);
             if constexpr (kFirst && kDifferential)
                 current[i] = V{};  // a constant is coded as x_1, 0, 0, …
         }
-        if constexpr (!kCompresses) {
-            if (sends)
-                count += pack<kUnits>(fires, lanes, n, sender + count, units + count);
-            else
-                fired += __builtin_popcountll(fires);
-        }
-        if (sends) sent.count[list] = count;
+        if (sends)
+            sent.count[list] = firing.finish();
+        else
+            fired += firing.finish();
     }
     const Steps<float> decision(timesteps);
 #pragma GCC unroll 4

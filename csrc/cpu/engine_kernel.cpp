@@ -140,24 +140,19 @@ __attribute__((noinline)) void run_block(const Row& row, int64_t n) {
             for (int i = 0; i < kVectors; ++i)
                 current.vector[i] = load<V>(row.currents + step * layer.width + n + i * L);
         }
-        int32_t count = row.sent.count[step];
-        uint16_t* sender = row.sent.sender + step * row.sent.stride;
-        float* units = row.sent.units + step * row.sent.stride;
+        Firing<!kIsBinary<kind>, false> firing(!row.last, row.sent.count[step], n,
+                                               row.sent.sender + step * row.sent.stride,
+                                               row.sent.units + step * row.sent.stride);
 #pragma GCC unroll 4
         for (int i = 0; i < kVectors; ++i) {
             neurons[i].integrate(current.vector[i]);
             const Spike<V> spike = neurons[i].fire(t);
             neurons[i].reset(spike, current.vector[i], t);
-            if (row.last)
-                count += __builtin_popcount(bits(spike.fires));
-            else
-                count += compress<!kIsBinary<kind>>(spike.fires, spike.units,
-                                                    static_cast<int32_t>(n + i * L), sender + count,
-                                                    units + count);
+            firing.add(i, spike.fires, spike.units);
             if constexpr (source == Source::kNumbers && kDifferential)
                 current.vector[i] = V{};  // a constant is coded as x_1, 0, 0, …
         }
-        row.sent.count[step] = count;
+        row.sent.count[step] = firing.finish();
     }
     const Steps<float> timesteps(model.timesteps);
 #pragma GCC unroll 4

@@ -201,12 +201,29 @@ SNNKERN_INLINE uint32_t bits(Lanes<FloatLanes>::Mask mask) {
 #endif
 }
 
+// Writes first + i for every bit i that is set to `number`, and where kValues lanes[i] to `value`;
+// both packed. Returns how many there are. Four are written at once, whether there are so many or
+// not: a loop that may end after each has a branch that no processor can predict.
+template <bool kValues>
+SNNKERN_INLINE int32_t pack(uint64_t bits, const float* lanes, int64_t first, uint16_t* number,
+                            float* value) {
+    const int32_t count = __builtin_popcountll(bits);
+    do {
+        for (int i = 0; i < 4; ++i, bits &= bits - 1) {
+            const int lane = __builtin_ctzll(bits | uint64_t(1) << 63);
+            *number++ = static_cast<uint16_t>(first + lane);
+            if constexpr (kValues) *value++ = lanes[lane];
+        }
+    } while (bits);
+    return count;
+}
+
 // Writes first + i for every lane i where the mask holds to `number`, and where kValues the lanes
-// themselves to `value`; both packed. Returns how many there are. May write a whole vector to each.
+// themselves to `value`; both packed. Returns how many there are. May write a whole vector, or
+// four, to each.
 template <bool kValues>
 SNNKERN_INLINE int32_t compress(Lanes<FloatLanes>::Mask mask, FloatLanes lanes, int32_t first,
                                 uint16_t* number, float* value) {
-    uint32_t left = bits(mask);
 #if defined(__AVX512F__)
     // Compressing in a register and storing all of it is many times faster than a compressing store
     // on some processors.
@@ -215,17 +232,56 @@ SNNKERN_INLINE int32_t compress(Lanes<FloatLanes>::Mask mask, FloatLanes lanes, 
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(number),
                         _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(mask, numbers)));
     if constexpr (kValues) _mm512_storeu_ps(value, _mm512_maskz_compress_ps(mask, (__m512)lanes));
-    return __builtin_popcount(left);
+    return __builtin_popcount(mask);
 #else
-    int32_t count = 0;
-    for (; left; left &= left - 1, ++count) {
-        const int lane = __builtin_ctz(left);
-        number[count] = static_cast<uint16_t>(first + lane);
-        if constexpr (kValues) value[count] = lanes[lane];
-    }
-    return count;
+    float stored[64];
+    if constexpr (kValues) store<FloatLanes>(stored, lanes);
+    return pack<kValues>(bits(mask), stored, first, number, value);
 #endif
 }
+
+// The neurons of a block of up to 64 that fire at a step, which are added to the step's list: their
+// numbers and, where kValues, what they send. Or they are counted alone. May write four numbers, or
+// a whole vector, more than there are. kFew says that most often four or fewer fire.
+template <bool kValues, bool kFew>
+class Firing {
+  public:
+    SNNKERN_INLINE Firing(bool listed, int32_t count, int64_t first, uint16_t* number, float* value)
+        : listed_(listed), count_(count), first_(first), number_(number), value_(value) {}
+
+    // Adds those of vector i.
+    SNNKERN_INLINE void add(int i, Lanes<FloatLanes>::Mask fires, FloatLanes sent) {
+        constexpr int L = kLanes<FloatLanes>;
+        if constexpr (!kCompresses) {
+            bits_ |= uint64_t(bits(fires)) << (i * L);
+            if constexpr (kValues) store<FloatLanes>(lanes_ + i * L, sent);
+        } else if (listed_) {
+            count_ += compress<kValues>(fires, sent, static_cast<int32_t>(first_ + i * L),
+                                        number_ + count_, value_ + count_);
+        } else {
+            count_ += __builtin_popcount(bits(fires));
+        }
+    }
+
+    // Ends the list, and returns how many it has now.
+    SNNKERN_INLINE int32_t finish() const {
+        if (kCompresses) return count_;
+        if (!listed_) return count_ + __builtin_popcountll(bits_);
+        return count_ + pack<kValues>(bits_, lanes_, first_, number_ + count_, value_ + count_);
+    }
+
+  private:
+    // AVX-512 has an instruction for many.
+    static constexpr bool kCompresses = kVectorBytes == 64 && !kFew;
+
+    const bool listed_;
+    int32_t count_;
+    const int64_t first_;
+    uint16_t* const number_;
+    float* const value_;
+    uint64_t bits_ = 0;
+    float lanes_[64];
+};
 
 }  // namespace SNNKERN_ARCH
 }  // namespace snnkern

@@ -591,10 +591,17 @@ MUTANTS = [
         tests=STAGED,
     ),
     Mutant(
-        name="convolution-packs-four-alone",
-        file="csrc/cpu/convolution_kernel.cpp",
+        name="lists-end-after-four",
+        file="csrc/cpu/lanes.h",
         text="    } while (bits);",
         replacement="    } while (false);",
+        tests=STAGED,
+    ),
+    Mutant(
+        name="lists-begin-at-the-first-neuron",
+        file="csrc/cpu/lanes.h",
+        text="pack<kValues>(bits_, lanes_, first_, number_ + count_, value_ + count_)",
+        replacement="pack<kValues>(bits_, lanes_, 0, number_ + count_, value_ + count_)",
         tests=STAGED,
     ),
     Mutant(
@@ -628,7 +635,7 @@ MUTANTS = [
     Mutant(
         name="convolution-counts-silent-layers-as-silent",
         file="csrc/cpu/convolution_kernel.cpp",
-        text="fired += __builtin_popcount(bits(spike.fires));",
+        text="fired += firing.finish();",
         replacement="fired += 0;",
         tests=STAGED,
     ),
