@@ -24,7 +24,7 @@ constexpr int kBlockVectors = 4;  // of neurons, as in engine_kernel.cpp
 
 // From this share of senders on, the dense product takes less time than adding a patch for each:
 // measured on processors with AVX2 and AVX-512 (docs/performance.md).
-constexpr float kDenseFrom = 0.5f;
+constexpr float kDenseFrom = 0.7f;
 
 // A step's currents of a row are computed densely where many of those that it receives sent.
 // Decided from what was sent alone, so the result is the same whatever the number of threads.
