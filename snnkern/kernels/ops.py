@@ -64,17 +64,7 @@ def neuron_spikes(
 
     Source: `docs/semantics.md`, "One decision step of one neuron", "Residual carry" and "Gradients".
     """
-    if surrogate is not None:
-        refuse_grad(row_alpha=row_alpha)
-        options = (parse_surrogate(surrogate), True, backend)
-        return torch.ops.snnkern.neuron_for_training(
-            current, threshold, carry, bias, row_alpha, dynamics.numbers, *options
-        )
-    found = _at_once(current, threshold, carry, bias, row_alpha, dynamics, True, backend)
-    if found is not None:
-        return found
-    refuse_grad(current=current, threshold=threshold, carry=carry, bias=bias, row_alpha=row_alpha)
-    return torch.ops.snnkern.neuron_spikes(current, threshold, carry, bias, row_alpha, *dynamics.numbers, backend)
+    return _layer(True, current, threshold, carry, bias, row_alpha, dynamics, backend, surrogate)
 
 
 def neuron_mean(
@@ -93,17 +83,32 @@ def neuron_mean(
     Returns:
         mean output Q_T / T (e_T for DC) `[B, N]`, carry `[B, N]`, counts int64 `[B]`.
     """
+    return _layer(False, current, threshold, carry, bias, row_alpha, dynamics, backend, surrogate)
+
+
+def _layer(
+    wants_spikes: bool,
+    current: Tensor,
+    threshold: Tensor,
+    carry: Tensor,
+    bias: Tensor | None,
+    row_alpha: Tensor | None,
+    dynamics: Dynamics,
+    backend: str,
+    surrogate: str | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`neuron_spikes` or `neuron_mean`."""
+    tensors = (current, threshold, carry, bias, row_alpha)
     if surrogate is not None:
         refuse_grad(row_alpha=row_alpha)
-        options = (parse_surrogate(surrogate), False, backend)
-        return torch.ops.snnkern.neuron_for_training(
-            current, threshold, carry, bias, row_alpha, dynamics.numbers, *options
-        )
-    found = _at_once(current, threshold, carry, bias, row_alpha, dynamics, False, backend)
+        options = (parse_surrogate(surrogate), wants_spikes, backend)
+        return torch.ops.snnkern.neuron_for_training(*tensors, dynamics.numbers, *options)
+    found = _at_once(*tensors, dynamics, wants_spikes, backend)
     if found is not None:
         return found
     refuse_grad(current=current, threshold=threshold, carry=carry, bias=bias, row_alpha=row_alpha)
-    return torch.ops.snnkern.neuron_mean(current, threshold, carry, bias, row_alpha, *dynamics.numbers, backend)
+    operator = torch.ops.snnkern.neuron_spikes if wants_spikes else torch.ops.snnkern.neuron_mean
+    return operator(*tensors, *dynamics.numbers, backend)
 
 
 def _at_once(
