@@ -35,9 +35,9 @@ from support.visual import FORMS, frames, visual_actor
 import snnkern
 from snnkern.analysis.summaries import BenchSummary, read_summaries
 from snnkern.files import read_array
+from snnkern.policies.choices import ChoiceFiles
 from snnkern.policies.loading import load_policy
 from snnkern.policies.spiking import dense_actor
-from snnkern.policies.tiles import TileFiles
 from snnkern.studies.grids import read_study
 from snnkern.studies.results import collect_results, read_collection
 from snnkern.studies.store import Store, read_records, task_name
@@ -480,7 +480,7 @@ def array_case(path: Path, choose: random.Random) -> None:
     attempt(lambda: snnkern.calibrate(make_actor(5, 7, 2), read_array(path / "observations.npy")))
 
 
-class OneTile(TileFiles):
+class OneChoice(ChoiceFiles):
     """In a file with a plain name."""
 
     def __init__(self, file: Path) -> None:
@@ -490,11 +490,11 @@ class OneTile(TileFiles):
         return self._file
 
 
-def tile_case(path: Path, choose: random.Random) -> None:
-    (path / "tile.json").write_bytes(json_case({"rows": 64, "warps": 4, "of": "a device"}, choose))
-    tile = OneTile(path / "tile.json").read("a device")
-    assert tile is None or all(type(number) is int for number in tile)
-    outcomes.append(tile is not None)
+def choice_case(path: Path, choose: random.Random) -> None:
+    (path / "choice.json").write_bytes(json_case({"choice": "64 rows, 4 warps", "of": "a device"}, choose))
+    found = OneChoice(path / "choice.json").read("a device")
+    assert found is None or type(found) is str
+    outcomes.append(found is not None)
 
 
 FORMATS: dict[str, Callable[[Path, random.Random], None]] = {
@@ -510,7 +510,7 @@ FORMATS: dict[str, Callable[[Path, random.Random], None]] = {
     "pixels": pixels_case,
     "snapshot": snapshot_case,
     "npy": array_case,
-    "tile": tile_case,
+    "choice": choice_case,
 }
 
 

@@ -14,6 +14,7 @@ from support.random_actors import random_episode, random_spiking_actor
 import snnkern
 from snnkern import SpikingActor
 from snnkern.kernels.backends import clusters, cuda
+from snnkern.kernels.backends.tuning import Choices
 from snnkern.kernels.neurons import Kind
 
 pytestmark = needs_cpu
@@ -41,7 +42,7 @@ def unknown(monkeypatch):
     """As in a new process, nothing has been measured."""
     monkeypatch.setenv("SNNKERN_INTEGERS", "0")  # which warmup would time as well
     monkeypatch.delenv("SNNKERN_CUDA_CLUSTERS", raising=False)
-    monkeypatch.setattr(clusters, "_found", {})
+    monkeypatch.setattr(clusters, "_found", Choices(clusters.NAMES, lambda: None))
 
 
 def ran_in_clusters(module, actor: SpikingActor, rows: int) -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor
 import snnkern
 from snnkern import DC, MT
 from snnkern.kernels.backends import ActorParts, choice, cuda, integers, native
+from snnkern.kernels.backends.tuning import Choices
 from snnkern.kernels.neurons import Kind
 
 pytestmark = needs_cpu
@@ -381,7 +382,7 @@ def test_an_environment_that_says_something_else_is_refused(cuda_device, monkeyp
 def timed(monkeypatch):
     """Each engine takes the milliseconds that are set for its class and groups of warps; nothing is known before."""
     times: dict[tuple[type, int], float] = {}
-    monkeypatch.setattr(integers, "_tuned", {})
+    monkeypatch.setattr(integers, "_tuned", Choices(integers.NAMES, lambda: None))
     monkeypatch.setattr(
         integers.Trial,
         "milliseconds",

@@ -46,10 +46,11 @@ def test_kernels_on_a_gpu(triton_gpu, file, marked) -> None:
 @pytest.mark.parametrize("fastest", range(3))
 def test_warmup_times_every_tile_on_the_actors_device(fastest, monkeypatch, tmp_path) -> None:
     """An event that is recorded on another device tells nothing of a launch on this one."""
+    from snnkern.kernels.backends import tuning
     from snnkern.kernels.backends.triton import engine as triton_engine
-    from snnkern.kernels.backends.triton import tuning
     from snnkern.kernels.backends.triton.engine import TILES
-    from snnkern.policies.tiles import TileFiles
+    from snnkern.kernels.backends.triton.tuning import choices
+    from snnkern.policies.choices import ChoiceFiles
 
     engine = triton_engine.Engine(actor_parts((3, 7, 2), Dynamics(MT(), 8)), "float32")
     engine.bind([torch.zeros(5, 7)], torch.zeros(1, 5, dtype=torch.int64), None)
@@ -78,15 +79,15 @@ def test_warmup_times_every_tile_on_the_actors_device(fastest, monkeypatch, tmp_
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(engine, "_launch", lambda *_: calls.append(("launch", engine._tile, tuple(device))))
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(tuning, "shelf", TileFiles())
-    monkeypatch.setattr(triton_engine, "_tuned", tuning.Tiles(triton_engine.actor_kernel, TILES))
+    monkeypatch.setattr(tuning, "shelf", ChoiceFiles())
+    monkeypatch.setattr(triton_engine, "_tuned", choices(triton_engine.actor_kernel, TILES))
     assert engine.warmup() == engine._tile == TILES[fastest]
     for tile in TILES:
         assert {call[0] for call in calls if call[1] == tile} == {"event", "record", "launch"}
     assert {place[-1:] for *_, place in calls} == {(torch.device("cpu"),)}
     # Another process, and another batch up to the same power of two.
     calls.clear()
-    monkeypatch.setattr(triton_engine, "_tuned", tuning.Tiles(triton_engine.actor_kernel, TILES))
+    monkeypatch.setattr(triton_engine, "_tuned", choices(triton_engine.actor_kernel, TILES))
     engine.bind([torch.zeros(8, 7)], torch.zeros(1, 8, dtype=torch.int64), None)
     assert engine._tile == TILES[fastest]
     assert engine.warmup() == TILES[fastest]

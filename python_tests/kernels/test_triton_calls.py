@@ -12,8 +12,9 @@ import torch
 from support.cases import each
 from torch import Tensor
 
-from snnkern.kernels.backends.triton import tuning
-from snnkern.policies.tiles import TileFiles
+from snnkern.kernels.backends import tuning
+from snnkern.kernels.backends.triton.tuning import choices
+from snnkern.policies.choices import ChoiceFiles
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
@@ -120,7 +121,7 @@ class Tiled:
 def tiles(source: str = "source") -> Any:
     from snnkern.kernels.backends.triton.engine import TILES
 
-    return tuning.Tiles(Tiled(source), TILES)
+    return choices(Tiled(source), TILES)
 
 
 KEY = ("NVIDIA H100", 5, (17, 256, 6))
@@ -129,7 +130,7 @@ KEY = ("NVIDIA H100", 5, (17, 256, 6))
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """Where Triton keeps what it compiled; not there yet."""
-    monkeypatch.setattr(tuning, "shelf", TileFiles())
+    monkeypatch.setattr(tuning, "shelf", ChoiceFiles())
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -144,7 +145,7 @@ def test_a_choice_outlives_the_process(cache) -> None:
     tiles().keep(KEY, TILES[2])
     assert tiles().find(KEY) == TILES[2]
     assert first.find(KEY) == TILES[1]  # the process goes on with its own
-    assert [file.name[:13] for file in cache.iterdir()] == ["snnkern-tile-"]
+    assert [file.name[:15] for file in cache.iterdir()] == ["snnkern-choice-"]
 
 
 def test_a_choice_depends_on_device_shape_source_and_release(cache, monkeypatch) -> None:
@@ -162,14 +163,14 @@ def test_a_choice_depends_on_device_shape_source_and_release(cache, monkeypatch)
 
 DAMAGED = {
     "empty": b"",
-    "cut": b'{"rows": 64, "war',
+    "cut": b'{"choice": "64 ro',
     "no-json": b"import os",
     "a-list": b"[64, 4]",
-    "another-tile": b'{"rows": 32, "warps": 2, "of": "KEY"}',
-    "no-rows": b'{"rows": 0, "warps": 0, "of": "KEY"}',
-    "of-another-key": b'{"rows": 64, "warps": 4, "of": "something else"}',
-    "texts": b'{"rows": "64", "warps": "4", "of": "KEY"}',
-    "long": b" " * (1 << 17) + b'{"rows": 64, "warps": 4, "of": "KEY"}',
+    "another-tile": b'{"choice": "32 rows, 2 warps", "of": "KEY"}',
+    "no-rows": b'{"choice": "", "of": "KEY"}',
+    "of-another-key": b'{"choice": "64 rows, 4 warps", "of": "something else"}',
+    "numbers": b'{"choice": 64, "of": "KEY"}',
+    "long": b" " * (1 << 17) + b'{"choice": "64 rows, 4 warps", "of": "KEY"}',
 }
 
 

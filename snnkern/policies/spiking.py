@@ -23,15 +23,16 @@ from snnkern.kernels.backends import (
     NormStep,
     TanhStep,
     choice,
+    tuning,
 )
 from snnkern.kernels.backends.arguments import checked
-from snnkern.kernels.backends.triton import tuning
 from snnkern.kernels.backends.watch import watch
 from snnkern.kernels.neurons import Dynamics
 from snnkern.kernels.nn import Carry, as_tensor, check_mask, check_threshold, last_spikes, refuse_mapping
 from snnkern.kernels.tensors import check_tensor, counted_together, lasting, plain, stands_for_others
 from snnkern.policies.actor import Actor, Conv, Interface, Policy, describe_layers
 from snnkern.policies.capture import CapturedDecision
+from snnkern.policies.choices import ChoiceFiles
 from snnkern.policies.stateless import (
     Bridges,
     Norm,
@@ -44,10 +45,9 @@ from snnkern.policies.stateless import (
     dense_step,
     describe_step,
 )
-from snnkern.policies.tiles import TileFiles
 from snnkern.policies.training import TrainableActor
 
-tuning.shelf = TileFiles()
+tuning.shelf = ChoiceFiles()
 
 
 class _Packed(NamedTuple):
@@ -299,10 +299,10 @@ class SpikingActor(Policy):
     def warmup(self, batch: int = 1) -> None:
         """Prepares decisions of `batch` rows, so that the first one is not slower; carry and spikes do not change.
 
-        On Triton it compiles the kernel and times it with a few sizes of tiles (`docs/gpu.md`). Actors of the same
-        form and device then use the fastest tile for all batches up to the same power of two, and so do later
-        processes: the choice is kept beside what Triton compiled. On a GPU it also times CUDA's kernels for few rows
-        and for many, and keeps for this process what is right and fastest. Where nothing was timed, the batch decides.
+        On Triton it compiles the kernel and times it with a few sizes of tiles (`docs/gpu.md`). On a GPU it also times
+        CUDA's kernels for few rows and for many, and takes what is right and fastest. Actors of the same form and
+        device then use the fastest for all batches up to the same power of two, and so do later processes: the choice
+        is kept beside what Triton compiled. Where nothing was timed, the batch decides.
 
         Args:
             batch: B, rows of a decision.

@@ -8,11 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from snnkern.kernels.backends.native import asked_for
+from snnkern.kernels.backends.native import asked_for, cuda_build
+from snnkern.kernels.backends.tuning import Choices
 
 _CHAINED = 32  # decisions that are timed as one
 DECISIONS = 3  # whose results are compared
-_found: dict[tuple[object, ...], bool] = {}
+NAMES = {"blocks": False, "clusters": True}
+_found = Choices(NAMES, cuda_build)
 
 
 def setting() -> bool | None:
@@ -27,7 +29,12 @@ def setting() -> bool | None:
 def are_wanted(key: tuple[object, ...]) -> bool:
     """Whether clusters decide: as the setting says, else where `keep` has found that they are faster."""
     given = setting()
-    return _found.get(key, False) if given is None else given
+    return bool(_found.find(key)) if given is None else given
+
+
+def are_known(key: tuple[object, ...]) -> bool:
+    """Whether there is nothing to measure: `keep` was called, or the setting decides."""
+    return setting() is not None or _found.find(key) is not None
 
 
 def packed(weight: Tensor, columns: int, blocks: int) -> Tensor:
@@ -63,8 +70,9 @@ def keep(key: tuple[object, ...], usual: Measured, ours: Measured | None) -> boo
         ours: clusters; None where they failed.
     """
     same = ours is not None and all(map(torch.equal, usual.results, ours.results))
-    _found[key] = ours is not None and same and ours.seconds < usual.seconds
-    return _found[key]
+    faster = ours is not None and same and ours.seconds < usual.seconds
+    _found.keep(key, faster)
+    return faster
 
 
 def seconds(decide: Callable[[], object], device: torch.device) -> float:

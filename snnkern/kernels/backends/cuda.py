@@ -13,6 +13,7 @@ from snnkern.kernels import backends, reference
 from snnkern.kernels.backends import ActorParts, Gradients, HiddenPart, Problem, Result, clusters, layered
 from snnkern.kernels.backends.native import Packed, interface_arguments, run_neuron, stream_on
 from snnkern.kernels.backends.triton import launch
+from snnkern.kernels.backends.tuning import bucket
 from snnkern.kernels.neurons import Dynamics, Numbers
 from snnkern.kernels.surrogates import Surrogate
 
@@ -177,7 +178,7 @@ class Engine(backends.Engine):
         counts = rows.counts
         name = torch.cuda.get_device_name(counts.device) if counts.is_cuda else ""
         sizes = [size for weight in self._folded for size in weight.shape]
-        return (name, counts.shape[1], *sizes, self._outputs, self._dynamics)
+        return (name, bucket(counts.shape[1]), *sizes, self._outputs, self._dynamics)
 
     def warmup(self) -> bool:
         """Times both kernels for the bound rows and keeps the faster one; the carries and counts stay as they are.
@@ -186,7 +187,7 @@ class Engine(backends.Engine):
             Whether clusters of blocks decide from now on.
         """
         batch = self._bound.counts.shape[1]
-        if clusters.setting() is None and self._native.cluster_columns(batch):
+        if not clusters.are_known(self._key(self._bound)) and self._native.cluster_columns(batch):
             usual, ours = self._measured(False), None
             with suppress(RuntimeError):  # the device refuses them
                 ours = self._measured(True)

@@ -17,7 +17,8 @@ from torch.nn.functional import linear, pad
 
 from snnkern.kernels import backends, reference
 from snnkern.kernels.backends import ActorInterface, ActorParts, cuda
-from snnkern.kernels.backends.native import Packed, asked_for, interface_arguments
+from snnkern.kernels.backends.native import Packed, asked_for, cuda_build, interface_arguments
+from snnkern.kernels.backends.tuning import Choices, bucket
 
 BASE = 256
 LARGEST = 127 * (BASE**2 + BASE + 1)  # of three digits from -128 to 127, of either sign
@@ -224,7 +225,7 @@ class Engine(backends.Engine):
 
     def bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:
         self._rows = counts.shape[1]
-        self._groups = _tuned.get(_key(self._actor, self._rows), Tuned()).groups
+        self._groups = _known(self._actor, self._rows).groups
         self._bind(carries, counts, row_alpha)
 
     def _bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:
@@ -263,25 +264,36 @@ class Tuned(NamedTuple):
     groups: int = 0
 
 
-_tuned: dict[tuple[object, ...], Tuned] = {}
+NAMES = {
+    f"{'integers' if faster else 'usual'}, {groups} groups": Tuned(faster, groups)
+    for faster in (False, True)
+    for groups in range(9)
+}
+_tuned = Choices(NAMES, cuda_build)
+
+
+def _known(actor: ActorParts, rows: int) -> Tuned:
+    return _tuned.find(_key(actor, rows)) or Tuned()
 
 
 def taken(actor: ActorParts, rows: int) -> bool:
     """Whether a batch like this is to be computed so: if the environment asks for it, or `measure` found it faster."""
     asked = asked_for(_SETTING)
-    return _tuned.get(_key(actor, rows), Tuned()).faster if asked is None else asked
+    return _known(actor, rows).faster if asked is None else asked
 
 
 def measure(actor: ActorParts, usual: backends.Engine, rows: int, row_alpha: Tensor | None) -> bool:
     """Times the kernel beside the engine that is used now, and remembers which is to be taken for batches like this.
 
     It is to be taken only if it is faster, and if hidden layers are what `decide_slowly` says, in every bit. Nothing is
-    measured where the environment says what is to be taken.
+    measured where the environment says what is to be taken, or it is known from before.
 
     Returns:
         whether the usual engine has been used, and is bound to other rows.
     """
-    if asked_for(_SETTING) is not None or isinstance(usual, Engine) or (mine := engine(actor)) is None:
+    if asked_for(_SETTING) is not None or isinstance(usual, Engine) or _tuned.find(_key(actor, rows)) is not None:
+        return False
+    if (mine := engine(actor)) is None:
         return False
     trial = Trial.of(actor, rows, row_alpha)
     times = {}
@@ -293,7 +305,7 @@ def measure(actor: ActorParts, usual: backends.Engine, rows: int, row_alpha: Ten
     usual.bind(trial.carries, trial.counts, row_alpha)
     before = trial.milliseconds(usual)
     best = min(times, key=lambda groups: times[groups], default=0)
-    _tuned[_key(actor, rows)] = Tuned(best > 0 and times[best] < before, best)
+    _tuned.keep(_key(actor, rows), Tuned(best > 0 and times[best] < before, best))
     return True
 
 
@@ -365,4 +377,4 @@ def _key(actor: ActorParts, rows: int) -> tuple[object, ...]:
     device = actor.output[0].device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     widths = tuple(tuple(weight.shape) for weight in actor.weights)
-    return name, (rows - 1).bit_length(), widths, actor.dynamics.neuron, actor.dynamics.timesteps
+    return name, bucket(rows), widths, actor.dynamics.neuron, actor.dynamics.timesteps

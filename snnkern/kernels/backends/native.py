@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import importlib.util
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -29,6 +33,19 @@ def asked_for(variable: str) -> bool | None:
     if given not in ("", "0", "1"):
         raise InputError(f"{variable} must be 0 or 1, got {given!r}")
     return bool(int(given)) if given else None
+
+
+def cuda_build() -> str | None:
+    """Which build of CUDA's kernels there is, by a hash; None where no GPU runs them."""
+    return _cuda_build() if torch.cuda.is_available() else None
+
+
+@functools.cache
+def _cuda_build() -> str | None:
+    found = importlib.util.find_spec("snnkern._cuda")
+    if found is None or found.origin is None:
+        return None
+    return f"CUDA kernels {hashlib.sha256(Path(found.origin).read_bytes()).hexdigest()}"
 
 
 class Packed(list[Tensor]):

@@ -16,7 +16,8 @@ from snnkern.kernels.backends import ActorParts
 from snnkern.kernels.backends.triton.actor import BLOCK, actor_kernel
 from snnkern.kernels.backends.triton.environment import INTERPRETED, on_device, parameters
 from snnkern.kernels.backends.triton.repeated import RepeatedLaunch
-from snnkern.kernels.backends.triton.tuning import Tile, Tiles, bucket
+from snnkern.kernels.backends.triton.tuning import Tile, choices
+from snnkern.kernels.backends.tuning import bucket
 from snnkern.kernels.neurons import Dynamics, Kind, Neuron
 from snnkern.kernels.tensors import is_plain
 
@@ -40,7 +41,7 @@ _STAGES = 2  # blocks of weights that are under way
 # program's warps to repeat what the others do.
 TILES = (Tile(64, 4), Tile(128, 8), Tile(16, 4))
 _MOST_REGISTERS = 255  # said, or else ptxas spills some to keep more warps
-_tuned = Tiles(actor_kernel, TILES)
+_tuned = choices(actor_kernel, TILES)
 
 
 class Gpu(NamedTuple):

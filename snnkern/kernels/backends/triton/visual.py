@@ -22,7 +22,8 @@ from snnkern.kernels.backends.triton.convolution import convolution_kernel, proj
 from snnkern.kernels.backends.triton.engine import padded, planes, spike_bits
 from snnkern.kernels.backends.triton.environment import INTERPRETED, on_device, parameters
 from snnkern.kernels.backends.triton.repeated import RepeatedLaunch
-from snnkern.kernels.backends.triton.tuning import Tile, Tiles, bucket
+from snnkern.kernels.backends.triton.tuning import Tile, choices
+from snnkern.kernels.backends.tuning import bucket
 from snnkern.kernels.neurons import Dynamics, Kind
 
 # Positions (or rows) of a program. Tiles of 128 read weights half as often; weights are not what takes the time here.
@@ -32,7 +33,7 @@ _COLUMNS = 32  # channels or neurons of a program, at most
 _MOST_REGISTERS = 255
 _MOST_NEURONS = 2**28  # of a layer: a place in a row is a number of 32 bits
 _PIECE = BLOCK.value  # inputs of a Linear layer that a program of `project_kernel` multiplies at a time
-_tuned = {False: Tiles(convolution_kernel, TILES), True: Tiles(project_kernel, TILES)}  # whether it projects
+_tuned = {False: choices(convolution_kernel, TILES), True: choices(project_kernel, TILES)}  # whether it projects
 
 
 def fits(actor: ActorParts) -> bool:
