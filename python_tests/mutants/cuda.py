@@ -380,7 +380,7 @@ MUTANTS = [
     _call(
         "layer-takes-any-bias", "csrc/cuda/layer_call.h", "if (bias.data && !is_differential(kind)) return false;", ""
     ),
-    _call("layer-goes-unwatched", "snnkern/kernels/ops.py", "if call is None or _is_watched():", "if call is None:"),
+    _call("layer-goes-unwatched", "snnkern/kernels/ops.py", "is not None and not _is_watched():", "is not None:"),
     _call(
         "numbers-of-another",
         "snnkern/kernels/backends/cuda.py",
@@ -852,8 +852,8 @@ MUTANTS = [
     Mutant(
         name="cuda-integers-a-measurement-is-for-all-batches",
         file="snnkern/kernels/backends/integers.py",
-        text="(rows - 1).bit_length()",
-        replacement="0",
+        text="return name, bucket(rows), widths",
+        replacement="return name, 0, widths",
         tests=WARMUP,
     ),
 ]

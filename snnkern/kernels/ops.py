@@ -97,41 +97,26 @@ def _layer(
     backend: str,
     surrogate: str | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`neuron_spikes` or `neuron_mean`."""
+    """`neuron_spikes` or `neuron_mean`.
+
+    A layer of plain tensors goes without torch's dispatcher, which takes longer than a kernel of theirs on a GPU. The
+    dispatcher is asked where a backend has no such call, a tensor is not plain or does not fit, or somebody traces,
+    compiles or watches operators.
+    """
     tensors = (current, threshold, carry, bias, row_alpha)
     if surrogate is not None:
         refuse_grad(row_alpha=row_alpha)
         options = (parse_surrogate(surrogate), wants_spikes, backend)
         return torch.ops.snnkern.neuron_for_training(*tensors, dynamics.numbers, *options)
-    found = _at_once(*tensors, dynamics, wants_spikes, backend)
-    if found is not None:
-        return found
+    if not torch.compiler.is_compiling() and type(current) is Tensor:
+        call = at_once(backend, current)
+        if call is not None and not _is_watched():
+            found = call(*tensors, dynamics, wants_spikes)
+            if found is not None:
+                return found
     refuse_grad(current=current, threshold=threshold, carry=carry, bias=bias, row_alpha=row_alpha)
     operator = torch.ops.snnkern.neuron_spikes if wants_spikes else torch.ops.snnkern.neuron_mean
     return operator(*tensors, *dynamics.numbers, backend)
-
-
-def _at_once(
-    current: Tensor,
-    threshold: Tensor,
-    carry: Tensor,
-    bias: Tensor | None,
-    row_alpha: Tensor | None,
-    dynamics: Dynamics,
-    wants_spikes: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    """A layer of plain tensors without torch's dispatcher, which takes longer than a kernel of theirs on a GPU.
-
-    None where the dispatcher is to be asked: a backend has no such call, a tensor is not plain or does not fit, or
-    somebody traces, compiles or watches operators.
-    """
-    if torch.compiler.is_compiling() or type(current) is not Tensor:
-        return None
-    call = at_once(backend, current)
-    if call is None or _is_watched():
-        return None
-    return call(current, threshold, carry, bias, row_alpha, dynamics, wants_spikes)
 
 
 def _is_watched() -> bool:
