@@ -50,12 +50,15 @@ def measure(file: Path, neuron: str, timesteps: int, minutes: float, episodes: i
 def draw() -> None:
     """The table of the page, from what has been measured."""
     found = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    head = ["neuron", "T", "converted", "refined", *sorted({one["actor"] for one in found})]
+    actors = sorted({one["actor"] for one in found})
+    head = ["neuron", "T", "minutes of a core", "converted", "refined", *actors]
     rows = []
     for neuron, timesteps in dict.fromkeys((one["neuron"], one["timesteps"]) for one in found):
         ones = {one["actor"]: one for one in found if (one["neuron"], one["timesteps"]) == (neuron, timesteps)}
-        cells = [neuron.upper(), timesteps, average(ones.values(), "converted"), average(ones.values(), "refined")]
-        for actor in head[4:]:
+        minutes = sorted({one["minutes"] * one["threads"] for one in ones.values()})
+        cells = [neuron.upper(), timesteps, " to ".join(f"{number:g}" for number in minutes)]
+        cells += [average(ones.values(), part) for part in ("converted", "refined")]
+        for actor in actors:
             one = ones.get(actor)
             parts = ("converted", "refined")
             cells.append(
