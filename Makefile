@@ -28,7 +28,7 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --maxschedchunk 1 -p no:benchmark $(if $(ALL),--all-cases)
 
-# Each has a tree of its own, and tests in one process: side by side they take two cores.
+# Each has a tree of its own; builds and tests of both share the cores.
 sanitize: $(READY)
 	$(MAKE) --jobs 2 --output-sync sanitize-address,undefined sanitize-thread
 
