@@ -19,6 +19,7 @@ import snnkern
 from snnkern import InputError, Recipe, convert, refine
 from snnkern.policies.spiking import dense_actor
 from snnkern.training import checkpoint
+from snnkern.training.refine import matching_loss
 from snnkern.training.visits import unrewarded
 
 QUICK = Recipe(states=400, rows=4, updates=150, batch=64, average=0.98)
@@ -85,7 +86,7 @@ def test_the_refined_actor_acts_more_like_the_dense_one(actor, observations, neu
     before = {name: tensor.clone() for name, tensor in snn.state_dict().items()}
     found = refined(snn, observations, env)
     assert action_error(found) < 0.8 * action_error(snn)
-    assert found.dynamics == snn.dynamics
+    assert found.dynamics == dataclasses.replace(snn.dynamics, alpha=0.0)
     assert_same_tensors(snn.state_dict(), before)
     np.testing.assert_array_equal(dense_actor(found).act(observations), actor.act(observations))
     assert found.metadata["refined"].startswith("2 rounds, 300 updates, seed 0: action error ")
@@ -100,6 +101,7 @@ def test_what_is_kept_is_never_worse_than_what_was_given(snn, observations) -> N
         {name: tensor for name, tensor in snn.state_dict().items() if not name.startswith("original")},
     )
     assert told[-1].error == told[-1].given > 0
+    assert found.alpha == snn.alpha > 0
 
 
 def test_thresholds_of_zero_stay_and_others_stay_positive(actor, observations) -> None:
@@ -156,6 +158,7 @@ def test_a_store_of_another_refinement_is_refused(snn, observations, tmp_path) -
         {"seed": 1},
         {"env": None},
         {"recipe": dataclasses.replace(QUICK, jitter=0.1)},
+        {"alpha": 0.1},
         {"observations": observations[:-1]},
     ):
         arguments = {"observations": observations, "store": tmp_path} | change
@@ -211,6 +214,8 @@ def test_time_is_kept(snn, observations) -> None:
         ({"minutes": float("nan")}, "minutes must be"),
         ({"rounds": 0}, "rounds must be"),
         ({"seed": -1}, "seed must be"),
+        ({"alpha": 2}, "alpha"),
+        ({"alpha": "no"}, "alpha"),
     ],
 )
 def test_bad_input_is_refused_before_any_work(snn, observations, arguments, message) -> None:
@@ -220,8 +225,28 @@ def test_bad_input_is_refused_before_any_work(snn, observations, arguments, mess
 
 
 def test_an_actor_on_another_device_is_refused(snn, observations) -> None:
-    with pytest.raises(InputError, match="refine works on the CPU, but the actor is on meta"):
+    with pytest.raises(InputError, match="refine works on the CPU and on NVIDIA GPUs, but the actor is on meta"):
         refine(copy.deepcopy(snn).to("meta"), observations)
+
+
+def test_alpha_is_zero_unless_it_is_given_and_what_is_given_back_keeps_its_own(snn, observations) -> None:
+    assert snn.alpha == 0.2
+    assert refined(snn, observations, rounds=1).alpha == 0.0
+    assert refined(snn, observations, rounds=1, alpha=0.3).alpha == 0.3
+    snn = copy.deepcopy(snn)
+    snn.alpha = [0.1, 0.2]
+    with pytest.raises(InputError, match=r"alpha .* is set for every row"):
+        refine(snn, observations)
+
+
+@pytest.mark.parametrize("squash", [True, False])
+def test_the_matching_loss_has_the_action_error_as_its_gradient(squash) -> None:
+    interface = make_actor(3, 4, 2, action_scale=[2.0, 0.5], action_bias=[0.1, -1.0], squash=squash).interface
+    results = torch.tensor([[30.0, -0.3], [0.2, -25.0]], dtype=torch.float64, requires_grad=True)
+    answers = torch.tensor([[-1.9, -1.2], [0.4, -0.5]], dtype=torch.float64)
+    matching_loss(results, answers, interface).backward()
+    error = (interface.action(results.detach()) - answers) / interface.action_scale
+    torch.testing.assert_close(results.grad * results.numel(), error)
 
 
 @pytest.mark.parametrize("number", ["batch", "rows", "states", "updates"])
@@ -251,6 +276,11 @@ def test_an_actor_with_convolutions_is_refined() -> None:
     found = refine(snn, seen, minutes=1e4, rounds=2, recipe=recipe, progress=told.append)
     assert told[-1].error < 0.9 * told[-1].given
     assert not torch.equal(found.hidden[0].weight, snn.hidden[0].weight)
+    frozen = refine(snn, seen, minutes=1e4, rounds=2, recipe=dataclasses.replace(recipe, frozen=1.0))
+    for before, after in zip(snn.hidden, frozen.hidden, strict=True):
+        for name in ("weight", "bias", "threshold"):
+            same = torch.equal(getattr(before, name), getattr(after, name))
+            assert same == (before.convolution is not None)
     assert Recipe.recommended(snn).batch < Recipe().batch == Recipe.recommended(convert_small()).batch
 
 

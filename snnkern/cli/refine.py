@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,7 @@ def refine_command(
     rounds: Annotated[
         int | None, typer.Option("--rounds", help="At most so many rounds, whatever time is left.", min=1)
     ] = None,
+    alpha: Annotated[str, typer.Option("--alpha", help="α of the refined actor, 0 … 1; auto: 0.")] = "auto",
     seed: Annotated[int, typer.Option("--seed", help="Of episodes and of training.", min=0, max=MOST_SEED)] = 0,
     steps: options.Steps = None,
     observations: options.Observations = None,
@@ -46,6 +47,7 @@ def refine_command(
     from snnkern.training.refine import refine
 
     options.check_output(output, policy, observations)
+    chosen: Any = options.parse_number(alpha)  # refine says what it may be
     snn = storage.load(policy)
     if not isinstance(snn, SpikingActor):
         raise InputError(f"{policy} is a dense actor: snnkern convert makes a spiking one of it")
@@ -67,7 +69,17 @@ def refine_command(
             last = now
             report("refining, seconds", min(int(now.seconds), round(60 * minutes)), round(60 * minutes))
 
-        refined = refine(snn, data, name, minutes=minutes, rounds=rounds, seed=seed, store=store, progress=progress)
+        refined = refine(
+            snn,
+            data,
+            name,
+            minutes=minutes,
+            rounds=rounds,
+            alpha=chosen,
+            seed=seed,
+            store=store,
+            progress=progress,
+        )
     storage.save(refined, output)
     shutil.rmtree(store, ignore_errors=True)
     assert last is not None

@@ -26,6 +26,11 @@ class Memory:
         self.answers = torch.cat([self.answers, answers])
 
     def draw(self, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """So many states with their answers, each as likely as any other, with repetitions."""
-        rows = torch.randint(len(self), (number,), generator=generator)
+        """So many states with their answers, each as likely as any other, with repetitions.
+
+        Args:
+            number: of states.
+            generator: of the random numbers, on the device of the states.
+        """
+        rows = torch.randint(len(self), (number,), generator=generator, device=generator.device)
         return self.states[rows], self.answers[rows]

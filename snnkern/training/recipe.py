@@ -19,12 +19,12 @@ class Recipe:
         updates: steps of Adam.
         batch: states in each.
         recorded: part of a batch that is of the recorded observations; the rest was visited.
-        learning_rate: of weights and biases, where a round begins; it falls to a twentieth along a cosine.
+        frozen: part of the time, or of the rounds where they are given, in which convolutions learn nothing at first:
+            then an update takes a third of its time.
+        learning_rate: of weights and biases at the start; it falls to a fiftieth along a cosine.
         threshold_rate: of the logarithms of thresholds, likewise.
         average: how much of the running average of all numbers stays at an update; what acts is the average.
-        jitter: carries in training are drawn between plus and minus this part of the threshold.
-        smoothness: action error, as a part of the action's scale, from which on errors count in proportion and not
-            squared (Huber).
+        jitter: carries in training are drawn between plus and minus this part of α·θ.
         surrogate: what stands for the derivative of a spike.
 
     Raises:
@@ -36,11 +36,11 @@ class Recipe:
     updates: int = 1_500
     batch: int = 128
     recorded: float = 0.1
+    frozen: float = 0.0
     learning_rate: float = 2e-3
     threshold_rate: float = 4e-3
     average: float = 0.998
-    jitter: float = 0.05
-    smoothness: float = 0.3
+    jitter: float = 0.5
     surrogate: str = "triangle"
 
     @classmethod
@@ -60,11 +60,11 @@ class Recipe:
             check_whole(name, getattr(self, name), least, most)
         for name, low, high in (
             ("recorded", 0, 1),
+            ("frozen", 0, 1),
             ("learning_rate", 0, 1),
             ("threshold_rate", 0, 1),
             ("average", 0, 1),
             ("jitter", 0, 1),
-            ("smoothness", 1e-6, 1e6),
         ):
             check_number(name, getattr(self, name), low, high)
         parse_surrogate(self.surrogate)

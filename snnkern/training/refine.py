@@ -13,8 +13,9 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,8 +25,9 @@ from torch import Tensor, nn
 from snnkern.control import environments
 from snnkern.errors import InputError, check_number, check_whole
 from snnkern.files import make_folder
+from snnkern.kernels.neurons import Dynamics
 from snnkern.limits import check_seed
-from snnkern.policies.actor import Policy, update_with_tensors
+from snnkern.policies.actor import Interface, Policy, update_with_tensors
 from snnkern.policies.spiking import SpikingActor, dense_actor
 from snnkern.policies.training import TrainableActor
 from snnkern.training import checkpoint
@@ -34,12 +36,13 @@ from snnkern.training.memory import Memory
 from snnkern.training.recipe import Recipe
 from snnkern.training.visits import Environment, Visitor
 
+_DEVICES = ("cpu", "cuda")
 _AT_ONCE = 4_096  # observations that an actor answers for
 _HELD_BACK = 10  # without an environment, one of so many observations measures
 _FIRST = 20  # updates after which the time of the others is known, again and again
 _FEWEST = 50  # updates of a last round, below which it is not worth the time
 _BETAS = (0.9, 0.99)  # of Adam
-_LOWEST = 0.05  # of the learning rate, where a round ends
+_LOWEST = 0.02  # of the learning rate, at the end
 
 
 class Progress(NamedTuple):
@@ -67,6 +70,7 @@ def refine(
     minutes: float = 5.0,
     rounds: int | None = None,
     recipe: Recipe | None = None,
+    alpha: float | Literal["auto"] = "auto",
     seed: int = 0,
     store: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -85,26 +89,33 @@ def refine(
         env: a registered name, or a function that makes the environment. Without one, it learns from `observations`
             alone, of which one in ten measures.
         minutes: of time in all, environment steps included.
-        rounds: at most so many, whatever time is left. With them and enough time, a seed gives the same result again on
-            the same machine.
+        rounds: at most so many, whatever time is left. Then the learning rate falls over the rounds in place of the
+            time, and with enough time a seed gives the same result again on the same machine.
         recipe: learning rates and the like; by default `Recipe.recommended`.
+        alpha: α of the refined actor. "auto" is 0: to an actor that has learnt to decide well alone, a carry is noise
+            (`docs/refine.md` has the measurements).
         seed: of the episodes and of what is drawn.
         store: folder for what is finished, made if it is missing: after an interruption the same call goes on after the
             last finished round. None keeps nothing.
         progress: called after every few updates and decisions.
 
     Returns:
-        a new spiking actor with the same dynamics. Its metadata say how it was refined ("refined").
+        a new spiking actor with the same dynamics but for α. Its metadata say how it was refined ("refined"). Where no
+        round was better, it is the one that was given, with its α.
 
     Raises:
         InputError: an argument does not fit, or the store holds another refinement.
     """
     if not isinstance(snn, SpikingActor):
         raise InputError(f"refine takes a SpikingActor that convert has made, got {type(snn).__name__}")
-    if snn.output.weight.device.type != "cpu":
+    if snn.output.weight.device.type not in _DEVICES:
         raise InputError(
-            f"refine works on the CPU, but the actor is on {snn.output.weight.device}: move it with .to('cpu')"
+            f"refine works on the CPU and on NVIDIA GPUs, but the actor is on {snn.output.weight.device}: "
+            "move it with .to('cpu')"
         )
+    if isinstance(snn.alpha, Tensor):
+        raise InputError("alpha (α) is set for every row: set it to one number before refining")
+    dynamics = replace(snn.dynamics, alpha=0.0 if alpha == "auto" else alpha)
     limit = 60 * check_number("minutes", minutes, 0.01, 1e5)
     if rounds is not None:
         check_whole("rounds", rounds, least=1)
@@ -115,13 +126,15 @@ def refine(
         _checked(observations, snn),
         env,
         limit,
+        rounds,
         recipe or Recipe.recommended(snn),
+        dynamics,
         check_seed(seed),
         store,
         progress,
     )
     with closing(run.visitor) if run.visitor else nullcontext():
-        while run.measure() and (rounds is None or run.rounds < rounds) and run.learn():
+        while run.measure() and run.learn():
             pass
     return run.result()
 
@@ -135,30 +148,36 @@ class _Run:
         observations: Tensor,
         env: Environment | None,
         limit: float,
+        planned: int | None,
         recipe: Recipe,
+        dynamics: Dynamics,
         seed: int,
         store: Path | None,
         progress: Callable[[Progress], None] | None,
     ) -> None:
         self._began = time.monotonic()
-        self._limit, self._recipe, self._seed = limit, recipe, seed
+        self._limit, self._planned, self._recipe, self._seed = limit, planned, recipe, seed
         self._store, self._report = store, progress
-        self._key = "" if store is None else _key(snn, observations, env, recipe, seed)
+        self._key = "" if store is None else _key(snn, observations, env, recipe, dynamics, seed)
         self._teacher = dense_actor(snn)
-        self._student = TrainableActor(snn, recipe.surrogate)
+        self._given = copy.deepcopy(snn)
+        learner = copy.deepcopy(snn)
+        learner.alpha = dynamics.alpha
+        self._student = TrainableActor(learner, recipe.surrogate)
+        self._convolutions = [layer for layer in self._student.hidden if layer.convolution]
         self._average = copy.deepcopy(self._student).requires_grad_(False)
         self._best = copy.deepcopy(self._average)
         thresholds = [layer.log_threshold for layer in self._student.hidden]
         others = [number for number in self._student.parameters() if all(number is not one for one in thresholds)]
         self._optimizer = torch.optim.Adam(
             [
-                {"params": others, "lr": recipe.learning_rate, "highest": recipe.learning_rate},
-                {"params": thresholds, "lr": recipe.threshold_rate, "highest": recipe.threshold_rate},
+                {"params": others, "highest": recipe.learning_rate},
+                {"params": thresholds, "highest": recipe.threshold_rate},
             ],
             betas=_BETAS,
             fused=True,
         )
-        self._draw = torch.Generator().manual_seed(seed)
+        self._draw = torch.Generator(observations.device).manual_seed(seed)
         held = torch.arange(len(observations)) % _HELD_BACK == 0
         self._held = observations[held]
         alone = env is None and len(observations) > 1
@@ -175,9 +194,9 @@ class _Run:
         self.visitor = None if env is None else Visitor(env, snn, recipe.rows, seed)  # last: it has to be closed
 
     def measure(self) -> bool:
-        """Sees how the average acts, and keeps it if it is the best so far. Whether time is left."""
+        """Sees how the average acts, and keeps it if it is the best so far. Whether time and rounds are left."""
         began = self._spent()
-        acting = self._average.spiking()
+        acting = self._average.spiking() if self.rounds else self._given
         if self.visitor is None:
             states, actions = self._held, _answers(acting, self._held)
         else:
@@ -194,7 +213,7 @@ class _Run:
             self._visited.add(states, answers)
         self._measuring = self._spent() - began
         self._tell()
-        return self._spent() < self._limit
+        return self._spent() < self._limit and (self._planned is None or self.rounds < self._planned)
 
     def learn(self) -> bool:
         """A round of updates, or as many as there is time for. Whether there was any."""
@@ -206,7 +225,7 @@ class _Run:
                 if done == _FIRST and planned < min(_FEWEST, self._recipe.updates):
                     return False
                 self._tell()
-            self._update(done / planned)
+            self._update(self._part(done / planned))
             done += 1
         self.rounds += 1
         self._keep()
@@ -214,18 +233,26 @@ class _Run:
 
     def result(self) -> SpikingActor:
         """The best actor so far."""
-        refined = self._best.spiking()
+        refined = self._best.spiking() if self._best_error < self._given_error else self._given
         refined.metadata["refined"] = (
             f"{self.rounds} rounds, {self._updates} updates, seed {self._seed}: "
             f"action error {self._given_error:.4f} -> {self._best_error:.4f}"
         )
         return refined
 
+    def _part(self, of_round: float) -> float:
+        """What part of all is done: of the rounds, where they are given, or of the time."""
+        if self._planned is not None:
+            return (self.rounds + of_round) / self._planned
+        return min(self._spent() / self._limit, 1.0)
+
     def _update(self, part: float) -> None:
-        """One step of Adam, after this part of a round."""
+        """One step of Adam, after this part of all."""
         recipe = self._recipe
         for group in self._optimizer.param_groups:
             group["lr"] = group["highest"] * (_LOWEST + (1 - _LOWEST) * 0.5 * (1 + math.cos(math.pi * part)))
+        for layer in self._convolutions:
+            layer.requires_grad_(part >= recipe.frozen)
         recorded = round(recipe.batch * recipe.recorded) if len(self._visited) else recipe.batch
         parts = [
             memory.draw(number, self._draw)
@@ -233,11 +260,11 @@ class _Run:
             if number
         ]
         states, answers = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        carries = self._student.draw_carries(len(states), recipe.jitter, self._draw)
-        distance = self._distance(self._student(states, carries), answers)
-        loss = nn.functional.huber_loss(distance, torch.zeros_like(distance), delta=recipe.smoothness)
+        spread = recipe.jitter * self._student.dynamics.alpha
+        carries = self._student.draw_carries(len(states), spread, self._draw) if spread else None
+        results, _ = self._student.decide(states, carries)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        matching_loss(results, answers, self._student.interface).backward()
         self._optimizer.step()
         self._updates += 1
         stays = min(recipe.average, (1 + self._updates) / (10 + self._updates))  # early on, the first numbers do not
@@ -303,18 +330,41 @@ class _Run:
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
+def matching_loss(results: Tensor, answers: Tensor, interface: Interface) -> Tensor:
+    """A distance from the output layer's results to actions whose gradient is the action error itself.
+
+    With tanh it is the logistic loss: a neuron that is saturated on the wrong side of an action of ±1, where the
+    gradient of a squared error vanishes, learns most. Where it is least, the mean action error is zero.
+
+    Args:
+        results: z, before tanh and scaling, `[B, action_dim]`.
+        answers: the actions to come to, `[B, action_dim]`.
+        interface: of the actor, whether it has a tanh, and its scale.
+
+    Returns:
+        the mean over all, as a part of the action's scale.
+
+    Source: Helmbold, Kivinen, Warmuth, "Relative Loss Bounds for Single Neurons", IEEE Transactions on Neural Networks
+    1999 (matching losses).
+    """
+    targets = (answers - interface.action_bias) / interface.action_scale
+    if not interface.squash:
+        return 0.5 * nn.functional.mse_loss(results, targets)
+    return (nn.functional.softplus(2 * results) - (1 + targets) * results).mean()
+
+
 def _answers(policy: Policy, states: Tensor) -> Tensor:
     """A policy's actions `[N, action_dim]`; a spiking one's from the start of an episode."""
     actions = []
     for rows in states.split(_AT_ONCE):
         if isinstance(policy, SpikingActor):
             policy.reset()
-        actions.append(torch.from_numpy(policy.act(rows.numpy())))
-    return torch.cat(actions)
+        actions.append(torch.from_numpy(policy.act(rows.cpu().numpy())))
+    return torch.cat(actions).to(states.device)
 
 
 def _checked(observations: NDArray[Any], snn: SpikingActor) -> Tensor:
-    """Observations in memory of their own, as the actor takes them.
+    """Observations in memory of their own, as the actor takes them, on its device.
 
     Raises:
         InputError: they do not fit the actor, are none, or hold a NaN or an infinity.
@@ -323,14 +373,17 @@ def _checked(observations: NDArray[Any], snn: SpikingActor) -> Tensor:
     snn.interface.check_array(array)
     if array.ndim == len(snn.interface.observation_shape) or not len(array):
         raise InputError(f"observations must be rows [N, ...], at least one, got shape {list(array.shape)}")
-    tensor = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="))).to(snn.interface.observation_dtype)
+    tensor = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+    tensor = tensor.to(snn.output.weight.device, snn.interface.observation_dtype)
     return snn.interface.check(tensor, check_finite=True)
 
 
-def _key(snn: SpikingActor, observations: Tensor, env: Environment | None, recipe: Recipe, seed: int) -> str:
+def _key(
+    snn: SpikingActor, observations: Tensor, env: Environment | None, recipe: Recipe, dynamics: Dynamics, seed: int
+) -> str:
     """A hash of all that a refinement depends on; of an environment that a function makes, nothing is known."""
     name = env if isinstance(env, str) else ""
-    digest = hashlib.sha256(repr((snn.dynamics, snn.alpha, name, env is None, recipe, seed)).encode())
+    digest = hashlib.sha256(repr((snn.dynamics, snn.alpha, name, env is None, recipe, dynamics, seed)).encode())
     update_with_tensors(digest, snn)
-    digest.update(observations.contiguous().view(torch.uint8).numpy().tobytes())
+    digest.update(observations.cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
