@@ -37,17 +37,22 @@ class Recipe:
     batch: int = 128
     recorded: float = 0.1
     frozen: float = 0.0
-    learning_rate: float = 2e-3
-    threshold_rate: float = 4e-3
+    learning_rate: float = 1e-3
+    threshold_rate: float = 2e-3
     average: float = 0.998
     jitter: float = 0.5
     surrogate: str = "triangle"
 
     @classmethod
     def recommended(cls, snn: SpikingActor) -> Recipe:
-        """The default for an actor: small batches and few states for one with convolutions, which take their time."""
+        """The default for an actor.
+
+        With convolutions: small batches and few states, which take their time, and small steps, since thousands of spikes
+        add up in the layer that follows.
+        """
         if any(layer.convolution for layer in snn.hidden):
-            return cls(states=1_000, rows=2, updates=200, batch=16)
+            rates = {"learning_rate": 1e-4, "threshold_rate": 1e-3}
+            return cls(states=1_000, rows=2, updates=200, batch=16, frozen=0.5, **rates)
         return cls()
 
     def __post_init__(self) -> None:
