@@ -47,8 +47,8 @@ class Recipe:
     def recommended(cls, snn: SpikingActor) -> Recipe:
         """The default for an actor.
 
-        With convolutions: small batches and few states, which take their time, and small steps, since thousands of spikes
-        add up in the layer that follows.
+        With convolutions: small batches and few states, which take their time, and small steps, since thousands of
+        spikes add up in the layer that follows.
         """
         if any(layer.convolution for layer in snn.hidden):
             rates = {"learning_rate": 1e-4, "threshold_rate": 1e-3}
