@@ -152,3 +152,14 @@ def test_auto_takes_triton_for_large_batches(triton_gpu) -> None:
 
 def test_the_device_is_served_from_bfloat16_tensor_cores_on(triton_gpu) -> None:
     assert launch.serves(triton_gpu, torch.float32) == (torch.cuda.get_device_capability(triton_gpu) >= (8, 0))
+
+
+def test_refinement_learns(triton_gpu) -> None:
+    dense = snnkern.load_actor("td3-hopper")
+    observations = random_observations(1, 2_000, 11)[0].numpy()
+    snn = snnkern.convert(dense, observations, neuron="mt", timesteps=2).to(triton_gpu)
+    told = []
+    recipe = snnkern.Recipe(updates=200)
+    refined = snnkern.refine(snn, observations, minutes=1e4, rounds=2, recipe=recipe, progress=told.append)
+    assert refined.output.weight.device == triton_gpu
+    assert told[-1].error < 0.8 * told[-1].given
