@@ -157,7 +157,7 @@ def test_the_device_is_served_from_bfloat16_tensor_cores_on(triton_gpu) -> None:
 def test_refinement_learns(triton_gpu) -> None:
     dense = snnkern.load_actor("td3-hopper")
     observations = random_observations(1, 2_000, 11)[0].numpy()
-    snn = snnkern.convert(dense, observations, neuron="mt", timesteps=2).to(triton_gpu)
+    snn = snnkern.convert(dense, observations, neuron="if", timesteps=2).to(triton_gpu)
     told = []
     recipe = snnkern.Recipe(updates=200)
     refined = snnkern.refine(snn, observations, minutes=1e4, rounds=2, recipe=recipe, progress=told.append)
