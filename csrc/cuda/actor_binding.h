@@ -6,6 +6,7 @@
 
 #include "../binding.h"
 #include "actor.h"
+#include "kernels.h"
 
 namespace snnkern {
 
@@ -54,5 +55,22 @@ inline void set_rows(ActorRows& rows, int64_t batch, const std::vector<uintptr_t
     rows.counts = pointer<int64_t>(counts);
     rows.alpha = pointer<const float>(alpha);
 }
+
+// Asks the device whether observations are finite, and waits for its answer.
+class FiniteCheck {
+  public:
+    bool operator()(const ActorModel& model, const ActorRows& rows, Stream stream) {
+        volatile int32_t* found = found_.address();
+        *found = 0;
+        launch_finite(rows.observation, rows.batch * model.layer[0].inputs, found_.address(),
+                      stream);
+        const pybind11::gil_scoped_release released;
+        wait_for(stream);
+        return *found == 0;
+    }
+
+  private:
+    HostNumber found_;
+};
 
 }  // namespace snnkern

@@ -91,7 +91,7 @@ class Engine {
         ActorRows& rows = by_clusters_ ? clustered_.rows : problem_.rows;
         rows.observation = pointer<const float>(observation);
         rows.action = pointer<float>(action);
-        if (check_finite && !is_finite(rows, stream_at(stream))) return false;
+        if (check_finite && !is_finite_(problem_.model, rows, stream_at(stream))) return false;
         if (!by_clusters_) {
             launch_actor(problem_, stream_at(stream));
             return true;
@@ -103,38 +103,15 @@ class Engine {
         return true;
     }
 
-    // `decide` as a function for Python, for as many rows as are bound now.
-    static py::object call(const py::object& self, std::shared_ptr<Torch> torch,
-                           const py::object& prototype, py::object stream_on) {
-        auto& engine = self.cast<Engine&>();
-        const ActorModel& model = engine.problem_.model;
-        const CallShape shape{engine.device_, engine.problem_.rows.batch, model.layer[0].inputs,
-                              model.actions};
-        Decide decide = [self, &engine, rows = shape.rows](uintptr_t stream, uintptr_t observation,
-                                                           uintptr_t action, bool check_finite) {
-            if (engine.problem_.rows.batch != rows)
-                throw InUse();  // another thread has bound others
-            return engine.decide(stream, observation, action, check_finite);
-        };
-        return as_function(std::make_unique<Call>(std::move(decide), shape, std::move(torch),
-                                                  prototype, std::move(stream_on)),
-                           "decide");
+    CallShape shape() const {
+        const ActorModel& model = problem_.model;
+        return {device_, problem_.rows.batch, model.layer[0].inputs, model.actions};
     }
 
   private:
-    bool is_finite(const ActorRows& rows, Stream stream) {
-        volatile int32_t* found = found_.address();
-        *found = 0;
-        const int64_t count = rows.batch * problem_.model.layer[0].inputs;
-        launch_finite(rows.observation, count, found_.address(), stream);
-        const py::gil_scoped_release released;
-        wait_for(stream);
-        return *found == 0;
-    }
-
     int device_;
     ActorProblem problem_{};
-    HostNumber found_;
+    FiniteCheck is_finite_;
     std::atomic<bool> busy_{false};
     ClusterProblem clustered_{};
     bool by_clusters_ = false, chained_ = false;
@@ -155,7 +132,7 @@ void define_engine(py::module_& module) {
         .def("cluster_columns", &Engine::cluster_columns)
         .def("use_clusters", &Engine::use_clusters)
         .def("decide", &Engine::decide)
-        .def("call", &Engine::call);
+        .def("call", &call_of<Engine>);
     py::class_<Torch, std::shared_ptr<Torch>>(module, "Torch", py::module_local(),
                                               "How torch's tensors are read.")
         .def(py::init<py::object, const py::capsule&, py::object, py::object, py::object,

@@ -7,6 +7,7 @@
 #include <memory>
 #include <utility>
 
+#include "function.h"
 #include "torch_tensor.h"
 
 namespace snnkern {
@@ -79,5 +80,21 @@ class Call {
     pybind11::object stream_on_, device_, new_empty_, size_;
     TensorView prototype_;
 };
+
+// An engine's `decide` as a function for Python, for as many rows as are bound now.
+template <class Engine>
+pybind11::object call_of(const pybind11::object& self, std::shared_ptr<Torch> torch,
+                         const pybind11::object& prototype, pybind11::object stream_on) {
+    auto& engine = self.cast<Engine&>();
+    const CallShape shape = engine.shape();
+    Decide decide = [self, &engine, rows = shape.rows](uintptr_t stream, uintptr_t observation,
+                                                       uintptr_t action, bool check_finite) {
+        if (engine.shape().rows != rows) throw InUse();  // another thread has bound others
+        return engine.decide(stream, observation, action, check_finite);
+    };
+    return as_function(std::make_unique<Call>(std::move(decide), shape, std::move(torch), prototype,
+                                              std::move(stream_on)),
+                       "decide");
+}
 
 }  // namespace snnkern

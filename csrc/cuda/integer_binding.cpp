@@ -2,9 +2,12 @@
 
 #include "integer_binding.h"
 
+#include <atomic>
 #include <utility>
 
+#include "../claim.h"
 #include "actor_binding.h"
+#include "call.h"
 #include "integer.h"
 
 namespace py = pybind11;
@@ -41,6 +44,7 @@ class IntegerEngine {
     // For the decisions to come.
     void bind(int64_t batch, const std::vector<uintptr_t>& carries, uintptr_t counts,
               uintptr_t alpha, uintptr_t scratch, int groups) {
+        const Claim claim(busy_);
         const DeviceGuard guard(device_);
         set_rows(problem_.rows, batch, carries, counts, alpha);
         problem_.plan = plan_integers(problem_.model, batch, groups);
@@ -48,11 +52,21 @@ class IntegerEngine {
         prepare_integers(problem_.model);
     }
 
-    void decide(uintptr_t stream, uintptr_t observation, uintptr_t action) {
+    // As `Engine::decide`.
+    bool decide(uintptr_t stream, uintptr_t observation, uintptr_t action, bool check_finite) {
+        const Claim claim(busy_);
         const DeviceGuard guard(device_);
         problem_.rows.observation = pointer<const float>(observation);
         problem_.rows.action = pointer<float>(action);
+        if (check_finite && !is_finite_(problem_.model.actor, problem_.rows, stream_at(stream)))
+            return false;
         launch_integers(problem_, stream_at(stream));
+        return true;
+    }
+
+    CallShape shape() const {
+        const ActorModel& model = problem_.model.actor;
+        return {device_, problem_.rows.batch, model.layer[0].inputs, model.actions};
     }
 
   private:
@@ -67,6 +81,8 @@ class IntegerEngine {
 
     int device_;
     IntegerProblem problem_{};
+    FiniteCheck is_finite_;
+    std::atomic<bool> busy_{false};
 };
 
 }  // namespace
@@ -82,7 +98,8 @@ void define_integer_engine(py::module_& module) {
         .def("fits", &IntegerEngine::fits)
         .def("scratch", &IntegerEngine::scratch)
         .def("bind", &IntegerEngine::bind)
-        .def("decide", &IntegerEngine::decide);
+        .def("decide", &IntegerEngine::decide)
+        .def("call", &call_of<IntegerEngine>);
     module.attr("slices") = kSlices;
     module.attr("tile_receivers") = kTileReceivers;
     module.attr("step_senders") = kStepSenders;

@@ -332,6 +332,19 @@ def test_who_comes_while_another_waits_is_refused(module) -> None:
     decide_alike(ours, wanted, observation(4))
 
 
+@each("integers", {"a-block-for-each-row": "0", "integers": "1"})
+def test_a_call_for_rows_that_are_no_longer_bound_is_refused(module, monkeypatch, integers) -> None:
+    """Another thread has bound others meanwhile."""
+    monkeypatch.setenv("SNNKERN_INTEGERS", integers)
+    ours, _ = pair()
+    engine = ours._engine
+    usual = engine.usual
+    assert usual(observation(2), False) is not None
+    engine.bind([torch.zeros(20, width) for width in WIDTHS[1:-1]], torch.zeros(2, 20, dtype=torch.int64), None)
+    with pytest.raises(snnkern.InUseError, match="give each thread its own"):
+        usual(observation(2), False)
+
+
 @each("table", {"none": None, "another-capsule": torch.utils.dlpack.to_dlpack(torch.zeros(1))})
 def test_a_torch_without_the_table_takes_the_long_way(module, monkeypatch, table) -> None:
     monkeypatch.setattr(Tensor, "__dlpack_c_exchange_api__", table)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.cases import DEFAULT_NEURONS, NORMALISING, each, needs_cpu, random_actor, random_observations
 from support.cuda_actors import twins
-from support.cuda_on_host import ORDERS, current_device, from_block, multiprocessors, recorded, take_turns
+from support.cuda_on_host import ORDERS, current_device, from_block, meanwhile, multiprocessors, recorded, take_turns
 from support.engine_cases import assert_agrees
 from support.guarded import before_a_guard, sparse
 from support.integer_actors import assert_exact, made, packed
@@ -126,9 +126,8 @@ def test_a_row_depends_on_that_row_alone(cuda_device, neuron) -> None:
 
     def decide(rows: slice, groups: int = 0) -> Tensor:
         engine, given = made(parts), observation[0, rows]
-        engine._rows, engine._groups = len(given), groups
         counts = torch.zeros(2, len(given), dtype=torch.int64, device=cuda_device)
-        engine._bind([given.new_zeros(len(given), width) for width in (40, 33)], counts, None)
+        engine._bind([given.new_zeros(len(given), width) for width in (40, 33)], counts, None, groups)
         action = engine.decide(given, True, 1)
         assert action is not None
         return action
@@ -244,7 +243,7 @@ def test_nothing_is_read_or_written_beyond_its_memory(cuda_on_host, cuda_device,
     engine._native.bind(13, addresses, counts.data_ptr(), 0, scratch.data_ptr(), 0)
     observation, action = (before_a_guard(torch.zeros(13, width)) for width in (11, 3))
     observation.copy_(random_observations(1, 13, 11)[0])
-    engine._native.decide(0, observation.data_ptr(), action.data_ptr())
+    assert engine._native.decide(0, observation.data_ptr(), action.data_ptr(), True)
     wanted = integers.decide_slowly(parts, observation, [torch.zeros(13, width) for width in (33, 17)])
     assert torch.equal(counts, wanted.counts)
     assert all(torch.equal(mine, other) for mine, other in zip(carries, wanted.carries, strict=True))
@@ -289,7 +288,7 @@ def test_rows_beyond_two_to_the_32_numbers(cuda_on_host, cuda_device) -> None:
         for x in random_observations(2, 5, width):
             observation[-5:] = x
             with from_block(cuda_on_host, tiles - 1):
-                engine._native.decide(0, observation.data_ptr(), action.data_ptr())
+                engine._native.decide(0, observation.data_ptr(), action.data_ptr(), False)
             decided = integers.decide_slowly(parts, x, wanted)
             wanted = decided.carries
             torch.testing.assert_close(action[-5:], decided.action, rtol=1e-5, atol=1e-5)
@@ -300,16 +299,63 @@ def test_rows_beyond_two_to_the_32_numbers(cuda_on_host, cuda_device) -> None:
 def test_it_runs_on_its_device_and_stream(cuda_on_host, cuda_device, monkeypatch, asked_for) -> None:
     if cuda_device.type != "cpu":
         pytest.skip("on the host, whose runtime records it")
-    monkeypatch.setattr(cuda, "_place", lambda tensor: {"device": 1, "stream": 1234})
+    monkeypatch.setattr(cuda, "_device_of", lambda tensor: 1)
+    monkeypatch.setattr(cuda, "stream_on", {1: 1234}.__getitem__)
     with recorded(cuda_on_host) as calls:
         actor, _ = twins((11, 33, 17, 3), "mt", HOST)
         actor(torch.zeros(2, 11))
         actor(torch.zeros(2, 11))
     assert isinstance(actor._engine, integers.Engine)
-    assert [call.what for call in calls if call.what != "attribute"] == ["limit", "launch", "launch"]
+    decision = ["launch", "wait", "launch"]  # what looks for NaN, what decides
+    assert [call.what for call in calls if call.what != "attribute"] == ["limit", *decision, *decision]
     assert {call.device for call in calls} == {1}
-    assert {call.stream for call in calls if call.what == "launch"} == {1234}
+    assert {call.stream for call in calls if call.what in decision} == {1234}
     assert current_device(cuda_on_host) == 0
+
+
+@each("value", {"nan": torch.nan, "infinity": torch.inf})
+def test_what_is_not_finite_is_refused_and_changes_nothing(cuda_device, asked_for, value) -> None:
+    ours, wanted = (twins((11, 33, 17, 3), "mt", cuda_device, alpha=1.0)[0] for _ in range(2))
+    first, second = random_observations(2, 4, 11).to(cuda_device)
+    ours(first)
+    bad = second.clone()
+    bad[3, 10] = value
+    for observation in (bad, bad.repeat(1, 2)[:, :11]):  # one that one call takes, one that Python looks at
+        with pytest.raises(snnkern.InputError, match="NaN or infinity in 1 of 4 rows"):
+            ours(observation)
+    wanted(first)
+    assert torch.equal(ours(second), wanted(second))
+    for mine, other in zip(ours.hidden, wanted.hidden, strict=True):
+        assert torch.equal(mine.carry.value, other.carry.value)
+
+
+def test_who_comes_while_another_decides_is_refused(cuda_on_host, cuda_device, asked_for) -> None:
+    """The wait for the device lets other threads run; what they would have bound is not what is decided on."""
+    if cuda_device.type != "cpu":
+        pytest.skip("on the host, where another comes at the wait")
+    ours, wanted = (twins((11, 33, 17, 3), "mt", HOST, alpha=1.0)[0] for _ in range(2))
+    observations = random_observations(3, 4, 11)
+    assert torch.equal(ours(observations[0]), wanted(observations[0]))
+    engine = ours._engine
+    assert isinstance(engine, integers.Engine)
+    state = [torch.zeros(20, width) for width in (33, 17)], torch.zeros(2, 20, dtype=torch.int64)
+    refused = []
+
+    def decide_too() -> None:
+        for call in (
+            lambda: ours(observations[1]),
+            lambda: engine.decide(observations[1], False, 1),
+            lambda: engine.bind(*state, None),
+        ):
+            with pytest.raises(snnkern.InUseError, match="give each thread its own"):
+                call()
+            refused.append(call)
+
+    with meanwhile(cuda_on_host, decide_too):
+        action = ours(observations[1])
+    assert len(refused) == 3
+    assert torch.equal(action, wanted(observations[1]))
+    assert torch.equal(ours(observations[2]), wanted(observations[2]))
 
 
 def shared_bytes(module, parts: ActorParts, rows: int, groups: int = 0) -> int:

@@ -350,9 +350,9 @@ MUTANTS = [
     _call("takes-any-dtype", "csrc/cuda/torch_tensor.h", "bits == other.bits &&", ""),
     _call("takes-any-rows", "csrc/cuda/call.h", "view.shape[0] == shape_.rows &&", ""),
     _call("takes-any-width", "csrc/cuda/call.h", "view.shape[1] == columns", "true"),
-    _call("never-looks", "csrc/cuda/bindings.cpp", "if (check_finite && !is_finite(", "if (false && !is_finite("),
-    _call("does-not-wait", "csrc/cuda/bindings.cpp", "        wait_for(stream);\n", ""),
-    _call("remembers-a-nan", "csrc/cuda/bindings.cpp", "        *found = 0;\n", ""),
+    _call("never-looks", "csrc/cuda/bindings.cpp", "if (check_finite && !is_finite_(", "if (false && !is_finite_("),
+    _call("does-not-wait", "csrc/cuda/actor_binding.h", "        wait_for(stream);\n", ""),
+    _call("remembers-a-nan", "csrc/cuda/actor_binding.h", "        *found = 0;\n", ""),
     _call(
         "infinities-are-finite",
         "csrc/cuda/finite_kernel.cu",

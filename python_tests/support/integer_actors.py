@@ -45,8 +45,7 @@ def assert_exact(
     carries = [observations.new_zeros(rows, layer.weight.shape[1]) for layer in parts.hidden]
     wanted = [carry.clone() for carry in carries]
     counts = torch.full((len(carries), rows), -1, dtype=torch.int64, device=observations.device)
-    engine._rows, engine._groups = rows, groups
-    engine._bind(carries, counts, row_alpha)
+    engine._bind(carries, counts, row_alpha, groups)
     found = []
     for observation in observations:
         action = engine.decide(observation, True, 1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from snnkern.kernels.backends.native import asked_for, cuda_build
-from snnkern.kernels.backends.tuning import Choices
+from snnkern.kernels.backends.tuning import Choices, milliseconds
 
 _CHAINED = 32  # decisions that are timed as one
 DECISIONS = 3  # whose results are compared
@@ -78,17 +78,7 @@ def keep(key: tuple[object, ...], usual: Measured, ours: Measured | None) -> boo
 def seconds(decide: Callable[[], object], device: torch.device) -> float:
     """The median time of a decision on a GPU, of many that stand behind each other in a CUDA graph."""
     graph = torch.cuda.CUDAGraph()
-    times = []
-    with torch.cuda.device(device):
-        with torch.cuda.graph(graph):
-            for _ in range(_CHAINED):
-                decide()
-        graph.replay()
-        for _ in range(20):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            graph.replay()
-            end.record()
-            end.synchronize()
-            times.append(start.elapsed_time(end) * 1e-3 / _CHAINED)
-    return sorted(times)[len(times) // 2]
+    with torch.cuda.device(device), torch.cuda.graph(graph):
+        for _ in range(_CHAINED):
+            decide()
+    return milliseconds(graph.replay, device) * 1e-3 / _CHAINED

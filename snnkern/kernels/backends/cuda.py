@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -154,9 +155,7 @@ class Engine(backends.Engine):
         self._use(rows, clusters.are_wanted(self._key(rows)))
         # Not before: a thread that is still deciding refuses the others, and needs what it is bound to.
         self._bound = rows
-        reader = _torch()
-        known = reader is not None and carries[0].numel() > 0
-        self.usual = self._native.call(reader, carries[0], stream_on) if known else None
+        self.usual = decide_at_once(self._native, carries[0])
 
     def _use(self, rows: Rows, by_clusters: bool) -> bool:
         """Whether clusters decide for these rows: where they are wanted, and where the device can."""
@@ -187,12 +186,13 @@ class Engine(backends.Engine):
             Whether clusters of blocks decide from now on.
         """
         batch = self._bound.counts.shape[1]
-        if not clusters.are_known(self._key(self._bound)) and self._native.cluster_columns(batch):
+        key = self._key(self._bound)
+        if not clusters.are_known(key) and self._native.cluster_columns(batch):
             usual, ours = self._measured(False), None
             with suppress(RuntimeError):  # the device refuses them
                 ours = self._measured(True)
-            clusters.keep(self._key(self._bound), usual, ours)
-        return self._use(self._bound, clusters.are_wanted(self._key(self._bound)))
+            clusters.keep(key, usual, ours)
+        return self._use(self._bound, clusters.are_wanted(key))
 
     def _measured(self, by_clusters: bool) -> clusters.Measured:
         """What a kernel does with copies of the bound rows."""
@@ -208,16 +208,30 @@ class Engine(backends.Engine):
             self._use(self._bound, False)
 
     def decide(self, observation: Tensor, check_finite: bool, threads: int) -> Tensor | None:
-        observation = observation.contiguous()
-        action = observation.new_empty(len(self._bound.counts[0]), self._outputs)
-        stream = stream_on(_device_of(observation))
-        done = self._native.decide(stream, observation.data_ptr(), action.data_ptr(), check_finite)
-        return action if done else None
+        return decide(self._native, observation, self._bound.counts.shape[1], self._outputs, check_finite)
 
     def _action(self, observation: Tensor) -> Tensor:
         action = self.decide(observation, False, 1)
         assert action is not None
         return action
+
+
+def decide(native: Any, observation: Tensor, rows: int, outputs: int, check_finite: bool) -> Tensor | None:
+    """The action of a native engine for so many rows; None, and nothing done, where a value is not finite."""
+    observation = observation.contiguous()
+    action = observation.new_empty(rows, outputs)
+    stream = stream_on(_device_of(observation))
+    done = native.decide(stream, observation.data_ptr(), action.data_ptr(), check_finite)
+    return action if done else None
+
+
+def decide_at_once(native: Any, carry: Tensor) -> Callable[[Tensor, bool], Tensor | None] | None:
+    """`Engine.usual` of a native engine for the rows that it is bound to, of whose carries this is one."""
+    reader = _torch()
+    if reader is None or not carry.numel():
+        return None
+    made: Callable[[Tensor, bool], Tensor | None] = native.call(reader, carry, stream_on)
+    return made
 
 
 def _place(tensor: Tensor) -> dict[str, int]:

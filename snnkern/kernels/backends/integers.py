@@ -18,7 +18,7 @@ from torch.nn.functional import linear, pad
 from snnkern.kernels import backends, reference
 from snnkern.kernels.backends import ActorInterface, ActorParts, cuda
 from snnkern.kernels.backends.native import Packed, asked_for, cuda_build, interface_arguments
-from snnkern.kernels.backends.tuning import Choices, bucket
+from snnkern.kernels.backends.tuning import Choices, bucket, milliseconds
 
 BASE = 256
 LARGEST = 127 * (BASE**2 + BASE + 1)  # of three digits from -128 to 127, of either sign
@@ -187,10 +187,10 @@ class Engine(backends.Engine):
         self._actor = actor
         self._packed = Packed()
         self._bound: list[Tensor] = []
+        self._rows, self._groups = 0, 0
         self._outputs = weight.shape[1]
-        self._groups = 0  # of warps in a block: as many as fit
         self._native = cuda.native().IntegerEngine(
-            device=cuda._place(weight)["device"],
+            device=cuda._device_of(weight),
             dynamics=actor.dynamics.numbers,
             layers=self._layers(),
             digits=[self._digits(index) for index in range(1, len(actor.hidden))],
@@ -224,24 +224,22 @@ class Engine(backends.Engine):
         return self._packed.keep(order), self._packed.keep(scale.float())
 
     def bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:
-        self._rows = counts.shape[1]
-        self._groups = _known(self._actor, self._rows).groups
-        self._bind(carries, counts, row_alpha)
+        self._bind(carries, counts, row_alpha, _known(self._actor, counts.shape[1]).groups)
 
-    def _bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:
-        scratch = counts.new_empty(self._native.scratch(self._rows, self._groups), dtype=torch.uint8)
-        self._bound = [*carries, counts, scratch] if row_alpha is None else [*carries, counts, scratch, row_alpha]
+    def _bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None, groups: int) -> None:
+        """With as many groups of warps in a block; 0 for as many as fit."""
+        rows = counts.shape[1]
+        scratch = counts.new_empty(self._native.scratch(rows, groups), dtype=torch.uint8)
         addresses = [carry.data_ptr() for carry in carries]
         of_rows = counts.data_ptr(), cuda._address(row_alpha), scratch.data_ptr()
-        self._native.bind(self._rows, addresses, *of_rows, self._groups)
+        self._native.bind(rows, addresses, *of_rows, groups)
+        # Not before: a thread that is still deciding refuses the others, and needs what it is bound to.
+        self._rows, self._groups = rows, groups
+        self._bound = [*carries, counts, scratch] if row_alpha is None else [*carries, counts, scratch, row_alpha]
+        self.usual = cuda.decide_at_once(self._native, carries[0])
 
     def decide(self, observation: Tensor, check_finite: bool, threads: int) -> Tensor | None:
-        if check_finite and not bool(torch.isfinite(observation).all()):  # waits for the device
-            return None
-        observation = observation.contiguous()
-        action = observation.new_empty(self._rows, self._outputs)
-        self._native.decide(cuda._place(observation)["stream"], observation.data_ptr(), action.data_ptr())
-        return action
+        return cuda.decide(self._native, observation, self._rows, self._outputs, check_finite)
 
 
 def engine(actor: ActorParts) -> Engine | None:
@@ -298,8 +296,7 @@ def measure(actor: ActorParts, usual: backends.Engine, rows: int, row_alpha: Ten
     trial = Trial.of(actor, rows, row_alpha)
     times = {}
     for groups in range(cuda.native().most_groups, 1, -1):
-        mine._rows, mine._groups = rows, groups
-        mine._bind(trial.carries, trial.counts, row_alpha)
+        mine._bind(trial.carries, trial.counts, row_alpha, groups)
         if trial.is_right(mine):
             times[groups] = trial.milliseconds(mine)
     usual.bind(trial.carries, trial.counts, row_alpha)
@@ -357,16 +354,7 @@ class Trial(NamedTuple):
 
     def milliseconds(self, engine: backends.Engine) -> float:
         """The median time of a decision of the bound engine."""
-        times = []
-        with torch.cuda.device(self.observation.device):  # where events are recorded
-            for _ in range(12):
-                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-                start.record()
-                engine.decide(self.observation, False, 1)
-                end.record()
-                end.synchronize()
-                times.append(start.elapsed_time(end))
-        return sorted(times)[len(times) // 2]
+        return milliseconds(lambda: engine.decide(self.observation, False, 1), self.observation.device)
 
 
 _CHECKED = 500  # rows of a batch

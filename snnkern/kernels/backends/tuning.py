@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Generic, Protocol, TypeVar
 
+import torch
+
 Choice = TypeVar("Choice")
 Key = tuple[object, ...]
 
@@ -19,6 +21,7 @@ class Shelf(Protocol):
         """Keeps a choice under a text, if it can."""
 
 
+_TIMED = 20  # times
 shelf: Shelf | None = None  # `snnkern.policies.choices` has one: kernels alone write no files
 
 
@@ -53,6 +56,27 @@ class Choices(Generic[Choice]):
     def _of(self, key: Key) -> str | None:
         stamp = self._stamp()
         return None if stamp is None else f"{stamp}: {key!r}"
+
+
+def milliseconds(run: Callable[[], object], device: torch.device) -> float:
+    """The median time that a GPU takes for something, the first time left out: it compiles, or fills caches.
+
+    On the CPU, where interpreters run kernels for tests, it is done once and counts as 0.
+    """
+    if device.type != "cuda":
+        run()
+        return 0.0
+    times = []
+    with torch.cuda.device(device):  # where events are recorded
+        run()
+        for _ in range(_TIMED):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            run()
+            end.record()
+            end.synchronize()
+            times.append(start.elapsed_time(end))
+    return sorted(times)[len(times) // 2]
 
 
 def bucket(batch: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from snnkern.kernels.backends.triton.actor import BLOCK, actor_kernel
 from snnkern.kernels.backends.triton.environment import INTERPRETED, on_device, parameters
 from snnkern.kernels.backends.triton.repeated import RepeatedLaunch
 from snnkern.kernels.backends.triton.tuning import Tile, choices
-from snnkern.kernels.backends.tuning import bucket
+from snnkern.kernels.backends.tuning import bucket, milliseconds
 from snnkern.kernels.neurons import Dynamics, Kind, Neuron
 from snnkern.kernels.tensors import is_plain
 
@@ -236,11 +237,10 @@ class Engine(backends.Engine):
         known = _tuned.find(self._key())
         unmeasured = known or (self._tile if INTERPRETED or not self._batch else None)
         times = {}
-        with on_device(observation):  # where events are recorded
-            for tile in TILES if unmeasured is None else (unmeasured,):
-                self._use(tile)
-                kernel = self._on(carries, counts)
-                times[tile] = milliseconds(lambda kernel=kernel: self._launch(observation, kernel))
+        for tile in TILES if unmeasured is None else (unmeasured,):
+            self._use(tile)
+            kernel = self._on(carries, counts)
+            times[tile] = milliseconds(partial(self._launch, observation, kernel), observation.device)
         best = min(times, key=lambda tile: times[tile])
         if unmeasured is None:
             _tuned.keep(self._key(), best)
@@ -332,19 +332,3 @@ def _padded_hidden(width: int) -> int:
     """A quarter of a block of inputs must be at least 16 wide, and a layer a block or several."""
     block = BLOCK.value
     return max(64, _power(width)) if width <= block else -(-width // block) * block
-
-
-def milliseconds(run: Any) -> float:
-    """The median time of a launch, the first one, which compiles, left out."""
-    run()
-    if INTERPRETED:
-        return 0.0
-    times = []
-    for _ in range(10):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
-    return sorted(times)[len(times) // 2]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from snnkern.kernels.backends.triton.engine import padded, planes, spike_bits
 from snnkern.kernels.backends.triton.environment import INTERPRETED, on_device, parameters
 from snnkern.kernels.backends.triton.repeated import RepeatedLaunch
 from snnkern.kernels.backends.triton.tuning import Tile, choices
-from snnkern.kernels.backends.tuning import bucket
+from snnkern.kernels.backends.tuning import bucket, milliseconds
 from snnkern.kernels.neurons import Dynamics, Kind
 
 # Positions (or rows) of a program. Tiles of 128 read weights half as often; weights are not what takes the time here.
@@ -384,17 +385,16 @@ class Engine(backends.Engine):
         before = [tensor.clone() for tensor in (*self._carries, self._counts)]
         shape = self._counts.shape[1], *self._interface.observation_shape
         observation = torch.zeros(shape, dtype=self._interface.observation_dtype, device=self._counts.device)
-        with on_device(observation):  # where events are recorded
-            for index, kernel in enumerate(self.kernels if len(observation) else ()):
-                tuned, times = _tuned[kernel.projects], {}
-                unmeasured = tuned.find(kernel.key()) or (kernel.tile if INTERPRETED else None)
-                for tile in TILES if unmeasured is None else (unmeasured,):
-                    kernel.use(tile)
-                    times[tile] = whole.milliseconds(lambda index=index: self.launch(index, observation))
-                best = min(times, key=lambda tile: times[tile])
-                if unmeasured is None:
-                    tuned.keep(kernel.key(), best)
-                kernel.use(best)
+        for index, kernel in enumerate(self.kernels if len(observation) else ()):
+            tuned, times = _tuned[kernel.projects], {}
+            unmeasured = tuned.find(kernel.key()) or (kernel.tile if INTERPRETED else None)
+            for tile in TILES if unmeasured is None else (unmeasured,):
+                kernel.use(tile)
+                times[tile] = milliseconds(partial(self.launch, index, observation), observation.device)
+            best = min(times, key=lambda tile: times[tile])
+            if unmeasured is None:
+                tuned.keep(kernel.key(), best)
+            kernel.use(best)
         self.decide(observation, False, 1)
         for tensor, value in zip((*self._carries, self._counts), before, strict=True):
             tensor.copy_(value)
