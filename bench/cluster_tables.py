@@ -10,31 +10,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from cuda_compiled import compile_one
 from cuda_tables import INPUTS, STEP, TIMESTEPS, WIDTH, Load, measure
-from h100 import ADD, BARRIER, BEST, CLOCK, ISSUED, SHARED, SHUFFLE, WORST, Measured
+from h100 import ADD, BARRIER, BEST, CLOCK, ISSUED, SHARED, SHUFFLE, WORST, Measured, Span
 from machine_code import KINDS, ROOT, Code, table
 
 SOURCE = ROOT / "csrc" / "cuda" / "cluster_kernel.cu"
 EIGHT = 8  # senders whose weights are looked up together
 
 
-class Range(NamedTuple):
-    """Clocks in the best and in the worst case."""
-
-    best: float
-    worst: float
-
-    def __str__(self) -> str:
-        rounded = [round(clocks, -1) for clocks in self]
-        return f"{rounded[0]:,.0f}" if rounded[0] == rounded[1] else f"{rounded[0]:,.0f} to {rounded[1]:,.0f}"
-
-
-# Until the first number from global memory is there, with what launches a cluster; from the last one to the end.
-START, END = Range(400, 700), Range(300, 500)
-SENT = Range(180, 300)  # from a block to another: the network of the multiprocessors
+# Clocks until the first number from global memory is there, with what launches a cluster; from the last one to the end.
+START, END = Span(400, 700), Span(300, 500)
+SENT = Span(180, 300)  # from a block to another: the network of the multiprocessors
 TANH = 100
 
 
@@ -76,41 +64,41 @@ def compile_kinds(target: str = "sm_90") -> dict[str, Code]:
     return {kind: code for kind, code in found.items() if code is not None}
 
 
-def parts(kind: str, load: Load, instructions: Instructions) -> dict[str, Range]:
+def parts(kind: str, load: Load, instructions: Instructions) -> dict[str, Span]:
     """Clocks of each part of one row's decision, on eight multiprocessors; those that follow each other."""
     step = STEP[kind]
     issued = TIMESTEPS * instructions.once + load.spikes * instructions.row
     looked_up = load.spikes * 1.25 + TIMESTEPS * WIDTH / 32  # accesses to shared memory, one per clock
     chain = 5 * SHARED + WIDTH / 32 * 2 * ADD + load.most / 2 * ADD  # masks, list, weights; counts; sums in pairs
-    sums = Range(
+    sums = Span(
         max(issued / ISSUED / BEST.issue, looked_up, chain),
         issued / ISSUED / WORST.issue + chain / 2,
     )
     groups = math.ceil(INPUTS / EIGHT)  # of the observation
     return {
         "start of the kernel, first loads": START,
-        "observation to shared memory, barrier": Range(SHARED + BARRIER, SHARED + BARRIER),
-        "first layer: current": Range(SHARED + INPUTS / 2 * 2 * ADD, groups * (SHARED + 8 * ADD)),
-        "first layer: T steps, barrier": Range(TIMESTEPS * step + BARRIER, TIMESTEPS * step + 2 * BARRIER),
+        "observation to shared memory, barrier": Span(SHARED + BARRIER, SHARED + BARRIER),
+        "first layer: current": Span(SHARED + INPUTS / 2 * 2 * ADD, groups * (SHARED + 8 * ADD)),
+        "first layer: T steps, barrier": Span(TIMESTEPS * step + BARRIER, TIMESTEPS * step + 2 * BARRIER),
         "second layer: lists, sums": sums,
-        "second layer: barrier, T steps": Range(
+        "second layer: barrier, T steps": Span(
             BARRIER + SHARED + TIMESTEPS * step, BARRIER + SHARED + TIMESTEPS * step
         ),
-        "means to all blocks": Range(2 * SHARED + SENT.best, 2 * SHARED + BARRIER + SENT.worst),
-        "output layer, tanh": Range(
+        "means to all blocks": Span(2 * SHARED + SENT.best, 2 * SHARED + BARRIER + SENT.worst),
+        "output layer, tanh": Span(
             SHARED + WIDTH / 32 * ADD + 5 * SHUFFLE + TANH, SHARED + WIDTH / 32 * ADD + 5 * SHUFFLE + TANH
         ),
         "end of the kernel": END,
     }
 
 
-def seconds(kind: str, load: Load, instructions: Instructions) -> Range:
+def seconds(kind: str, load: Load, instructions: Instructions) -> Span:
     """A decision for one row, from the end of what stands before it in the stream.
 
     In the best case that launch overlaps with this one until its results are there: half of a launch is left.
     """
     found = parts(kind, load, instructions).values()
-    return Range(
+    return Span(
         BEST.launch / 2 + sum(part.best for part in found) / CLOCK,
         WORST.launch + sum(part.worst for part in found) / CLOCK,
     )
@@ -118,7 +106,7 @@ def seconds(kind: str, load: Load, instructions: Instructions) -> Range:
 
 def parts_table(load: Load, codes: dict[str, Code]) -> str:
     found = parts("IF", load, Instructions.of(codes["IF"])).items()
-    return table(["part of a row in a cluster, IF", "clocks"], [[part, clocks] for part, clocks in found])
+    return table(["part of a row in a cluster, IF", "clocks"], [[part, span.clocks] for part, span in found])
 
 
 def predicted_table(loads: dict[str, Load], codes: dict[str, Code]) -> str:

@@ -80,10 +80,16 @@ def assumptions_table() -> str:
 
 
 class Span(NamedTuple):
-    """The best and the worst case of a time, in seconds."""
+    """The best and the worst case of a time, in seconds, or in clocks where that is said."""
 
     best: float
     worst: float
+
+    @property
+    def clocks(self) -> str:
+        """Of clocks, to tens."""
+        low, high = (f"{round(clocks, -1):,.0f}" for clocks in self)
+        return low if low == high else f"{low} to {high}"
 
     def __str__(self) -> str:
         """In µs, rounded outwards by at most a tenth."""

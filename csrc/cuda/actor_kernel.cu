@@ -19,10 +19,6 @@ constexpr int kReceivers = 4 * kWarp;  // of a warp: four neighbours for each la
 constexpr int kInFlight = 8;           // rows of weights that a lane waits for at a time
 constexpr int kFirstInFlight = 16;     // the same, of single weights of the first layer
 
-struct alignas(16) Four {
-    float lane[4];
-};
-
 class Memory : public BlockMemory {
   public:
     using BlockMemory::BlockMemory;

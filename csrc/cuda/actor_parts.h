@@ -17,7 +17,11 @@ constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kOutputInFlight = 8;  // single weights of the output layer that a lane waits for
 
-constexpr int divide_up(int a, int b) { return (a + b - 1) / b; }
+constexpr int divide_up(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
+
+struct alignas(16) Four {
+    float lane[4];
+};
 
 // What a block has in shared memory, whoever lays out the spikes.
 class BlockMemory {
@@ -99,20 +103,20 @@ struct State {
     }
 };
 
-// The observation, normalised, as what the first layer receives.
+// A number of the observation as the first layer receives it.
+__device__ inline float normalised(const ActorInterface& interface, float value, int k) {
+    if (!interface.observation_mean) return value;
+    const float clip = interface.observation_clip;
+    value = (value - interface.observation_mean[k]) / interface.observation_std[k];
+    value = value > clip ? clip : value;
+    return value < -clip ? -clip : value;
+}
+
 __device__ inline void observe(const ActorModel& model, const ActorRows& rows,
                                const BlockMemory& memory, int64_t b) {
-    const ActorInterface& interface = model.interface;
     const int inputs = model.layer[0].inputs;
-    for (int k = threadIdx.x; k < inputs; k += blockDim.x) {
-        float value = rows.observation[b * inputs + k];
-        if (interface.observation_mean) {
-            value = (value - interface.observation_mean[k]) / interface.observation_std[k];
-            value = value > interface.observation_clip ? interface.observation_clip : value;
-            value = value < -interface.observation_clip ? -interface.observation_clip : value;
-        }
-        memory.observation()[k] = value;
-    }
+    for (int k = threadIdx.x; k < inputs; k += blockDim.x)
+        memory.observation()[k] = normalised(model.interface, rows.observation[b * inputs + k], k);
 }
 
 // Weights of the first layer on their way to a thread: those of kCount inputs, from k on.
@@ -127,6 +131,12 @@ struct FirstWeights {
             row[i] = k + i < layer.inputs ? *weight : 0.0f;
     }
 };
+
+// What leaves the output layer for its sum z.
+__device__ inline float scaled_action(float z, const ActorInterface& interface, float scale,
+                                      float shift) {
+    return scale * (interface.squash ? tanhf(z) : z) + shift;
+}
 
 // An action: what a warp takes of the output layer, which is linear, one product on the mean. A
 // lane's first weights are loaded when it is made, those of wider layers when they are needed.
@@ -159,7 +169,7 @@ class Action {
         for (int offset = kWarp / 2; offset; offset /= 2)
             z += __shfl_xor_sync(kAllLanes, z, offset);
         z += bias_;
-        return scale_ * (model.interface.squash ? tanhf(z) : z) + shift_;
+        return scaled_action(z, model.interface, scale_, shift_);
     }
 
   private:

@@ -8,27 +8,20 @@
 // sums for all eight steps are in registers, and then the neurons' steps run on them. Groups wait
 // for their own warps only, so one multiplies while another runs neurons.
 
-#include <algorithm>
-#include <cmath>
 #include <type_traits>
 
-#include "divisor.h"
+#include "actor_parts.h"
 #include "integer.h"
 #include "primitives.h"
 
 namespace snnkern {
 namespace {
 
-constexpr int kWarp = 32;
-constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kNeighbours = 4;     // neurons of a lane in the first layer, beside each other
 constexpr int kFirstInFlight = 8;  // rows of the first layer's weights that a lane waits for
 constexpr int kInts = 4;           // sums of a lane in a product's tile
 constexpr int kSharing = 4;        // lanes that sum an action together
 
-struct alignas(16) Four {
-    float lane[kNeighbours];
-};
 struct alignas(8) Two {
     float lane[2];
 };
@@ -212,20 +205,13 @@ __device__ void wait_for_weights(const IntegerProblem& p) {
 
 // The observations, normalised, as what the first layer receives; 0 beyond the last row and input.
 __device__ void observe(const IntegerProblem& p, const Group& group) {
-    const ActorInterface& interface = p.model.actor.interface;
     const int inputs = p.model.actor.layer[0].inputs;
     for (int row = group.warp(); row < kTileRows; row += p.plan.warps) {
         for (int k = group.lane(); k < p.model.inputs; k += kWarp) {
             float value = 0;
-            if (group.has(row) && k < inputs) {
-                value = p.rows.observation[group.at(row) * inputs + k];
-                if (interface.observation_mean) {
-                    const float clip = interface.observation_clip;
-                    value = (value - interface.observation_mean[k]) / interface.observation_std[k];
-                    value = value > clip ? clip : value;
-                    value = value < -clip ? -clip : value;
-                }
-            }
+            if (group.has(row) && k < inputs)
+                value = normalised(p.model.actor.interface,
+                                   p.rows.observation[group.at(row) * inputs + k], k);
             group.observation(row)[k] = value;
         }
     }
@@ -544,9 +530,8 @@ __device__ void act(const IntegerProblem& p, const Group& group) {
         for (int offset = kSharing / 2; offset; offset /= 2)
             z += __shfl_xor_sync(kAllLanes, z, offset);
         z += model.output_bias[n];
-        const float squashed = model.interface.squash ? tanhf(z) : z;
-        const float action =
-            model.interface.action_scale[n] * squashed + model.interface.action_bias[n];
+        const float action = scaled_action(z, model.interface, model.interface.action_scale[n],
+                                           model.interface.action_bias[n]);
         if (part == 0 && group.has(row)) p.rows.action[group.at(row) * model.actions + n] = action;
     }
 }
@@ -601,33 +586,20 @@ Kernel kernel_of(const ActorModel& model) {
 
 constexpr const char* kName = "the integer kernel";
 
-constexpr int divide_up(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
-
-// Gives out places one after another, on boundaries of 16 bytes.
-struct Places {
-    int64_t bytes = 0;
-
-    int32_t operator()(int64_t size) {
-        const int64_t place = bytes;
-        bytes += (size + 15) / 16 * 16;
-        return static_cast<int32_t>(std::min<int64_t>(place, INT32_MAX));
-    }
-};
-
 // What a group has for itself, in shared and in scratch memory.
 void plan_group(IntegerPlan& plan, const ActorModel& model, int inputs) {
-    Places place;
+    Places places;
     for (int turn = 0; turn < 2; ++turn) {
         int widest = 0;
         for (int l = turn; l + 1 < model.hidden; l += 2)
             widest = std::max(widest, model.layer[l].width);
-        plan.spikes[turn] = place(int64_t(widest) * kTileRows * kTileSteps);
+        plan.spikes[turn] = places.place(int64_t(widest) * kTileRows * kTileSteps);
     }
     // Whole groups of four inputs, an odd number of them, so that rows begin in different banks.
     plan.observation_width = 4 * (divide_up(inputs, 4) | 1);
-    plan.observation = place(int64_t(kTileRows) * plan.observation_width * sizeof(float));
-    plan.counts = place(int64_t(model.hidden) * kTileRows * sizeof(int32_t));
-    plan.group_bytes = static_cast<int32_t>(std::min<int64_t>(place.bytes, INT32_MAX));
+    plan.observation = places.place(int64_t(kTileRows) * plan.observation_width * sizeof(float));
+    plan.counts = places.place(int64_t(model.hidden) * kTileRows * sizeof(int32_t));
+    plan.group_bytes = places.bytes();
 
     plan.group_floats = kTileRows * model.layer[model.hidden - 1].width;
     if (model.timesteps <= kTileSteps) return;
@@ -644,16 +616,16 @@ IntegerPlan plan_block(const IntegerModel& all, int64_t batch, int groups, int w
     plan.warps = warps;
     plan.blocks = std::min(multiprocessors(), divide_up(batch, kTileRows));
     plan_group(plan, model, all.inputs);
-    Places place;
-    place(int64_t(groups) * plan.group_bytes);
+    Places places;
+    places.place(int64_t(groups) * plan.group_bytes);
     const int64_t most_bytes = most_shared_memory();
     for (int l = 1; l < model.hidden; ++l) {
         const int64_t of_tile = int64_t(model.layer[l - 1].width) * kTileReceivers * kSlices;
-        const int64_t left = std::max<int64_t>(most_bytes - place.bytes, 0);
+        const int64_t left = std::max<int64_t>(most_bytes - places.bytes(), 0);
         plan.resident[l] = std::min<int64_t>(model.layer[l].width / kTileReceivers, left / of_tile);
-        plan.weights[l] = place(plan.resident[l] * of_tile);
+        plan.weights[l] = places.place(plan.resident[l] * of_tile);
     }
-    plan.bytes = static_cast<int32_t>(std::min<int64_t>(place.bytes, INT32_MAX));
+    plan.bytes = places.bytes();
     return plan;
 }
 

@@ -23,8 +23,13 @@ def layered_actor(form, neuron="if", timesteps: int = 4, **options) -> snnkern.S
     """On the engine that works layer by layer, with the reference's neurons."""
     actor = seeing(form, neuron, timesteps, backend="reference", **options)
     actor._notice_changes()
-    actor._engine, actor._large = layered.Engine(actor._packed.parts, reference.neuron), False
+    use_layers(actor)
     return actor
+
+
+def use_layers(actor: snnkern.SpikingActor) -> None:
+    actor._engine = layered.Engine(actor._packed.parts, reference.neuron)
+    actor._engine_key = choice.engine_key(actor.backend, actor._packed.parts, rows=1)
 
 
 @each("form", FORMS)
@@ -46,7 +51,7 @@ def test_thresholds_of_every_neuron_and_an_alpha_for_every_row() -> None:
     actor = layered_actor(FORMS["odd-sizes"], "mt", per_neuron=True)
     actor.alpha = torch.linspace(0, 1, 4)
     actor._notice_changes()
-    actor._engine, actor._large = layered.Engine(actor._packed.parts, reference.neuron), False
+    use_layers(actor)
     assert assert_agrees(actor, episode(actor, 3, 4)) > 0.2
 
 

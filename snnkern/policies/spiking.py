@@ -163,8 +163,7 @@ class SpikingActor(Policy):
         self._spikes: Tensor | None = None
         self._packed: _Packed | None = None  # at the first decision
         self._engine: Engine | None = None  # None too where no backend has one for this actor
-        self._large: bool | None = None  # whether `_engine` is for batches that are large (`is_large`)
-        self._integers = False  # whether it is to sum integers (`takes_integers`)
+        self._engine_key: object = None  # of the batches that `_engine` is for
         self._bound: _Bound | None = None
         self._counted: list[Tensor] = []  # tensors that have one counter of changes
         self._count_together()
@@ -425,10 +424,9 @@ class SpikingActor(Policy):
             return bound
         self._notice_changes()
         assert self._packed is not None
-        large = choice.is_large(self.output.weight.device, batch)
-        integers = choice.takes_integers(self.backend, self._packed.parts, batch)
-        if (self._large, self._integers) != (large, integers):
-            self._engine, self._large, self._integers = self._pack(batch), large, integers
+        key = choice.engine_key(self.backend, self._packed.parts, batch)
+        if self._engine_key != key:
+            self._engine, self._engine_key = self._pack(batch), key
         if self._engine is None:
             return None
         row_alpha = self._alpha_of_rows(batch)
@@ -527,7 +525,7 @@ class SpikingActor(Policy):
 
     def _unpack(self) -> None:
         """Drops what was packed: weights or thresholds change."""
-        self._packed = self._engine = self._large = self._bound = None
+        self._packed = self._engine = self._engine_key = self._bound = None
 
     def _apply(self, *args: Any, **kwargs: Any) -> SpikingActor:
         self._unpack()
@@ -541,7 +539,7 @@ class SpikingActor(Policy):
 
     def __getstate__(self) -> dict[str, Any]:
         self._bound = None  # another process may be given this memory: then it moves
-        return self.__dict__ | dict.fromkeys(("_packed", "_engine", "_large", "_bound")) | {"_counted": []}
+        return self.__dict__ | dict.fromkeys(("_packed", "_engine", "_engine_key", "_bound")) | {"_counted": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]

@@ -119,6 +119,15 @@ def engine(name: str, actor: ActorParts, rows: int) -> Engine | None:
     return None
 
 
+def engine_key(name: str, actor: ActorParts, rows: int) -> tuple[bool, bool]:
+    """What `engine` depends on beside the actor: batches with the same key share an engine.
+
+    Raises:
+        InputError: as `takes_integers`.
+    """
+    return takes_integers(name, actor, rows), is_large(actor.output[0].device, rows)
+
+
 def takes_integers(name: str, actor: ActorParts, rows: int) -> bool:
     """Whether CUDA's kernel that sums integers is wanted for a batch, as `integers.taken` says.
 
