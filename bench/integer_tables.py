@@ -51,7 +51,7 @@ FIXED = {
     "tile < p.plan.resident[l]": "true",
     "p.model.actor.hidden": "2",
     "p.plan.warps": str(GROUP_WARPS),
-    "(reinterpret_cast<uintptr_t>(p.rows.carry[0]) | 4 * outputs) % 16 == 0": "true",
+    "aligned_ && n + kNeighbours <= outputs_": "true",
 }
 
 

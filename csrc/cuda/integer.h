@@ -15,17 +15,18 @@ constexpr int kGroupWarps = 4;      // of a group
 constexpr int kMostGroups = 3;      // of a block
 constexpr int kStateWords = 4;      // of a neuron that waits for the next steps
 constexpr int kMostTimesteps = 32767;
-constexpr int kMostSum = 1 << 15;  // senders times the largest spike: so sums fit 32 bits
+constexpr int kMostSum = 1 << 15;  // senders times the largest spike
 
 // What a hidden layer behind the first has beside its `ActorLayer`. The weights are those of int8
 // digits as tensor cores take them: [tiles of receivers, steps of senders, slices, lanes, 16].
 struct IntegerLayer {
     const void* weights;
-    const float* scale;  // of a receiver's sums [width]: a power of two
+    const float* scale;    // of a receiver's sums [width]: a power of two
+    const int32_t* start;  // what they begin with [width]: the bias, or 0 where none is added
 };
 
-// Beside the padding of an actor, the first layer's weights have rows of 0 behind the last input,
-// and the output layer's [actions, width] columns of 0.
+// Beside the padding of an actor, the first layer's weights [tiles of receivers, inputs, 16] have
+// rows of 0 behind the last input, and the output layer's [actions, width] columns of 0.
 struct IntegerModel {
     ActorModel actor;                 // `weight` is that of the first layer alone
     int32_t inputs;                   // of the first layer, padded to an even number
@@ -36,6 +37,7 @@ struct IntegerModel {
 struct IntegerPlan {
     int32_t groups, warps;  // of a block; of a group
     int32_t blocks;
+    int32_t tiles, last_rows;  // of the batch; of the last tile
     int32_t resident[kMostHidden];  // tiles of receivers whose weights stay in shared memory
     int32_t weights[kMostHidden];   // where they stand
     int32_t group_bytes;            // what each group has for itself, at the beginning:

@@ -3,7 +3,7 @@
 #include "integer_binding.h"
 
 #include <atomic>
-#include <utility>
+#include <tuple>
 
 #include "../claim.h"
 #include "actor_binding.h"
@@ -15,8 +15,8 @@ namespace py = pybind11;
 namespace snnkern {
 namespace {
 
-// Addresses of a layer's digits and of its scale, as integer.h says.
-using Digits = std::pair<uintptr_t, uintptr_t>;
+// Addresses of a layer's digits, of its scale and of what sums begin with, as integer.h says.
+using Digits = std::tuple<uintptr_t, uintptr_t, uintptr_t>;
 
 // A whole actor. Memory belongs to the caller, who keeps it alive.
 class IntegerEngine {
@@ -27,9 +27,12 @@ class IntegerEngine {
         : device_(device) {
         problem_.model.actor = actor_model(dynamics, false, layers, output, interface);
         problem_.model.inputs = (problem_.model.actor.layer[0].inputs + 1) / 2 * 2;
-        for (size_t l = 0; l < digits.size(); ++l)
-            problem_.model.layer[l + 1] = {pointer<const void>(digits[l].first),
-                                           pointer<const float>(digits[l].second)};
+        for (size_t l = 0; l < digits.size(); ++l) {
+            const auto& [weights, scale, start] = digits[l];
+            problem_.model.layer[l + 1] = {pointer<const void>(weights),
+                                           pointer<const float>(scale),
+                                           pointer<const int32_t>(start)};
+        }
     }
 
     // Whether the device has the shared memory that a decision takes.

@@ -5,8 +5,9 @@
 // in whatever order. The digits stay in shared memory as far as they fit. A group of warps takes a
 // tile of eight rows through all layers: the spikes of eight steps go to shared memory as int8, in
 // the order in which a lane multiplies them; a warp's task is 16 receivers of the eight rows, whose
-// sums for all eight steps are in registers, and then the neurons' steps run on them. Groups wait
-// for their own warps only, so one multiplies while another runs neurons.
+// sums for all eight steps are in registers, and then the neurons' steps run on them. In every
+// layer a lane has four neighbours of one row. Groups wait for their own warps only, so one
+// multiplies while another runs neurons.
 
 #include <type_traits>
 
@@ -17,10 +18,12 @@
 namespace snnkern {
 namespace {
 
-constexpr int kNeighbours = 4;     // neurons of a lane in the first layer, beside each other
+constexpr int kNeighbours = 4;     // neurons of a lane, beside each other
 constexpr int kFirstInFlight = 8;  // rows of the first layer's weights that a lane waits for
-constexpr int kInts = 4;           // sums of a lane in a product's tile
-constexpr int kSharing = 4;        // lanes that sum an action together
+constexpr int kPair = 2;           // steps that are multiplied together: a product has 16 rows
+constexpr int kTilePairs = kTileSteps / kPair;
+constexpr int kSharing = 4;     // lanes that sum an action together,
+constexpr int kSharedRows = 2;  // for so many rows
 
 struct alignas(8) Two {
     float lane[2];
@@ -45,19 +48,23 @@ class Cell {
         fired_ = 0;
     }
 
-    // A step with the current x. What it sends, in units of the smallest level, of which θ has
-    // `units`, is a byte of a word, which begins at a bit.
-    __device__ uint32_t step(float x, const Divisor<float>& t, float units, int bit = 0) {
+    // A step with the current `total` times `scale`, a power of two. What it sends, in units of the
+    // smallest level, of which θ has `units`, is added to a word, from a bit on.
+    __device__ void step(float total, float scale, const Divisor<float>& t, float units,
+                         uint32_t& sent, int bit) {
+        integrate(total, scale);
+        if constexpr (kIsBinary<kind>) {
+            fire_above(neuron_.potential, neuron_.limit, sent, 1u << bit);
+            return;
+        }
         const int32_t before = count();
-        neuron_.integrate(x);
         const Spike<float> spike = neuron_.fire(t);
-        neuron_.reset(spike, x, t);
-        if constexpr (kIsBinary<kind>) return spike.fires ? 1u << bit : 0u;
+        neuron_.reset(spike, total * scale, t);
         if (!kTallies && spike.fires) ++fired_;
-        int32_t sent = count() - before;
-        if constexpr (kind == Kind::SNM) sent >>= 16;
-        if constexpr (kIsDifferential<kind>) sent = static_cast<int32_t>(spike.units * units);
-        return (static_cast<uint32_t>(sent) & 0xffu) << bit;
+        int32_t level = count() - before;
+        if constexpr (kind == Kind::SNM) level >>= 16;
+        if constexpr (kIsDifferential<kind>) level = static_cast<int32_t>(spike.units * units);
+        sent |= (static_cast<uint32_t>(level) & 0xffu) << bit;
     }
 
     // Where a spike is θ or nothing: that there were so many in these steps, from who has counted
@@ -103,6 +110,16 @@ class Cell {
     }
 
   private:
+    // The neuron's own `integrate`: the product is exact, so it is rounded once, as there.
+    __device__ void integrate(float total, float scale) {
+        if constexpr (kind == Kind::LIF)
+            neuron_.potential = fmaf(total, scale, neuron_.decay * neuron_.potential);
+        else if constexpr (kIsDifferential<kind>)
+            neuron_.integrate(total * scale);
+        else
+            neuron_.potential = fmaf(total, scale, neuron_.potential);
+    }
+
     // What was sent, as the neuron counts it; 0 where it does not.
     __device__ int32_t count() const {
         if constexpr (kIsDifferential<kind>)
@@ -130,21 +147,29 @@ struct Span {
 // block's threads are [groups, lanes of all warps].
 class Group {
   public:
-    int32_t tile;
-
     __device__ Group(const IntegerProblem& p, float4* shared)
-        : tile(threadIdx.y * p.plan.blocks + blockIdx.x),
-          p_(p),
-          shared_(reinterpret_cast<char*>(shared)) {}
+        : p_(p), shared_(reinterpret_cast<char*>(shared)) {
+        take(threadIdx.y * p.plan.blocks + blockIdx.x);
+    }
+
+    __device__ bool has_tile() const { return rows_ > 0; }
+    __device__ void next_tile() { take(tile_ + p_.plan.blocks * p_.plan.groups); }
+    // α of the lane's row.
+    __device__ float alpha() const { return alpha_; }
 
     static __device__ int lane() { return threadIdx.x % kWarp; }
     static __device__ int warp() { return threadIdx.x / kWarp; }
+    static __device__ int row() { return lane() / 4; }  // of the tile, in all that a lane computes
     static __device__ int barrier() { return 1 + threadIdx.y; }  // 0 is that of the block
 
-    __device__ int64_t at(int row) const { return int64_t(tile) * kTileRows + row; }
-    __device__ bool has(int row) const { return at(row) < p_.rows.batch; }
+    // Where a row has its numbers, of which there are so many.
+    __device__ int64_t at(int row, int numbers) const {
+        return int64_t(tile_) * (kTileRows * numbers) + row * numbers;
+    }
+    __device__ bool has(int row) const { return row < rows_; }
 
-    // What a layer has sent: int8 [steps of senders, steps, lanes, 8], as `multiply` reads it.
+    // What a layer has sent: int8 [steps of senders, pairs of steps, lanes, 16], as `multiply`
+    // reads it.
     __device__ char* spikes(int layer) const { return own() + p_.plan.spikes[layer & 1]; }
     __device__ float* observation(int row) const {
         return reinterpret_cast<float*>(own() + p_.plan.observation) +
@@ -168,21 +193,31 @@ class Group {
   private:
     __device__ char* own() const { return shared_ + threadIdx.y * p_.plan.group_bytes; }
     __device__ float* scratch() const {
-        return p_.scratch +
-               (int64_t(blockIdx.x) * p_.plan.groups + threadIdx.y) * p_.plan.group_floats;
+        const int group = blockIdx.x * p_.plan.groups + threadIdx.y;
+        return p_.scratch + int64_t(group) * p_.plan.group_floats;
+    }
+    __device__ void take(int tile) {
+        const int behind = p_.plan.tiles - 1 - tile;
+        tile_ = tile;
+        rows_ = behind > 0 ? kTileRows : behind == 0 ? p_.plan.last_rows : 0;
+        alpha_ = p_.model.actor.parameters.alpha;
+        if (p_.rows.alpha && has(row())) alpha_ = p_.rows.alpha[at(row(), 1)];
     }
 
     const IntegerProblem& p_;
     char* shared_;
+    int32_t tile_, rows_;
+    float alpha_;
 };
 
-// Where the spike of a sender stands in what a layer has sent, as the second operand of products: a
-// lane has four senders of a row, and the four that are 16 further.
-__device__ inline int spike_place(int step, int row, int n) {
+// Where the spikes of four neighbouring senders stand in what a layer has sent, those of the first
+// pair of steps: as the first operand of products, whose 16 rows are the tile's at one step and at
+// the next one. A lane has four senders of a row at both steps, and the four that are 16 further.
+__device__ inline int spike_place(int row, int n) {
     const int lane = 4 * row + n % 16 / 4;
-    return ((n / kStepSenders * kTileSteps + step) * kWarp + lane) * 8 + n / 16 % 2 * 4 + n % 4;
+    return (n / kStepSenders * kTilePairs * kWarp + lane) * 16 + n / 16 % 2 * 8;
 }
-constexpr int kSpikesOfStep = 8 * kWarp;  // bytes from a step to the next
+constexpr int kSpikesOfPair = 16 * kWarp;  // bytes from a pair of steps to the next
 
 // Begins to copy the weights that stay in shared memory.
 __device__ void load_weights(const IntegerProblem& p, const Group& group) {
@@ -211,74 +246,72 @@ __device__ void observe(const IntegerProblem& p, const Group& group) {
             float value = 0;
             if (group.has(row) && k < inputs)
                 value = normalised(p.model.actor.interface,
-                                   p.rows.observation[group.at(row) * inputs + k], k);
+                                   p.rows.observation[group.at(row, inputs) + k], k);
             group.observation(row)[k] = value;
         }
     }
 }
 
-// Where the carry of a layer's neuron n in a row stands, if both are there.
-__device__ inline float* carry_of(const IntegerProblem& p, const Group& group, int l, int row,
-                                  int n) {
-    return p.rows.carry[l] + group.at(row) * p.model.actor.layer[l].outputs + n;
-}
-
-__device__ inline float alpha_of(const IntegerProblem& p, const Group& group, int row) {
-    const bool own = p.rows.alpha && group.has(row);
-    return own ? p.rows.alpha[group.at(row)] : p.model.actor.parameters.alpha;
-}
-
-// Reads and writes the carries of four neighbours, of whom `count` are there.
-struct Carries {
-    float* first;
-    int count;
-    bool together;  // in 16 bytes
-
-    __device__ Carries(const IntegerProblem& p, const Group& group, int row, int n)
-        : first(carry_of(p, group, 0, row, n)) {
-        const int outputs = p.model.actor.layer[0].outputs;
-        count = group.has(row) ? min(outputs - n, kNeighbours) : 0;
-        together = count == kNeighbours &&
-                   (reinterpret_cast<uintptr_t>(p.rows.carry[0]) | 4 * outputs) % 16 == 0;
+// Reads and writes the carries of a row's neurons, four neighbours at a time.
+class Carries {
+  public:
+    __device__ Carries(const IntegerProblem& p, const Group& group, int l, int row) {
+        const int outputs = p.model.actor.layer[l].outputs;
+        row_ = p.rows.carry[l] + group.at(row, outputs);
+        outputs_ = group.has(row) ? outputs : 0;
+        aligned_ = (reinterpret_cast<uintptr_t>(p.rows.carry[l]) | 4 * outputs) % 16 == 0;
     }
 
-    __device__ Four load() const {
+    __device__ Four load(int n) const {
         Four values{};
-        if (together) return *reinterpret_cast<const Four*>(first);
+        if (together(n)) return *reinterpret_cast<const Four*>(row_ + n);
 #pragma unroll
         for (int j = 0; j < kNeighbours; ++j)
-            if (j < count) values.lane[j] = first[j];
+            if (n + j < outputs_) values.lane[j] = row_[n + j];
         return values;
     }
-    __device__ void store(const Four& values) const {
-        if (together) {
-            *reinterpret_cast<Four*>(first) = values;
+    __device__ void store(int n, const Four& values) const {
+        if (together(n)) {
+            *reinterpret_cast<Four*>(row_ + n) = values;
             return;
         }
 #pragma unroll
         for (int j = 0; j < kNeighbours; ++j)
-            if (j < count) first[j] = values.lane[j];
+            if (n + j < outputs_) row_[n + j] = values.lane[j];
     }
+
+  private:
+    // Whether all four are there, in 16 bytes.
+    __device__ bool together(int n) const { return aligned_ && n + kNeighbours <= outputs_; }
+
+    float* row_;
+    int outputs_;  // none where there is no row
+    bool aligned_;
 };
 
 // Adds `kInputs` products to the constant currents of four neighbours of the first layer, two at a
-// time in their order, as the CPU's engine does.
+// time in their order, as the CPU's engine does. Weights of an input are kTileReceivers apart.
 template <int kInputs>
-__device__ inline void add_inputs(Four& sum, const float* weight, int width,
-                                  const float* observation) {
-    constexpr int kPairs = kInputs / 2;
+__device__ inline void add_inputs(Four& sum, const float* weight, const float* observation) {
+    constexpr int kTogether = kInputs % 4 ? 2 : 4;
+    using Several = std::conditional_t<kTogether == 4, Four, Two>;
     Four row[kInputs];
-    Two value[kPairs];
+    float value[kInputs];
 #pragma unroll
-    for (int i = 0; i < kInputs; ++i) row[i] = *reinterpret_cast<const Four*>(weight + i * width);
+    for (int i = 0; i < kInputs; ++i)
+        row[i] = *reinterpret_cast<const Four*>(weight + i * kTileReceivers);
 #pragma unroll
-    for (int i = 0; i < kPairs; ++i) value[i] = reinterpret_cast<const Two*>(observation)[i];
+    for (int i = 0; i < kInputs; i += kTogether) {
+        const Several several = *reinterpret_cast<const Several*>(observation + i);
 #pragma unroll
-    for (int i = 0; i < kPairs; ++i) {
+        for (int j = 0; j < kTogether; ++j) value[i + j] = several.lane[j];
+    }
+#pragma unroll
+    for (int i = 0; i < kInputs; i += 2) {
 #pragma unroll
         for (int j = 0; j < kNeighbours; ++j)
-            sum.lane[j] = sum.lane[j] + (row[2 * i].lane[j] * value[i].lane[0] +
-                                         row[2 * i + 1].lane[j] * value[i].lane[1]);
+            sum.lane[j] =
+                sum.lane[j] + (row[i].lane[j] * value[i] + row[i + 1].lane[j] * value[i + 1]);
     }
 }
 
@@ -287,252 +320,293 @@ __device__ inline Four first_current(const IntegerProblem& p, const float* obser
     const ActorLayer& layer = p.model.actor.layer[0];
     Four sum{};
     if (with_bias) sum = *reinterpret_cast<const Four*>(layer.bias + n);
-    const float* weight = layer.weight + n;
-    int k = 0;
+    const uint32_t tile = n / kTileReceivers, of_tile = p.model.inputs * kTileReceivers;
+    const float* weight = layer.weight + tile * of_tile + n % kTileReceivers;
+    int left = p.model.inputs;
 #pragma unroll 1
-    for (; k + kFirstInFlight <= p.model.inputs; k += kFirstInFlight)
-        add_inputs<kFirstInFlight>(sum, weight + k * layer.width, layer.width, observation + k);
+    for (; left >= kFirstInFlight; left -= kFirstInFlight) {
+        add_inputs<kFirstInFlight>(sum, weight, observation);
+        weight += kFirstInFlight * kTileReceivers;
+        observation += kFirstInFlight;
+    }
 #pragma unroll 1
-    for (; k < p.model.inputs; k += 2)
-        add_inputs<2>(sum, weight + k * layer.width, layer.width, observation + k);
+    for (; left > 0; left -= 2) {
+        add_inputs<2>(sum, weight, observation);
+        weight += 2 * kTileReceivers;
+        observation += 2;
+    }
     return sum;
 }
 
-// The first layer, whose current is constant: a lane has four neighbours of one row.
+// Four neighbouring neurons of a lane's row in a layer, during the steps of a tile.
+template <Kind kind>
+class Neighbours {
+  public:
+    __device__ Neighbours(const IntegerProblem& p, const Group& group, const Span& span, int l)
+        : p_(p), group_(group), span_(span), l_(l), carries_(p, group, l, Group::row()) {}
+
+    // Loads what the neurons from n on begin with; they begin when they run.
+    __device__ void load(int n) {
+        const ActorLayer& layer = p_.model.actor.layer[l_];
+        n_ = n;
+        threshold_ = *reinterpret_cast<const Four*>(layer.threshold + n);
+        if (kIsDifferential<kind>) bias_ = *reinterpret_cast<const Four*>(layer.bias + n);
+        carry_ = carries_.load(n);
+    }
+
+    // Runs the steps of the tile. `total` gives the currents of a step, in units of `scale`. Spikes
+    // go to memory for who receives them.
+    template <bool kSends, class Total>
+    __device__ void run(const Total& total, const Four& scale) {
+        begin();
+        const float units = 1 << (p_.model.actor.parameters.levels - 1);
+        const int steps = span_.end - span_.begin;
+        char* sent = group_.spikes(l_) + spike_place(Group::row(), n_);
+#pragma unroll
+        for (int pair = 0; pair < kTilePairs; ++pair) {
+            if (kPair * pair >= steps) break;
+            uint32_t spikes[kPair] = {0, 0};  // in bytes
+#pragma unroll
+            for (int i = 0; i < kPair; ++i) {
+                const int step = kPair * pair + i;
+                if (step >= steps) break;
+                const Four current = total(step);
+                const Divisor<float> t(span_.begin + step + 1);
+                uint32_t& bytes = kSends ? spikes[i] : sum_;
+#pragma unroll
+                for (int j = 0; j < kNeighbours; ++j)
+                    cell_[j].step(current.lane[j], scale.lane[j], t, units, bytes, 8 * j);
+                if (kSends) sum_ += bytes;
+            }
+            if (kSends)
+                *reinterpret_cast<uint2*>(sent + pair * kSpikesOfPair) = {spikes[0], spikes[1]};
+        }
+    }
+
+    // Puts the carry in its place, and the mean where nobody receives spikes; neurons that have
+    // further steps wait in scratch memory. Returns how often they fired.
+    template <bool kSends>
+    __device__ int finish() {
+        int fired = 0;
+#pragma unroll
+        for (int j = 0; j < kNeighbours; ++j) {
+            if constexpr (kIsBinary<kind>) cell_[j].set_fired(sum_ >> 8 * j & 0xffu);
+            fired += cell_[j].fired();
+        }
+        if (!span_.last) {
+#pragma unroll
+            for (int j = 0; j < kNeighbours; ++j) cell_[j].suspend(state() + j, of_state());
+            return fired;
+        }
+        const Divisor<float> timesteps(p_.model.actor.timesteps);
+        if (!kSends) {
+            Four mean;
+#pragma unroll
+            for (int j = 0; j < kNeighbours; ++j) mean.lane[j] = cell_[j].mean(timesteps);
+            *reinterpret_cast<Four*>(group_.mean(Group::row()) + n_) = mean;
+        }
+#pragma unroll
+        for (int j = 0; j < kNeighbours; ++j)
+            carry_.lane[j] = cell_[j].carry(p_.model.actor.parameters, timesteps, carry_.lane[j],
+                                            group_.alpha());
+        carries_.store(n_, carry_);
+        return fired;
+    }
+
+  private:
+    __device__ void begin() {
+        sum_ = 0;
+#pragma unroll
+        for (int j = 0; j < kNeighbours; ++j)
+            cell_[j].begin(p_.model.actor.parameters, threshold_.lane[j], carry_.lane[j],
+                           bias_.lane[j]);
+        if (span_.first) return;
+#pragma unroll
+        for (int j = 0; j < kNeighbours; ++j) cell_[j].resume(state() + j, of_state());
+    }
+    __device__ float* state() const { return group_.state(l_, Group::row(), n_); }
+    __device__ int of_state() const { return kTileRows * p_.model.actor.layer[l_].width; }
+
+    const IntegerProblem& p_;
+    const Group& group_;
+    const Span& span_;
+    const int l_;
+    const Carries carries_;
+    int n_;
+    Four threshold_, bias_{}, carry_;
+    Cell<kind> cell_[kNeighbours];
+    uint32_t sum_;  // of the bytes, where they count spikes
+};
+
+// Adds the spikes of a lane to those of its row.
+__device__ inline void count_spikes(const Group& group, int l, int fired) {
+    for (int offset = 1; offset < 4; offset *= 2)
+        fired += __shfl_xor_sync(kAllLanes, fired, offset);
+    if (group.lane() % 4 == 0) atomicAdd(group.counts(l) + Group::row(), fired);
+}
+
+// The first layer, whose current is constant.
 template <Kind kind>
 __device__ void run_first_layer(const IntegerProblem& p, const Group& group, const Span& span) {
     constexpr bool kDifferential = kIsDifferential<kind>;
-    const ActorLayer& layer = p.model.actor.layer[0];
-    const Parameters<float>& parameters = p.model.actor.parameters;
-    const float units = 1 << (parameters.levels - 1);
-    const int row = group.lane() / 4, of_state = kTileRows * layer.width;
+    Neighbours<kind> neighbours(p, group, span, 0);
     int fired = 0;
-    for (int first = group.warp() * kTileReceivers; first < layer.width;
+    for (int first = group.warp() * kTileReceivers; first < p.model.actor.layer[0].width;
          first += p.plan.warps * kTileReceivers) {
         const int n = first + group.lane() % 4 * kNeighbours;
         Four x{};
         if (span.first || !kDifferential)
-            x = first_current(p, group.observation(row), n, !kDifferential);
-        const Carries carries(p, group, row, n);
-        const Four threshold = *reinterpret_cast<const Four*>(layer.threshold + n);
-        const Four bias = *reinterpret_cast<const Four*>(layer.bias + n);
-        Four carry = carries.load();
-        Cell<kind> cell[kNeighbours];
-#pragma unroll
-        for (int j = 0; j < kNeighbours; ++j)
-            cell[j].begin(parameters, threshold.lane[j], carry.lane[j], bias.lane[j]);
-        if (!span.first) {
-#pragma unroll
-            for (int j = 0; j < kNeighbours; ++j)
-                cell[j].resume(group.state(0, row, n) + j, of_state);
-        }
-        char* sent = group.spikes(0) + spike_place(0, row, n);
-        int step = span.begin;
-        uint32_t sum = 0;  // of the bytes
-        const auto run_step = [&](const Four& current) {
-            const Divisor<float> t(step + 1);
-            uint32_t bytes = 0;
-#pragma unroll
-            for (int j = 0; j < kNeighbours; ++j)
-                bytes |= cell[j].step(current.lane[j], t, units, 8 * j);
-            *reinterpret_cast<uint32_t*>(sent) = bytes;
-            sent += kSpikesOfStep;
-            sum += bytes;
-            ++step;
-        };
-        if constexpr (kDifferential) run_step(x);  // a constant is coded as x_1, 0, 0, …
-#pragma unroll 1
-        while (step < span.end) run_step(kDifferential ? Four{} : x);
-#pragma unroll
-        for (int j = 0; j < kNeighbours; ++j) {
-            if constexpr (kIsBinary<kind>) cell[j].set_fired(sum >> 8 * j & 0xffu);
-            fired += cell[j].fired();
-        }
-        if (span.last) {
-            const float alpha = alpha_of(p, group, row);
-            const Divisor<float> timesteps(p.model.actor.timesteps);
-#pragma unroll
-            for (int j = 0; j < kNeighbours; ++j)
-                carry.lane[j] = cell[j].carry(parameters, timesteps, carry.lane[j], alpha);
-            carries.store(carry);
-        } else {
-#pragma unroll
-            for (int j = 0; j < kNeighbours; ++j)
-                cell[j].suspend(group.state(0, row, n) + j, of_state);
-        }
+            x = first_current(p, group.observation(Group::row()), n, !kDifferential);
+        neighbours.load(n);
+        // A constant is coded as x_1, 0, 0, …
+        const auto total = [&](int step) { return kDifferential && step > 0 ? Four{} : x; };
+        neighbours.template run<true>(total, Four{1, 1, 1, 1});
+        fired += neighbours.template finish<true>();
     }
-    for (int offset = 1; offset < 4; offset *= 2)
-        fired += __shfl_xor_sync(kAllLanes, fired, offset);
-    if (group.lane() % 4 == 0) atomicAdd(group.counts(0) + row, fired);
+    count_spikes(group, 0, fired);
 }
 
-// A lane's sums of a task: [steps, slices], and of those a tile of 16 receivers and eight rows.
-using Sums = int32_t[kTileSteps][kSlices][kInts];
+// A lane's sums of a task: [pairs of steps, slices, pairs of its neighbours, 2 steps · 2 of them].
+using Sums = int32_t[kTilePairs][kSlices][2][4];
 
-// Adds to the sums of 16 receivers what `depth` times 32 senders sent in `kSteps` steps.
-template <int kSteps>
-__device__ void multiply(Sums& sums, const uint4* weights, const char* spikes, int depth) {
+// The sums of 16 receivers, of what `depth` times 32 senders sent in `kPairs` pairs of steps. The
+// lowest digit's begin with what each receiver's current does.
+template <int kPairs>
+__device__ void multiply(Sums& sums, const int4& start, const uint4* weights, const char* spikes,
+                         int depth) {
+#pragma unroll
+    for (int pair = 0; pair < kPairs; ++pair) {
+#pragma unroll
+        for (int slice = 0; slice < kSlices; ++slice) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const bool lowest = slice == kSlices - 1;
+                sums[pair][slice][0][i] = lowest ? (i % 2 ? start.y : start.x) : 0;
+                sums[pair][slice][1][i] = lowest ? (i % 2 ? start.w : start.z) : 0;
+            }
+        }
+    }
     weights += Group::lane();
-    const uint2* sent = reinterpret_cast<const uint2*>(spikes) + Group::lane();
-#pragma unroll 1
-    for (; depth > 0; --depth, weights += kSlices * kWarp, sent += kTileSteps * kWarp) {
-        uint4 weight[kSlices];
-        uint2 spike[kSteps];
+    const uint4* sent = reinterpret_cast<const uint4*>(spikes) + Group::lane();
+    const auto add_senders = [&] {
+        uint4 weight[kSlices], spike[kPairs];
 #pragma unroll
         for (int slice = 0; slice < kSlices; ++slice) weight[slice] = weights[slice * kWarp];
 #pragma unroll
-        for (int step = 0; step < kSteps; ++step) spike[step] = sent[step * kWarp];
+        for (int pair = 0; pair < kPairs; ++pair) spike[pair] = sent[pair * kWarp];
 #pragma unroll
-        for (int step = 0; step < kSteps; ++step) {
+        for (int pair = 0; pair < kPairs; ++pair) {
 #pragma unroll
-            for (int slice = 0; slice < kSlices; ++slice)
-                multiply_add(sums[step][slice], weight[slice], spike[step]);
+            for (int slice = 0; slice < kSlices; ++slice) {
+                const uint4& four = weight[slice];
+                multiply_add(sums[pair][slice][0], spike[pair], {four.x, four.y});
+                multiply_add(sums[pair][slice][1], spike[pair], {four.z, four.w});
+            }
         }
-    }
+        weights += kSlices * kWarp;
+        sent += kTilePairs * kWarp;
+    };
+    add_senders();  // by itself, since products add to what is no register of theirs
+#pragma unroll 1
+    for (int k = 1; k < depth; ++k) add_senders();
 }
 
-// The same for up to eight steps. Sums of steps that are not there are never looked at.
-__device__ inline void multiply(Sums& sums, const uint4* weights, const char* spikes, int depth,
-                                int steps) {
-    if (steps > kTileSteps / 2)
-        multiply<kTileSteps>(sums, weights, spikes, depth);
-    else
-        multiply<kTileSteps / 2>(sums, weights, spikes, depth);
-}
-
-using Currents = float[kTileSteps][kInts];
-
-// Currents from the sums of their digits, which are exact: the lower two fit 32 bits together, and
-// a scale is a power of two. The bias is added to what is smaller.
-__device__ inline void scale_sums(Currents& current, const Sums& sums, const float (&scale)[2],
-                                  const float (&bias)[2]) {
+// The currents of a lane's neighbours at a step, in units of their scale, from the sums of their
+// digits: an integer of 32 bits, whatever the parts of it are, is rounded once.
+__device__ inline Four total_of(const Sums& sums, int step) {
+    Four total;
 #pragma unroll
-    for (int step = 0; step < kTileSteps; ++step) {
-#pragma unroll
-        for (int i = 0; i < kInts; ++i) {
-            const float high = static_cast<float>(sums[step][0][i]);
-            const float low = static_cast<float>(sums[step][1][i] * 256 + sums[step][2][i]);
-            current[step][i] =
-                fmaf(high, 65536 * scale[i / 2], fmaf(low, scale[i / 2], bias[i / 2]));
-        }
+    for (int j = 0; j < kNeighbours; ++j) {
+        const auto digit = [&](int slice) {
+            return uint32_t(sums[step / kPair][slice][j / 2][step % kPair * 2 + j % 2]);
+        };
+        const uint32_t sum = (digit(0) * 256 + digit(1)) * 256 + digit(2);
+        total.lane[j] = static_cast<float>(static_cast<int32_t>(sum));
     }
-}
-
-// The steps of the neurons of a task: a lane has two receivers of two rows.
-template <Kind kind, bool kSends>
-__device__ void run_neurons(const IntegerProblem& p, const Group& group, const Span& span, int l,
-                            int first, const Currents& current, int (&fired)[2]) {
-    const ActorLayer& layer = p.model.actor.layer[l];
-    const Parameters<float>& parameters = p.model.actor.parameters;
-    const float units = 1 << (parameters.levels - 1);
-    const int of_state = kTileRows * layer.width;
-    const int top = first + group.lane() / 4, left = group.lane() % 4 * 2;
-    const auto n = [&](int i) { return top + i / 2 * 8; };
-    const auto row = [&](int i) { return left + i % 2; };
-    float* const carries[2] = {carry_of(p, group, l, left, top),
-                               carry_of(p, group, l, left + 1, top)};
-    const bool is_row[2] = {group.has(left), group.has(left + 1)};
-    const auto is_there = [&](int i) { return is_row[i % 2] && n(i) < layer.outputs; };
-    Cell<kind> cell[kInts];
-    float before[kInts];
-#pragma unroll
-    for (int i = 0; i < kInts; ++i) {
-        before[i] = is_there(i) ? carries[i % 2][i / 2 * 8] : 0.0f;
-        cell[i].begin(parameters, layer.threshold[n(i)], before[i], layer.bias[n(i)]);
-    }
-    if (!span.first) {
-#pragma unroll
-        for (int i = 0; i < kInts; ++i) cell[i].resume(group.state(l, row(i), n(i)), of_state);
-    }
-    char* sent = group.spikes(l);
-#pragma unroll
-    for (int step = 0; step < kTileSteps; ++step) {
-        if (span.begin + step >= span.end) break;
-        const Divisor<float> t(span.begin + step + 1);
-#pragma unroll
-        for (int i = 0; i < kInts; ++i) {
-            const uint32_t byte = cell[i].step(current[step][i], t, units);
-            if constexpr (kSends) sent[spike_place(step, row(i), n(i))] = static_cast<char>(byte);
-        }
-    }
-#pragma unroll
-    for (int i = 0; i < kInts; ++i) fired[i % 2] += cell[i].fired();
-    if (!span.last) {
-#pragma unroll
-        for (int i = 0; i < kInts; ++i) cell[i].suspend(group.state(l, row(i), n(i)), of_state);
-        return;
-    }
-    const Divisor<float> timesteps(p.model.actor.timesteps);
-    const float alpha[2] = {alpha_of(p, group, left), alpha_of(p, group, left + 1)};
-#pragma unroll
-    for (int i = 0; i < kInts; ++i) {
-        if (!kSends) group.mean(row(i))[n(i)] = cell[i].mean(timesteps);
-        if (is_there(i))
-            carries[i % 2][i / 2 * 8] =
-                cell[i].carry(parameters, timesteps, before[i], alpha[i % 2]);
-    }
+    return total;
 }
 
 // A layer that receives spikes, and sends some if it is not the last one.
 template <Kind kind>
 __device__ void run_layer(const IntegerProblem& p, const Group& group, const Span& span, int l) {
     const ActorLayer& layer = p.model.actor.layer[l];
+    const IntegerLayer& digits = p.model.layer[l];
     const int depth = p.model.actor.layer[l - 1].width / kStepSenders;
     const int of_tile = depth * kSlices * kWarp;
-    const int steps = span.end - span.begin;
+    const bool is_short = span.end - span.begin <= kTileSteps / 2;
     const char* spikes = group.spikes(l - 1);
-    int fired[2] = {0, 0};
+    Neighbours<kind> neighbours(p, group, span, l);
+    int fired = 0;
     for (int tile = group.warp(); tile * kTileReceivers < layer.width; tile += p.plan.warps) {
-        Sums sums{};
-        if (tile < p.plan.resident[l])
-            multiply(sums, group.resident(l) + tile * of_tile, spikes, depth, steps);
+        const int n = tile * kTileReceivers + group.lane() % 4 * kNeighbours;
+        const int4 start = *reinterpret_cast<const int4*>(digits.start + n);
+        neighbours.load(n);
+        const uint4* far = static_cast<const uint4*>(digits.weights) + int64_t(tile) * of_tile;
+        const uint4* near = group.resident(l) + tile * of_tile;
+        const bool is_near = tile < p.plan.resident[l];
+        Sums sums;  // those of steps that are not there are never looked at
+        if (is_short)
+            multiply<kTilePairs / 2>(sums, start, is_near ? near : far, spikes, depth);
+        else if (is_near)
+            multiply<kTilePairs>(sums, start, near, spikes, depth);
         else
-            multiply(sums,
-                     static_cast<const uint4*>(p.model.layer[l].weights) + int64_t(tile) * of_tile,
-                     spikes, depth, steps);
-        const int first = tile * kTileReceivers, top = first + group.lane() / 4;
-        const float scale[2] = {p.model.layer[l].scale[top], p.model.layer[l].scale[top + 8]};
-        float bias[2] = {0.0f, 0.0f};
-        if (!kIsDifferential<kind>) bias[0] = layer.bias[top], bias[1] = layer.bias[top + 8];
-        Currents current;
-        scale_sums(current, sums, scale, bias);
-        if (l + 1 < p.model.actor.hidden)
-            run_neurons<kind, true>(p, group, span, l, first, current, fired);
-        else
-            run_neurons<kind, false>(p, group, span, l, first, current, fired);
+            multiply<kTilePairs>(sums, start, far, spikes, depth);
+        const Four scale = *reinterpret_cast<const Four*>(digits.scale + n);
+        const auto total = [&](int step) { return total_of(sums, step); };
+        if (l + 1 < p.model.actor.hidden) {
+            neighbours.template run<true>(total, scale);
+            fired += neighbours.template finish<true>();
+        } else {
+            neighbours.template run<false>(total, scale);
+            fired += neighbours.template finish<false>();
+        }
     }
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-        for (int offset = 4; offset < kWarp; offset *= 2)
-            fired[i] += __shfl_xor_sync(kAllLanes, fired[i], offset);
-        if (group.lane() < 4) atomicAdd(group.counts(l) + 2 * group.lane() + i, fired[i]);
-    }
+    count_spikes(group, l, fired);
 }
 
-// The output layer is linear: one product, on the mean. Four lanes share an action of a row.
+// The output layer is linear: one product, on the mean. Four lanes share an action of two rows.
 __device__ void act(const IntegerProblem& p, const Group& group) {
+    constexpr int kRowPairs = kTileRows / kSharedRows;
+    constexpr int kWarpActions = kWarp / kSharing / kRowPairs;
+    constexpr int kAtOnce = kActorPadding / kNeighbours;  // of which a width has whole ones
     const ActorModel& model = p.model.actor;
     const int width = model.layer[model.hidden - 1].width;
-    const int part = threadIdx.x % kSharing * kNeighbours;
-    for (int i = threadIdx.x / kSharing; i < kTileRows * model.actions;
-         i += blockDim.x / kSharing) {
-        const int row = i % kTileRows, n = i / kTileRows;
-        const float* mean = group.mean(row);
-        const float* weight = model.output_weight + int64_t(n) * width;
-        float z = 0;
-#pragma unroll 4
-        for (int k = part; k < width; k += kSharing * kNeighbours) {
-            const Four one = *reinterpret_cast<const Four*>(mean + k);
-            const Four other = *reinterpret_cast<const Four*>(weight + k);
+    const int part = threadIdx.x % kSharing;
+    const int filled = (model.actions + kWarpActions - 1) / kWarpActions * kWarpActions;
+    for (int i = threadIdx.x / kSharing; i < kRowPairs * filled; i += blockDim.x / kSharing) {
+        const int first = i % kRowPairs * kSharedRows;
+        const int n = min(i / kRowPairs, model.actions - 1);  // whole warps sum together
+        const Four* weight =
+            reinterpret_cast<const Four*>(model.output_weight + int64_t(n) * width) + part;
+        const Four* mean[kSharedRows];
+        for (int row = 0; row < kSharedRows; ++row)
+            mean[row] = reinterpret_cast<const Four*>(group.mean(first + row)) + part;
+        float z[kSharedRows] = {};
+#pragma unroll 1
+        for (int left = width / kNeighbours; left > 0; left -= kAtOnce) {
 #pragma unroll
-            for (int j = 0; j < kNeighbours; ++j) z = fmaf(one.lane[j], other.lane[j], z);
+            for (int k = 0; k < kAtOnce; k += kSharing) {
+#pragma unroll
+                for (int row = 0; row < kSharedRows; ++row) {
+#pragma unroll
+                    for (int j = 0; j < kNeighbours; ++j)
+                        z[row] = fmaf(mean[row][k].lane[j], weight[k].lane[j], z[row]);
+                }
+            }
+            weight += kAtOnce;
+            for (int row = 0; row < kSharedRows; ++row) mean[row] += kAtOnce;
         }
-        for (int offset = kSharing / 2; offset; offset /= 2)
-            z += __shfl_xor_sync(kAllLanes, z, offset);
-        z += model.output_bias[n];
-        const float action = scaled_action(z, model.interface, model.interface.action_scale[n],
-                                           model.interface.action_bias[n]);
-        if (part == 0 && group.has(row)) p.rows.action[group.at(row) * model.actions + n] = action;
+#pragma unroll
+        for (int row = 0; row < kSharedRows; ++row) {
+            for (int offset = kSharing / 2; offset; offset /= 2)
+                z[row] += __shfl_xor_sync(kAllLanes, z[row], offset);
+        }
+        const int row = first + part;  // where part is one of the two
+        const float action =
+            scaled_action((part ? z[1] : z[0]) + model.output_bias[n], model.interface,
+                          model.interface.action_scale[n], model.interface.action_bias[n]);
+        if (part < kSharedRows && i < kRowPairs * model.actions && group.has(row))
+            p.rows.action[group.at(row, model.actions) + n] = action;
     }
 }
 
@@ -541,7 +615,7 @@ __device__ void write_counts(const IntegerProblem& p, const Group& group) {
     for (int i = threadIdx.x; i < p.model.actor.hidden * kTileRows; i += blockDim.x) {
         const int layer = i / kTileRows, row = i % kTileRows;
         int32_t& count = group.counts(layer)[row];
-        if (group.has(row)) p.rows.counts[layer * p.rows.batch + group.at(row)] = count;
+        if (group.has(row)) p.rows.counts[layer * p.rows.batch + group.at(row, 1)] = count;
         count = 0;
     }
 }
@@ -556,7 +630,7 @@ __global__ void __launch_bounds__(kMostGroups * kGroupWarps * kWarp, 1)
     for (int i = threadIdx.x; i < p.model.actor.hidden * kTileRows; i += blockDim.x)
         group.counts(0)[i] = 0;
     bool loaded = false;
-    for (; group.has(0); group.tile += p.plan.blocks * p.plan.groups) {
+    for (; group.has_tile(); group.next_tile()) {
         observe(p, group);
         group_barrier(group.barrier(), blockDim.x);
         for (int begin = 0; begin < timesteps; begin += kTileSteps) {
@@ -614,7 +688,9 @@ IntegerPlan plan_block(const IntegerModel& all, int64_t batch, int groups, int w
     IntegerPlan plan{};
     plan.groups = groups;
     plan.warps = warps;
-    plan.blocks = std::min(multiprocessors(), divide_up(batch, kTileRows));
+    plan.tiles = divide_up(batch, kTileRows);
+    plan.last_rows = static_cast<int32_t>(batch - int64_t(plan.tiles - 1) * kTileRows);
+    plan.blocks = std::min(multiprocessors(), plan.tiles);
     plan_group(plan, model, all.inputs);
     Places places;
     places.place(int64_t(groups) * plan.group_bytes);

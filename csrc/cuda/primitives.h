@@ -24,9 +24,20 @@ __device__ inline void wait_for_own_copies() { asm volatile("cp.async.wait_all;"
 // lane holds: PTX ISA, "Matrix fragments for mma.m16n8k32 with integer type".
 __device__ inline void multiply_add(int32_t (&sum)[4], const uint4& a, const uint2& b) {
     asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
-        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+r"(sum[0]), "+r"(sum[1]), "+r"(sum[2]), "+r"(sum[3])
-        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
+        : "=r"(sum[0]), "=r"(sum[1]), "=r"(sum[2]), "=r"(sum[3])
+        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y), "r"(sum[0]), "r"(sum[1]),
+          "r"(sum[2]), "r"(sum[3]));
+}
+
+// A neuron whose spikes are θ or nothing, once it has its current: where the potential is above the
+// limit it loses it, and a spike is added to what is sent. Two instructions under a predicate; the
+// compiler would choose between two values, twice.
+__device__ inline void fire_above(float& potential, float limit, uint32_t& sent, uint32_t spike) {
+    asm("{ .reg .pred fires; setp.gt.f32 fires, %0, %2; @fires sub.f32 %0, %0, %2; "
+        "@fires add.u32 %1, %1, %3; }"
+        : "+f"(potential), "+r"(sent)
+        : "f"(limit), "r"(spike));
 }
 
 }  // namespace snnkern

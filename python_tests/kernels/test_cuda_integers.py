@@ -192,22 +192,34 @@ def test_hard_weights(cuda_device, neuron, weight) -> None:
 
 
 @each("weight", weights())
-def test_weights_are_rounded_to_half_a_unit(weight) -> None:
-    """And a unit is at most 2^-22 of the largest weight, as is said in docs/gpu.md, but for tiny ones."""
-    weight = weight.double()
-    digits = integers.split(weight)
-    most = weight.abs().amax(dim=0)
+@pytest.mark.parametrize("levels", [1, 7])
+def test_weights_are_rounded_to_half_a_unit(weight, levels) -> None:
+    """And a unit is at most 2^-22 of the largest weight, as is said in docs/gpu.md, but for tiny ones.
+
+    Or what a sum of all weights, each times the largest spike, needs to stay below 2^31, with the bias.
+    """
+    weight, bias = weight.double(), torch.linspace(-1, 1, 24).double() * weight.abs().max()
+    digits = integers.split(weight, bias, levels)
+    most, spike = weight.abs().amax(dim=0), 2 ** (levels - 1)
+    size = weight.abs().sum(dim=0) + bias.abs()
     assert digits.slices.dtype is torch.int8
     assert bool(((digits.value - weight).abs() <= digits.unit / 2).all())
-    assert bool((digits.unit <= (most * 2.0**-22 * (128 / 127)).clamp(min=2.0**-113))[most > 0].all())
+    largest = torch.maximum(most * 2.0**-22 * (128 / 127), size * spike * 2.0**-29.99)
+    assert bool((digits.unit <= largest.clamp(min=2.0**-113))[size > 0].all())
+    high, middle, low = digits.slices.long()
+    integer = (high * integers.BASE + middle) * integers.BASE + low
+    assert bool((integer.abs().sum(dim=0) * spike + digits.start.long().abs() < 2**31).all())
+    assert torch.equal(digits.scale, digits.unit / spike)
+    assert bool(((digits.start * digits.scale - bias).abs() <= digits.scale / 2).all())
     assert torch.equal(torch.frexp(digits.unit).mantissa, torch.full_like(most, 0.5))  # powers of two
     assert bool((digits.slices[0].abs() <= 127).all())
-    worst = (digits.value - weight).abs().sum(dim=0) / weight.abs().sum(dim=0).clamp(min=2.0**-84)
-    assert integers.rounding(weight, digits) == worst.max() <= integers.LARGEST_ROUNDING
+    wrong = (digits.value - weight).abs().sum(dim=0) + (digits.start * digits.scale - bias).abs()
+    worst = wrong / size.clamp(min=2.0**-84)
+    assert integers.rounding(weight, bias, digits) == worst.max() <= integers.LARGEST_ROUNDING
 
 
 def test_sums_are_as_large_as_they_can_be(cuda_device) -> None:
-    """All senders fire their largest spikes, and all weights are the largest integer: the lower digits' sum is 2^30."""
+    """All senders fire their largest spikes, and all weights are equal: with a bias, a sum is almost 2^31."""
     parts = packed((2, 512, 16, 1), MT(levels=7), cuda_device, 2)
     first, second = parts.hidden
     first = first._replace(

@@ -212,6 +212,16 @@ inline void multiply_add(int32_t (&sum)[4], const uint4& a, const uint2& b) {
     snnkern::host::multiply_add(sum, left, right);
 }
 
+struct alignas(16) int4 {
+    int x, y, z, w;
+};
+
+inline void fire_above(float& potential, float limit, uint32_t& sent, uint32_t spike) {
+    if (!(potential > limit)) return;
+    potential -= limit;
+    sent += spike;
+}
+
 inline unsigned __ballot_sync(unsigned mask, bool vote) {
     uint64_t all[32];
     snnkern::host::exchange(snnkern::host::Operation::Ballot, mask, vote, all);

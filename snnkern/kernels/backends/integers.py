@@ -1,9 +1,10 @@
 """A whole actor on CUDA that sums currents between hidden layers as integers: for large batches.
 
 With the sender's θ in the weights, a spike is an integer times 2^-(L-1): 0, ±1, ±2, …, ±2^(L-1). A receiver's weights
-are rounded to whole multiples of a unit, a power of two of its own, and these are split into three int8 digits. Tensor
-cores sum them exactly, in whatever order, so results are the same every time. What is rounded is a weight, once, and
-the sum, once: `rounding` says how much. `csrc/cuda/integer_kernel.cu` has the kernel, `decide_slowly` what it must
+are rounded to whole multiples of a unit, a power of two of its own, and these are split into three int8 digits; its
+bias is rounded to whole multiples of what the smallest spike brings with a unit. Tensor cores sum them exactly, in
+whatever order, to an integer of 32 bits, so results are the same every time. What is rounded is a weight, once, and the
+sum, once: `rounding` says how much. `csrc/cuda/integer_kernel.cu` has the kernel, `decide_slowly` what it must
 give, docs/gpu.md the rest.
 """
 
@@ -22,6 +23,7 @@ from snnkern.kernels.backends.tuning import Choices, bucket, milliseconds
 
 BASE = 256
 LARGEST = 127 * (BASE**2 + BASE + 1)  # of three digits from -128 to 127, of either sign
+LARGEST_SUM = 2.0**31 - 2.0**16  # before rounding: that of 2^15 weights times spikes, and a bias, adds less than 2^15
 MOST_LEVELS = 7  # the largest spike is 2^(L-1), at most 64
 # The most that rounding a receiver's weights may change its current, as a share of the sum of their sizes.
 LARGEST_ROUNDING = 2.0**-17
@@ -38,10 +40,14 @@ class Digits(NamedTuple):
     Attributes:
         slices: the digits, the highest first, int8 `[3, in, out]`.
         unit: what an integer of a receiver stands for, float64 `[out]`.
+        scale: what an integer in its sums stands for: the smallest spike times that.
+        start: what its sums begin with, the bias, int32 `[out]`.
     """
 
     slices: Tensor
     unit: Tensor
+    scale: Tensor
+    start: Tensor
 
     @property
     def value(self) -> Tensor:
@@ -55,19 +61,30 @@ def folded(actor: ActorParts, index: int) -> Tensor:
     return actor.hidden[index - 1].threshold.double()[:, None] * actor.hidden[index].weight.double()
 
 
-def split(weight: Tensor) -> Digits:
-    """Float64 weights `[in, out]`, rounded to the nearest multiples of the smallest units that three digits allow."""
-    most = weight.abs().amax(dim=0)
+def added(actor: ActorParts, index: int) -> Tensor:
+    """What a hidden layer adds to its current at every step `[out]`: the bias, or 0 where neurons have it (DC)."""
+    bias = actor.hidden[index].bias.double()
+    return torch.zeros_like(bias) if actor.dynamics.neuron.differential else bias
+
+
+def split(weight: Tensor, bias: Tensor, levels: int) -> Digits:
+    """Float64 weights `[in, out]`, rounded to the nearest multiples of the smallest units that three digits allow, and
+    32 bits for the sum of all weights times the largest spike, 2^(L-1), and the bias `[out]`.
+    """
+    spike = 2.0 ** (levels - 1)
+    most, size = weight.abs().amax(dim=0), spike * (weight.abs().sum(dim=0) + bias.abs())
     exponent = torch.frexp(most).exponent.long().clamp(min=_LEAST_EXPONENT) - 23  # most / 2^exponent is below 2^23
     exponent += (most / _power_of_two(exponent)).round() > LARGEST
+    exponent = exponent.maximum(torch.frexp(size / LARGEST_SUM).exponent.long())
     unit = _power_of_two(exponent)
+    scale = unit / spike
     rest = (weight / unit).round().long()
     slices: list[Tensor] = []
     for _ in range(3):
         digit = (rest + BASE // 2) % BASE - BASE // 2
         slices.insert(0, digit.to(torch.int8))
         rest = (rest - digit) // BASE
-    return Digits(torch.stack(slices), unit)
+    return Digits(torch.stack(slices), unit, scale, (bias / scale).round().int())
 
 
 def _power_of_two(exponent: Tensor) -> Tensor:
@@ -75,10 +92,10 @@ def _power_of_two(exponent: Tensor) -> Tensor:
     return ((exponent + 1023) << 52).view(torch.float64)
 
 
-def rounding(weight: Tensor, digits: Digits) -> float:
-    """The most that rounding weights can change a receiver's current by, as a share of the sum of their sizes."""
-    size = weight.abs().sum(dim=0)
-    error = (digits.value - weight).abs().sum(dim=0)
+def rounding(weight: Tensor, bias: Tensor, digits: Digits) -> float:
+    """The most that rounding weights and bias can change a receiver's current by, as a share of the sum of their sizes."""
+    size = weight.abs().sum(dim=0) + bias.abs()
+    error = (digits.value - weight).abs().sum(dim=0) + (digits.start * digits.scale - bias).abs()
     return float((error / size.clamp(min=_SMALLEST_SIZE)).max())
 
 
@@ -86,11 +103,18 @@ def fragments(slices: Tensor, receivers: int, senders: int) -> Tensor:
     """Digits `[3, in, out]` of whole tiles in the order in which lanes multiply them.
 
     `[tiles of receivers, steps of senders, slices, 32 lanes, 16]`: of its 16, a lane has four neighbouring senders of a
-    receiver, the same of the receiver 8 further, and both of the senders 16 further.
+    receiver and the four that are 16 further, and the same of another receiver. Four lanes have a receiver; they are in
+    such an order that each lane gets the sums of four neighbours.
     """
     parts, inputs, outputs = slices.shape
-    places = slices.view(parts, inputs // senders, 2, 4, 4, outputs // receivers, 2, 8)
-    return places.permute(5, 1, 0, 7, 3, 2, 6, 4).contiguous()
+    places = slices.view(parts, inputs // senders, 2, 4, 4, outputs // receivers, 4, 2, 2)
+    return places.permute(5, 1, 0, 6, 8, 3, 7, 2, 4).contiguous()
+
+
+def first_weights(weight: Tensor, receivers: int) -> Tensor:
+    """The first layer's weights `[in, out]` of whole tiles of receivers as `[tiles, in, receivers]`."""
+    inputs, outputs = weight.shape
+    return weight.view(inputs, outputs // receivers, receivers).transpose(0, 1).contiguous()
 
 
 class Decided(NamedTuple):
@@ -142,14 +166,16 @@ def _first_current(actor: ActorParts, value: Tensor) -> Tensor:
 
 def _current(actor: ActorParts, index: int, spikes: Tensor) -> Tensor:
     """That of a later layer, from the spikes `[T, B, in]` of the one before: exact sums, rounded at last."""
-    threshold, digits = actor.hidden[index - 1].threshold, split(folded(actor, index))
+    threshold, digits = actor.hidden[index - 1].threshold, _digits(actor, index)
     unit = 2.0 ** (1 - actor.dynamics.neuron.levels)
     sent = torch.where(threshold > 0, spikes / (threshold * unit), 0.0).double()
     high, middle, low = (sent @ part.double() for part in digits.slices)
-    lower = (middle * BASE + low).float().double() * digits.unit * unit
-    if not actor.dynamics.neuron.differential:
-        lower = (lower + actor.hidden[index].bias.double()).float().double()
-    return (high * BASE**2 * digits.unit * unit + lower).float()
+    total = (high * BASE + middle) * BASE + low + digits.start
+    return total.float() * digits.scale.float()
+
+
+def _digits(actor: ActorParts, index: int) -> Digits:
+    return split(folded(actor, index), added(actor, index), actor.dynamics.neuron.levels)
 
 
 def serves(actor: ActorParts) -> bool:
@@ -168,11 +194,13 @@ def serves(actor: ActorParts) -> bool:
         or any(cuda._is_tiny(layer.threshold, actor.dynamics) for layer in actor.hidden)
     ):
         return False
-    return all(_is_exact(folded(actor, index)) for index in range(1, len(actor.hidden)))
+    return all(_is_exact(actor, index) for index in range(1, len(actor.hidden)))
 
 
-def _is_exact(weight: Tensor) -> bool:
-    return bool((weight.abs().sum(dim=0) < _LARGEST_SIZE).all()) and rounding(weight, split(weight)) <= LARGEST_ROUNDING
+def _is_exact(actor: ActorParts, index: int) -> bool:
+    weight, bias = folded(actor, index), added(actor, index)
+    is_small = bool((weight.abs().sum(dim=0) + bias.abs() < _LARGEST_SIZE).all())
+    return is_small and rounding(weight, bias, _digits(actor, index)) <= LARGEST_ROUNDING
 
 
 def _padded(width: int) -> int:
@@ -209,19 +237,22 @@ class Engine(backends.Engine):
         for index, (weight, bias, threshold, *_) in enumerate(self._actor.hidden):
             inputs, outputs = weight.shape
             width = _padded(outputs)
-            first = None if index else pad(weight, (0, width - outputs, 0, inputs % 2))
+            first = None
+            if index == 0:
+                padded_weight = pad(weight, (0, width - outputs, 0, inputs % 2))
+                first = first_weights(padded_weight, cuda.native().tile_receivers)
             padded = [pad(tensor, (0, width - outputs)) for tensor in (bias, threshold)]
             layers.append((inputs, outputs, width, *map(self._packed.keep, (first, *padded))))
         return layers
 
-    def _digits(self, index: int) -> tuple[int, int]:
-        """Addresses of a layer's digits and of what its sums are scaled by."""
-        weight = folded(self._actor, index)
-        inputs, outputs = (_padded(width) - width for width in weight.shape)
-        digits = split(pad(weight, (0, outputs, 0, inputs)))
-        scale = digits.unit * 2.0 ** (1 - self._actor.dynamics.neuron.levels)
-        order = fragments(digits.slices, cuda.native().tile_receivers, cuda.native().step_senders)
-        return self._packed.keep(order), self._packed.keep(scale.float())
+    def _digits(self, index: int) -> tuple[int, int, int]:
+        """Addresses of a layer's digits, of what its sums are scaled by and of what they begin with."""
+        digits = _digits(self._actor, index)
+        inputs, outputs = (_padded(width) - width for width in digits.slices.shape[1:])
+        slices = pad(digits.slices, (0, outputs, 0, inputs))
+        order = fragments(slices, cuda.native().tile_receivers, cuda.native().step_senders)
+        scale, start = pad(digits.scale.float(), (0, outputs), value=1.0), pad(digits.start, (0, outputs))
+        return self._packed.keep(order), self._packed.keep(scale), self._packed.keep(start)
 
     def bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:
         self._bind(carries, counts, row_alpha, _known(self._actor, counts.shape[1]).groups)
