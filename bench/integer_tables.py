@@ -90,7 +90,7 @@ class Tile(NamedTuple):
     rest: int
 
     @classmethod
-    def of(cls, kind: str, code: Code) -> Tile:
+    def of(cls, code: Code) -> Tile:
         """Counts them loop by loop: a loop's own, times how often it is run."""
 
         def own(loop: Loop) -> int:
@@ -99,22 +99,21 @@ class Tile(NamedTuple):
         around = [loop for loop in code.loops() if code.count("IMMA", loop)]
         tile, task, products = around[0], around[-2], around[-1]
         inner = [loop for loop in code.within(tile) if loop not in around]
-        before = [loop for loop in inner if loop.end <= task.start]
-        behind = [loop for loop in inner if loop.start >= products.end]
-        observe, of_row = before[:2]
-        first, *of_first = before[2:]
-        eight, two, steps = of_first
-        assert [code.count("LDG", loop) for loop in of_first] == [8, 2, 0]
-        act, of_action, *_, counts = sorted(behind, key=lambda loop: -code.count("LDG", loop))[:2] + behind[-1:]
-        act = min((loop for loop in behind if of_action in code.within(loop)), key=lambda loop: loop.end - loop.start)
-        padded, looped = INPUTS + INPUTS % 2, TIMESTEPS - (kind == "DC")  # whose first step stands by itself
+        observe, of_row, first, *of_first = [loop for loop in inner if loop.end <= task.start]
+        act, of_action, counts = [loop for loop in inner if loop.start >= products.end]
+        eight, two = of_first
+        assert [code.count("LDG.E.128", loop) for loop in (eight, two, of_action)] == [8, 2, 6]
+        # The first senders' products stand before the loop over the others.
+        names = [code.instructions[place].split(".")[0] for place in code.own(task)]
+        by_senders = (WIDTH // 32 - 1) * own(products) + names.count("IMMA") + names.count("LDS")
+        padded = INPUTS + INPUTS % 2
         by_inputs = padded // 8 * own(eight) + padded % 8 // 2 * own(two)
-        rows, actions = TILE_ROWS // GROUP_WARPS, math.ceil(TILE_ROWS * ACTIONS * 4 / (32 * GROUP_WARPS))
+        rows, actions = TILE_ROWS // GROUP_WARPS, math.ceil(TILE_ROWS // 2 * ACTIONS * 4 / (32 * GROUP_WARPS))
         return cls(
-            first=TASKS * (own(first) + by_inputs + looped * own(steps)),
-            products=TASKS * WIDTH // 32 * own(products),
-            neurons=TASKS * own(task),
-            output=actions * (own(act) + WIDTH // 64 * own(of_action)),
+            first=TASKS * (own(first) + by_inputs),
+            products=TASKS * by_senders,
+            neurons=TASKS * (own(task) - names.count("IMMA") - names.count("LDS")),
+            output=actions * (own(act) + WIDTH // 32 * own(of_action)),
             rest=own(tile) + rows * (own(observe) + own(of_row)) + own(counts),
         )
 
@@ -189,7 +188,7 @@ class Errors(NamedTuple):
     """What rounding costs in the second layer of an actor, on what it sees.
 
     Attributes:
-        bound: the most that rounding weights can change a current by, as a share of the sum of the weights' sizes.
+        bound: the most that rounding weights can change a current by, as a share of the sum of sizes of weights and bias.
         current: what rounding weights and sums changes at most, likewise.
         float32: what the CPU's engine changes at most, which sums float32 numbers in the order of senders.
         trains: spike trains that are not the float64 reference's.
@@ -215,6 +214,7 @@ def errors(name: str, kind: str) -> Errors:
     parts = snn._packed.parts
     first, second = parts.hidden
     weight, exact = integers.folded(parts, 1), reference_parts(snn, torch.float64)["hidden"]
+    added = integers.added(parts, 1)
     carries = [torch.zeros(len(observations), len(layer.bias)).double() for layer in parts.hidden]
     differential = parts.dynamics.neuron.differential
     biases = [layer.bias.double() if differential else None for layer in exact]
@@ -228,7 +228,7 @@ def errors(name: str, kind: str) -> Errors:
     for k in range(0, len(weight), 2):  # pairs of senders, in their order
         pair = units[..., k : k + 2].float()[..., None] * weight[k : k + 2].float()
         engines = engines + pair.sum(dim=-2)
-    size = weight.abs().sum(dim=0)
+    size = weight.abs().sum(dim=0) + added.abs()
 
     def trains(currents: Tensor) -> Tensor:
         return reference.neuron(currents, exact[1].threshold, carries[1], parts.dynamics, biases[1]).spikes
@@ -237,7 +237,7 @@ def errors(name: str, kind: str) -> Errors:
         return int((trains(currents.double()) != trains(wanted)).any(dim=0).sum())
 
     return Errors(
-        integers.rounding(weight, integers.split(weight)),
+        integers.rounding(weight, added, integers.split(weight, added, parts.dynamics.neuron.levels)),
         ((ours.double() - wanted).abs() / size).max().item(),
         ((engines.double() - wanted).abs() / size).max().item(),
         differ(ours),
@@ -257,7 +257,7 @@ def errors_table() -> str:
 
 def main() -> None:
     fill(PAGE, "integer-errors", errors_table())
-    tiles = {kind: Tile.of(kind, code) for kind, code in specialised().items()}
+    tiles = {kind: Tile.of(code) for kind, code in specialised().items()}
     fill(PAGE, "integer-tiles", tiles_table(tiles))
     fill(PAGE, "integer-predicted", predicted_table(tiles))
 

@@ -37,7 +37,7 @@ struct IntegerModel {
 struct IntegerPlan {
     int32_t groups, warps;  // of a block; of a group
     int32_t blocks;
-    int32_t tiles, last_rows;  // of the batch; of the last tile
+    int32_t tiles, last_rows;       // of the batch; of the last tile
     int32_t resident[kMostHidden];  // tiles of receivers whose weights stay in shared memory
     int32_t weights[kMostHidden];   // where they stand
     int32_t group_bytes;            // what each group has for itself, at the beginning:

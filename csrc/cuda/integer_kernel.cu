@@ -34,12 +34,12 @@ struct alignas(8) Two {
 constexpr int32_t kTally = 1 << 16;
 static_assert(kMostTimesteps < kTally / 2);
 
-// The neuron of one lane during eight steps or fewer.
-template <Kind kind>
+// One of a lane's neurons, during eight steps or fewer. `Steps` is what they are given as.
+template <Kind kind, class Steps>
 class Cell {
   public:
-    using One = std::conditional_t<kind == Kind::SNM, SignedNeuron<float, Divisor<float>, kTally>,
-                                   Neuron<kind, float, false, Divisor<float>>>;
+    using One = std::conditional_t<kind == Kind::SNM, SignedNeuron<float, Steps, kTally>,
+                                   Neuron<kind, float, false, Steps>>;
     // Whether what the neuron counts says how often it fires.
     static constexpr bool kTallies = kIsBinary<kind> || kind == Kind::SNM;
 
@@ -49,22 +49,24 @@ class Cell {
     }
 
     // A step with the current `total` times `scale`, a power of two. What it sends, in units of the
-    // smallest level, of which θ has `units`, is added to a word, from a bit on.
-    __device__ void step(float total, float scale, const Divisor<float>& t, float units,
-                         uint32_t& sent, int bit) {
+    // smallest level, of which θ has `units`, is added to a word as a byte that begins at a bit.
+    __device__ void step(float total, float scale, const Steps& t, float units, uint32_t& sent,
+                         int bit) {
         integrate(total, scale);
         if constexpr (kIsBinary<kind>) {
             fire_above(neuron_.potential, neuron_.limit, sent, 1u << bit);
-            return;
+        } else if constexpr (kind == Kind::SNM) {
+            fire_beyond(neuron_.potential, neuron_.upper, neuron_.lower, neuron_.count, kTally,
+                        sent, 1u << bit);
+        } else {
+            const int32_t before = count();
+            const Spike<float> spike = neuron_.fire(t);
+            neuron_.reset(spike, total * scale, t);
+            if (spike.fires) ++fired_;
+            const int32_t level = kIsDifferential<kind> ? static_cast<int32_t>(spike.units * units)
+                                                        : count() - before;
+            sent |= (static_cast<uint32_t>(level) & 0xffu) << bit;
         }
-        const int32_t before = count();
-        const Spike<float> spike = neuron_.fire(t);
-        neuron_.reset(spike, total * scale, t);
-        if (!kTallies && spike.fires) ++fired_;
-        int32_t level = count() - before;
-        if constexpr (kind == Kind::SNM) level >>= 16;
-        if constexpr (kIsDifferential<kind>) level = static_cast<int32_t>(spike.units * units);
-        sent |= (static_cast<uint32_t>(level) & 0xffu) << bit;
     }
 
     // Where a spike is θ or nothing: that there were so many in these steps, from who has counted
@@ -74,14 +76,14 @@ class Cell {
     // Spikes in these steps.
     __device__ int32_t fired() const { return kTallies ? fired_ + tally() : fired_; }
 
-    __device__ float carry(const Parameters<float>& p, const Divisor<float>& timesteps,
-                           float before, float alpha) const {
+    __device__ float carry(const Parameters<float>& p, const Steps& timesteps, float before,
+                           float alpha) const {
         const float start = p.initial_fraction * neuron_.threshold + before;
         return residual_carry<float>(neuron_.potential - start, neuron_.transmitted(timesteps),
                                      before, neuron_.threshold, alpha, p);
     }
     // What is divided is 0 or a level, so it is not small: θ is not tiny.
-    __device__ float mean(const Divisor<float>& timesteps) const {
+    __device__ float mean(const Steps& timesteps) const {
         if constexpr (kIsDifferential<kind>) return neuron_.mean(timesteps);
         return timesteps.divide_normal(neuron_.transmitted(timesteps));
     }
@@ -152,7 +154,7 @@ class Group {
         take(threadIdx.y * p.plan.blocks + blockIdx.x);
     }
 
-    __device__ bool has_tile() const { return rows_ > 0; }
+    __device__ bool has_tile() const { return tile_ < p_.plan.tiles; }
     __device__ void next_tile() { take(tile_ + p_.plan.blocks * p_.plan.groups); }
     // α of the lane's row.
     __device__ float alpha() const { return alpha_; }
@@ -166,7 +168,10 @@ class Group {
     __device__ int64_t at(int row, int numbers) const {
         return int64_t(tile_) * (kTileRows * numbers) + row * numbers;
     }
-    __device__ bool has(int row) const { return row < rows_; }
+    __device__ bool has(int row) const {
+        const int last = p_.plan.tiles - 1;
+        return tile_ < last || (tile_ == last && row < p_.plan.last_rows);
+    }
 
     // What a layer has sent: int8 [steps of senders, pairs of steps, lanes, 16], as `multiply`
     // reads it.
@@ -197,16 +202,14 @@ class Group {
         return p_.scratch + int64_t(group) * p_.plan.group_floats;
     }
     __device__ void take(int tile) {
-        const int behind = p_.plan.tiles - 1 - tile;
         tile_ = tile;
-        rows_ = behind > 0 ? kTileRows : behind == 0 ? p_.plan.last_rows : 0;
         alpha_ = p_.model.actor.parameters.alpha;
         if (p_.rows.alpha && has(row())) alpha_ = p_.rows.alpha[at(row(), 1)];
     }
 
     const IntegerProblem& p_;
     char* shared_;
-    int32_t tile_, rows_;
+    int32_t tile_;
     float alpha_;
 };
 
@@ -339,7 +342,7 @@ __device__ inline Four first_current(const IntegerProblem& p, const float* obser
 }
 
 // Four neighbouring neurons of a lane's row in a layer, during the steps of a tile.
-template <Kind kind>
+template <Kind kind, class Steps>
 class Neighbours {
   public:
     __device__ Neighbours(const IntegerProblem& p, const Group& group, const Span& span, int l)
@@ -371,7 +374,7 @@ class Neighbours {
                 const int step = kPair * pair + i;
                 if (step >= steps) break;
                 const Four current = total(step);
-                const Divisor<float> t(span_.begin + step + 1);
+                const Steps t(span_.begin + step + 1);
                 uint32_t& bytes = kSends ? spikes[i] : sum_;
 #pragma unroll
                 for (int j = 0; j < kNeighbours; ++j)
@@ -398,7 +401,7 @@ class Neighbours {
             for (int j = 0; j < kNeighbours; ++j) cell_[j].suspend(state() + j, of_state());
             return fired;
         }
-        const Divisor<float> timesteps(p_.model.actor.timesteps);
+        const Steps timesteps(p_.model.actor.timesteps);
         if (!kSends) {
             Four mean;
 #pragma unroll
@@ -434,7 +437,7 @@ class Neighbours {
     const Carries carries_;
     int n_;
     Four threshold_, bias_{}, carry_;
-    Cell<kind> cell_[kNeighbours];
+    Cell<kind, Steps> cell_[kNeighbours];
     uint32_t sum_;  // of the bytes, where they count spikes
 };
 
@@ -449,7 +452,7 @@ __device__ inline void count_spikes(const Group& group, int l, int fired) {
 template <Kind kind>
 __device__ void run_first_layer(const IntegerProblem& p, const Group& group, const Span& span) {
     constexpr bool kDifferential = kIsDifferential<kind>;
-    Neighbours<kind> neighbours(p, group, span, 0);
+    Neighbours<kind, Divisor<float>> neighbours(p, group, span, 0);
     int fired = 0;
     for (int first = group.warp() * kTileReceivers; first < p.model.actor.layer[0].width;
          first += p.plan.warps * kTileReceivers) {
@@ -535,11 +538,13 @@ __device__ void run_layer(const IntegerProblem& p, const Group& group, const Spa
     const int of_tile = depth * kSlices * kWarp;
     const bool is_short = span.end - span.begin <= kTileSteps / 2;
     const char* spikes = group.spikes(l - 1);
-    Neighbours<kind> neighbours(p, group, span, l);
+    // A current is 0 or at least a scale, which is not small.
+    Neighbours<kind, NormalDivisor<float>> neighbours(p, group, span, l);
     int fired = 0;
     for (int tile = group.warp(); tile * kTileReceivers < layer.width; tile += p.plan.warps) {
         const int n = tile * kTileReceivers + group.lane() % 4 * kNeighbours;
-        const int4 start = *reinterpret_cast<const int4*>(digits.start + n);
+        int4 start{};  // where it is 0 anyway, that is known here
+        if (!kIsDifferential<kind>) start = *reinterpret_cast<const int4*>(digits.start + n);
         neighbours.load(n);
         const uint4* far = static_cast<const uint4*>(digits.weights) + int64_t(tile) * of_tile;
         const uint4* near = group.resident(l) + tile * of_tile;
@@ -586,11 +591,13 @@ __device__ void act(const IntegerProblem& p, const Group& group) {
         for (int left = width / kNeighbours; left > 0; left -= kAtOnce) {
 #pragma unroll
             for (int k = 0; k < kAtOnce; k += kSharing) {
+                const Four four = weight[k];
 #pragma unroll
                 for (int row = 0; row < kSharedRows; ++row) {
+                    const Four its = mean[row][k];
 #pragma unroll
                     for (int j = 0; j < kNeighbours; ++j)
-                        z[row] = fmaf(mean[row][k].lane[j], weight[k].lane[j], z[row]);
+                        z[row] = fmaf(its.lane[j], four.lane[j], z[row]);
                 }
             }
             weight += kAtOnce;

@@ -40,6 +40,19 @@ __device__ inline void fire_above(float& potential, float limit, uint32_t& sent,
         : "f"(limit), "r"(spike));
 }
 
+// The same for spikes of both signs, a negative one only where the count of those sent is at least
+// `unit`. The count has their number below the unit, and a word that was 0 gets ±1 in a byte.
+__device__ inline void fire_beyond(float& potential, float upper, float lower, int32_t& count,
+                                   int32_t unit, uint32_t& sent, uint32_t spike) {
+    asm("{ .reg .pred up, down; setp.gt.f32 up, %0, %3; setp.lt.f32 down, %0, %4; "
+        "setp.ge.and.s32 down, %1, %5, down; "
+        "@up sub.f32 %0, %0, %3; @up add.s32 %1, %1, %6; @up add.u32 %2, %2, %8; "
+        "@down add.f32 %0, %0, %3; @down add.s32 %1, %1, %7; @down add.u32 %2, %2, %9; }"
+        : "+f"(potential), "+r"(count), "+r"(sent)
+        : "f"(upper), "f"(lower), "r"(unit), "r"(unit + 1), "r"(1 - unit), "r"(spike),
+          "r"(spike * 0xffu));
+}
+
 }  // namespace snnkern
 
 #endif

@@ -205,7 +205,7 @@ def test_weights_are_rounded_to_half_a_unit(weight, levels) -> None:
     assert digits.slices.dtype is torch.int8
     assert bool(((digits.value - weight).abs() <= digits.unit / 2).all())
     largest = torch.maximum(most * 2.0**-22 * (128 / 127), size * spike * 2.0**-29.99)
-    assert bool((digits.unit <= largest.clamp(min=2.0**-113))[size > 0].all())
+    assert bool((digits.unit <= largest.clamp(min=2.0**-77))[size > 0].all())
     high, middle, low = digits.slices.long()
     integer = (high * integers.BASE + middle) * integers.BASE + low
     assert bool((integer.abs().sum(dim=0) * spike + digits.start.long().abs() < 2**31).all())
@@ -367,7 +367,9 @@ def test_who_comes_while_another_decides_is_refused(cuda_on_host, cuda_device, a
         action = ours(observations[1])
     assert len(refused) == 3
     assert torch.equal(action, wanted(observations[1]))
-    assert torch.equal(ours(observations[2]), wanted(observations[2]))
+    decided = engine.decide(observations[2], True, 1)
+    assert decided is not None
+    assert torch.equal(decided, wanted(observations[2]))
 
 
 def shared_bytes(module, parts: ActorParts, rows: int, groups: int = 0) -> int:

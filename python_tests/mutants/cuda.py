@@ -22,6 +22,7 @@ ORDER = f"{INTEGERS} -k 'host and order'"
 MEMORY = f"{INTEGERS} -k 'host and (memory or neighbours)'"
 BEYOND_OF_INTEGERS = f"{INTEGERS} -k 'host and beyond_two'"
 WARMUP = f"{INTEGERS} -k 'host and warmup'"
+REFUSALS = f"{INTEGERS} -k 'host and refused'"
 
 
 def _call(name: str, file: str, text: str, replacement: str) -> Mutant:
@@ -186,8 +187,8 @@ MUTANTS = [
     Mutant(
         name="cuda-observations-in-32-bits",
         file="csrc/cuda/actor_parts.h",
-        text="float value = rows.observation[b * inputs + k];",
-        replacement="float value = rows.observation[uint32_t(b * inputs + k)];",
+        text="rows.observation[b * inputs + k]",
+        replacement="rows.observation[uint32_t(b * inputs + k)]",
         tests=BEYOND,
     ),
     Mutant(
@@ -628,16 +629,85 @@ MUTANTS = [
     Mutant(
         name="cuda-integers-sums-of-digits-change-places",
         file="csrc/cuda/integer_kernel.cu",
-        text="sums[step][1][i] * 256 + sums[step][2][i]",
-        replacement="sums[step][2][i] * 256 + sums[step][1][i]",
+        text="(digit(0) * 256 + digit(1)) * 256 + digit(2)",
+        replacement="(digit(0) * 256 + digit(2)) * 256 + digit(1)",
         tests=EXACT,
     ),
     Mutant(
-        name="cuda-integers-the-highest-digit-is-scaled-by-half",
+        name="cuda-integers-sums-begin-with-the-bias-in-every-digit",
         file="csrc/cuda/integer_kernel.cu",
-        text="fmaf(high, 65536 * scale[i / 2]",
-        replacement="fmaf(high, 32768 * scale[i / 2]",
+        text="const bool lowest = slice == kSlices - 1;",
+        replacement="const bool lowest = slice > 0;",
         tests=EXACT,
+    ),
+    Mutant(
+        name="cuda-integers-neighbours-begin-with-each-others-bias",
+        file="csrc/cuda/integer_kernel.cu",
+        text="sums[pair][slice][1][i] = lowest ? (i % 2 ? start.w : start.z) : 0;",
+        replacement="sums[pair][slice][1][i] = lowest ? (i % 2 ? start.z : start.w) : 0;",
+        tests=EXACT,
+    ),
+    Mutant(
+        name="cuda-integers-the-last-senders-are-left-out",
+        file="csrc/cuda/integer_kernel.cu",
+        text="for (int k = 1; k < depth; ++k) add_senders();",
+        replacement="for (int k = 2; k < depth; ++k) add_senders();",
+        tests=EXACT,
+    ),
+    Mutant(
+        name="cuda-integers-sums-overflow",
+        file="snnkern/kernels/backends/integers.py",
+        text="LARGEST_SUM = 2.0**31 - 2.0**16",
+        replacement="LARGEST_SUM = 2.0**33",
+        tests=DIGITS,
+    ),
+    Mutant(
+        name="cuda-integers-a-bias-takes-no-room",
+        file="snnkern/kernels/backends/integers.py",
+        text="spike * (weight.abs().sum(dim=0) + bias.abs())",
+        replacement="spike * weight.abs().sum(dim=0)",
+        tests=DIGITS,
+    ),
+    Mutant(
+        name="cuda-integers-two-threads-decide",
+        file="csrc/cuda/integer_binding.cpp",
+        text="""    bool decide(uintptr_t stream, uintptr_t observation, uintptr_t action, bool check_finite) {
+        const Claim claim(busy_);
+""",
+        replacement="""    bool decide(uintptr_t stream, uintptr_t observation, uintptr_t action, bool check_finite) {
+""",
+        tests=REFUSALS,
+    ),
+    Mutant(
+        name="cuda-integers-other-rows-are-bound-meanwhile",
+        file="csrc/cuda/integer_binding.cpp",
+        text="""int groups) {
+        const Claim claim(busy_);
+        const""",
+        replacement="""int groups) {
+        const""",
+        tests=REFUSALS,
+    ),
+    Mutant(
+        name="cuda-integers-what-is-bound-goes-too-early",
+        file="snnkern/kernels/backends/integers.py",
+        text="        rows = counts.shape[1]\n        scratch",
+        replacement="        rows = self._rows = counts.shape[1]\n        scratch",
+        tests=REFUSALS,
+    ),
+    Mutant(
+        name="cuda-integers-never-look-for-nan",
+        file="csrc/cuda/integer_binding.cpp",
+        text="if (check_finite && !is_finite_(",
+        replacement="if (false && !is_finite_(",
+        tests=REFUSALS,
+    ),
+    Mutant(
+        name="cuda-calls-of-other-rows",
+        file="csrc/cuda/call.h",
+        text="if (engine.shape().rows != rows) throw InUse();",
+        replacement="if (engine.shape().rows == 0) throw InUse();",
+        tests=CALLS,
     ),
     Mutant(
         name="cuda-integers-weights-are-cut-off",
@@ -663,8 +733,8 @@ MUTANTS = [
     Mutant(
         name="cuda-integers-registers-of-weights-change-places",
         file="snnkern/kernels/backends/integers.py",
-        text="places.permute(5, 1, 0, 7, 3, 2, 6, 4)",
-        replacement="places.permute(5, 1, 0, 7, 3, 6, 2, 4)",
+        text="places.permute(5, 1, 0, 6, 8, 3, 7, 2, 4)",
+        replacement="places.permute(5, 1, 0, 6, 8, 3, 2, 7, 4)",
         tests=EXACT,
     ),
     Mutant(
@@ -677,15 +747,15 @@ MUTANTS = [
     Mutant(
         name="cuda-integers-registers-of-spikes-change-places",
         file="csrc/cuda/integer_kernel.cu",
-        text="n / 16 % 2 * 4 + n % 4;",
-        replacement="(1 - n / 16 % 2) * 4 + n % 4;",
+        text="* 16 + n / 16 % 2 * 8;",
+        replacement="* 16 + (1 - n / 16 % 2) * 8;",
         tests=EXACT,
     ),
     Mutant(
-        name="cuda-integers-receivers-of-a-lane-are-neighbours",
+        name="cuda-integers-steps-of-a-pair-change-places",
         file="csrc/cuda/integer_kernel.cu",
-        text="const auto n = [&](int i) { return top + i / 2 * 8; };",
-        replacement="const auto n = [&](int i) { return top + i / 2; };",
+        text="step % kPair * 2 + j % 2",
+        replacement="(1 - step % kPair) * 2 + j % 2",
         tests=EXACT,
     ),
     Mutant(
@@ -739,30 +809,30 @@ MUTANTS = [
     ),
     Mutant(
         name="cuda-integers-dc-adds-its-bias-to-currents",
-        file="csrc/cuda/integer_kernel.cu",
-        text="if (!kIsDifferential<kind>) bias[0]",
-        replacement="bias[0]",
+        file="snnkern/kernels/backends/integers.py",
+        text="return torch.zeros_like(bias) if actor.dynamics.neuron.differential else bias",
+        replacement="return bias",
         tests=EXACT,
     ),
     Mutant(
         name="cuda-integers-steps-begin-again-in-each-tile",
         file="csrc/cuda/integer_kernel.cu",
-        text="const Divisor<float> t(span.begin + step + 1);",
-        replacement="const Divisor<float> t(step + 1);",
+        text="const Steps t(span_.begin + step + 1);",
+        replacement="const Steps t(step + 1);",
         tests=EXACT,
     ),
     Mutant(
         name="cuda-integers-the-upper-steps-are-left-out",
         file="csrc/cuda/integer_kernel.cu",
-        text="if (steps > kTileSteps / 2)",
-        replacement="if (steps > kTileSteps)",
+        text="span.end - span.begin <= kTileSteps / 2;",
+        replacement="span.end - span.begin <= kTileSteps;",
         tests=EXACT,
     ),
     Mutant(
         name="cuda-integers-spikes-of-neighbours-run-together",
         file="csrc/cuda/integer_kernel.cu",
-        text="sum >> 8 * j & 0xffu",
-        replacement="sum >> 8 * j & 0xfffu",
+        text="sum_ >> 8 * j & 0xffu",
+        replacement="sum_ >> 8 * j & 0xfffu",
         tests=EXACT,
     ),
     Mutant(
@@ -773,24 +843,24 @@ MUTANTS = [
         tests=EXACT,
     ),
     Mutant(
-        name="cuda-integers-padding-has-a-carry-in-the-first-layer",
+        name="cuda-integers-padding-has-a-carry",
         file="csrc/cuda/integer_kernel.cu",
-        text="min(outputs - n, kNeighbours)",
-        replacement="min(outputs + 0 * n, kNeighbours)",
-        tests=MEMORY,
-    ),
-    Mutant(
-        name="cuda-integers-padding-has-a-carry-in-later-layers",
-        file="csrc/cuda/integer_kernel.cu",
-        text="return is_row[i % 2] && n(i) < layer.outputs;",
-        replacement="return is_row[i % 2];",
+        text="if (n + j < outputs_) row_[n + j] = values.lane[j];",
+        replacement="if (outputs_) row_[n + j] = values.lane[j];",
         tests=MEMORY,
     ),
     Mutant(
         name="cuda-integers-rows-beyond-the-last-have-a-carry",
         file="csrc/cuda/integer_kernel.cu",
-        text="return is_row[i % 2] && n(i) < layer.outputs;",
-        replacement="return (is_row[i % 2] || true) && n(i) < layer.outputs;",
+        text="outputs_ = group.has(row) ? outputs : 0;",
+        replacement="outputs_ = outputs;",
+        tests=MEMORY,
+    ),
+    Mutant(
+        name="cuda-integers-the-last-tile-is-whole",
+        file="csrc/cuda/integer_kernel.cu",
+        text="tile_ < last || (tile_ == last && row < p_.plan.last_rows)",
+        replacement="tile_ <= last && row <= p_.plan.last_rows + 8",
         tests=MEMORY,
     ),
     Mutant(
@@ -803,36 +873,36 @@ MUTANTS = [
     Mutant(
         name="cuda-integers-alignment-of-carries-is-not-looked-at",
         file="csrc/cuda/integer_kernel.cu",
-        text="(reinterpret_cast<uintptr_t>(p.rows.carry[0]) | 4 * outputs) % 16 == 0",
+        text="(reinterpret_cast<uintptr_t>(p.rows.carry[l]) | 4 * outputs) % 16 == 0",
         replacement="4 * outputs % 16 == 0",
         tests=MEMORY,
     ),
     Mutant(
         name="cuda-integers-carries-in-32-bits",
         file="csrc/cuda/integer_kernel.cu",
-        text="return p.rows.carry[l] + group.at(row) * p.model.actor.layer[l].outputs + n;",
-        replacement="return p.rows.carry[l] + uint32_t(group.at(row) * p.model.actor.layer[l].outputs + n);",
+        text="row_ = p.rows.carry[l] + group.at(row, outputs);",
+        replacement="row_ = p.rows.carry[l] + uint32_t(group.at(row, outputs));",
         tests=BEYOND_OF_INTEGERS,
     ),
     Mutant(
         name="cuda-integers-observations-in-32-bits",
         file="csrc/cuda/integer_kernel.cu",
-        text="p.rows.observation[group.at(row) * inputs + k]",
-        replacement="p.rows.observation[uint32_t(group.at(row) * inputs + k)]",
+        text="p.rows.observation[group.at(row, inputs) + k]",
+        replacement="p.rows.observation[uint32_t(group.at(row, inputs) + k)]",
         tests=BEYOND_OF_INTEGERS,
     ),
     Mutant(
         name="cuda-integers-actions-in-32-bits",
         file="csrc/cuda/integer_kernel.cu",
-        text="p.rows.action[group.at(row) * model.actions + n]",
-        replacement="p.rows.action[uint32_t(group.at(row) * model.actions + n)]",
+        text="p.rows.action[group.at(row, model.actions) + n]",
+        replacement="p.rows.action[uint32_t(group.at(row, model.actions) + n)]",
         tests=BEYOND_OF_INTEGERS,
     ),
     Mutant(
         name="cuda-integers-counts-in-32-bits",
         file="csrc/cuda/integer_kernel.cu",
-        text="p.rows.counts[layer * p.rows.batch + group.at(row)]",
-        replacement="p.rows.counts[uint32_t(layer * p.rows.batch + group.at(row))]",
+        text="p.rows.counts[layer * p.rows.batch + group.at(row, 1)]",
+        replacement="p.rows.counts[uint32_t(layer * p.rows.batch + group.at(row, 1))]",
         tests=BEYOND_OF_INTEGERS,
     ),
     Mutant(

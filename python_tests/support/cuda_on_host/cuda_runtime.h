@@ -222,6 +222,19 @@ inline void fire_above(float& potential, float limit, uint32_t& sent, uint32_t s
     sent += spike;
 }
 
+inline void fire_beyond(float& potential, float upper, float lower, int32_t& count, int32_t unit,
+                        uint32_t& sent, uint32_t spike) {
+    if (potential > upper) {
+        potential -= upper;
+        count += unit + 1;
+        sent += spike;
+    } else if (potential < lower && count >= unit) {
+        potential += upper;
+        count += 1 - unit;
+        sent += spike * 0xffu;
+    }
+}
+
 inline unsigned __ballot_sync(unsigned mask, bool vote) {
     uint64_t all[32];
     snnkern::host::exchange(snnkern::host::Operation::Ballot, mask, vote, all);

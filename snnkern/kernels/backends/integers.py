@@ -29,7 +29,8 @@ MOST_LEVELS = 7  # the largest spike is 2^(L-1), at most 64
 LARGEST_ROUNDING = 2.0**-17
 _SMALLEST_SIZE = 2.0**-84  # of that sum: below, a current moves no potential near a threshold that the kernel serves
 _LARGEST_SIZE = 2.0**100
-_LEAST_EXPONENT = -90  # of a receiver's largest weight, so that what its sums are scaled by is normal in float32
+# Of a receiver's largest weight, so that what its sums are scaled by is no number that `csrc/cuda/divisor.h` calls small.
+_LEAST_EXPONENT = -54
 _SETTING = "SNNKERN_INTEGERS"
 _OLDEST = (8, 0)  # compute capability: the first with this product, and with copies that nobody waits for
 
