@@ -188,7 +188,7 @@ class Errors(NamedTuple):
     """What rounding costs in the second layer of an actor, on what it sees.
 
     Attributes:
-        bound: the most that rounding weights can change a current by, as a share of the sum of sizes of weights and bias.
+        bound: the most that rounding weights can change a current by, as a share of the sizes of all these.
         current: what rounding weights and sums changes at most, likewise.
         float32: what the CPU's engine changes at most, which sums float32 numbers in the order of senders.
         trains: spike trains that are not the float64 reference's.

@@ -23,7 +23,7 @@ case $sanitizers in
         export SNNKERN_CUDA_ON_HOST=$tree/cuda_on_host
         export SNNKERN_HOST_FLAGS="-fsanitize=$sanitizers -fno-sanitize-recover=all -fno-omit-frame-pointer -g1"
         tests=(test_kernels.py test_gradients.py test_engine.py test_staged_engine.py test_engine_fuzz.py test_staged_fuzz.py test_endurance.py test_hostile_arrays.py test_cuda_on_host.py
-            test_cuda_neurons.py test_cuda_actor.py -k "not many_decisions and not gpu and not compiles_into and not opcheck")
+            test_cuda_neurons.py test_cuda_actor.py test_cuda_calls.py -k "not many_decisions and not gpu and not compiles_into and not opcheck")
         ;;
     thread)
         # Instrumented by GCC 12's TSan, the AVX-512 build gives other results than at any optimisation level without

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -45,7 +44,6 @@ def test_kernels_on_a_gpu(triton_gpu, file, marked) -> None:
 
 @pytest.mark.parametrize("fastest", range(3))
 def test_warmup_times_every_tile_on_the_actors_device(fastest, monkeypatch, tmp_path) -> None:
-    """An event that is recorded on another device tells nothing of a launch on this one."""
     from snnkern.kernels.backends import tuning
     from snnkern.kernels.backends.triton import engine as triton_engine
     from snnkern.kernels.backends.triton.engine import TILES
@@ -54,37 +52,24 @@ def test_warmup_times_every_tile_on_the_actors_device(fastest, monkeypatch, tmp_
 
     engine = triton_engine.Engine(actor_parts((3, 7, 2), Dynamics(MT(), 8)), "float32")
     engine.bind([torch.zeros(5, 7)], torch.zeros(1, 5, dtype=torch.int64), None)
-    device, calls = [], []
+    calls = []
 
-    @contextmanager
-    def on_device(tensor):
-        device.append(tensor.device)
-        yield
-        device.pop()
+    def milliseconds(run, device):
+        run()
+        calls.append(("timed", engine._tile, device))
+        return 1.0 if engine._tile == TILES[fastest] else 2.0
 
-    class Event:
-        def __init__(self, enable_timing):
-            calls.append(("event", engine._tile, tuple(device)))
-
-        def record(self):
-            calls.append(("record", engine._tile, tuple(device)))
-
-        def synchronize(self):
-            pass
-
-        def elapsed_time(self, end):
-            return 1.0 if engine._tile == TILES[fastest] else 2.0
-
-    monkeypatch.setattr(triton_engine, "on_device", on_device)
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(engine, "_launch", lambda *_: calls.append(("launch", engine._tile, tuple(device))))
+    monkeypatch.setattr(triton_engine, "milliseconds", milliseconds)
+    monkeypatch.setattr(
+        engine, "_launch", lambda observation, _: calls.append(("launch", engine._tile, observation.device))
+    )
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(tuning, "shelf", ChoiceFiles())
     monkeypatch.setattr(triton_engine, "_tuned", choices(triton_engine.actor_kernel, TILES))
     assert engine.warmup() == engine._tile == TILES[fastest]
     for tile in TILES:
-        assert {call[0] for call in calls if call[1] == tile} == {"event", "record", "launch"}
-    assert {place[-1:] for *_, place in calls} == {(torch.device("cpu"),)}
+        assert {call[0] for call in calls if call[1] == tile} == {"timed", "launch"}
+    assert {device for *_, device in calls} == {torch.device("cpu")}
     # Another process, and another batch up to the same power of two.
     calls.clear()
     monkeypatch.setattr(triton_engine, "_tuned", choices(triton_engine.actor_kernel, TILES))

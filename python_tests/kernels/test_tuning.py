@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -72,3 +73,43 @@ def test_without_triton_choices_are_kept_too(tmp_path, monkeypatch) -> None:
     Choices(clusters.NAMES, lambda: "a build").keep(KEY, True)
     assert [file.parent for file in tmp_path.iterdir()] == [tmp_path]
     assert Choices(clusters.NAMES, lambda: "a build").find(KEY) is True
+
+
+def test_a_time_is_measured_on_its_device(monkeypatch) -> None:
+    """An event that is recorded on another device tells nothing of a launch on this one. The first time is left out."""
+    current, calls = [], []
+
+    @contextmanager
+    def on(device):
+        current.append(device)
+        yield
+        current.pop()
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            calls.append(("record", tuple(current)))
+
+        def synchronize(self):
+            pass
+
+        def elapsed_time(self, end):
+            return float(len(calls))
+
+    monkeypatch.setattr(torch.cuda, "device", on)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    device = torch.device("cuda", 1)
+    time = tuning.milliseconds(lambda: calls.append(("run", tuple(current))), device)
+    run, record = ("run", (device,)), ("record", (device,))
+    times = (len(calls) - 1) // 3
+    assert calls == [run, *[record, run, record] * times]
+    assert time == 4.0 + 3 * (times // 2)  # the median of 4, 7, …
+
+
+def test_nothing_is_timed_where_there_is_no_gpu(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", None)
+    calls = []
+    assert tuning.milliseconds(lambda: calls.append(1), torch.device("cpu")) == 0.0
+    assert calls == [1]

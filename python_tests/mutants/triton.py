@@ -181,8 +181,12 @@ MUTANTS = [
     _engine("fused-multiply-add", '"enable_fp_fusion": False', '"enable_fp_fusion": True', COMPILED_ACTORS),
     _engine("levels-may-underflow", "_SMALLEST_THRESHOLD = 2.0**-100", "_SMALLEST_THRESHOLD = 2.0**-126"),
     _engine("weights-may-overflow", "_LARGEST_WEIGHT = 2.0**27", "_LARGEST_WEIGHT = 2.0**60"),
-    _engine(
-        "events-on-any-device", "with on_device(observation):  # where events", "if True:  # where events", WARMUP_TESTS
+    Mutant(
+        name="triton-events-on-any-device",
+        file="snnkern/kernels/backends/tuning.py",
+        text="with torch.cuda.device(device):  # where events",
+        replacement="if True:  # where events",
+        tests="python_tests/kernels/test_tuning.py",
     ),
     _engine("keeps-the-slowest-tile", "best = min(times", "best = max(times", WARMUP_TESTS),
     _visual("pads-with-pixels", "tl.where(inside, value, 0.0)", "value"),

@@ -459,8 +459,9 @@ void multiply_add(int32_t sum[4], const uint32_t a[4], const uint32_t b[2]) {
             const uint32_t left = operands[row % 8 * 4 + k % 16 / 4].a[row / 8 + k / 16 * 2];
             const uint32_t right = operands[column * 4 + k % 16 / 4].b[k / 16];
             for (int j = 0; j < 4; ++j)  // what overflows begins again, as on the GPU
-                sum[i] = static_cast<int32_t>(static_cast<uint32_t>(sum[i]) +
-                                              static_cast<uint32_t>(byte(left, j) * byte(right, j)));
+                sum[i] =
+                    static_cast<int32_t>(static_cast<uint32_t>(sum[i]) +
+                                         static_cast<uint32_t>(byte(left, j) * byte(right, j)));
         }
     }
 }

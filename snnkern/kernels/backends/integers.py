@@ -29,7 +29,7 @@ MOST_LEVELS = 7  # the largest spike is 2^(L-1), at most 64
 LARGEST_ROUNDING = 2.0**-17
 _SMALLEST_SIZE = 2.0**-84  # of that sum: below, a current moves no potential near a threshold that the kernel serves
 _LARGEST_SIZE = 2.0**100
-# Of a receiver's largest weight, so that what its sums are scaled by is no number that `csrc/cuda/divisor.h` calls small.
+# Of a receiver's largest weight, so that `csrc/cuda/divisor.h` does not call small what its sums are scaled by.
 _LEAST_EXPONENT = -54
 _SETTING = "SNNKERN_INTEGERS"
 _OLDEST = (8, 0)  # compute capability: the first with this product, and with copies that nobody waits for
@@ -94,7 +94,7 @@ def _power_of_two(exponent: Tensor) -> Tensor:
 
 
 def rounding(weight: Tensor, bias: Tensor, digits: Digits) -> float:
-    """The most that rounding weights and bias can change a receiver's current by, as a share of the sum of their sizes."""
+    """The most that rounding weights and bias can change a current by, as a share of the sum of their sizes."""
     size = weight.abs().sum(dim=0) + bias.abs()
     error = (digits.value - weight).abs().sum(dim=0) + (digits.start * digits.scale - bias).abs()
     return float((error / size.clamp(min=_SMALLEST_SIZE)).max())
