@@ -351,7 +351,12 @@ MUTANTS = [
     _call("takes-any-dtype", "csrc/cuda/torch_tensor.h", "bits == other.bits &&", ""),
     _call("takes-any-rows", "csrc/cuda/call.h", "view.shape[0] == shape_.rows &&", ""),
     _call("takes-any-width", "csrc/cuda/call.h", "view.shape[1] == columns", "true"),
-    _call("never-looks", "csrc/cuda/bindings.cpp", "if (check_finite && !is_finite_(", "if (false && !is_finite_("),
+    _call(
+        "never-looks",
+        "csrc/cuda/bindings.cpp",
+        "if (check_finite && !is_finite_(",
+        "if (check_finite && false && !is_finite_(",
+    ),
     _call("does-not-wait", "csrc/cuda/actor_binding.h", "        wait_for(stream);\n", ""),
     _call("remembers-a-nan", "csrc/cuda/actor_binding.h", "        *found = 0;\n", ""),
     _call(
@@ -699,7 +704,7 @@ MUTANTS = [
         name="cuda-integers-never-look-for-nan",
         file="csrc/cuda/integer_binding.cpp",
         text="if (check_finite && !is_finite_(",
-        replacement="if (false && !is_finite_(",
+        replacement="if (check_finite && false && !is_finite_(",
         tests=REFUSALS,
     ),
     Mutant(
