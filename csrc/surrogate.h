@@ -2,6 +2,8 @@
 // docs/semantics.md, "Gradients". Templates over lanes, as in neuron.h.
 #pragma once
 
+#include <type_traits>
+
 #include "neuron.h"
 
 namespace snnkern {
@@ -70,6 +72,7 @@ template <Surrogate surrogate, class V, class Sent>
 SNNKERN_INLINE V slope_of_levels(V ratio, V threshold, const Sent& sent, int32_t levels) {
     using X = Lanes<V>;
     using Real = typename X::Real;
+    const V size = X::larger(ratio, -ratio);
     V slope{};
     int32_t unit = 1;
     Real scale = Real(1) / Real(1 << (levels - 1));
@@ -79,9 +82,17 @@ SNNKERN_INLINE V slope_of_levels(V ratio, V threshold, const Sent& sent, int32_t
     for (int32_t j = levels - 1; j >= 0; --j) {
         const V level = threshold * scale;
         const Real bound = Real(0.75) * scale;
-        const V up = surrogate_of<surrogate>((ratio - bound) * steepness);
-        const V down = surrogate_of<surrogate>((-ratio - bound) * steepness);
-        const V steps = up + X::select(sent.covers(level, typename X::Int{} + unit), down, V{});
+        const auto may = sent.covers(level, typename X::Int{} + unit);
+        V steps;
+        if (surrogate == Surrogate::triangle && j < levels - 1) {
+            // Only one of both sides is not 0, but for the smallest level's.
+            const V side = surrogate_of<surrogate>((size - bound) * steepness);
+            steps = X::select(X::either(X::greater(ratio, V{}), may), side, V{});
+        } else {
+            const V up = surrogate_of<surrogate>((ratio - bound) * steepness);
+            const V down = surrogate_of<surrogate>((-ratio - bound) * steepness);
+            steps = up + X::select(may, down, V{});
+        }
         slope = slope + X::select(X::greater(level, V{}), steps, V{});
         if (j < levels - 1) steepness /= 2;
         unit <<= 1;
@@ -128,6 +139,26 @@ SNNKERN_INLINE V rise_of(V units, V ratio, V slope) {
     return units - X::select(X::greater(slope, V{}), ratio * slope, V{});
 }
 
+// What the way back needs of a step.
+template <class V>
+struct Derivatives {
+    V slope;  // f'(w)
+    V rise;   // ∂s/∂θ
+};
+
+// Runs a step of a neuron with this current.
+template <Surrogate surrogate, Kind kind, class V, bool kTiny, class Steps>
+SNNKERN_INLINE Derivatives<V> run_step(Neuron<kind, V, kTiny, Steps>& neuron, V x,
+                                       const Parameters<typename Lanes<V>::Real>& p,
+                                       const Steps& t) {
+    neuron.integrate(x);
+    const V ratio = ratio_of(neuron.potential, neuron.threshold);
+    const V slope = slope_of<surrogate>(neuron, ratio, p, t);
+    const Spike<V> spike = neuron.fire(t);
+    neuron.reset(spike, x, t);
+    return {slope, rise_of(spike.units, ratio, slope)};
+}
+
 // The gradients with respect to what a neuron holds, on the way back from step T to step 1.
 template <Kind kind, class V>
 struct Adjoint {
@@ -136,13 +167,15 @@ struct Adjoint {
     V threshold{};  // ∂θ but for β·∂c
     V potential{};  // λ
 
+    Adjoint() = default;
     SNNKERN_INLINE explicit Adjoint(V) {}
 
     // Goes back over step t: the gradient of its spike in, that of its current out.
-    SNNKERN_INLINE V step(V spike, V slope, V rise, Real decay, const Steps<Real>&) {
+    template <class Steps>
+    SNNKERN_INLINE V step(V spike, const Derivatives<V>& of, Real decay, const Steps&) {
         const V a = spike - potential;
-        threshold = threshold + a * rise;
-        const V current = potential + a * slope;
+        threshold = threshold + a * of.rise;
+        const V current = potential + a * of.slope;
         potential = kind == Kind::LIF ? decay * current : current;
         return current;
     }
@@ -157,14 +190,16 @@ struct Adjoint<Kind::DC, V> {
     V threshold{};
     V potential{};
     V current_mean{};  // λx
-    V output_mean;     // λe
+    V output_mean{};   // λe
 
+    Adjoint() = default;
     SNNKERN_INLINE explicit Adjoint(V of_mean) : output_mean(of_mean) {}
 
-    SNNKERN_INLINE V step(V spike, V slope, V rise, Real, const Steps<Real>& t) {
+    template <class Steps>
+    SNNKERN_INLINE V step(V spike, const Derivatives<V>& of, Real, const Steps& t) {
         const V a = spike - potential + t.divide(output_mean);
-        threshold = threshold + a * rise;
-        potential = potential + a * slope;
+        threshold = threshold + a * of.rise;
+        potential = potential + a * of.slope;
         const V current = potential + t.divide(current_mean);
         current_mean = current_mean + potential;
         output_mean = output_mean - potential;
@@ -173,6 +208,19 @@ struct Adjoint<Kind::DC, V> {
 
     SNNKERN_INLINE V bias() const { return current_mean; }
 };
+
+// Calls a function with a surrogate that is known at run time, as a constant.
+template <class Function>
+inline void with_surrogate(Surrogate surrogate, const Function& function) {
+    switch (surrogate) {
+        case Surrogate::triangle:
+            return function(std::integral_constant<Surrogate, Surrogate::triangle>{});
+        case Surrogate::sigmoid:
+            return function(std::integral_constant<Surrogate, Surrogate::sigmoid>{});
+        case Surrogate::atan:
+            return function(std::integral_constant<Surrogate, Surrogate::atan>{});
+    }
+}
 
 }  // namespace SNNKERN_ARCH
 }  // namespace snnkern

@@ -38,14 +38,10 @@ SNNKERN_INLINE void run_lanes(const GradientProblem<typename Lanes<V>::Real>& p,
 #pragma GCC unroll 4
         for (int i = 0; i < vectors; ++i) {
             if (!p.constant) x[i] = load<V>(current + t * p.current_stride_t + i * L);
-            neurons[i].integrate(x[i]);
-            const V ratio = ratio_of(neurons[i].potential, neurons[i].threshold);
-            const V slope = slope_of<surrogate>(neurons[i], ratio, p.parameters, step);
-            const Spike<V> spike = neurons[i].fire(step);
-            neurons[i].reset(spike, x[i], step);
+            const Derivatives<V> of = run_step<surrogate>(neurons[i], x[i], p.parameters, step);
             if (kIsDifferential<kind> && p.constant) x[i] = V{};  // coded as x_1, 0, 0, …
-            store<V>(kept + 2 * i * L, slope);
-            store<V>(kept + (2 * i + 1) * L, rise_of(spike.units, ratio, slope));
+            store<V>(kept + 2 * i * L, of.slope);
+            store<V>(kept + (2 * i + 1) * L, of.rise);
         }
     }
 #pragma GCC unroll 4
@@ -61,9 +57,8 @@ SNNKERN_INLINE void run_lanes(const GradientProblem<typename Lanes<V>::Real>& p,
         for (int64_t t = p.timesteps - 1; t >= 0; --t) {
             const Real* kept = p.scratch + t * (2 * vectors * L);
             if (!p.of_mean) of_spike = load<V>(p.gradient + t * step_size + here);
-            first =
-                adjoint.step(of_spike, load<V>(kept + 2 * i * L), load<V>(kept + (2 * i + 1) * L),
-                             p.parameters.decay, Steps<Real>(t + 1));
+            const Derivatives<V> of{load<V>(kept + 2 * i * L), load<V>(kept + (2 * i + 1) * L)};
+            first = adjoint.step(of_spike, of, p.parameters.decay, Steps<Real>(t + 1));
             if (p.constant)
                 sum = sum + first;
             else
@@ -99,25 +94,17 @@ void run_rows(const GradientProblem<Real>& problem) {
     }
 }
 
-template <Kind kind, class Real>
-void run_kind(const GradientProblem<Real>& p) {
-    switch (p.surrogate) {
-        case Surrogate::triangle:
-            return run_rows<kind, Surrogate::triangle>(p);
-        case Surrogate::sigmoid:
-            return run_rows<kind, Surrogate::sigmoid>(p);
-        case Surrogate::atan:
-            return run_rows<kind, Surrogate::atan>(p);
-    }
-}
-
 }  // namespace
 
 template <class Real>
 void run_neuron_gradients(const GradientProblem<Real>& p) {
     // Every level is looked at for its slope anyway: there is no form for thresholds that are not
     // tiny.
-    with_form(p.kind, true, [&](auto form) { run_kind<decltype(form)::kKind>(p); });
+    with_form(p.kind, true, [&](auto form) {
+        with_surrogate(p.surrogate, [&](auto surrogate) {
+            run_rows<decltype(form)::kKind, decltype(surrogate)::value>(p);
+        });
+    });
 }
 
 template void run_neuron_gradients(const GradientProblem<float>&);

@@ -264,8 +264,8 @@ MUTANTS = [
     Mutant(
         name="gradient-of-levels-takes-back-what-was-not-sent",
         file="csrc/surrogate.h",
-        text="X::select(sent.covers(level, typename X::Int{} + unit), down, V{})",
-        replacement="X::select(sent.covers(level, typename X::Int{}), down, V{})",
+        text="sent.covers(level, typename X::Int{} + unit);",
+        replacement="sent.covers(level, typename X::Int{});",
         tests=GRADIENTS,
     ),
     Mutant(
@@ -273,6 +273,20 @@ MUTANTS = [
         file="csrc/surrogate.h",
         text="if (j < levels - 1) steepness /= 2;",
         replacement="steepness /= 2;",
+        tests=GRADIENTS,
+    ),
+    Mutant(
+        name="gradient-of-levels-up-asks-what-was-sent",
+        file="csrc/surrogate.h",
+        text="X::either(X::greater(ratio, V{}), may)",
+        replacement="may",
+        tests=GRADIENTS,
+    ),
+    Mutant(
+        name="gradient-of-the-smallest-level-has-one-side",
+        file="csrc/surrogate.h",
+        text="surrogate == Surrogate::triangle && j < levels - 1",
+        replacement="surrogate == Surrogate::triangle",
         tests=GRADIENTS,
     ),
     Mutant(
