@@ -3,12 +3,12 @@
 
 #include "divisor.h"
 #include "kernels.h"
+#include "layer.h"
 
 namespace snnkern {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 // Registers decide how many warps hide memory's latency: 6 blocks of a multiprocessor leave 40 per
@@ -21,11 +21,6 @@ constexpr int kBlocksPerMultiprocessor = kHasLevels<kind> ? 4 : 6;
 template <class Real>
 constexpr int kNeuronsPerThread = sizeof(Real) == sizeof(float) ? 4 : 1;
 
-template <class Real, int kWidth>
-struct alignas(sizeof(Real) * kWidth) Pack {
-    Real lane[kWidth];
-};
-
 // A problem, and what would otherwise take registers to compute.
 template <class Real>
 struct Tiled {
@@ -33,16 +28,6 @@ struct Tiled {
     unsigned columns;   // blocks that stand beside each other along a row
     int64_t step_size;  // numbers of one step of the spikes
 };
-
-template <class Real, int kWidth>
-SNNKERN_INLINE Pack<Real, kWidth> load(const Real* from) {
-    return *reinterpret_cast<const Pack<Real, kWidth>*>(from);
-}
-
-template <class Real, int kWidth>
-SNNKERN_INLINE void store(Real* to, const Pack<Real, kWidth>& pack) {
-    *reinterpret_cast<Pack<Real, kWidth>*>(to) = pack;
-}
 
 // SNM's count has the number of its spikes below this unit, where steps are few.
 constexpr int32_t kTally = 1 << 16;
@@ -209,19 +194,6 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<kind>)
                   static_cast<unsigned long long>(fired));
 }
 
-template <class Real>
-bool aligned(const NeuronProblem<Real>& p, int width) {
-    const auto on_boundary = [width](const void* address) {
-        return reinterpret_cast<uintptr_t>(address) % (sizeof(Real) * width) == 0;
-    };
-    return p.neurons % width == 0 && p.current_stride_t % width == 0 &&
-           p.current_stride_b % width == 0 && on_boundary(p.current) && on_boundary(p.threshold) &&
-           on_boundary(p.bias) && on_boundary(p.carry) && on_boundary(p.spikes) &&
-           on_boundary(p.mean) && on_boundary(p.next_carry);
-}
-
-constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 template <Kind kind, class Real, int kWidth, bool kCodedOnce, bool kSpikes>
 void launch_form(const NeuronProblem<Real>& p, Stream stream) {
     unsigned rows = 1;
@@ -263,8 +235,7 @@ void launch_neuron(const NeuronProblem<Real>& problem, Stream stream) {
     NeuronProblem<Real> p = problem;
     if (p.constant) p.current_stride_t = 0;
     if (p.batch == 0) return;
-    if (std::max({p.batch, p.neurons, 4 * p.timesteps}) > INT32_MAX)
-        throw std::invalid_argument("rows and neurons may be 2^31 - 1 at most, timesteps 2^29 - 1");
+    refuse_too_many(p);
     with_form(p.kind, false, [&](auto form) { launch_kind<decltype(form)::kKind>(p, stream); });
 }
 

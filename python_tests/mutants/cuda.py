@@ -32,28 +32,28 @@ def _call(name: str, file: str, text: str, replacement: str) -> Mutant:
 MUTANTS = [
     Mutant(
         name="cuda-alignment-of-rows-is-not-looked-at",
-        file="csrc/cuda/neuron_kernel.cu",
+        file="csrc/cuda/layer.h",
         text="p.current_stride_b % width == 0 && on_boundary(p.current)",
         replacement="on_boundary(p.current)",
         tests=STRIDES,
     ),
     Mutant(
         name="cuda-alignment-of-steps-is-not-looked-at",
-        file="csrc/cuda/neuron_kernel.cu",
+        file="csrc/cuda/layer.h",
         text="p.current_stride_t % width == 0 &&",
         replacement="",
         tests=STRIDES,
     ),
     Mutant(
         name="cuda-alignment-of-the-current-is-not-looked-at",
-        file="csrc/cuda/neuron_kernel.cu",
+        file="csrc/cuda/layer.h",
         text="&& on_boundary(p.current) &&",
         replacement="&&",
         tests=STRIDES,
     ),
     Mutant(
         name="cuda-alignment-of-the-carry-is-not-looked-at",
-        file="csrc/cuda/neuron_kernel.cu",
+        file="csrc/cuda/layer.h",
         text="on_boundary(p.bias) && on_boundary(p.carry)",
         replacement="on_boundary(p.bias)",
         tests="python_tests/kernels/test_cuda_neurons.py -k 'host and no_alignment'",

@@ -1,0 +1,54 @@
+// What the kernels of layers share: the neighbouring neurons of a thread, and what may be read so.
+#pragma once
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "../problem.h"
+
+namespace snnkern {
+
+constexpr int kWarp = 32;
+
+constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Numbers that one load brings.
+template <class Real, int kWidth>
+struct alignas(sizeof(Real) * kWidth) Pack {
+    Real lane[kWidth];
+};
+
+template <class Real, int kWidth>
+SNNKERN_INLINE Pack<Real, kWidth> load(const Real* from) {
+    return *reinterpret_cast<const Pack<Real, kWidth>*>(from);
+}
+
+template <class Real, int kWidth>
+SNNKERN_INLINE void store(Real* to, const Pack<Real, kWidth>& pack) {
+    *reinterpret_cast<Pack<Real, kWidth>*>(to) = pack;
+}
+
+template <class Real>
+bool on_boundary(const Real* address, int width) {
+    return reinterpret_cast<uintptr_t>(address) % (sizeof(Real) * width) == 0;
+}
+
+// Whether packs of this width are aligned everywhere.
+template <class Real>
+bool aligned(const NeuronProblem<Real>& p, int width) {
+    const auto on_boundary = [width](const Real* address) {
+        return snnkern::on_boundary(address, width);
+    };
+    return p.neurons % width == 0 && p.current_stride_t % width == 0 &&
+           p.current_stride_b % width == 0 && on_boundary(p.current) && on_boundary(p.threshold) &&
+           on_boundary(p.bias) && on_boundary(p.carry) && on_boundary(p.spikes) &&
+           on_boundary(p.mean) && on_boundary(p.next_carry);
+}
+
+template <class Real>
+void refuse_too_many(const NeuronProblem<Real>& p) {
+    if (std::max({p.batch, p.neurons, 4 * p.timesteps}) > INT32_MAX)
+        throw std::invalid_argument("rows and neurons may be 2^31 - 1 at most, timesteps 2^29 - 1");
+}
+
+}  // namespace snnkern
