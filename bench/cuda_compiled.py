@@ -15,11 +15,15 @@ from pathlib import Path
 from machine_code import ROOT, Code, Mix, disassembled, resident_warps, table, tool
 
 from snnkern.kernels.neurons import Kind
+from snnkern.kernels.surrogates import SURROGATES
 
 FINITE = ROOT / "csrc" / "cuda" / "finite_kernel.cu"  # which has no neurons
 SOURCES = sorted({*(ROOT / "csrc" / "cuda").glob("*.cu")} - {FINITE})
-_NAME = re.compile(r"(neuron|actor|cluster|integer)_kernelILNS_4KindE(\d)E(?:([fd])Li(\d)E)?((?:Lb\dE)*)")
-_THREADS = {"neuron": 256, "actor": 512, "cluster": 512, "integer": 384}  # of the largest block
+_NAME = re.compile(
+    r"(neuron|gradient|actor|cluster|integer)_kernelILNS_4KindE(\d)E(?:([fd])Li(\d)E)?((?:Lb\dE)*)"
+    r"(?:LNS_9SurrogateE(\d)E)?"
+)
+_THREADS = {"neuron": 256, "gradient": 128, "actor": 512, "cluster": 512, "integer": 384}  # of the largest block
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,10 @@ class Compiled:
     Attributes:
         symbol: its name and form, as part of its symbol.
         target: such as "sm_90".
-        kernel: "neuron", or of whole actors: "actor", "cluster", "integer".
+        kernel: "neuron", "gradient", or of whole actors: "actor", "cluster", "integer".
         kind: of neuron.
         dtype: "float32" or "float64".
-        width: neurons per thread of a neuron kernel; 1 for actors.
+        width: neurons per thread of a layer's kernel; 1 for actors.
         registers: per thread.
         stack: bytes of local memory per thread.
         spills: bytes that are spilled and read again.
@@ -42,7 +46,8 @@ class Compiled:
         wide_loads: whether it reads memory by 16 bytes; None where nothing disassembles it.
         fused: fused multiply-adds, of either precision; None likewise.
         loop: instructions of a thread in one simulation step of a neuron kernel; None likewise, and for actors.
-        code: of whole actors; None likewise, and for neuron kernels.
+        code: of whole actors and gradients; None likewise, and for neuron kernels.
+        surrogate: of gradients alone.
     """
 
     symbol: str
@@ -60,6 +65,7 @@ class Compiled:
     fused: int | None = None
     loop: Mix | None = None
     code: Code | None = field(default=None, repr=False)
+    surrogate: str | None = None
 
     @property
     def warps(self) -> int:
@@ -163,6 +169,7 @@ def parse(said: str, target: str) -> list[Compiled]:
                 spills=int(stack[2]) + int(stack[3]),
                 threads=_THREADS[name[1]],
                 flags=tuple(flag == "1" for flag in re.findall(r"Lb(\d)E", name[5])),
+                surrogate=SURROGATES[int(name[6])] if name[6] else None,
             )
         )
     return kernels

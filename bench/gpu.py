@@ -587,7 +587,7 @@ def show(found: dict[str, Any]) -> None:
     _print_table(["backend", "neuron", *forms], [[*name, *cells] for name, cells in shares.items()])
     _show_batches("Decisions, td3-halfcheetah", [(entry["name"], entry) for entry in found["decisions"]])
     _show_batches("Decisions, DrQ-v2's network", [(entry["path"], entry) for entry in found["visual"]])
-    _show_batches("Gradients of both hidden layers", [("triton", entry) for entry in found["gradients"]])
+    _show_batches("Gradients of both hidden layers", [(entry["backend"], entry) for entry in found["gradients"]])
     print()
     for what, why in found["missing"].items():
         print(f"missing: {what}: {why.splitlines()[0]}")

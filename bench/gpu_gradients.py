@@ -1,4 +1,4 @@
-"""bench/gpu.py's part about gradients: Triton's kernel for those of a layer of neurons, checked and timed.
+"""bench/gpu.py's part about gradients: Triton's and CUDA's kernels for those of a layer of neurons, checked and timed.
 
 What is timed is what docs/gpu.md predicts: both hidden layers of an actor in a training step, without products. The
 first has a constant current and gets the gradients of its spikes, the last one a sequence and the gradient of its mean.
@@ -21,6 +21,7 @@ from snnkern.kernels.backends.choice import choose
 from snnkern.kernels.neurons import NEURON_NAMES, Dynamics, parse_neuron
 from snnkern.kernels.surrogates import Surrogate
 
+BACKENDS = ("triton", "cuda")
 BATCHES, NEURONS = (256, 65536), 256
 SMALL = (4, 16)  # a batch and neurons where there is no GPU
 CHECKED = (37, 261)
@@ -75,25 +76,27 @@ def check(name: str, shape: tuple[int, int], device: torch.device, backend: Back
 def time_gradients(run: Run, small: bool, cache: int) -> Iterator[dict[str, Any]]:
     """Seconds of the gradients of both hidden layers, over so many of them that a cache of so many bytes holds none."""
     sizes: Sequence[tuple[int, int]] = [SMALL] if small else [(batch, NEURONS) for batch in BATCHES]
-    try:
-        triton = choose("triton", run.device, torch.float32)
-    except InputError as error:
-        run.found["missing"]["gradients"] = str(error)
-        return
-    for name, shape in itertools.product(NEURON_NAMES[:1] if small else NEURON_NAMES, sizes):
-        what = f"gradients, {name} at batch {shape[0]:,}"
+    backends = []
+    for backend in BACKENDS:
+        try:
+            backends.append(choose(backend, run.device, torch.float32))
+        except InputError as error:
+            run.found["missing"][f"gradients by {backend}"] = str(error)
+    names = NEURON_NAMES[:1] if small else NEURON_NAMES
+    for backend, name, shape in itertools.product(backends, names, sizes):
+        what = f"gradients by {backend.NAME}, {name} at batch {shape[0]:,}"
         if run.left() < SECONDS:
             run.found["unreached"].append(what)
             continue
         moved = shape[0] * shape[1] * 4 * NUMBERS
         rounds = 1 if small else max(1, cache // moved)
         try:
-            check(name, SMALL if small else CHECKED, run.device, triton)
+            check(name, SMALL if small else CHECKED, run.device, backend)
             pairs = itertools.product(range(rounds), (True, False))
             steps = [Step.random(name, shape, first, run.device, seed) for seed, first in pairs]
-            graph = Graph([partial(step.back, triton) for step in steps], run.device)
+            graph = Graph([partial(step.back, backend) for step in steps], run.device)
             seconds = run.quartiles(graph.replay, shared=rounds)
         except Exception as error:  # the others go on
             run.fail(what, error)
             continue
-        yield {"neuron": name, "batch": shape[0], "seconds": seconds, "bytes": moved}
+        yield {"backend": backend.NAME, "neuron": name, "batch": shape[0], "seconds": seconds, "bytes": moved}

@@ -56,6 +56,7 @@ def main() -> None:
     of_gradients = triton_compiled.compile_all(triton_compiled.gradients())
     draw("gradients-compiled", gradient_tables.compiled_table(of_gradients))
     draw("gradients-predicted", gradient_tables.predicted_table(of_gradients))
+    draw("cuda-gradients", gradient_tables.cuda_table(kernels))
     of_visual = triton_compiled.compile_all(triton_compiled.visual())
     draw("visual-compiled", visual_tables.compiled_table(of_visual))
     draw("visual-predicted", visual_tables.predicted_table(of_visual))

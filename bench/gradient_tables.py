@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import cuda_compiled
 from h100 import BEST, CLOCK, MEMORY, MULTIPROCESSORS, WORST, Assumed, Measured, Span
-from machine_code import COMPILED_KINDS, KINDS, TARGETS, Mix, table
+from machine_code import COMPILED_KINDS, KINDS, TARGETS, Code, Loop, Mix, table
 from triton_compiled import GRADIENT_FORMS, TIMESTEPS, WIDTHS, Case, Compiled
 
+from snnkern.kernels.backends import cuda
 from snnkern.kernels.backends.triton import launch
 from snnkern.kernels.neurons import parse_neuron
 from snnkern.kernels.surrogates import Surrogate
@@ -17,6 +19,7 @@ from snnkern.kernels.surrogates import Surrogate
 BATCHES = (256, 65536)
 NEURONS = WIDTHS[1]
 LAUNCHES = 2  # of a layer: the kernel, and the sum of what its programs have summed
+CUDA_THREAD, CUDA_ONCE = 2, 200  # float32 neurons of CUDA's thread, and its instructions beside steps
 SHARED_BY_A_THREAD = launch.TILE_ELEMENTS // (32 * launch.TILE_WARPS)
 EIGHT, OF_MEAN, CONSTANT, SIXTEEN = GRADIENT_FORMS
 # The hidden layers of an actor: a constant current and spikes on, a sequence and the mean out. Numbers that a neuron
@@ -50,21 +53,70 @@ def predicted_table(kernels: Sequence[Compiled]) -> str:
     rows = []
     for kind, batch in itertools.product(KINDS, BATCHES):
         moved = batch * NEURONS * 4 * sum(LAYERS.values())
-        span = Span(*(_seconds(kernels, kind, batch, assumed) for assumed in (BEST, WORST)))
-        floor = f"{moved / MEMORY * 1e6:,.1f}"
-        rows.append([f"{kind}, batch {batch:,}", f"{moved / 1e6:,.0f}", floor, span, measured.gradients(kind, batch)])
+        each = {form: _instructions(kernels, kind, form) for form in LAYERS}
+        span = _predicted(kind, batch, each.__getitem__, _strips(batch))
+        found = measured.gradients("triton", kind, batch)
+        rows.append([f"{kind}, batch {batch:,}", f"{moved / 1e6:,.0f}", f"{moved / MEMORY * 1e6:,.1f}", span, found])
     return table(["gradients of both hidden layers", "bytes, MB", "floor, µs", "predicted, µs", "measured, µs"], rows)
 
 
-def _seconds(kernels: Sequence[Compiled], kind: str, batch: int, assumed: Assumed) -> float:
-    """Both layers, each of which waits for its bytes or for its instructions."""
-    seconds = 0.0
-    for form, numbers in LAYERS.items():
-        sums = 2 * 4 * NEURONS * (1 + _is_differential(kind)) * _strips(batch)  # written, and read again
-        memory = (batch * NEURONS * 4 * numbers + sums) / MEMORY / assumed.bandwidth
-        issued = _instructions(kernels, kind, form) * (batch * NEURONS / 32 / MULTIPROCESSORS)
-        seconds += LAUNCHES * assumed.launch + max(memory, assumed.clocks(issued) / CLOCK)
-    return seconds
+def cuda_table(kernels: Sequence[cuda_compiled.Compiled]) -> str:
+    """The same of CUDA's kernel, in float32 on an H100: instructions by surrogate, and with the triangle the times."""
+    measured = Measured()
+    found = {
+        (one.kind, one.surrogate): step_of(one.code, parse_neuron(one.kind.lower()).levels) * (1 / CUDA_THREAD)
+        for one in kernels
+        if one.kernel == "gradient" and one.target == "sm_90" and one.width == CUDA_THREAD and one.code is not None
+    }
+    rows = []
+    for kind in COMPILED_KINDS:
+        steps = [found[kind, surrogate.name.lower()] for surrogate in Surrogate]
+        whole = steps[0] * TIMESTEPS + Mix(CUDA_ONCE / CUDA_THREAD)
+        times: list[object] = []
+        for batch in BATCHES:
+            strips = math.ceil(batch / cuda.strip_length(batch, NEURONS))
+            times += [_predicted(kind, batch, lambda _, whole=whole: whole, strips), measured.gradients("cuda", kind, batch)]
+        rows.append([kind, *(f"{step.issued:.0f}" for step in steps), *times])
+    names = [surrogate.name.lower() for surrogate in Surrogate]
+    each = [f"batch {batch:,}, {what}, µs" for batch in BATCHES for what in ("predicted", "measured")]
+    return table(["instructions of a step", *names, *each], rows)
+
+
+def step_of(code: Code, levels: int) -> Mix:
+    """Instructions of a thread of CUDA's kernel for a step, there and back, without rare cases.
+
+    Shared memory is written on the way there and read on the way back; of two paths, that for ordinary thresholds
+    stands last.
+    """
+
+    def along(loop: Loop) -> Mix:
+        return sum((code.mix(code.way(level)) * levels for level in code.within(loop)), code.mix(code.way(loop)))
+
+    loops = [(loop, code.count("STS", loop), code.count("LDS", loop)) for loop in code.loops()]
+    there = [loop for loop, written, read in loops if written and not read]
+    back = [loop for loop, written, read in loops if read and not written]
+    return along(there[-1]) + along(back[-1])
+
+
+def _predicted(kind: str, batch: int, issued: Callable[[str], Mix], strips: int) -> Span:
+    """Both layers, each of which waits for its bytes or for its instructions.
+
+    Args:
+        kind: of neuron.
+        batch: rows.
+        issued: instructions of a thread for a neuron, by form.
+        strips: sums over the batch that the kernel writes for each neuron.
+    """
+    times = []
+    for assumed in (BEST, WORST):
+        seconds = 0.0
+        for form, numbers in LAYERS.items():
+            sums = 2 * 4 * NEURONS * (1 + _is_differential(kind)) * strips  # written, and read again
+            memory = (batch * NEURONS * 4 * numbers + sums) / MEMORY / assumed.bandwidth
+            warps = issued(form) * (batch * NEURONS / 32 / MULTIPROCESSORS)
+            seconds += LAUNCHES * assumed.launch + max(memory, assumed.clocks(warps) / CLOCK)
+        times.append(seconds)
+    return Span(*times)
 
 
 def _strips(batch: int) -> int:

@@ -116,9 +116,9 @@ class Measured:
         """A neuron kernel's time in µs."""
         return self._cell("neurons", {"backend": backend, "neuron": kind.lower(), "form": form})
 
-    def gradients(self, kind: str, batch: int) -> str:
+    def gradients(self, backend: str, kind: str, batch: int) -> str:
         """The time in µs of both hidden layers' gradients."""
-        return self._cell("gradients", {"neuron": kind.lower(), "batch": batch})
+        return self._cell("gradients", {"backend": backend, "neuron": kind.lower(), "batch": batch})
 
     def actor(self, backend: str, kind: str, batch: int) -> str:
         """A decision's time in µs, in a CUDA graph of many."""

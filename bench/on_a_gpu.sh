@@ -110,9 +110,11 @@ extra) # on the machine that is still warm (30 s), else everything is built agai
     ls snnkern/_cuda.*.so >/dev/null 2>&1 || part build 100 bash "$SELF" build
     part large 70 $PYTEST -m gpu -k "two_to_the_32 or large_batches" python_tests/kernels/test_cuda_neurons.py python_tests/kernels/test_triton_gpu.py
     part racecheck 50 compute-sanitizer --tool racecheck --error-exitcode 9 python3 -m pytest -q -p no:cacheprovider \
-        -o filterwarnings=default -m gpu -k "bit_identical_to_the_cpu_engine and (deep or wide or long) and gpu" python_tests/kernels/test_cuda_actor.py
+        -o filterwarnings=default -m gpu -k "gpu and (bit_identical_to_the_cpu_engine and (deep or wide or long) or follow_the_rows and two-per and three-rows)" \
+        python_tests/kernels/test_cuda_actor.py python_tests/kernels/test_cuda_gradients.py
     part memcheck 50 compute-sanitizer --tool memcheck --error-exitcode 9 python3 -m pytest -q -p no:cacheprovider \
-        -o filterwarnings=default -m gpu -k "nothing_is_written or unaligned or odd_distance" python_tests/kernels/test_cuda_actor.py python_tests/kernels/test_cuda_neurons.py
+        -o filterwarnings=default -m gpu -k "nothing_is_written or unaligned or odd_distance" python_tests/kernels/test_cuda_actor.py python_tests/kernels/test_cuda_neurons.py \
+        python_tests/kernels/test_cuda_gradients.py
     ;;
 esac
 say "finished"; ls -la "$OUT" | tail -12; cat "$SUMMARY"

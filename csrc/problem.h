@@ -36,11 +36,11 @@ struct GradientProblem : NeuronProblem<Real> {
     bool of_mean;
 
     Real* current_gradient;    // [T, B, N], or [B, N] where the current is constant
-    Real* threshold_gradient;  // [N], of zeros at first
+    Real* threshold_gradient;  // [N], of zeros at first; on CUDA a sum of every strip [strips, N]
     Real* carry_gradient;      // [B, N]
-    Real* bias_gradient;       // [N], of zeros at first; of DC alone
-    Real* scratch;             // T times what a step takes
-    int64_t begin, end;        // the neurons that are wanted
+    Real* bias_gradient;       // as the threshold's; of DC alone
+    Real* scratch;             // what waits for the way back
+    int64_t begin, end;        // the neurons that are wanted; on CUDA all are
 };
 
 // What lies between an actor and its environment; `Interface` in snnkern/policies/actor.py.

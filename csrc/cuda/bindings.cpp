@@ -27,6 +27,13 @@ void neuron(const Dynamics& dynamics, const LayerArguments& layer, int device, u
     launch_neuron(neuron_problem<Real>(dynamics, layer), stream_at(stream));
 }
 
+template <class Real>
+void neuron_gradients(const Dynamics& dynamics, const LayerArguments& layer,
+                      const GradientArguments& of, int64_t strip, int device, uintptr_t stream) {
+    const DeviceGuard guard(device);
+    launch_neuron_gradients(gradient_problem<Real>(dynamics, layer, of), strip, stream_at(stream));
+}
+
 // Whether some of a layer's thresholds, in the host's memory, is tiny.
 bool has_tiny_threshold(uintptr_t threshold, int64_t count, int32_t levels, int64_t timesteps) {
     const float* first = pointer<const float>(threshold);
@@ -149,6 +156,15 @@ PYBIND11_MODULE(_cuda, module) {
     for (auto [name, run] : {std::pair("neuron_float32", &neuron<float>),
                              std::pair("neuron_float64", &neuron<double>)})
         module.def(name, run, arg("dynamics"), arg("layer"), arg("device"), arg("stream"));
+    for (auto [name, run] : {std::pair("neuron_gradients_float32", &neuron_gradients<float>),
+                             std::pair("neuron_gradients_float64", &neuron_gradients<double>)})
+        module.def(name, run, arg("dynamics"), arg("layer"), arg("gradients"), arg("strip"),
+                   arg("device"), arg("stream"));
+    module.def("gradient_scratch", [](const Dynamics& dynamics) {
+        NeuronProblem<float> problem{};
+        set_dynamics(problem, dynamics);
+        return gradient_scratch(problem.kind, problem.timesteps);
+    });
     module.def("layer_call",
                [](std::shared_ptr<Torch> torch, py::object int64, py::object stream_on) {
                    return as_function(std::make_unique<LayerCall>(

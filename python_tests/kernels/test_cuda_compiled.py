@@ -7,12 +7,17 @@ import re
 import cluster_tables
 import cuda_compiled
 import cuda_tables
+import gradient_tables
 import pytest
 from h100 import PAGE, assumptions_table
 from machine_code import TARGETS, tool
 
+from snnkern.kernels.surrogates import SURROGATES
+
 MOST_REGISTERS = {"IF": 40, "SNM": 40, "MT": 64, "DC": 64, "LIF": 40}
-DTYPES = ("float32", "float64")  # of neuron kernels
+DTYPES = ("float32", "float64")  # of the kernels of layers
+# Of gradients: of neurons without levels, and with them.
+PLAIN_GRADIENT_REGISTERS, GRADIENT_REGISTERS = {"float32": 72, "float64": 80}, {"float32": 96, "float64": 128}
 # The most instructions of a thread in a step of a neuron kernel.
 MOST_INSTRUCTIONS = {"IF": 45, "SNM": 60, "MT": 105, "DC": 140}
 
@@ -42,14 +47,17 @@ def is_of_the_page() -> bool:
 def assert_registers_leave_room(kernels: list[cuda_compiled.Compiled]) -> None:
     """For the warps that are planned."""
     for one in kernels:
-        most = MOST_REGISTERS[one.kind] if one.kernel == "neuron" else {"integer": 168}.get(one.kernel, 128)
+        if one.kernel == "gradient":
+            most = (GRADIENT_REGISTERS if one.kind in ("MT", "DC") else PLAIN_GRADIENT_REGISTERS)[one.dtype]
+        else:
+            most = MOST_REGISTERS[one.kind] if one.kernel == "neuron" else {"integer": 168}.get(one.kernel, 128)
         assert one.registers <= most, one
-        planned = {40: 48, 64: 32, 128: 16, 168: 12}[most]
+        planned = {40: 48, 64: 32, 72: 28, 80: 24, 96: 20, 128: 16, 168: 12}[most]
         assert one.warps >= planned, one
 
 
 def test_all_sources_and_targets_are_here() -> None:
-    kernels = ["actor_kernel", "cluster_kernel", "integer_kernel", "neuron_kernel"]
+    kernels = ["actor_kernel", "cluster_kernel", "gradient_kernel", "integer_kernel", "neuron_kernel"]
     assert [file.stem for file in cuda_compiled.SOURCES] == kernels
     assert cuda_compiled.build_settings()[1] == list(TARGETS)
 
@@ -146,6 +154,26 @@ def test_neuron_kernels_fit(target) -> None:
                 assert 0 < step.issued <= MOST_INSTRUCTIONS[kind], (kind, form)
 
 
+@each_target
+def test_gradient_kernels_fit(target) -> None:
+    kernels = compiled("gradient_kernel", target)
+    assert {(one.kernel, one.kind, one.surrogate, one.dtype, one.width) for one in kernels} == {
+        ("gradient", kind, surrogate, *form)
+        for kind in MOST_REGISTERS
+        for surrogate in SURROGATES
+        for form in (("float32", 2), ("float32", 1), ("float64", 1))
+    }
+    assert_registers_leave_room(kernels)
+    if not disassembles:
+        return
+    for one in kernels:
+        assert one.code is not None
+        pairs = sum("LDG.E.64" in line for line in one.code.instructions)  # of two float32 numbers, or one of float64
+        assert bool(pairs) == ((one.dtype, one.width) != ("float32", 1)), one
+        assert one.code.count("LDS") > 0  # what waits for the way back
+        assert one.code.count("STL") + one.code.count("LDL") == 0
+
+
 @pytest.mark.thorough
 def test_the_page_shows_these_figures() -> None:
     if why := cuda_compiled.missing():
@@ -158,6 +186,7 @@ def test_the_page_shows_these_figures() -> None:
     assert cuda_compiled.compiled_table(kernels) in page
     if disassembles:
         assert cuda_tables.instructions_table(kernels) in page
+        assert gradient_tables.cuda_table(kernels) in page
 
 
 def test_output_that_says_something_else_is_refused() -> None:

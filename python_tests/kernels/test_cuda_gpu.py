@@ -19,11 +19,13 @@ from support.cases import (
     run_layer,
 )
 from support.cuda_actors import assert_twins, decide, twins
+from support.gradients import random_gradient
 
 import snnkern
 from snnkern import Dynamics
 from snnkern.kernels import ops
 from snnkern.kernels.backends import cuda, native
+from snnkern.kernels.surrogates import Surrogate
 
 pytestmark = needs_cpu
 needs_module = pytest.mark.skipif(cuda._cuda is None, reason=cuda._reason or "")
@@ -149,6 +151,63 @@ def test_a_nan_that_comes_late_is_found(gpu) -> None:
             ours(late)
     torch.cuda.synchronize()
     assert_twins(ours, wanted, x[None])
+
+
+def gradients_without_waiting(layer, gradient):
+    arguments = (layer.current, layer.threshold, layer.carry, layer.bias, layer.dynamics.numbers)
+    return torch.ops.snnkern.neuron_gradients(gradient, *arguments, int(Surrogate.TRIANGLE), "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("timesteps", [5, 40])
+@each("neuron", DEFAULT_NEURONS)
+def test_captured_gradients_replay(gpu, neuron, timesteps) -> None:
+    layer = random_layer(Dynamics(neuron, timesteps), Size(64, 258)).map(lambda one: one.to(gpu))
+    other = random_layer(Dynamics(neuron, timesteps), Size(64, 258), seed=1)
+    gradient = random_gradient(other, False).to(gpu)
+    gradients_without_waiting(layer, gradient)  # memory that a graph cannot ask for
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = gradients_without_waiting(layer, gradient)
+    layer.current.copy_(other.current)
+    layer.carry.copy_(other.carry)
+    graph.replay()
+    for mine, wanted in zip(found, gradients_without_waiting(layer, gradient), strict=True):
+        assert_same_bits(mine.cpu(), wanted.cpu())
+    assert found[0].any()
+
+
+@pytest.mark.gpu
+def test_gradients_respect_the_current_stream(gpu) -> None:
+    """Their inputs are written late, in the same stream; another stream would read too early."""
+    layer = random_layer(Dynamics(DEFAULT_NEURONS["mt"], 20), Size(64, 258))
+    gradient = random_gradient(layer, False)
+    ready, late = (layer.map(lambda tensor: tensor.to(gpu, copy=True)) for _ in range(2))
+    late.current.zero_()
+    given, late_gradient = gradient.to(gpu), torch.zeros_like(gradient, device=gpu)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(200_000_000)
+        late.current.copy_(ready.current)
+        late_gradient.copy_(given)
+        found = gradients_without_waiting(late, late_gradient)
+    stream.synchronize()
+    for mine, wanted in zip(found, gradients_without_waiting(ready, given), strict=True):
+        assert_same_bits(mine.cpu(), wanted.cpu())
+
+
+@pytest.mark.gpu
+def test_gradients_are_the_same_every_time(gpu) -> None:
+    """In strips of several rows, too: no sum depends on which block comes first."""
+    layer = random_layer(Dynamics(DEFAULT_NEURONS["dc"], 5), Size(9000, 258)).map(lambda one: one.to(gpu))
+    gradient = torch.randn(5, 9000, 258, generator=torch.Generator().manual_seed(0)).to(gpu)
+    assert cuda.strip_length(9000, 258) > 1
+    first = gradients_without_waiting(layer, gradient)
+    for _ in range(3):
+        for mine, wanted in zip(gradients_without_waiting(layer, gradient), first, strict=True):
+            assert_same_bits(mine, wanted)
 
 
 def run_layer_without_waiting(layer):

@@ -32,10 +32,8 @@ from support.layouts import CUDA_LAYOUTS, unaligned
 
 from snnkern import IF, LIF, Dynamics
 from snnkern.kernels import ops
-from snnkern.kernels.backends import Gradients, Problem, cuda
-from snnkern.kernels.backends.triton import launch
+from snnkern.kernels.backends import cuda
 from snnkern.kernels.neurons import Kind
-from snnkern.kernels.surrogates import Surrogate
 
 MOST_STEPS = 2**16  # of what `divide_normal` is for
 
@@ -311,17 +309,3 @@ def test_currents_more_than_two_to_the_32_elements_apart(gpu, far):
     wanted = run_layer(layer, "reference")
     for result, expected in zip(found, (wanted.spikes, wanted.carry, wanted.counts), strict=True):
         assert_same_bits(result.cpu(), expected)
-
-
-@pytest.mark.parametrize(("serves", "why", "by_triton"), [(True, "", 1), (True, "no triton", 0), (False, "", 0)])
-def test_gradients_are_tritons_where_there_is_triton(monkeypatch, serves, why, by_triton):
-    """And the reference's elsewhere, as in float64."""
-    layer = random_layer(Dynamics(IF(), 3), Size(2, 5))
-    problem = Problem(layer.current, layer.threshold, layer.carry, layer.dynamics, None, None, wants_spikes=True)
-    calls = []
-    monkeypatch.setattr(launch, "serves", lambda *_: serves)
-    monkeypatch.setattr(launch, "unavailable", lambda: why)
-    monkeypatch.setattr(launch, "neuron_gradients", lambda *given: calls.append(given))
-    found = cuda.neuron_gradients(problem, torch.ones(3, 2, 5), Surrogate.ATAN)
-    assert len(calls) == by_triton
-    assert isinstance(found, Gradients) != bool(by_triton)

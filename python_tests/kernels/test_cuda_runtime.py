@@ -20,13 +20,15 @@ from support.cases import (
 )
 from support.cuda_actors import assert_twins, decide, on_cuda, twins
 from support.cuda_on_host import ORDERS, current_device, from_block, recorded, take_turns, use
+from support.gradients import random_gradient
 from support.guarded import before_a_guard, sparse
 
 import snnkern
 from snnkern import Dynamics
 from snnkern.kernels import ops, reference
-from snnkern.kernels.backends import Problem, Result, cuda
-from snnkern.kernels.backends.native import run_neuron
+from snnkern.kernels.backends import Gradients, Problem, Result, cuda
+from snnkern.kernels.backends.native import run_gradients, run_neuron
+from snnkern.kernels.surrogates import Surrogate
 
 pytestmark = needs_cpu
 HOST = torch.device("cpu")
@@ -67,6 +69,22 @@ def test_a_layer_runs_on_its_device_and_stream(second_device, dtype) -> None:
         ops.neuron_spikes(layer.current, layer.threshold, layer.carry, layer.dynamics, backend="cuda")
     assert [call.what for call in calls] == ["memset", "launch"]
     assert calls[0].bytes == 2 * 8
+    assert_in_its_place(calls)
+    assert current_device(second_device) == 0
+
+
+@each("dtype", {"float32": torch.float32, "float64": torch.float64})
+@each("timesteps", {"one-segment": 5, "several-segments": 40})
+def test_gradients_run_on_their_device_and_stream(second_device, dtype, timesteps) -> None:
+    """One launch, of no more shared memory than kernels usually have: nothing is set for it before."""
+    layer = random_layer(Dynamics(DEFAULT_NEURONS["dc"], timesteps), Size(2, 300), dtype)
+    gradient = random_gradient(layer, False)
+    problem = Problem(layer.current, layer.threshold, layer.carry, layer.dynamics, layer.bias, None, True)
+    with recorded(second_device) as calls:
+        cuda.neuron_gradients(problem, gradient, Surrogate.TRIANGLE)
+    assert [call.what for call in calls] == ["launch"]
+    kept = 2 * min(timesteps, 14) * 8 * 128  # of two numbers, two float32 neurons or one of float64 per thread
+    assert calls[0].bytes == kept <= USUAL_LIMIT
     assert_in_its_place(calls)
     assert current_device(second_device) == 0
 
@@ -188,6 +206,39 @@ def test_a_layer_beyond_two_to_the_32_numbers(module, neurons, spikes) -> None:
     assert torch.equal(counts[-rows:], wanted.counts)
 
 
+@each("neurons", {"two-per-thread": 2**16, "one-per-thread": 2**16 + 1})
+@each("timesteps", {"one-segment": 2, "several-segments": 17})
+@each("strip", {"strips-of-a-row": 1, "strips-of-eight": 8})
+def test_gradients_of_a_layer_beyond_two_to_the_32_numbers(module, neurons, timesteps, strip) -> None:
+    """Its last rows, and of them the last neurons: the only block that is run."""
+    batch, rows = 2**17, 4 * strip
+    last = 64 if neurons % 2 == 0 else 1
+    small = random_layer(Dynamics(DEFAULT_NEURONS["mt"], timesteps), Size(rows, last))
+    of_spikes = random_gradient(small, False)
+    current, gradient = (sparse(timesteps, batch, neurons) for _ in range(2))
+    threshold, carry = sparse(neurons), sparse(batch, neurons)
+    assert batch * neurons > 2**32
+    current[:, -rows:, -last:], threshold[-last:], carry[-rows:, -last:] = small.current, small.threshold, small.carry
+    gradient[:, -rows:, -last:] = of_spikes
+    sums = sparse(batch // strip, neurons)
+    to = Gradients(sparse(timesteps, batch, neurons), sums, sparse(batch, neurons), sums)
+    problem = Problem(current, threshold, carry, small.dynamics, None, None, True)
+    scratch = sparse(max(module.gradient_scratch(small.dynamics.numbers), 1), batch, neurons)
+    per_block = 32 * (2 if neurons % 2 == 0 else 1)
+    blocks = batch // rows * -(-neurons // per_block)
+    place = {"strip": strip, **cuda._place(current)}
+    with from_block(module, blocks - 1):
+        run_gradients(
+            module.neuron_gradients_float32, problem, gradient, Surrogate.ATAN, to, scratch, cuda._address, **place
+        )
+    problem = Problem(small.current, small.threshold, small.carry, small.dynamics, None, None, True)
+    wanted = cuda.neuron_gradients(problem, of_spikes, Surrogate.ATAN)
+    assert_same_bits(to.current[:, -rows:, -last:], wanted.current)
+    assert_same_bits(to.carry[-rows:, -last:], wanted.carry)
+    torch.testing.assert_close(sums[-4:, -last:].sum(dim=0), wanted.threshold)
+    assert wanted.current.any()
+
+
 def test_an_actor_of_rows_beyond_two_to_the_32_numbers(module) -> None:
     """The last row: beyond 2^32 numbers in its observation, carries, counts and action."""
     batch, width, hidden = 2**29 + 5, 9, 16
@@ -216,6 +267,24 @@ def test_nothing_is_read_beyond_the_inputs_of_a_layer(module, neuron, neurons) -
     """What is would end the process."""
     layer = random_layer(Dynamics(neuron, 3, **CARRYING), Size(3, neurons)).with_row_alpha()
     assert_is_reference(layer.map(before_a_guard), "cuda")
+
+
+@each("timesteps", {"one-segment": 3, "several-segments": 20})
+@each("neurons", {"two-per-thread": 36, "one-per-thread": 35})
+@each("neuron", DEFAULT_NEURONS)
+def test_nothing_is_read_beyond_what_gradients_are_of(module, neuron, neurons, timesteps) -> None:
+    """What is would end the process."""
+    layer = random_layer(Dynamics(neuron, timesteps), Size(3, neurons))
+    for form in (layer, layer.constant()):
+        for of_mean in (False, True):
+            gradient = random_gradient(form, of_mean)
+            inputs = form.map(before_a_guard)
+            tensors = (inputs.current, inputs.threshold, inputs.carry, inputs.dynamics, inputs.bias, None)
+            found = cuda.neuron_gradients(Problem(*tensors, not of_mean), before_a_guard(gradient), Surrogate.SIGMOID)
+            tensors = (form.current, form.threshold, form.carry, form.dynamics, form.bias, None)
+            wanted = cuda.neuron_gradients(Problem(*tensors, not of_mean), gradient, Surrogate.SIGMOID)
+            for mine, other in zip(found, wanted, strict=True):
+                assert_same_bits(mine, other)
 
 
 @each("neuron", DEFAULT_NEURONS)

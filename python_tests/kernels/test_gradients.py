@@ -1,7 +1,6 @@
 """Gradients by surrogates: worked out by hand, through the reference, and by the operators on every backend."""
 
 import math
-import zlib
 from dataclasses import replace
 
 import pytest
@@ -27,6 +26,7 @@ from support.gradients import (
     assert_gradients_are_the_references,
     by_autograd,
     by_operator,
+    one_for,
     random_gradient,
 )
 from support.layouts import LAYOUTS, strided, transposed
@@ -40,11 +40,6 @@ from snnkern.kernels.surrogates import SURROGATES, parse_surrogate
 
 backend = pytest.mark.parametrize("backend", LAYER_BACKENDS)
 surrogates = pytest.mark.parametrize("surrogate", SURROGATES)
-
-
-def one_for(request, choices):
-    """One of them for each case, by its name: all of them for every case take minutes."""
-    return list(choices)[zlib.crc32(f"{request.fixturename} {request.node.callspec.id}".encode()) % len(choices)]
 
 
 @pytest.fixture

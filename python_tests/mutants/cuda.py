@@ -25,6 +25,16 @@ WARMUP = f"{INTEGERS} -k 'host and warmup'"
 REFUSALS = f"{INTEGERS} -k 'host and refused'"
 
 
+GRADIENTS = "python_tests/kernels/test_cuda_gradients.py"
+GRADIENT_FILE = "csrc/cuda/gradient_kernel.cu"
+
+
+def _gradient(name: str, text: str, replacement: str, tests: str) -> Mutant:
+    """`tests` are chosen among those of gradients on the host; or they stand elsewhere."""
+    chosen = tests if tests.startswith("python_tests/") else f"{GRADIENTS} -k 'host and ({tests})'"
+    return Mutant(f"cuda-gradient-{name}", GRADIENT_FILE, text, replacement, chosen)
+
+
 def _call(name: str, file: str, text: str, replacement: str) -> Mutant:
     return Mutant(f"cuda-call-{name}", file, text, replacement, CALLS)
 
@@ -82,8 +92,8 @@ MUTANTS = [
     Mutant(
         name="cuda-layer-without-device-guard",
         file="csrc/cuda/bindings.cpp",
-        text="    const DeviceGuard guard(device);\n    launch_neuron",
-        replacement="    (void)device;\n    launch_neuron",
+        text="    const DeviceGuard guard(device);\n    launch_neuron(",
+        replacement="    (void)device;\n    launch_neuron(",
         tests=RUNTIME,
     ),
     Mutant(
@@ -930,5 +940,59 @@ MUTANTS = [
         text="return name, bucket(rows), widths",
         replacement="return name, 0, widths",
         tests=WARMUP,
+    ),
+    _gradient(
+        "alignment-of-the-gradient-is-not-looked-at",
+        "on_boundary(p.gradient, width) &&",
+        "",
+        "strides or alignment",
+    ),
+    _gradient(
+        "segments-forget-what-was-sent", "neuron.sent.count = X::bits(kept.number[1]);", "", "number_of_timesteps"
+    ),
+    _gradient("segments-forget-a-mean", "neuron.output_mean = kept.number[2];", "", "number_of_timesteps"),
+    _gradient("states-of-segments-share-their-place", "        state += state_size;\n", "", "number_of_timesteps"),
+    _gradient("of-dc-reads-a-constant-again", "if (coded_once)\n", "if (false)\n", "every_size"),
+    _gradient("reads-a-step-too-many", "else if (t + 1 < end)", "else", f"{RUNTIME} -k what_gradients_are_of"),
+    _gradient(
+        "of-a-mean-is-that-of-every-spike",
+        "all.divide(of_mean.lane[i])",
+        "of_mean.lane[i]",
+        "every_size",
+    ),
+    _gradient("sum-is-the-last-rows", "of_threshold.lane[i] +=", "of_threshold.lane[i] =", "follow_the_rows"),
+    _gradient(
+        "strips-end-behind-the-batch",
+        "begin + tiled.strip < p.batch ? begin + tiled.strip : p.batch;",
+        "begin + tiled.strip;",
+        "follow_the_rows",
+    ),
+    _gradient(
+        "last-strips-are-left-out", "divide_up(strips, kStripsPerBlock)", "(strips / kStripsPerBlock)", "every_size"
+    ),
+    _gradient("tiny-thresholds-take-the-fast-path", "tiny |= is_tiny(", "tiny |= false && is_tiny(", "hard_inputs"),
+    _gradient("has-half-its-shared-memory", "2 * segment * kThreads *", "segment * kThreads *", "every_size"),
+    _gradient(
+        "rows-in-32-bits", "const int64_t at = b * p.neurons + n;", "const uint32_t at = b * p.neurons + n;", BEYOND
+    ),
+    _gradient(
+        "steps-in-32-bits",
+        "(end - 1) * tiled.step_size + at;",
+        "uint32_t((end - 1) * tiled.step_size) + at;",
+        BEYOND,
+    ),
+    Mutant(
+        name="cuda-gradients-without-device-guard",
+        file="csrc/cuda/bindings.cpp",
+        text="    const DeviceGuard guard(device);\n    launch_neuron_gradients(",
+        replacement="    (void)device;\n    launch_neuron_gradients(",
+        tests=RUNTIME,
+    ),
+    Mutant(
+        name="cuda-gradients-are-never-tritons",
+        file="snnkern/kernels/backends/choice.py",
+        text="prefers_triton=gradients",
+        replacement="prefers_triton=False",
+        tests=f"{GRADIENTS} -k auto_takes_triton",
     ),
 ]

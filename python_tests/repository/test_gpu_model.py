@@ -77,17 +77,18 @@ def test_what_was_measured_on_a_gpu_stands_beside_its_prediction(gpu, tmp_path, 
     found = {
         "gpu": gpu,
         "decisions": [{"name": "cuda graph", **at}],
-        "gradients": [{"bytes": 1, **at}],
+        "gradients": [{"backend": "triton", "bytes": 1, **at}],
         "visual": [{"path": "layers", **at}],
         "neurons": [{"backend": "triton", "form": "a form", **at}],
     }
     monkeypatch.setattr(h100, "RESULTS", tmp_path / "gpu.json")
     h100.RESULTS.write_text(json.dumps(found))
     measured = h100.Measured()
-    cells = [measured.actor("cuda", "IF", 256), measured.gradients("IF", 256), measured.visual("layers", "IF", 256)]
-    cells.append(measured.neurons("triton", "IF", "a form"))
+    cells = [measured.actor("cuda", "IF", 256), measured.visual("layers", "IF", 256)]
+    cells += [measured.gradients("triton", "IF", 256), measured.neurons("triton", "IF", "a form")]
     assert cells == ["2.0" if gpu else ""] * 4
-    assert measured.actor("cuda", "MT", 256) == measured.gradients("IF", 65536) == ""
+    assert measured.actor("cuda", "MT", 256) == measured.gradients("triton", "IF", 65536) == ""
+    assert measured.gradients("cuda", "IF", 256) == ""
 
 
 CODE = Code.parse(

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Collection
+from typing import TypeVar
+
+import pytest
 import torch
 from torch import Tensor
 
@@ -13,6 +18,14 @@ NAMES = ("current", "threshold", "carry", "bias")
 # Of the largest gradient of a layer. Forward, kernels and the reference do the same to the bit, so that they differ by
 # rounding alone: by sums over T steps and over the batch, and by the exponential.
 BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-9}
+
+
+Choice = TypeVar("Choice")
+
+
+def one_for(request: pytest.FixtureRequest, choices: Collection[Choice]) -> Choice:
+    """One of them for each case, by its name: all of them for every case take minutes."""
+    return list(choices)[zlib.crc32(f"{request.fixturename} {request.node.callspec.id}".encode()) % len(choices)]
 
 
 def random_gradient(layer: Layer, of_mean: bool, seed: int = 7) -> Tensor:

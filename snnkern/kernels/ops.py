@@ -211,7 +211,8 @@ def _neuron_gradients(gradient, current, threshold, carry, bias, numbers, *rest)
     dynamics = _dynamics(*_typed(numbers))
     _check_gradient(gradient, current, threshold, carry, bias, dynamics)
     problem = Problem(current, threshold, carry, dynamics, bias, None, wants_spikes=gradient.dim() == 3)
-    return choose(backend, current.device, current.dtype).neuron_gradients(problem, gradient, Surrogate(surrogate))
+    chosen = choose(backend, current.device, current.dtype, gradients=True)
+    return chosen.neuron_gradients(problem, gradient, Surrogate(surrogate))
 
 
 def _neuron_gradients_fake(gradient, current, threshold, carry, bias, numbers, *_) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]

@@ -59,13 +59,19 @@ def check_name(name: str) -> None:
     raise InputError(f"unknown backend {name!r}: choose one of {known}")
 
 
-def choose(name: str, device: torch.device, dtype: torch.dtype) -> Backend:
+def choose(name: str, device: torch.device, dtype: torch.dtype, *, gradients: bool = False) -> Backend:
     """The backend that computes tensors of this device and dtype: the first that can, for "auto".
+
+    Args:
+        name: a name from `backends()`, or "auto".
+        device: where the tensors are.
+        dtype: of all of them.
+        gradients: whether it is for the gradients of neurons: there "auto" prefers Triton to CUDA. Why: `docs/gpu.md`.
 
     Raises:
         InputError: the named backend is unknown, not available, or does not serve this device and dtype.
     """
-    for backend in _candidates(name, device, dtype, large=False):
+    for backend in _candidates(name, device, dtype, prefers_triton=gradients):
         _warn_of_missing_kernels(name, backend, device, dtype)
         return backend
     check_name(name)
@@ -113,7 +119,7 @@ def engine(name: str, actor: ActorParts, rows: int) -> Engine | None:
     if takes_integers(name, actor, rows) and (exact := integers.engine(actor)) is not None:
         return exact
     large = not actor.is_plain or is_large(weight.device, rows)
-    for backend in _candidates(name, weight.device, weight.dtype, large):
+    for backend in _candidates(name, weight.device, weight.dtype, prefers_triton=large):
         if (made := backend.engine(actor)) is not None:
             return made
     return None
@@ -208,7 +214,7 @@ def choices() -> tuple[Choice, ...]:
 
 def _choice(what: str, device: torch.device, dtype: torch.dtype, rows: int) -> Choice:
     passed_over = {}
-    for backend in _in_order(large=is_large(device, rows)):
+    for backend in _in_order(is_large(device, rows)):
         if why := backend.unavailable():
             passed_over[backend.NAME] = why
         elif not backend.serves(device, dtype):
@@ -229,8 +235,8 @@ def rule() -> str:
     )
 
 
-def _candidates(name: str, device: torch.device, dtype: torch.dtype, large: bool) -> Iterator[Backend]:
-    for backend in _in_order(large):
+def _candidates(name: str, device: torch.device, dtype: torch.dtype, prefers_triton: bool) -> Iterator[Backend]:
+    for backend in _in_order(prefers_triton):
         named = name == backend.NAME or (name == "auto" and not _only_by_name(backend, device))
         if named and not backend.unavailable() and backend.serves(device, dtype):
             yield backend
@@ -241,6 +247,6 @@ def _only_by_name(backend: Backend, device: torch.device) -> bool:
     return backend.NAME == "triton" and device.type == "cpu"
 
 
-def _in_order(large: bool) -> Sequence[Backend]:
-    """The backends, those that "auto" prefers first: Triton for large batches, if it is there."""
-    return sorted(_BACKENDS, key=lambda backend: backend.NAME != "triton") if large else _BACKENDS
+def _in_order(prefers_triton: bool) -> Sequence[Backend]:
+    """The backends, those that "auto" prefers first: Triton for large batches and for gradients, if it is there."""
+    return sorted(_BACKENDS, key=lambda backend: backend.NAME != "triton") if prefers_triton else _BACKENDS

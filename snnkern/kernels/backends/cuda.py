@@ -12,8 +12,7 @@ from torch import Tensor
 
 from snnkern.kernels import backends, reference
 from snnkern.kernels.backends import ActorParts, Gradients, HiddenPart, Problem, Result, clusters, layered
-from snnkern.kernels.backends.native import Packed, interface_arguments, run_neuron, stream_on
-from snnkern.kernels.backends.triton import launch
+from snnkern.kernels.backends.native import Packed, interface_arguments, run_gradients, run_neuron, stream_on
 from snnkern.kernels.backends.tuning import bucket
 from snnkern.kernels.neurons import Dynamics, Numbers
 from snnkern.kernels.surrogates import Surrogate
@@ -28,6 +27,10 @@ except ImportError as error:
 NAME = "cuda"
 
 _DTYPES = (torch.float32, torch.float64)
+
+# Of the way back: how many rows a thread takes one after the other, where a layer has more neurons than this. Sums over
+# the batch are as many as such strips.
+MANY_NEURONS, LONGEST_STRIP = 2**20, 16
 
 
 def native() -> Any:
@@ -80,11 +83,22 @@ def neuron_at_once(
 
 
 def neuron_gradients(problem: Problem, gradient: Tensor, surrogate: Surrogate) -> Gradients:
-    """By Triton's kernel, where there is Triton, or by the reference: CUDA has no kernel for them."""
-    current, threshold, carry, dynamics, bias, *_ = problem
-    if launch.serves(carry.device, carry.dtype) and not launch.unavailable():
-        return launch.neuron_gradients(problem, gradient, surrogate)
-    return reference.neuron_gradients(current, threshold, carry, dynamics, gradient, surrogate, bias)
+    carry, differential = problem.carry, problem.dynamics.neuron.differential
+    batch, neurons = carry.shape
+    strip = strip_length(batch, neurons)
+    sums = carry.new_empty(1 + differential, -(-batch // strip), neurons)
+    of_current, of_carry = carry.new_empty(problem.current.shape), carry.new_empty(carry.shape)
+    scratch = carry.new_empty(_cuda.gradient_scratch(problem.dynamics.numbers), batch, neurons)
+    kernel = _cuda.neuron_gradients_float32 if carry.dtype == torch.float32 else _cuda.neuron_gradients_float64
+    to = Gradients(of_current, sums[0], of_carry, sums[-1])
+    run_gradients(kernel, problem, gradient, surrogate, to, scratch, _address, strip=strip, **_place(carry))
+    of_threshold, *of_bias = sums.sum(dim=1)  # in an order that the shape decides
+    return Gradients(of_current, of_threshold, of_carry, of_bias[0] if of_bias else torch.zeros_like(of_threshold))
+
+
+def strip_length(batch: int, neurons: int) -> int:
+    """Rows that a thread of the way back works off: by the shape alone, which so decides how sums round."""
+    return min(max(batch * neurons // MANY_NEURONS, 1), LONGEST_STRIP)
 
 
 def linear_gradients(

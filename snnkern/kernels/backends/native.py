@@ -140,10 +140,10 @@ def run_gradients(
         problem: the layer.
         gradient: of its spikes or of its mean output.
         surrogate: what stands for a step's derivative.
-        gradients: where the results go; those of threshold and bias are zeros.
+        gradients: where the results go; those of threshold and bias as the kernel wants them.
         scratch: what the kernel keeps of the steps in.
         address: of a tensor.
-        place: what the kernel takes besides: how many threads.
+        place: what the kernel takes besides: how many threads, or how it is divided and where it runs.
     """
     problem, gradient = packed(problem), gradient.contiguous()
     of = GradientArguments(
