@@ -80,7 +80,7 @@ def time_gradients(run: Run, small: bool, cache: int) -> Iterator[dict[str, Any]
     for backend in BACKENDS:
         try:
             backends.append(choose(backend, run.device, torch.float32))
-        except InputError as error:
+        except InputError as error:  # noqa: PERF203  # the other goes on
             run.found["missing"][f"gradients by {backend}"] = str(error)
     names = NEURON_NAMES[:1] if small else NEURON_NAMES
     for backend, name, shape in itertools.product(backends, names, sizes):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 import cuda_compiled
-from h100 import BEST, CLOCK, MEMORY, MULTIPROCESSORS, WORST, Assumed, Measured, Span
+from h100 import BEST, CLOCK, MEMORY, MULTIPROCESSORS, WORST, Measured, Span
 from machine_code import COMPILED_KINDS, KINDS, TARGETS, Code, Loop, Mix, table
 from triton_compiled import GRADIENT_FORMS, TIMESTEPS, WIDTHS, Case, Compiled
 
@@ -54,7 +54,7 @@ def predicted_table(kernels: Sequence[Compiled]) -> str:
     for kind, batch in itertools.product(KINDS, BATCHES):
         moved = batch * NEURONS * 4 * sum(LAYERS.values())
         each = {form: _instructions(kernels, kind, form) for form in LAYERS}
-        span = _predicted(kind, batch, each.__getitem__, _strips(batch))
+        span = _predicted(kind, batch, each, _strips(batch))
         found = measured.gradients("triton", kind, batch)
         rows.append([f"{kind}, batch {batch:,}", f"{moved / 1e6:,.0f}", f"{moved / MEMORY * 1e6:,.1f}", span, found])
     return table(["gradients of both hidden layers", "bytes, MB", "floor, µs", "predicted, µs", "measured, µs"], rows)
@@ -71,15 +71,15 @@ def cuda_table(kernels: Sequence[cuda_compiled.Compiled]) -> str:
     rows = []
     for kind in COMPILED_KINDS:
         steps = [found[kind, surrogate.name.lower()] for surrogate in Surrogate]
-        whole = steps[0] * TIMESTEPS + Mix(CUDA_ONCE / CUDA_THREAD)
+        each = dict.fromkeys(LAYERS, steps[0] * TIMESTEPS + Mix(CUDA_ONCE / CUDA_THREAD))
         times: list[object] = []
         for batch in BATCHES:
             strips = math.ceil(batch / cuda.strip_length(batch, NEURONS))
-            times += [_predicted(kind, batch, lambda _, whole=whole: whole, strips), measured.gradients("cuda", kind, batch)]
+            times += [_predicted(kind, batch, each, strips), measured.gradients("cuda", kind, batch)]
         rows.append([kind, *(f"{step.issued:.0f}" for step in steps), *times])
     names = [surrogate.name.lower() for surrogate in Surrogate]
-    each = [f"batch {batch:,}, {what}, µs" for batch in BATCHES for what in ("predicted", "measured")]
-    return table(["instructions of a step", *names, *each], rows)
+    headings = [f"batch {batch:,}, {what}, µs" for batch in BATCHES for what in ("predicted", "measured")]
+    return table(["instructions of a step", *names, *headings], rows)
 
 
 def step_of(code: Code, levels: int) -> Mix:
@@ -98,7 +98,7 @@ def step_of(code: Code, levels: int) -> Mix:
     return along(there[-1]) + along(back[-1])
 
 
-def _predicted(kind: str, batch: int, issued: Callable[[str], Mix], strips: int) -> Span:
+def _predicted(kind: str, batch: int, issued: Mapping[str, Mix], strips: int) -> Span:
     """Both layers, each of which waits for its bytes or for its instructions.
 
     Args:
@@ -113,7 +113,7 @@ def _predicted(kind: str, batch: int, issued: Callable[[str], Mix], strips: int)
         for form, numbers in LAYERS.items():
             sums = 2 * 4 * NEURONS * (1 + _is_differential(kind)) * strips  # written, and read again
             memory = (batch * NEURONS * 4 * numbers + sums) / MEMORY / assumed.bandwidth
-            warps = issued(form) * (batch * NEURONS / 32 / MULTIPROCESSORS)
+            warps = issued[form] * (batch * NEURONS / 32 / MULTIPROCESSORS)
             seconds += LAUNCHES * assumed.launch + max(memory, assumed.clocks(warps) / CLOCK)
         times.append(seconds)
     return Span(*times)

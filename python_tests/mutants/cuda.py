@@ -948,17 +948,22 @@ MUTANTS = [
         "strides or alignment",
     ),
     _gradient(
-        "segments-forget-what-was-sent", "neuron.sent.count = X::bits(kept.number[1]);", "", "number_of_timesteps"
+        "segments-forget-what-was-sent",
+        "neuron.sent.count = X::bits(kept.number[1]);",
+        "",
+        "number_of_timesteps and T50",
     ),
-    _gradient("segments-forget-a-mean", "neuron.output_mean = kept.number[2];", "", "number_of_timesteps"),
-    _gradient("states-of-segments-share-their-place", "        state += state_size;\n", "", "number_of_timesteps"),
-    _gradient("of-dc-reads-a-constant-again", "if (coded_once)\n", "if (false)\n", "every_size"),
+    _gradient("segments-forget-a-mean", "neuron.output_mean = kept.number[2];", "", "number_of_timesteps and T50"),
+    _gradient(
+        "states-of-segments-share-their-place", "        state += state_size;\n", "", "number_of_timesteps and T50"
+    ),
+    _gradient("of-dc-reads-a-constant-again", "if (coded_once)\n", "if (false)\n", "every_size and B9"),
     _gradient("reads-a-step-too-many", "else if (t + 1 < end)", "else", f"{RUNTIME} -k what_gradients_are_of"),
     _gradient(
         "of-a-mean-is-that-of-every-spike",
         "all.divide(of_mean.lane[i])",
         "of_mean.lane[i]",
-        "every_size",
+        "every_size and B9",
     ),
     _gradient("sum-is-the-last-rows", "of_threshold.lane[i] +=", "of_threshold.lane[i] =", "follow_the_rows"),
     _gradient(
@@ -968,10 +973,18 @@ MUTANTS = [
         "follow_the_rows",
     ),
     _gradient(
-        "last-strips-are-left-out", "divide_up(strips, kStripsPerBlock)", "(strips / kStripsPerBlock)", "every_size"
+        "last-strips-are-left-out",
+        "divide_up(strips, kStripsPerBlock)",
+        "(strips / kStripsPerBlock)",
+        "every_size and B9",
     ),
-    _gradient("tiny-thresholds-take-the-fast-path", "tiny |= is_tiny(", "tiny |= false && is_tiny(", "hard_inputs"),
-    _gradient("has-half-its-shared-memory", "2 * segment * kThreads *", "segment * kThreads *", "every_size"),
+    _gradient(
+        "tiny-thresholds-take-the-fast-path",
+        "tiny |= is_tiny(",
+        "tiny |= false && is_tiny(",
+        "hard_inputs and denormal",
+    ),
+    _gradient("has-half-its-shared-memory", "2 * segment * kThreads *", "segment * kThreads *", "every_size and B9"),
     _gradient(
         "rows-in-32-bits", "const int64_t at = b * p.neurons + n;", "const uint32_t at = b * p.neurons + n;", BEYOND
     ),

@@ -13,6 +13,7 @@ import torch
 from accumulation import Error, in_parts, on_tensor_cores, plain
 from actor_loops import ActorLoops, Shape
 from cuda_tables import WARPS, Load, Row
+from gradient_tables import step_of
 from h100 import BEST, WORST, Span
 from machine_code import Code, Loop, Mix
 from torch import Tensor
@@ -120,6 +121,32 @@ def test_the_longest_way_around_a_loop_is_counted() -> None:
 def test_what_diverging_warps_do_behind_the_end_is_no_loop() -> None:
     assert len(CODE.loops()) == 2
     assert len(CODE.until_exit().loops()) == 1
+
+
+GRADIENT = """
+.L_x_1:
+        /*0000*/                   FADD R3, R3, R2 ;
+        /*0010*/               @P3 BRA `(.L_x_3) ;
+.L_x_2:
+        /*0020*/                   FMUL R4, R3, R2 ;
+        /*0030*/                   FADD R5, R5, R4 ;
+        /*0040*/               @P0 BRA `(.L_x_2) ;
+.L_x_3:
+        /*0050*/                   STS [R1], R5 ;
+        /*0060*/               @P1 BRA `(.L_x_1) ;
+.L_x_4:
+        /*0070*/                   LDS R2, [R1] ;
+        /*0080*/                   STG.E desc[UR4][R6.64], R2 ;
+        /*0090*/               @P1 BRA `(.L_x_4) ;
+"""
+
+
+@pytest.mark.parametrize("levels", [1, 4])
+def test_a_step_of_gradients_goes_there_and_back_and_over_all_levels(levels) -> None:
+    """The loop over rows, which all of it is in, and the path of tiny thresholds, which stands before, are left out."""
+    tiny = GRADIENT.replace(".L_x_", ".L_x_1").replace("FADD R3, R3, R2 ;", "FADD R3, R3, R2 ;\n/*0001*/ MOV R1, R1 ;")
+    both = f".L_x_9:\n{tiny}{GRADIENT}        /*00a0*/               @P2 BRA `(.L_x_9) ;\n"
+    assert step_of(Code.parse(both), levels) == Mix(issued=4 + 3 * levels + 3, memory=1 + 2)
 
 
 EACH = ActorLoops(

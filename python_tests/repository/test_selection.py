@@ -39,6 +39,7 @@ GPU_TESTS = {  # a file, and one of its tests
     "test_cuda_actor": "test_agrees_with_the_reference[gpu-if-one-layer]",
     "test_cuda_cluster": "test_hidden_layers_are_bit_identical_to_the_cpu_engine[gpu-if-walker]",
     "test_cuda_gpu": "test_a_captured_decision_replays[if]",
+    "test_cuda_gradients": "test_currents_may_have_any_strides[gpu-if-unaligned-float32]",
     "test_cuda_integers": "test_hidden_layers_are_exact[gpu-if-walker]",
     "test_cuda_neurons": "test_currents_may_have_any_strides[gpu-if-unaligned-float32]",
     "test_cuda_on_host": "test_two_barriers_per_layer_and_sixteen_steps_do[gpu-if]",
