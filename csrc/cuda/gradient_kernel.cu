@@ -13,8 +13,8 @@ namespace {
 constexpr int kStripsPerBlock = 4;  // one for each warp
 constexpr int kThreads = kWarp * kStripsPerBlock;
 
-// Steps that shared memory holds. For so many, a block takes 32 KB at most: all GPUs that the
-// kernels are for have room for four, most for seven.
+// Steps that shared memory holds. For so many, a block takes 32 KB at most: a multiprocessor of an
+// A100 has room for four, of an H100 for six.
 constexpr int64_t kMostSteps = 16;
 
 // As many as an 8-byte load brings: those of a 16-byte load would share what is there for warps.

@@ -23,9 +23,8 @@ MEMORY = f"{INTEGERS} -k 'host and (memory or neighbours)'"
 BEYOND_OF_INTEGERS = f"{INTEGERS} -k 'host and beyond_two'"
 WARMUP = f"{INTEGERS} -k 'host and warmup'"
 REFUSALS = f"{INTEGERS} -k 'host and refused'"
-
-
 GRADIENTS = "python_tests/kernels/test_cuda_gradients.py"
+GRADIENTS_BEYOND = f"{RUNTIME} -k gradients_of_a_layer_beyond"
 GRADIENT_FILE = "csrc/cuda/gradient_kernel.cu"
 
 
@@ -986,20 +985,23 @@ MUTANTS = [
     ),
     _gradient("has-half-its-shared-memory", "2 * segment * kThreads *", "segment * kThreads *", "every_size and B9"),
     _gradient(
-        "rows-in-32-bits", "const int64_t at = b * p.neurons + n;", "const uint32_t at = b * p.neurons + n;", BEYOND
+        "rows-in-32-bits",
+        "const int64_t at = b * p.neurons + n;",
+        "const uint32_t at = b * p.neurons + n;",
+        GRADIENTS_BEYOND,
     ),
     _gradient(
         "steps-in-32-bits",
         "(end - 1) * tiled.step_size + at;",
         "uint32_t((end - 1) * tiled.step_size) + at;",
-        BEYOND,
+        GRADIENTS_BEYOND,
     ),
     Mutant(
         name="cuda-gradients-without-device-guard",
         file="csrc/cuda/bindings.cpp",
         text="    const DeviceGuard guard(device);\n    launch_neuron_gradients(",
         replacement="    (void)device;\n    launch_neuron_gradients(",
-        tests=RUNTIME,
+        tests=f"{RUNTIME} -k gradients_run_on",
     ),
     Mutant(
         name="cuda-gradients-are-never-tritons",
