@@ -72,6 +72,7 @@ def test_a_task_that_kills_its_workers_is_given_up(executor) -> None:
     assert "its worker died 3 times" in str(found[1].error)
 
 
+@pytest.mark.thorough
 def test_an_exception_belongs_to_its_task(executor) -> None:
     found = results(executor, sweep_tasks.failing, "task", list(range(6)))
     assert [found[task] for task in (0, 2, 4)] == [0, 2, 4]
@@ -103,6 +104,7 @@ def test_a_function_of_a_script_travels(executor) -> None:
     assert results(executor, space["double"], 2, [3, 4]) == {0: (6, 1), 1: (8, 1)}
 
 
+@pytest.mark.thorough
 def test_machines_with_other_versions_are_refused(executor, monkeypatch) -> None:
     """When an executor is made, and when one joins later."""
     ours = {**ray_executor._versions(), "torch": "1.0", "nothing": "2.0"}

@@ -86,6 +86,7 @@ def test_warnings_of_others_are_shown_and_ours_are_errors(tmp_path: Path) -> Non
     assert "test_one[snnkern.ops]" in done.stdout
 
 
+@pytest.mark.thorough
 def test_where_time_is_over_each_test_still_runs() -> None:
     """As CI on a slow machine: of the cases that are run with --all-cases alone, none."""
 
