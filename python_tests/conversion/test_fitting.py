@@ -77,6 +77,29 @@ def test_least_squares_with_equal_importance_is_without(states):
     torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-6])
+@pytest.mark.parametrize("states", [300, 5])  # fewer than senders, too
+@pytest.mark.parametrize("weighted", [False, True])
+def test_states_that_do_not_vary_leave_the_weights_as_trained(states, weighted, noise):
+    generator = torch.Generator().manual_seed(2)
+    one = torch.rand(1, 9, generator=generator)
+    output = one * (1 + noise * torch.randn(states, 9, generator=generator))
+    weight, bias = torch.randn(3, 9, generator=generator), torch.randn(3, generator=generator)
+    wanted = output @ weight.T + bias + 0.3
+    importance = torch.rand(states, 3, generator=generator) + 0.1 if weighted else None
+    fitted, offset = least_squares(output, wanted, weight, bias, 0.1, importance)
+    assert torch.equal(fitted, weight)
+    torch.testing.assert_close(offset, bias + 0.3)
+
+
+@pytest.mark.parametrize("neuron", NEURONS)
+def test_an_observation_given_many_times_spoils_no_weights(neuron):
+    actor = make_actor(4, 9, 13, 2)
+    found = fit(actor, make_observations(1, 4).repeat(200, 0), neuron=neuron, weighted=True, correction="linear")
+    for fitted, trained in zip([*found.actor.hidden, found.actor.output], [*actor.hidden, actor.output], strict=True):
+        assert torch.equal(fitted.weight, trained.weight)
+
+
 @pytest.mark.parametrize("squash", [True, False])
 def test_sensitivity_is_the_squared_jacobian_where_errors_are_small(squash):
     actor = make_actor(4, 9, 7, 2, squash=squash)

@@ -313,7 +313,8 @@ def least_squares(
     For each receiver, min over w', b' of E p·(w'·output + b' − wanted)² + λ·|w' − w|², λ = `ridge` · mean variance of
     the outputs, p = `importance`, of mean 1, by which variances are taken as well. The mean is over as many directions
     as there can be: senders, or states where these are fewer. (With the mean over senders, a layer that has many would
-    be explained perfectly in these states, and no better than before in others.)
+    be explained perfectly in these states, and no better than before in others.) Weights stay as they are where outputs
+    vary no more than rounding makes them: no state then says what another one needs.
 
     Args:
         output: mean output of the layer below, `[S, in]`.
@@ -353,10 +354,15 @@ def least_squares(
         mean, lack = weighted.sum(dim=0) / total, (totals[receivers] + (lacking * share).sum(dim=0)) / total
         covariance = ((squares + weighted.T @ counted) / total - torch.outer(mean, mean)).double()
         cross = (products[:, receivers] + weighted.T @ lacking) / total - torch.outer(mean, lack)
-        covariance.diagonal().add_(max(ridge * float(covariance.diagonal().mean()), 1e-12))
+        usual = center + mean
+        rounding = float(usual.double().square().mean()) * torch.finfo(output.dtype).eps
+        offset[receivers] = lack
+        if (variance := float(covariance.diagonal().mean())) <= rounding:  # nothing to fit: weights stay as trained
+            continue
+        covariance.diagonal().add_(max(ridge * variance, rounding))
         change = torch.linalg.solve(covariance, cross.double()).T.to(weight)
         fitted[receivers] += change
-        offset[receivers] = lack - change @ (center + mean)
+        offset[receivers] -= change @ usual
     return fitted, offset
 
 
@@ -380,12 +386,16 @@ def _least_squares_of_few(
         lack = share @ missing[:, group]
         root = share.sqrt()[:, None]
         system = root * centred * root.T
-        strength = ridge * float(system.diagonal().sum()) / len(output)
-        system.diagonal().add_(max(strength, 1e-12))
+        offsets.append(lack)
+        usual = center + (share @ sent.double()).to(center)
+        rounding = float(usual.double().square().sum()) * torch.finfo(output.dtype).eps
+        if (variance := float(system.diagonal().sum())) <= rounding:  # nothing to fit: weights stay as trained
+            coefficients.append(torch.zeros_like(missing[:, group]))
+            continue
+        system.diagonal().add_(max(ridge * variance, rounding) / len(output))
         found = root * torch.linalg.solve(system, root * (missing[:, group] - lack))
         # Of the centred states; `share` moves what belongs to their mean.
         coefficients.append(found - share[:, None] * found.sum(dim=0))
-        offsets.append(lack)
     change = torch.cat(coefficients, dim=1).T.to(weight) @ sent
     means = (shares / shares.sum(dim=0)).T.to(sent) @ sent + center
     offset = torch.cat(offsets).to(bias) - (change * means).sum(dim=1)
