@@ -284,6 +284,8 @@ def _read_safetensors(content: bytes, name: str) -> tuple[dict[str, Tensor], dic
 def read_state_dict(content: bytes, name: str, size: int | None = None) -> dict[str, Tensor]:
     """Reads the state dict that `torch.save` wrote, or the first of several, as CleanRL writes them.
 
+    A dict of state dicts, one for each part of an actor, becomes one, whose names begin with the part's.
+
     Args:
         content: the file's.
         name: what errors call it.
@@ -313,6 +315,8 @@ def read_state_dict(content: bytes, name: str, size: int | None = None) -> dict[
         raise CheckpointError(f"{name} is truncated or not a checkpoint: {reason(error)}") from error
     if isinstance(state, tuple | list) and state and all(isinstance(part, dict) for part in state):
         state = state[0]
+    if isinstance(state, dict):
+        state = _joined(state)
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(tensor, Tensor) and not tensor.is_nested for key, tensor in state.items()
     ):
@@ -321,6 +325,15 @@ def read_state_dict(content: bytes, name: str, size: int | None = None) -> dict[
     dense = [tensor for tensor in state.values() if tensor.layout == torch.strided and tensor.device.type != "meta"]
     check_growth(name, sum(tensor.numel() * tensor.element_size() for tensor in dense), size)
     return dict(state)
+
+
+def _joined(state: dict[Any, Any]) -> dict[Any, Any]:
+    """State dicts by their names, if it is nothing else, as one: "part.name"; anything else as it is."""
+    if not state or not all(isinstance(name, str) and isinstance(part, dict) and part for name, part in state.items()):
+        return state
+    pairs = [(name, key, value) for name, part in state.items() for key, value in part.items()]
+    joined = {f"{name}.{key}": value for name, key, value in pairs if isinstance(key, str)}
+    return joined if len(joined) == len(pairs) else state
 
 
 def unzipped(content: bytes, name: str, size: int) -> zipfile.ZipFile:

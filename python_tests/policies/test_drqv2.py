@@ -249,6 +249,41 @@ def test_a_state_dict_of_another_network_is_refused(name):
     assert str(caught.value).startswith("not a DrQ-v2 actor: ")
 
 
+@pytest.mark.parametrize(("stride", "kernel"), [((2, 1), (3, 4)), ((1, 3), (2, 3)), ((3, 2), (1, 5))])
+def test_images_are_square_where_strides_and_kernels_are_not(stride, kernel, tmp_path):
+    agent = DrQV2Agent()
+    agent.encoder.convnet[2] = nn.Conv2d(4, 4, kernel, stride)
+    with torch.no_grad():
+        sizes = [agent.encoder.convnet(torch.zeros(1, 3, size, size)).numel() for size in range(40, 60)]
+    wanted = 40
+    while sizes[wanted + 1 - 40] == sizes[0]:  # the largest of those that make as many numbers
+        wanted += 1
+    agent.actor.trunk[0] = nn.Linear(sizes[0], 6)
+    actor = load_actor(written(snapshot(agent), tmp_path))
+    assert actor.interface.observation_shape == (3, wanted, wanted)
+    images = frames(3, size=wanted)
+    np.testing.assert_allclose(actor.act(images), agent.action(torch.from_numpy(images)).numpy(), atol=1e-5)
+
+
+def test_both_parts_of_what_acts_may_be_saved_as_they_are(tmp_path):
+    agent = DrQV2Agent()
+    parts = {"encoder": agent.encoder.state_dict(), "actor": agent.actor.state_dict()}
+    torch.save(parts, tmp_path / "parts.pt")
+    found = load_actor(tmp_path / "parts.pt")
+    assert found.fingerprint() == actor_from_state_dict(parts).fingerprint()
+    assert found.metadata["algorithm"] == "DrQ-v2"
+
+
+class Another(DrQV2Agent):
+    """Somebody's own."""
+
+
+def test_an_agent_of_another_class_is_told_what_to_save(tmp_path):
+    message = refusal(written(snapshot(Another()), tmp_path))
+    assert f"holds an object, '{__name__}.Another', which is refused: of DrQ-v2, DrQV2Agent alone is read" in message
+    assert "torch.save({'encoder': agent.encoder.state_dict(), 'actor': agent.actor.state_dict()}, path)" in message
+
+
 def test_another_activation_is_refused():
     with pytest.raises(CheckpointError, match="its activation is elu"):
         actor_from_state_dict(DrQV2Agent().tensors(), metadata={"activation": "elu"})

@@ -47,14 +47,23 @@ def read_snapshot(content: bytes, name: str) -> Snapshot | None:
 
     Raises:
         CheckpointError: it holds an agent, but is damaged, or its network has parts that are not known; all are named.
+            Or it holds an object of another class with an encoder and an actor.
     """
     try:
         file = TorchFile(content, name)
     except CheckpointError:
         return None
     agent = file.objects.get("agent") if isinstance(file.objects, dict) else file.objects
-    if not isinstance(agent, Record) or agent.name != _AGENT:
+    if not isinstance(agent, Record):
         return None
+    if agent.name != _AGENT:
+        if not all(_entries(_entries(agent.state).get(part), "_modules") for part in _CHAINS):
+            return None
+        raise CheckpointError(
+            f"{name} holds an object, {brief(agent.kind)}, which is refused: of DrQ-v2, {_AGENT} alone is read. Save "
+            "both parts of what acts instead: torch.save({'encoder': agent.encoder.state_dict(), 'actor': "
+            "agent.actor.state_dict()}, path)"
+        )
     try:
         return Snapshot(agent.kind, _network(file, agent))
     except InputError as error:

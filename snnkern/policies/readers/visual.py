@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import bisect
 import operator
 import re
 from collections.abc import Mapping, Sequence
@@ -24,6 +24,7 @@ _LINEAR = re.compile(r"actor\.policy\.([0-9]{1,4})\.weight")
 _ACTING = ("encoder.", "actor.")  # how names of tensors begin that act; others are the critics'
 _EPS = 1e-5  # of a LayerNorm, where a state dict does not say it: torch's own
 _NATURE = {"features_extractor.cnn.0": 4, "features_extractor.cnn.2": 2, "features_extractor.cnn.4": 1}  # strides
+_LARGEST = 2**31  # side of an image that is looked for
 _FEATURES = "features_extractor.linear.0"
 EXTRACTOR = "features_extractor."
 # Domains of the DeepMind Control Suite whose names have an underscore, and DrQ-v2's own name of one.
@@ -228,7 +229,7 @@ def _environment(metadata: Mapping[str, str]) -> str:
 
 
 def _image(chain: Chain) -> tuple[int, int, int]:
-    """The shape of the images that a network sees: square ones, as DrQ-v2's are.
+    """The shape of the images that a network sees: square ones, as DrQ-v2's are, whatever strides and kernels are.
 
     The first Linear says how many numbers the convolutions make of one. Where a stride leaves pixels at the border
     unseen, images of several sizes make as many, and all of them give the same action: the largest is taken, which is
@@ -238,21 +239,30 @@ def _image(chain: Chain) -> tuple[int, int, int]:
         InputError: no square images make as many.
     """
     convolutions = [module for _, module in chain if isinstance(module, nn.Conv2d)]
+
+    def features(side: int) -> int:
+        """How many numbers they make of a square image."""
+        height = width = side
+        for layer in convolutions:
+            (down, right), (tall, wide) = layer.stride, layer.kernel_size
+            above, beside = cast("tuple[int, int]", layer.padding)  # readers make no others
+            # A stride of 0 is refused later, by its name.
+            height = max(0, (height + 2 * above - tall) // max(down, 1) + 1)
+            width = max(0, (width + 2 * beside - wide) // max(right, 1) + 1)
+        return convolutions[-1].out_channels * height * width
+
     flat = next((module.in_features for _, module in chain if isinstance(module, nn.Linear)), 0)
     if not convolutions or not flat:
         raise InputError("this network cannot be converted: it has no convolutions, or no Linear behind them")
-    channels = convolutions[-1].out_channels
-    side = math.isqrt(flat // channels)
-    if channels * side * side != flat:
+    side = 1
+    while features(side) <= flat and side < _LARGEST:
+        side *= 2
+    # Larger images never make fewer numbers: the first one that makes more is between, and the one before is wanted.
+    side = bisect.bisect_right(range(side), flat, key=features) - 1
+    if side < 1 or features(side) != flat:
+        channels = convolutions[-1].out_channels
         raise InputError(f"the trunk takes {flat:,} numbers, which are not {channels} channels of a square image")
-    sides = [side, side]
-    for layer in reversed(convolutions):
-        paddings = cast("tuple[int, int]", layer.padding)  # `assemble` refuses others
-        sides = [
-            (length - 1) * stride + kernel - 2 * padding + stride - 1
-            for length, stride, kernel, padding in zip(sides, layer.stride, layer.kernel_size, paddings, strict=True)
-        ]
-    return convolutions[0].in_channels, sides[0], sides[1]
+    return convolutions[0].in_channels, side, side
 
 
 # Stable-Baselines3
