@@ -174,6 +174,17 @@ MISTAKES = {
 }
 
 
+@pytest.mark.parametrize("from_file", [False, True])
+def test_sac_without_layers_of_its_own_has_those_of_the_extractor(from_file, tmp_path):
+    model = make("sac", net_arch=[])
+    seen = images(3, model)
+    actor = (
+        snnkern.load_actor(saved(model, tmp_path)) if from_file else dense_actor(snnkern.from_sb3(model, seen).actor)
+    )
+    wanted, _ = model.predict(seen, deterministic=True)
+    np.testing.assert_allclose(actor.act(seen), wanted, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", MISTAKES)
 def test_what_cannot_be_converted_is_named(name):
     policy, wanted = MISTAKES[name]

@@ -286,6 +286,10 @@ def _recognize(tensors: Mapping[str, Tensor]) -> tuple[_Layout, list[int]]:
         found = sorted({int(match[1]) for match in matches if match})
         if found:  # a gap in the numbers is a missing layer
             return layout, list(range(min(found[0], layout.first), found[-1] + 1, layout.step))
+    for layout in _LAYOUTS:  # an output layer alone, as Stable-Baselines3's SAC with net_arch=[] has behind a NatureCNN
+        heads = {f"{head}.{part}" for head in layout.heads for part in ("weight", "bias")}
+        if heads & tensors.keys() and all(name in heads or layout.ignored.fullmatch(name) for name in tensors):
+            return layout, []
     known = "; ".join([*(layout.example for layout in _LAYOUTS), visual.EXAMPLE])
     some = ", ".join(list(tensors)[:8]) or "none"
     raise CheckpointError(
