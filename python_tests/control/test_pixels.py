@@ -178,7 +178,10 @@ def test_images_that_an_environment_gives_are_taken(registered, kind, seen):
 def test_what_a_function_makes_is_taken_as_it_is(registered):
     given = painted.Stacks("rgb_array")
     assert environments.make(lambda: given, Sees(metadata={"action_repeat": "2"})) is given
-    with pytest.raises(InputError, match=r"observation space is Box.*float32\), but the actor's .* uint8 \[9, 8, 8\]$"):
+    with pytest.raises(
+        InputError,
+        match=r"observation space is Box.*float32\), but the actor's .* uint8 \[9, 8, 8\]: give the env.* is drawn$",
+    ):
         snnkern.collect(visual_actor(), lambda: painted.Painted("rgb_array"), 3)
 
 
@@ -214,7 +217,7 @@ BOX = gymnasium.spaces.Box
         (BOX(0, 255, (3, 3, *FRAME), np.uint8), r"uint8 \[9, 8, 8\]: its frames are stacked in the channels"),
         (BOX(0, 1, (9, *FRAME), np.float32), r"space is Box.*float32\), but the actor's observations are uint8"),
         (BOX(0, 255, (12, *FRAME), np.uint8), r"space is Box.*\(12, 8, 8\), uint8\), .* uint8 \[9, 8, 8\]$"),
-        (gymnasium.spaces.Dict({}), r"space is Dict\(\), but the actor's observations are uint8 \[9, 8, 8\]$"),
+        (gymnasium.spaces.Dict({}), r"space is Dict\(\), but .* \[9, 8, 8\]: give the environment's registered name"),
     ],
     ids=["order", "frames", "dtype", "stack", "dict"],
 )

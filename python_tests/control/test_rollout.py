@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("gymnasium", reason="Gymnasium is not installed")
 
+import gymnasium
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from support.environments_for_tests import ACTION_DIM, Scripted, length, observation, random_actor
@@ -116,6 +117,33 @@ def test_an_environment_that_does_not_fit_is_refused_before_it_runs() -> None:
         rollout(random_actor(), SyncVectorEnv([lambda: Scripted(0)]), episodes=0)
     with pytest.raises(snnkern.InputError, match="seed must be a whole number of at least 0, got -1"):
         rollout(random_actor(), SyncVectorEnv([lambda: Scripted(0)]), seed=-1)
+
+
+def test_a_network_of_another_form_than_the_environment_is_refused() -> None:
+    class Sigmoid(torch.nn.Module):
+        def __init__(self, inputs: int, actions: int) -> None:
+            super().__init__()
+            self.first, self.last = torch.nn.Linear(inputs, 4), torch.nn.Linear(4, actions)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.sigmoid(self.last(torch.relu(self.first(x))))
+
+    for inputs, actions, message in (
+        (3, ACTION_DIM + 1, rf"action space is Box.*the actor's actions are \[{ACTION_DIM + 1}\]"),
+        (4, ACTION_DIM, r"observation space is Box.*the actor's observations are \[4\]"),
+    ):
+        network = snnkern.spikify(Sigmoid(inputs, actions), torch.rand(5, inputs))
+        assert network.engine == "operators"
+        with pytest.raises(snnkern.InputError, match=message):
+            rollout(network, SyncVectorEnv([lambda: Scripted(0)]))
+
+
+def test_episodes_side_by_side_need_environments_of_their_own() -> None:
+    one = Scripted(0)
+    for maker in (lambda: one, lambda: gymnasium.Wrapper(one)):
+        with pytest.raises(snnkern.InputError, match="returned the same one twice, but episodes run side by side"):
+            snnkern.evaluate(random_actor(), maker, episodes=2)
+        assert snnkern.evaluate(random_actor(), maker, episodes=2, rows=1).returns
 
 
 def test_what_is_no_vector_environment_is_refused() -> None:

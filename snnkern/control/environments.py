@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -243,8 +243,28 @@ def make_vector(
         from snnkern.control.processes import ProcessVector
 
         return ProcessVector([maker] * rows, processes)
-    make(env, policy).close()  # a clear error before anything else
-    return _vector([lambda: make(env, policy)] * rows)
+    return _vector([lambda one=one: one for one in make_several(env, rows, policy)])  # type: ignore[misc]
+
+
+def make_several(
+    env: str | Callable[[], gymnasium.Env[Any, Any]], count: int, policy: object = None
+) -> list[gymnasium.Env[Any, Any]]:
+    """Makes so many environments, each of which is another one.
+
+    Raises:
+        MissingDependencyError: as `make`.
+        InputError: as `make`; or a function returns one environment twice, which cannot run two episodes at once.
+    """
+    found: list[gymnasium.Env[Any, Any]] = []
+    for _ in range(count):
+        one = make(env, policy)
+        if any(one.unwrapped is other.unwrapped for other in found):
+            raise InputError(
+                "the function that makes the environment returned the same one twice, but episodes run side by side: "
+                "make it inside the function, such as lambda: gymnasium.make(…), or run with rows=1"
+            )
+        found.append(one)
+    return found
 
 
 _alone = multiprocessing.parent_process() is not None
@@ -314,20 +334,8 @@ def check_spaces(
         InputError: the spaces are not boxes of the policy's shapes, images are not of its dtype, or its actions leave
             the action space.
     """
-    box = require("gymnasium", "rl", "running environments").spaces.Box
-    shape = tuple(interface.observation_shape)
-    image = len(shape) > 1
     dtype = str(interface.observation_dtype).rpartition(".")[2]
-    for name, space, wanted, numbers in (
-        ("observation", observation_space, shape, f"{dtype} {list(shape)}" if image else f"{list(shape)} real numbers"),
-        ("action", action_space, (interface.action_dim,), f"[{interface.action_dim}] real numbers"),
-    ):
-        fits = isinstance(space, box) and space.shape == wanted
-        if not fits or (image and name == "observation" and space.dtype != dtype):
-            raise InputError(
-                f"the environment's {name} space is {_space(space)}, but the actor's {name}s are {numbers}"
-                f"{_order(space.shape, wanted)}"
-            )
+    check_shapes(interface.observation_shape, dtype, interface.action_dim, observation_space, action_space)
     if not interface.squash:
         return
     scale, bias = interface.action_scale.abs().cpu().numpy(), interface.action_bias.cpu().numpy()
@@ -340,15 +348,48 @@ def check_spaces(
         )
 
 
+def check_shapes(
+    observation_shape: Sequence[int],
+    observation_dtype: str,
+    action_dim: int,
+    observation_space: gymnasium.Space[Any],
+    action_space: gymnasium.Space[Any],
+) -> None:
+    """Checks that observations and actions of these shapes are those of an environment.
+
+    Raises:
+        InputError: the spaces are not boxes of these shapes, or images are not of this dtype.
+    """
+    box = require("gymnasium", "rl", "running environments").spaces.Box
+    shape = tuple(observation_shape)
+    image = len(shape) > 1
+    numbers = f"{observation_dtype} {list(shape)}" if image else f"{list(shape)} real numbers"
+    for name, space, wanted, what in (
+        ("observation", observation_space, shape, numbers),
+        ("action", action_space, (action_dim,), f"[{action_dim}] real numbers"),
+    ):
+        fits = isinstance(space, box) and space.shape == wanted
+        alike = space.dtype == observation_dtype or (
+            observation_dtype.startswith("float") and space.dtype is not None and space.dtype.kind == "f"
+        )
+        if not fits or (image and name == "observation" and not alike):
+            raise InputError(
+                f"the environment's {name} space is {_space(space)}, but the actor's {name}s are {what}"
+                f"{_order(space.shape, wanted)}"
+            )
+
+
 def _space(space: gymnasium.Space[Any]) -> str:
     """A space in few words, whatever its bounds are."""
     return " ".join(str(space).split())
 
 
 def _order(given: tuple[int, ...] | None, wanted: tuple[int, ...]) -> str:
-    """A hint where an image has its channels last, or its frames apart."""
-    if given is None or len(wanted) != 3:
+    """A hint where an image has its channels last, or its frames apart, or is none."""
+    if len(wanted) != 3:
         return ""
+    if given is None or len(given) < 2:  # by its name it would have been drawn
+        return ": give the environment's registered name, then it is drawn"
     channels, height, width = wanted
     if given == (height, width, channels):
         return ": channels stand first in them, and last in the environment's"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnkern.control import environments
-from snnkern.control.rollout import Acts, spiking
+from snnkern.control.rollout import Acts, check_fit, spiking
 from snnkern.errors import Error, InputError
 from snnkern.kernels import ops, reference
 from snnkern.limits import MOST_REPLAYED, MOST_SIDE_BY_SIDE, check_episodes
@@ -83,11 +83,10 @@ def follow(
     if driver not in policies:
         raise InputError(f"the driver must be one of the policies ({', '.join(policies)}), got {driver!r}")
     view = environments.view(env, policies[driver])
-    envs = [environments.make(env, policies[driver]) for _ in range(episodes)]
+    envs = environments.make_several(env, episodes, policies[driver])
     twin = _Twin(env, view.action_repeat if view else 1) if len(policies) > 1 else None
     for policy in policies.values():
-        if isinstance(policy, Policy):
-            environments.check_spaces(policy.interface, envs[0].observation_space, envs[0].action_space)
+        check_fit(policy, envs[0].observation_space, envs[0].action_space)
         if snn := spiking(policy):
             snn.reset()
     limit = envs[0].spec.max_episode_steps if envs[0].spec else None

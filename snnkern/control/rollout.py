@@ -45,6 +45,20 @@ class Spikes(Acts, Protocol):
 
 
 @runtime_checkable
+class HasForm(Protocol):
+    """A policy that says what it takes and gives, such as a `SpikingNetwork`; `observation_dtype` as NumPy names it."""
+
+    @property
+    def observation_shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def observation_dtype(self) -> str: ...
+
+    @property
+    def action_dim(self) -> int | None: ...
+
+
+@runtime_checkable
 class WrapsSpikingActor(Protocol):
     """A policy around a spiking actor, such as an `SB3Policy`."""
 
@@ -69,6 +83,20 @@ def spiking(policy: object) -> Spikes | None:
     """The policy, if it has the parts of one that `Spikes`; they are not asked for, for there may be no spikes yet."""
     whole = all(inspect.getattr_static(policy, name, None) is not None for name in ("act", "reset", "spikes"))
     return cast("Spikes", policy) if whole else None
+
+
+def check_fit(policy: object, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]) -> None:
+    """Checks that a policy fits an environment, where it says what it takes: an actor, or one that `HasForm`.
+
+    Raises:
+        InputError: as `environments.check_spaces`.
+    """
+    if isinstance(policy, Policy):
+        environments.check_spaces(policy.interface, observation_space, action_space)
+    elif isinstance(policy, HasForm) and policy.action_dim is not None:
+        environments.check_shapes(
+            policy.observation_shape, policy.observation_dtype, policy.action_dim, observation_space, action_space
+        )
 
 
 @dataclass(frozen=True)
@@ -123,8 +151,7 @@ def rollout(
     gym = require("gymnasium", "rl", "running environments")
     if not isinstance(envs, gym.vector.VectorEnv):
         raise InputError(f"rollout needs a Gymnasium vector environment, got {type(envs).__name__}")
-    if isinstance(policy, Policy):
-        environments.check_spaces(policy.interface, envs.single_observation_space, envs.single_action_space)
+    check_fit(policy, envs.single_observation_space, envs.single_action_space)
     modes = gym.vector.AutoresetMode
     mode = modes(envs.metadata.get("autoreset_mode", modes.NEXT_STEP))
     snn = spiking(policy)

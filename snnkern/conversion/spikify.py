@@ -53,13 +53,14 @@ class InputForm(NamedTuple):
         shape: of one.
         dtype: of the samples; any floating-point dtype stands for all of them.
         fed: what the module is given: integers where it takes them, else its own floating-point numbers.
-        acts: whether the module returns one vector for every input, as a policy does.
+        action_dim: width of the one vector that the module returns for every input, as a policy does; None where it
+            returns something else.
     """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     fed: torch.dtype
-    acts: bool
+    action_dim: int | None
 
     def rows(self, observation: object) -> Tensor:
         """An array of this shape, or of rows of it, as a tensor of one or more rows.
@@ -119,6 +120,16 @@ class SpikingNetwork(nn.Module):
     def observation_shape(self) -> tuple[int, ...]:
         """Shape of one input, as the samples were; of images `(C, H, W)`."""
         return self._form.shape
+
+    @property
+    def observation_dtype(self) -> str:
+        """Of one input as NumPy names it: "uint8", or "float32", for which any other floating-point dtype does."""
+        return "float32" if self._form.dtype.is_floating_point else str(self._form.dtype).removeprefix("torch.")
+
+    @property
+    def action_dim(self) -> int | None:
+        """Width of an action; None where the module returns something else than one tensor `[B, action_dim]`."""
+        return self._form.action_dim
 
     @property
     def engine(self) -> Literal["actor", "operators"]:
@@ -183,7 +194,7 @@ class SpikingNetwork(nn.Module):
         """
         if self.actor is not None:
             return self.actor.act(observation)
-        if not self._form.acts:
+        if self._form.action_dim is None:
             raise InputError("a policy returns one tensor [B, action_dim]: wrap the module in one that does")
         rows = self._form.rows(observation)
         own = self._spiking()[0].threshold
@@ -296,9 +307,7 @@ def spikify(
     samples = _Samples(graph, sample_batches)
     plan = Plan(graph, samples.example)
     thresholds = _calibrate(graph, plan, samples, rule)
-    form = InputForm(
-        tuple(samples.example.shape[1:]), samples.given, samples.example.dtype, plan.action_dim is not None
-    )
+    form = InputForm(tuple(samples.example.shape[1:]), samples.given, samples.example.dtype, plan.action_dim)
     names = [f"{relu.name}_spiking" for relu in plan.relus]
     actor = actor_of(plan, form.shape, form.fed) if form.dtype.is_floating_point or form.dtype == form.fed else None
     if actor is not None:
