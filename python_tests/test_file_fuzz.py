@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import faulthandler
 import functools
+import importlib.util
 import io
 import itertools
 import json
@@ -132,7 +133,8 @@ def spiking() -> snnkern.SpikingActor:
 
 @functools.cache
 def seeing() -> snnkern.SpikingActor:
-    actor = visual_actor(FORMS["trunk"])
+    seen = {"camera": "1", "frame_stack": "1", "action_repeat": "2", "environment": "Hopper-v5"}
+    actor = visual_actor(FORMS["trunk"]).replaced(metadata=seen)
     return snnkern.convert(actor, frames(5, FORMS["trunk"].image), neuron="snm")
 
 
@@ -181,6 +183,11 @@ def decide(policy: Any) -> None:
     if interface.observation_dim < 10_000:
         kind = np.float32 if interface.observation_dtype.is_floating_point else np.uint8
         policy.act(np.zeros((3, *interface.observation_shape), dtype=kind))
+    if importlib.util.find_spec("gymnasium"):
+        from snnkern.control import pixels
+
+        for name in ("Hopper-v5", "dm_control/quadruped-walk-v0"):
+            pixels.view_of(policy, name)
 
 
 def store_case(path: Path, choose: random.Random) -> None:

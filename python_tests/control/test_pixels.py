@@ -117,10 +117,22 @@ def test_who_sees_no_pixels_has_no_view():
     [
         ((9, *FRAME), {"frame_stack": "4"}, "frame_stack of 4, which is 12 channels, but its observations have 9"),
         ((9, *FRAME), {"action_repeat": "two"}, "metadata have action_repeat 'two', which is no whole number"),
+        (
+            (9, *FRAME),
+            {"action_repeat": "\u0662"},
+            "action_repeat '\u0662', which is no whole number of up to 9 digits",
+        ),
+        (
+            (9, *FRAME),
+            {"action_repeat": "9" * 5000},
+            "action_repeat '999.*…, which is no whole number of up to 9 digits",
+        ),
+        ((9, *FRAME), {"frame_stack": "9" * 5000}, "frame_stack '999.*…, which is no whole number of up to 9 digits"),
+        ((9, *FRAME), {"camera": "9" * 5000}, "metadata name the camera '999.*…, and not every environment lets one"),
         ((9, *FRAME), {"action_repeat": "0"}, "action_repeat of the actor's metadata must be .* at least 1, got 0"),
         ((4, *FRAME), {}, "have 4 channels, but an environment that is drawn gives 3 for each frame"),
     ],
-    ids=["stack", "no number", "zero", "channels"],
+    ids=["stack", "no number", "Arabic", "many digits", "many frames", "many cameras", "zero", "channels"],
 )
 def test_what_does_not_fit_the_actor_is_refused(registered, shape, metadata, message):
     with pytest.raises(InputError, match=message):
@@ -200,6 +212,12 @@ def test_an_environment_that_cannot_be_drawn_is_refused(registered, monkeypatch,
     monkeypatch.setattr(environments, "cores", lambda: 2)
     with pytest.raises(InputError, match=message):
         environments.make_vector("snnkern-tests/Bad-v0", rows, Sees())
+
+
+def test_a_frame_without_pixels_is_refused(registered):
+    gymnasium.register("snnkern-tests/Bad-v0", painted.Empty)
+    with pytest.raises(InputError, match=r"'snnkern-tests/Bad-v0' gives images \[0, 0, 3\], but \[height, width, 3\]"):
+        environments.make("snnkern-tests/Bad-v0", Sees())
 
 
 def test_a_camera_that_cannot_be_chosen_is_named(registered):

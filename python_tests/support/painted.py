@@ -93,6 +93,13 @@ class Flat(Painted):
         return np.zeros((SIDE, SIDE), np.uint8)
 
 
+class Empty(Painted):
+    """Its frames have no pixels."""
+
+    def render(self) -> NDArray[np.uint8]:
+        return np.zeros((0, 0, 3), np.uint8)
+
+
 class Bright(Painted):
     """It draws numbers from 0 to 1."""
 

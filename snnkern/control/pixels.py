@@ -12,6 +12,7 @@ import contextlib
 import functools
 import importlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -96,7 +97,8 @@ def view_of(policy: object, env: str) -> View | None:
     if len(shape) != 3:
         return None
     named = metadata.get("camera")
-    camera: int | str | None = int(named) if named and named.isdecimal() else named
+    number = None if named is None else _whole(named)
+    camera: int | str | None = named if number is None else number
     if camera is None and suite:
         camera = 2 if env.startswith(f"{SUITE}quadruped-") else 0
     stack = _number(metadata, "frame_stack")
@@ -112,9 +114,15 @@ def _number(metadata: Mapping[str, str], key: str) -> int | None:
     text = metadata.get(key)
     if text is None:
         return None
-    if not text.isdecimal():
-        raise InputError(f"the actor's metadata have {key} {brief(text)}, which is no whole number")
-    return check_whole(f"{key} of the actor's metadata", int(text), least=1, most=1_000)
+    number = _whole(text)
+    if number is None:
+        raise InputError(f"the actor's metadata have {key} {brief(text)}, which is no whole number of up to 9 digits")
+    return check_whole(f"{key} of the actor's metadata", number, least=1, most=1_000)
+
+
+def _whole(text: str) -> int | None:
+    """A whole number that a file writes; None for other texts, and for more digits than any number here has."""
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else None
 
 
 def prepare(env: str | EnvSpec, view: View | None) -> None:
@@ -198,7 +206,7 @@ def options_of(env: str, view: View) -> dict[str, Any]:
 def advice(env: str, view: View | None) -> str:
     """What to do where an environment cannot be made; empty if nobody knows."""
     if view is not None and view.camera is not None and not env.startswith(SUITE):
-        return f": the actor's metadata name the camera {view.camera!r}, and not every environment lets one choose"
+        return f": the actor's metadata name the camera {brief(view.camera)}, and not every environment lets one choose"
     mujoco, suite = _version("mujoco"), _version("dm_control")
     if env.startswith(SUITE) and int(mujoco.partition(".")[0]) > 3:
         return f": dm_control {suite} may not run beside mujoco {mujoco}: pip install 'mujoco<4'"
@@ -245,7 +253,7 @@ def drawn(env: gymnasium.Env[Any, Any], view: View, name: str) -> gymnasium.Env[
     if not image:
         env = _frames(env, name)
     given = env.observation_space.shape or ()
-    if given[2:] != (3,):
+    if given[2:] != (3,) or 0 in given:
         raise InputError(f"environment {name!r} gives images {list(given)}, but [height, width, 3] are needed")
     if given[:2] != view.shape[1:]:
         require("cv2", "pixels", f"resizing images of environment {name!r}")
