@@ -286,3 +286,29 @@ def test_a_folder_of_the_packages_name_does_not_hide_it(tmp_path) -> None:
     (tmp_path / "snnkern").mkdir()
     done = run_python("import snnkern; snnkern.load_actor", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([["a", "b"]]),
+        np.array([["1.5"]]),
+        np.ones((2, 3), complex),
+        np.zeros(3, [("x", "f4")]),
+        np.zeros(3, "datetime64[s]"),
+        np.zeros(3, "timedelta64[s]"),
+        np.zeros(3, "S3"),
+        np.zeros(3, "V2"),
+    ],
+    ids=lambda array: array.dtype.kind,
+)
+def test_an_array_of_something_else_than_numbers_is_refused(tmp_path, array) -> None:
+    np.save(tmp_path / "array.npy", array)
+    with pytest.raises(InputError, match=r"holds an array of .*, where one of real numbers was wanted"):
+        read_array(tmp_path / "array.npy")
+
+
+def test_an_array_of_any_numbers_is_read(tmp_path) -> None:
+    for kind in ("?", "u1", ">i4", ">f4", "f2", "f8", np.longdouble):
+        np.save(tmp_path / "array.npy", np.ones((2, 3), kind))
+        assert read_array(tmp_path / "array.npy").sum() == 6

@@ -220,7 +220,7 @@ def read_array(path: Path) -> NDArray[Any]:
     """Reads an array that `numpy.save` wrote.
 
     Raises:
-        InputError: the file cannot be read, or is not one whole array of numbers.
+        InputError: the file cannot be read, or is not one whole array of real numbers.
     """
     content = read_bytes(path, _MOST_OBSERVATIONS)
     if not content.startswith(_ARRAY):
@@ -232,6 +232,8 @@ def read_array(path: Path) -> NDArray[Any]:
             array: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
     except Exception as error:  # a header is Python's text, and damaged ones fail in many ways
         raise InputError(f"cannot read {path} as a .npy array: {reason(error)}") from error
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{path} holds an array of {brief(str(array.dtype))}, where one of real numbers was wanted")
     if array.size * max(array.itemsize, 1) > len(content):  # elements of no size are no numbers
         raise InputError(f"cannot read {path} as a .npy array: it claims {array.size:,} elements")
     return array

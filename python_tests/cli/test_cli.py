@@ -305,6 +305,14 @@ MISTAKES = {
     "batch of none": (["bench", "td3-hopper", "--batch", "1,0"], "--batch must be a whole number of at least 1, got 0"),
     "batch not a number": (["bench", "td3-hopper", "--batch", "1;2"], "--batch takes one value or several"),
     "no threads": (["bench", "td3-hopper", "--threads", "0"], "--threads must be a whole number of at least 1, got 0"),
+    "bench with a calibration for a neuron": (
+        ["bench", "PLAIN", "--observations", "no.npy", "--calibration", "mse"],
+        "calibration 'mse' depends on the neuron and T",
+    ),
+    "a sweep in an unfit environment": (
+        ["sweep", "td3-hopper", "td3-halfcheetah", "--env", "Hopper-v5", "--dry-run"],
+        "td3-halfcheetah: the environment's observation space is",
+    ),
     "no time": (["bench", "td3-hopper", "--seconds", "0"], "--seconds"),
     "nowhere to write to": (["bench", "td3-hopper", "-o", "no/x.json"], "there is no folder no"),
     "observations of another actor": (["bench", "td3-hopper", "--observations", "THREE"], "floating-point [N, 11]"),

@@ -128,6 +128,24 @@ MISTAKES = {
 }
 
 
+@pytest.mark.parametrize(
+    ("verb", "array", "message"),
+    [
+        ("energy", np.array([["1.5"] * 11] * 5), "holds an array of '<U3', where one of real numbers was wanted"),
+        ("energy", np.ones((5, 11), bool), "must be floating-point [N, 11], got torch.bool"),
+        ("energy", np.ones((0, 11)), "holds no observation: at least one is needed"),
+        ("bench", np.ones((5, 10)), "must be floating-point [N, 11], got torch.float64"),
+    ],
+    ids=["strings", "bool", "empty", "width"],
+)
+def test_bad_observations_are_refused_before_anything_is_counted(capsys, tmp_path, files, verb, array, message) -> None:
+    np.save(tmp_path / "bad.npy", array)
+    code, out, err = run(capsys, verb, files["SPIKING"], "--observations", tmp_path / "bad.npy")
+    assert (code, out) == (2, "")
+    assert message in err
+    assert len(err.splitlines()) == 1  # and no bar
+
+
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_one_clear_line(capsys, tmp_path, monkeypatch, files, arguments, message) -> None:
     monkeypatch.chdir(tmp_path)

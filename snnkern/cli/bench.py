@@ -62,7 +62,7 @@ def bench_command(
     from snnkern.analysis import latency
     from snnkern.analysis.latency_summary import summarize_benchmark
     from snnkern.control.timing import busy, machine
-    from snnkern.conversion.rules import parse_calibration
+    from snnkern.conversion.rules import parse_of_activations
     from snnkern.files import to_json, write_atomically
     from snnkern.policies.loading import load_policy
     from snnkern.policies.spiking import SpikingActor, dense_actor
@@ -78,7 +78,7 @@ def bench_command(
         else options.parse_counts("--threads", threads, MOST_THREADS)
     )
     check_number("--seconds", seconds, LEAST_SECONDS, MOST_SECONDS)
-    rule = parse_calibration("max" if calibration is None else calibration)
+    rule = parse_of_activations("max" if calibration is None else calibration)
     for file in (output, figure):
         if file:
             options.check_output(file, policy, observations)

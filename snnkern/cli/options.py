@@ -144,7 +144,8 @@ def collect_observations(actor: Actor, env: str, steps: int | None, seed: int | 
 def load_observations(
     actor: Actor, file: Path | None, env: str | None, steps: int | None, seed: int | None
 ) -> NDArray[np.floating]:
-    """Observations from a file where one is given, else from the actor's environment."""
+    """Observations from a file where one is given, which must be the actor's, else from its environment."""
+    from snnkern.conversion.activations import check_observations
     from snnkern.files import read_array
 
     if file is None:
@@ -153,7 +154,11 @@ def load_observations(
         except MissingDependencyError as error:
             raise MissingDependencyError(f"{error}, or give --observations") from error
     refuse({"--env": env, "--steps": steps, "--seed": seed}, "you give the observations yourself")
-    return read_array(file)
+    observations = read_array(file)
+    check_observations(actor, observations)
+    if not len(observations):
+        raise InputError(f"{file} holds no observation: at least one is needed")
+    return observations
 
 
 def environment_of(policy: Actor | SpikingActor, env: str | None, options: str = "--env") -> str:

@@ -253,8 +253,13 @@ def replay(snn: SpikingActor, observations: NDArray[np.floating]) -> Iterator[li
 
 
 def as_observations(policy: Policy, observation: NDArray[Any]) -> Tensor:
-    """Recorded observations `[B, …]` as the policy takes tensors: uint8 as it is, others in its dtype."""
+    """Recorded observations `[B, …]` as the policy takes tensors: uint8 as it is, others in its dtype.
+
+    Raises:
+        InputError: they are of other numbers than the policy's, or of another shape.
+    """
     interface = policy.interface
+    interface.check_array(observation)
     if interface.observation_dtype.is_floating_point:
         return torch.from_numpy(np.array(observation, dtype=np.float64)).to(interface.action_scale)
     return torch.from_numpy(np.array(observation)).to(interface.action_scale.device)

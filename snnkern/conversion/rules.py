@@ -189,7 +189,7 @@ def parse_of_activations(calibration: str | Calibration) -> Max | Percentile:
     rule = parse_calibration(calibration)
     if isinstance(rule, Fitted | Auto):
         raise InputError(
-            f"calibration {calibration!r} depends on the neuron and T: it works with convert and snnkern sweep"
+            f"calibration {str(rule)!r} depends on the neuron and T: it works with convert and snnkern sweep"
         )
     return rule
 

@@ -195,6 +195,9 @@ def _subjects(entry: str | GridActor, environments_given: Sequence[str], folder:
     for env in [own] if own is not None else environments_given or [environments.named_by(actor)]:
         if not env:
             raise InputError(f"{name} does not say which environment it is for: give it one in the grid, or --env")
-        environments.check(env, actor)
+        try:
+            environments.check(env, actor)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
         # A file's name may be any bytes; a record's is text.
         yield Subject(os.fsencode(Path(name).name).decode(errors="replace"), actor, env)
