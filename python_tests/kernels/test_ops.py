@@ -327,3 +327,12 @@ def test_without_native_code_the_cpu_backend_says_why_it_is_missing():
     status = {one.name: one for one in snnkern.backends()}["cpu"]
     assert not status.available
     assert status.detail == "the native CPU kernels were not built"
+
+
+@needs_cpu
+def test_steps_beyond_memory_are_one_clear_error():
+    numbers = torch.zeros(1, 20_000)  # spikes are more bytes than a processor can address
+    with pytest.raises(
+        InputError, match=r"2,147,483,647 timesteps \(T\) of 1 rows of 20,000 neurons need more memory than there is"
+    ):
+        ops.neuron_spikes(numbers, numbers[0], numbers, Dynamics(IF(), 2**31 - 1), backend="cpu")

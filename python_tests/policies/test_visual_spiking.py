@@ -450,8 +450,8 @@ failed = 0
 for _ in range(2):
     try:
         snn.act(images)
-    except MemoryError:
-        failed += 1
+    except snnkern.InputError as error:
+        failed += "500 timesteps (T) of 3 rows of 25,696 neurons need more memory" in str(error)
 resource.setrlimit(resource.RLIMIT_AS, limits)
 assert failed == 2
 assert np.array_equal(snn.act(images), twin.act(images))

@@ -22,6 +22,7 @@ from snnkern.kernels.backends import (
     LinearStep,
     NormStep,
     TanhStep,
+    beyond_memory,
     choice,
     tuning,
 )
@@ -271,6 +272,8 @@ class SpikingActor(Policy):
             observation = plain(observation)
         try:
             action = bound.engine.decide(observation, self.check_finite, torch.get_num_threads())
+        except MemoryError as error:
+            raise self._beyond_memory(observation.shape[0]) from error
         except RuntimeError:  # another thread is deciding, or the tensor has no memory
             refuse_mapping()
             self.interface.check(observation, check_finite=False)
@@ -289,11 +292,17 @@ class SpikingActor(Policy):
         bound = self._bound
         if bound is not None and type(observation) is np.ndarray and bound.unchanged():
             threads = 1 if observation.ndim == 1 else torch.get_num_threads()
-            action = bound.engine.act(observation, self.check_finite, threads)
+            try:
+                action = bound.engine.act(observation, self.check_finite, threads)
+            except MemoryError as error:
+                raise self._beyond_memory(bound.shape[0]) from error
             if action is not None:
                 return action
         self._notice_changes()
         return super().act(observation)
+
+    def _beyond_memory(self, rows: int) -> InputError:
+        return InputError(beyond_memory(self.dynamics.timesteps, rows, *(layer.neuron_shape for layer in self.hidden)))
 
     def warmup(self, batch: int = 1) -> None:
         """Prepares decisions of `batch` rows, so that the first one is not slower; carry and spikes do not change.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from snnkern.errors import InputError
 from snnkern.kernels.layers import Convolution
 from snnkern.kernels.neurons import Dynamics
 from snnkern.kernels.surrogates import Surrogate
@@ -40,10 +41,21 @@ class Problem(NamedTuple):
         """Memory for what comes out, contiguous; an engine's carry and counts are its own."""
         carry = self.carry
         shape = (self.dynamics.timesteps, *carry.shape) if self.wants_spikes else carry.shape
-        output = carry.new_empty(shape)
+        try:
+            output = carry.new_empty(shape)
+        except RuntimeError as error:  # torch has no type for it on a CPU
+            if "allocate memory" not in str(error):
+                raise
+            raise InputError(beyond_memory(self.dynamics.timesteps, len(carry), carry.shape[1:])) from error
         if self.counts is not None:
             return Result(output, carry, self.counts)
         return Result(output, carry.new_empty(carry.shape), carry.new_empty(len(carry), dtype=torch.int64))
+
+
+def beyond_memory(timesteps: int, rows: int, *neurons: Sequence[int]) -> str:
+    """What an error says of a decision whose steps do not fit into memory, for neurons of these shapes."""
+    count = sum(map(math.prod, neurons))
+    return f"{timesteps:,} timesteps (T) of {rows:,} rows of {count:,} neurons need more memory than there is"
 
 
 class Result(NamedTuple):
