@@ -261,7 +261,7 @@ def test_of_an_actor_that_sees_decisions_are_shown() -> None:
 
 
 MISTAKES = {
-    "analysis of images": (["analyze", "drqv2-cartpole-swingup"], "this actor sees images"),
+    "analysis of images": (["analyze", "drqv2-cartpole-swingup"], "this one sees images"),
     "no such actor": (["evaluate", "td3-nothing"], "no actor 'td3-nothing'"),
     "no such verb": (["conver"], "No such command"),
     "missing argument": (["convert"], "Missing argument"),

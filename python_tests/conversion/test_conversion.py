@@ -370,7 +370,9 @@ def test_an_actor_file_is_no_spiking_actor(tmp_path, actor):
 
 def test_a_spiking_actor_file_is_no_actor(tmp_path, actor, observations):
     save(convert(actor, observations), tmp_path / "snn")
-    with pytest.raises(CheckpointError, match="format 'spiking-actor', where 'actor' was wanted"):
+    with pytest.raises(
+        CheckpointError, match=r"format 'spiking-actor', where 'actor' was wanted: snnkern\.load reads it"
+    ):
         snnkern.load_actor(tmp_path / "snn")
 
 

@@ -41,7 +41,7 @@ from snnkern.errors import InputError
 from snnkern.files import from_json, to_json
 from snnkern.kernels.neurons import Dynamics
 from snnkern.limits import MOST_SIDE_BY_SIDE, Amount, Count, Number, check_episodes
-from snnkern.policies.actor import Actor, check_actor
+from snnkern.policies.actor import Actor, check_actor, why_not_plain
 from snnkern.policies.spiking import SpikingActor
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def check_plain(actor: Actor) -> None:
     """
     if not actor.is_plain:
         raise InputError(
-            "analyze compares states that are vectors, and tries actions in copies: this actor sees images"
+            f"analyze compares states that are vectors, and tries actions in copies: {why_not_plain(actor)}"
         )
 
 

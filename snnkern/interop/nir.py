@@ -16,6 +16,7 @@ from torch import Tensor
 
 from snnkern.errors import InputError, require
 from snnkern.kernels import reference
+from snnkern.policies.actor import why_not_plain
 from snnkern.policies.spiking import SpikingActor
 
 _WHY = {
@@ -114,7 +115,7 @@ def _check(snn: SpikingActor) -> list[Tensor]:
     if not isinstance(snn, SpikingActor):
         raise InputError(f"snn must be a SpikingActor (see convert), got {type(snn).__name__}")
     if not snn.is_plain:
-        raise InputError("only actors of vectors and Linear layers are exported to NIR: this one sees images")
+        raise InputError(f"only actors of vectors and Linear layers are exported to NIR: {why_not_plain(snn)}")
     neuron = snn.dynamics.neuron
     for trait, why in _WHY.items():
         if getattr(neuron, trait):

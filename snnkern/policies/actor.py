@@ -525,6 +525,16 @@ class Actor(Policy):
         return "; ".join(str(convolution) for convolution in self.convolutions if convolution is not None)
 
 
+def why_not_plain(policy: Policy) -> str:
+    """What a policy that is not plain (`Actor.is_plain`) does otherwise, as an error says it."""
+    shape = policy.interface.observation_shape
+    if len(shape) > 1:
+        return "this one sees images"
+    if getattr(policy, "bridges", None):
+        return "this one has layers without ReLUs behind them, such as LayerNorm and Tanh (a bridge)"
+    return "this one scales its observations, or takes integers"
+
+
 def update_with_tensors(digest: hashlib._Hash, module: nn.Module) -> None:
     """Takes all of a module's tensors, with their names, into a hash."""
     for name, tensor in sorted(module.state_dict().items()):

@@ -10,12 +10,13 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 from torch import Tensor
 
-from snnkern.errors import CheckpointError, InputError
+from snnkern.errors import CheckpointError, InputError, brief
 from snnkern.files import ObjectsError, StrPath, from_json, read_bytes, read_tensors
 from snnkern.policies import zoo
 from snnkern.policies.readers import drqv2, sb3
 
 FORMAT_VERSION = 1
+_READS = {"actor": "snnkern.load_actor", "spiking-actor": "snnkern.load"}  # formats
 _Layers = Annotated[int, msgspec.Meta(ge=1, le=9999)]  # what four digits can number
 _Width = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 _Padding = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
@@ -190,7 +191,11 @@ def read_description(description: str | None, kind: type[T]) -> T:
     except InputError as error:
         raise CheckpointError(f"{error}, where {wanted!r} was wanted") from error
     if head.format != wanted:
-        raise CheckpointError(f"this is a file of format {head.format!r}, where {wanted!r} was wanted")
+        reads = _READS.get(head.format)
+        raise CheckpointError(
+            f"this is a file of format {brief(head.format)}, where {wanted!r} was wanted"
+            f"{f': {reads} reads it' if reads else ''}"
+        )
     if head.version != FORMAT_VERSION:
         why = "a newer snnkern wrote this file" if head.version > FORMAT_VERSION else "no snnkern wrote this file"
         raise CheckpointError(f"format version {head.version} is not {FORMAT_VERSION}: {why}")
