@@ -102,7 +102,8 @@ def convert(
 
 def _as_seen(module: nn.Sequential, observations: object) -> dict[str, Any]:
     """What a module's first convolution takes, as the observations show it; nothing where it begins otherwise."""
-    if not len(module) or not isinstance(module[0], nn.Conv2d):
+    chain = torch_rl.chain_of(module)
+    if not chain or not isinstance(chain[0][1], nn.Conv2d):
         return {}
     if not isinstance(observations, np.ndarray | Tensor):
         raise InputError(

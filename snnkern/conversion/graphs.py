@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
 from typing import Any
@@ -12,6 +13,7 @@ from torch.nn import functional
 from torch.nn.utils import fusion
 
 from snnkern.errors import InputError
+from snnkern.policies.readers.modules import added
 
 _FOLDABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 WEIGHTED = (*_FOLDABLE, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -60,6 +62,21 @@ _IN_PLACE = (
     operator.imatmul,
     operator.setitem,
 )
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A copy of a module in evaluation and without gradients, which is all of it: a graph knows no hooks.
+
+    Raises:
+        InputError: a part of it has hooks or no weights yet, or it cannot be copied.
+    """
+    problems = [f"{name or 'the module'}, {why}" for name, part in module.named_modules() if (why := added(part))]
+    if problems:
+        raise InputError(f"cannot convert {'; '.join(problems)}")
+    try:
+        return copy.deepcopy(module).eval().requires_grad_(False)
+    except Exception as error:  # of many kinds: a module may hold anything
+        raise InputError(f"this {type(module).__name__} cannot be copied: {error}") from error
 
 
 def trace(module: nn.Module) -> fx.GraphModule:

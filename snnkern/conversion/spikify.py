@@ -29,6 +29,7 @@ from snnkern.conversion.graphs import (
     Silence,
     additions,
     argument,
+    copied,
     function_of,
     is_reshape,
     module_of,
@@ -221,7 +222,7 @@ class DenseNetwork(Policy):
     """
 
     def __init__(self, module: nn.Module, observations: NDArray[Any] | Tensor) -> None:
-        module = copy.deepcopy(module).eval().requires_grad_(False)
+        module = copied(module)
         graph = trace(module)
         samples = _Samples(graph, observations)
         plan = Plan(graph, samples.example)
@@ -303,7 +304,7 @@ def spikify(
         sb3 = any(base.__module__.startswith(("stable_baselines3.", "sbx.")) for base in type(module).__mro__)
         advice = ": snnkern.from_sb3 converts a model of Stable-Baselines3" if sb3 else ""
         raise InputError(f"module must be a torch.nn.Module, got {type(module).__name__}{advice}")
-    graph = trace(copy.deepcopy(module).eval().requires_grad_(False))
+    graph = trace(copied(module))
     samples = _Samples(graph, sample_batches)
     plan = Plan(graph, samples.example)
     thresholds = _calibrate(graph, plan, samples, rule)

@@ -16,8 +16,10 @@ from snnkern.errors import CheckpointError, InputError
 from snnkern.policies.actor import Actor, Interface, check_layer
 from snnkern.policies.readers import sb3, visual
 from snnkern.policies.readers.drqv2 import as_float
+from snnkern.policies.readers.modules import changed, does_nothing, opened
 from snnkern.policies.readers.saved import check_names
 
+_ADVICE = "; snnkern.spikify converts other modules"
 ASSUMED = "relu (assumed)"  # an actor's activation, in its metadata, where nobody has said it
 
 
@@ -35,7 +37,8 @@ def actor_from_module(
     """Makes an actor from an `nn.Sequential` of Linear, Conv2d and ReLU, with or without a Tanh at its end.
 
     A Flatten stands between the last convolution and the first Linear layer. Between ReLUs there may be more: Linear,
-    LayerNorm and Tanh, which work on the mean (`docs/semantics.md`, "Bridges").
+    LayerNorm and Tanh, which work on the mean (`docs/semantics.md`, "Bridges"). A Sequential inside is opened, and
+    Identity and, in evaluation, Dropout are left out.
 
     Args:
         module: with zero padding, and neither groups nor dilation in its convolutions.
@@ -48,19 +51,25 @@ def actor_from_module(
         observation_offset: what is added then.
 
     Raises:
-        InputError: names the modules that do not fit the pattern.
+        InputError: names the modules that do not fit the pattern, or compute something of their own.
     """
     if not isinstance(module, nn.Sequential):
         raise InputError(
             f"module must be an nn.Sequential, got {type(module).__name__}: snnkern.spikify converts other modules"
         )
-    modules = list(module)  # not children(): one ReLU may stand in several places
-    squash = bool(modules) and isinstance(modules[-1], nn.Tanh)
-    if squash:
-        modules.pop()
-    chain = [(f"module {index} of the Sequential", child) for index, child in enumerate(modules)]
-    hidden, output, bridges = visual.assemble(chain, observation_shape)
-    first = next(child for child in modules if isinstance(child, nn.Linear | nn.Conv2d)).weight
+    chain = chain_of(module)
+    ending = chain.pop() if chain and isinstance(chain[-1][1], nn.Tanh) and not changed(chain[-1][1]) else None
+    squash = ending is not None
+    hidden, output, bridges = visual.assemble(chain, observation_shape, _ADVICE)
+    begins = next(child for _, child in chain if isinstance(child, nn.Linear | nn.Conv2d))
+    first = begins.weight
+    if isinstance(begins, nn.Conv2d) and observation_shape is not None and len(observation_shape) == 3:
+        channels, shape = first.shape[1], list(observation_shape)
+        if shape[0] != channels == shape[2]:
+            raise InputError(
+                f"observations have the shape {shape}, but the first convolution takes {channels} channels, which come "
+                "first: np.moveaxis(observations, -1, 1)"
+            )
     interface = Interface(
         first.shape[1] if observation_shape is None else observation_shape,
         output[0].shape[0],
@@ -73,6 +82,17 @@ def actor_from_module(
         observation_offset=observation_offset,
     )
     return Actor(hidden, output, interface, metadata, bridges).to(first.device)
+
+
+def chain_of(module: nn.Sequential) -> list[tuple[str, nn.Module]]:
+    """The modules of a Sequential that do something, and what errors call them.
+
+    Raises:
+        InputError: the Sequential computes something of its own.
+    """
+    if why := changed(module):
+        raise InputError(f"this network cannot be converted: it is a {type(module).__name__}, {why}{_ADVICE}")
+    return [(f"module {name} of the Sequential", child) for name, child in opened(module) if not does_nothing(child)]
 
 
 def actor_from_sb3(model: sb3.Model) -> Actor:

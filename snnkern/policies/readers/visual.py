@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from snnkern.errors import CheckpointError, InputError
 from snnkern.policies.actor import Actor, Conv, Interface, Layer, check_layer
 from snnkern.policies.readers.drqv2 import Snapshot, as_float, conv2d, layer_norm, linear
+from snnkern.policies.readers.modules import changed, does_nothing, drops, flattens
 from snnkern.policies.readers.saved import check_names
 
 ALGORITHM = "DrQ-v2"
@@ -40,16 +41,17 @@ Chain = Sequence[tuple[str, nn.Module]]
 
 
 def assemble(
-    chain: Chain, shape: Sequence[int] | None
+    chain: Chain, shape: Sequence[int] | None, advice: str = ""
 ) -> tuple[list[Layer], tuple[Tensor, Tensor], dict[int, list[nn.Module]]]:
     """A chain of torch's modules as an actor takes it: hidden layers, output layer, bridges.
 
     A Linear or Conv2d with a ReLU behind it is a hidden layer. A Linear without, a LayerNorm and a Tanh belong to a
-    bridge; the last Linear is the output layer.
+    bridge; the last Linear is the output layer. What does nothing in evaluation, such as a Dropout, is left out.
 
     Args:
         chain: names and modules.
         shape: of an observation, `(N,)` or `(C, H, W)`; None for a vector of any size.
+        advice: what an error says in the end.
 
     Raises:
         InputError: names every module that cannot be converted.
@@ -57,15 +59,16 @@ def assemble(
     hidden: list[Layer] = []
     output: tuple[Tensor, Tensor] | None = None
     bridges: dict[int, list[nn.Module]] = {}
-    problems = []
+    if problems := [f"{name} is {module}, {why}" for name, module in chain if (why := changed(module))]:
+        raise InputError(f"this network cannot be converted: {'; '.join(problems)}{advice}")
     before: nn.Module | None = None  # the last that was no Flatten
     flat = shape is None or len(shape) == 1  # whether a vector comes in
-    modules = list(chain)
+    modules = [(name, module) for name, module in chain if not does_nothing(module)]
     for index, (name, module) in enumerate(modules):
         what = f"{name} is {module}"
         behind = next((one for _, one in modules[index + 1 :] if not isinstance(one, nn.Flatten)), None)
         if isinstance(module, nn.Flatten):
-            if (module.start_dim, module.end_dim) != (1, -1):
+            if not flattens(module, 2 if flat else 4):
                 problems.append(f"{what}, where only Flatten() may stand")
             flat = True
             continue
@@ -90,6 +93,8 @@ def assemble(
             else:
                 hidden.append(as_layer(module))
             flat = True
+        elif drops(module):
+            problems.append(f"{what}, which drops at random in training: call eval() on the network")
         elif not isinstance(module, nn.ReLU) or not isinstance(before, nn.Linear | nn.Conv2d):
             problems.append(what)
         before = module
@@ -98,7 +103,7 @@ def assemble(
     if not hidden:
         problems.append("at least one ReLU is needed behind a layer")
     if problems or output is None:
-        raise InputError(f"this network cannot be converted: {'; '.join(problems)}; {PATTERN}")
+        raise InputError(f"this network cannot be converted: {'; '.join(problems)}; {PATTERN}{advice}")
     return hidden, output, bridges
 
 
