@@ -478,8 +478,76 @@ def test_gradients_cannot_be_differentiated_again(backend):
     spikes, *_ = ops.neuron_spikes(
         layer.current, layer.threshold, layer.carry, layer.dynamics, surrogate="triangle", backend=backend
     )
+    (gradient,) = torch.autograd.grad(spikes.square().sum(), layer.current, create_graph=True)
     with pytest.raises(InputError, match="cannot be differentiated again"):
-        torch.autograd.grad(spikes.sum(), layer.current, create_graph=True)
+        gradient.sum().backward()
+
+
+def of_mean(current, layer):
+    rest = (layer.threshold, layer.carry, layer.dynamics)
+    return ops.neuron_mean(current, *rest, bias=layer.bias, surrogate="sigmoid")[0]
+
+
+@each("neuron", DEFAULT_NEURONS)
+def test_torch_func_maps_and_differentiates_a_layer(neuron):
+    layer = random_layer(Dynamics(neuron, 3), Size(2, 5))
+    several = torch.stack([layer.current, layer.current.flip(0), layer.current * 2])
+
+    def loss(current):
+        return of_mean(current, layer).square().sum()
+
+    def gradient(current):
+        tracked = current.clone().requires_grad_()
+        loss(tracked).backward()
+        return tracked.grad
+
+    mapped = torch.func.vmap(lambda current: of_mean(current, layer))(several)
+    assert torch.equal(mapped, torch.stack([of_mean(current, layer) for current in several]))
+    assert torch.equal(torch.func.grad(loss)(layer.current), gradient(layer.current))
+    each_own = torch.func.vmap(torch.func.grad(loss))(several)
+    assert torch.equal(each_own, torch.stack([gradient(current) for current in several]))
+    assert each_own.any()
+    wanted = torch.autograd.functional.jacobian(lambda current: of_mean(current, layer), layer.current)
+    assert torch.equal(torch.func.jacrev(lambda current: of_mean(current, layer))(layer.current), wanted)
+
+
+def test_torch_func_maps_nothing_at_all():
+    layer = random_layer(Dynamics(IF(), 3), Size(2, 5))
+    mapped = torch.func.vmap(lambda current: of_mean(current, layer))(layer.current.new_zeros(0, *layer.current.shape))
+    assert mapped.shape == (0, *layer.carry.shape)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's own
+def test_torch_func_has_no_second_derivative_and_no_forward_mode_of_spikes():
+    layer = random_layer(Dynamics(IF(), 3), Size(2, 5))
+    weight = torch.rand(5, 2)
+
+    def first(current):
+        return torch.func.grad(lambda current: of_mean(current, layer).square().sum())(current).sum()
+
+    with pytest.raises(InputError, match="cannot be differentiated again"):
+        torch.func.grad(first)(layer.current)
+    for function in (lambda x: of_mean(x, layer), lambda x: ops.linear(x, weight, trainable=True)):
+        with pytest.raises(InputError, match="no forward-mode derivative"):
+            torch.func.jvp(function, (layer.current,), (layer.current,))
+
+
+def test_a_product_alone_can_be_differentiated_again():
+    inputs, bias = torch.rand(4, 5), torch.rand(2)
+    hessian = [
+        torch.func.jacrev(torch.func.jacrev(lambda weight, product=product: product(weight).pow(3).sum()))(
+            torch.ones(5, 2)
+        )
+        for product in (lambda weight: ops.linear(inputs, weight, bias, trainable=True), lambda w: inputs @ w + bias)
+    ]
+    torch.testing.assert_close(*hessian)
+
+
+@backend
+def test_a_product_without_outputs_has_gradients(backend):
+    inputs = torch.rand(3, 5, requires_grad=True)
+    ops.linear(inputs, torch.rand(5, 0), torch.rand(0), trainable=True, backend=backend).sum().backward()
+    assert torch.equal(inputs.grad, torch.zeros(3, 5))
 
 
 @pytest.mark.usefixtures("fresh_compiler")
@@ -579,6 +647,28 @@ def test_a_gradient_that_does_not_fit_is_refused(case, backend):
         torch.ops.snnkern.neuron_gradients(gradient, *arguments)
 
 
+@pytest.mark.parametrize("name", ["current", "threshold", "carry", "bias"])
+def test_what_is_no_tensor_is_refused_by_name(name):
+    layer = random_layer(Dynamics(IF(), 3), Size(2, 5))
+    given = {"current": layer.current, "threshold": layer.threshold, "carry": layer.carry} | {name: 5}
+    with pytest.raises(InputError, match=f"{name} must be a tensor, got int"):
+        ops.neuron_mean(dynamics=layer.dynamics, surrogate="atan", **given)
+    with pytest.raises(InputError, match="weight must be a tensor, got list"):
+        ops.linear(layer.current, [1.0], trainable=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"surrogate": 9}, "surrogate must be one of"), ({"numbers": [1.0, 2.0]}, r"dynamics must be the numbers")],
+)
+def test_numbers_that_no_layer_has_are_refused(change, message):
+    layer = random_layer(Dynamics(IF(), 3), Size(2, 5))
+    rest = {"numbers": layer.dynamics.numbers, "surrogate": 0} | change
+    tensors = (torch.zeros(2, 5), layer.current, layer.threshold, layer.carry, None)
+    with pytest.raises(InputError, match=message):
+        torch.ops.snnkern.neuron_gradients(*tensors, rest["numbers"], rest["surrogate"], "cpu")
+
+
 def test_surrogates_are_named_as_kernels_number_them():
     assert [int(parse_surrogate(name)) for name in SURROGATES] == [0, 1, 2]
 
@@ -607,3 +697,50 @@ def test_an_activation_without_a_surrogate_is_for_inference():
         SpikingActivation(IF(), torch.ones(5), 3)(torch.zeros(3, 2, 5, requires_grad=True))
     with pytest.raises(InputError, match="unknown surrogate 'cube'"):
         SpikingActivation(IF(), torch.ones(5), 3, surrogate="cube")
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_training_goes_on_after_an_evaluation_under_inference_mode(alpha):
+    activation = SpikingActivation(IF(), torch.ones(5), 3, alpha=alpha, surrogate="triangle")
+    with torch.inference_mode():
+        activation(torch.rand(3, 2, 5))
+    current = torch.rand(3, 2, 5, requires_grad=True)
+    activation(current).sum().backward()
+    assert current.grad.any()
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+def test_a_compiled_activation_takes_batches_of_other_sizes():
+    activation = SpikingActivation(IF(), torch.ones(5), 3, surrogate="triangle")
+    compiled = torch.compile(activation, fullgraph=True, backend="eager")
+    for batch in (4, 4, 2):
+        current = torch.rand(3, batch, 5, requires_grad=True)
+        compiled(current).sum().backward()
+        assert current.grad.any()
+
+
+def test_activation_checkpointing_is_refused_where_there_is_a_carry():
+    from torch.utils.checkpoint import checkpoint
+
+    for alpha in (0.0, 0.5):
+        activation = SpikingActivation(IF(), torch.ones(5), 3, alpha=alpha, surrogate="triangle")
+        spikes = checkpoint(activation, torch.rand(3, 2, 5, requires_grad=True), use_reentrant=False)
+        if not alpha:
+            spikes.sum().backward()
+            continue
+        with pytest.raises(InputError, match="activation checkpointing"):
+            spikes.sum().backward()
+
+
+@needs_cpu
+@each("neuron", DEFAULT_NEURONS)
+def test_a_threshold_below_zero_never_fires(neuron):
+    layer = random_layer(Dynamics(neuron, 3), Size(2, 5))
+    layer.threshold[1] = -0.5
+    rest = (layer.current, layer.threshold, layer.carry, layer.dynamics)
+    found = [ops.neuron_spikes(*rest, bias=layer.bias, backend=name) for name in ("cpu", "reference")]
+    for spikes, carry, counts in found:
+        assert not spikes[..., 1].any()
+        assert torch.equal(carry, found[0][1])
+        assert torch.equal(counts, found[0][2])

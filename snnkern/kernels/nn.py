@@ -51,7 +51,9 @@ class Carry(nn.Module):
             raise InputError("an exported program would forget the carry: export actor.stateless(), or set α = 0")
         refuse_mapping()
         shape = (batch, *(neurons or like.shape))
-        if self.value is None:
+        if self.value is None or (
+            uncarried and torch.compiler.is_compiling()
+        ):  # a graph cannot ask what a tensor holds
             return like.new_zeros(shape)
         if not stands_for_others(self.value):
             check_tensor("the carry", self.value, self.value.shape, like.dtype, like.device)
@@ -62,6 +64,8 @@ class Carry(nn.Module):
                 f"the carry belongs to a batch of shape {list(self.value.shape)}, this call's is {list(shape)}: "
                 "call reset() before another batch size"
             )
+        if not torch.compiler.is_compiling() and self.value.is_inference() and not torch.is_inference_mode_enabled():
+            return self.value.clone()  # a decision under inference_mode left it, and autograd keeps none of those
         return self.value
 
     def reset(self, mask: Tensor | None = None) -> None:
@@ -169,10 +173,14 @@ class SpikingActivation(CheckedState):
         bias = None if self.bias is None else _per_neuron("bias", self.bias, features)
         uncarried = self.dynamics.alpha == 0
         stateless = torch.compiler.is_exporting() and uncarried  # an exported program has no state
+        if self.surrogate is not None and not uncarried:
+            _refuse_second_run()
         batch = current.shape[1]
         carry = (
             threshold.new_zeros(batch, len(threshold)) if stateless else self.carry.start(batch, threshold, uncarried)
         )
+        if self.surrogate is not None and not uncarried and torch.compiler.is_compiling():
+            carry = carry.clone()  # as in `Carry.start`: a graph cannot ask whether inference_mode made it
         spikes, carry, counts = ops.neuron_spikes(
             current.flatten(2),
             threshold,
@@ -192,6 +200,15 @@ class SpikingActivation(CheckedState):
 
     def extra_repr(self) -> str:
         return repr(self.dynamics)
+
+
+def _refuse_second_run() -> None:
+    """Refuses a decision on the way back, as activation checkpointing runs it: the carry is the next one's by then."""
+    if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+        raise InputError(
+            "activation checkpointing runs a layer twice, the second time from the carry of the next decision, so that "
+            "gradients would be wrong: set α = 0, or leave the layer out of it"
+        )
 
 
 def last_spikes(spikes: Tensor | None) -> Tensor:

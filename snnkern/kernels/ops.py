@@ -7,17 +7,20 @@ that requires grad is refused unless grad is off, or a gradient is asked for (`s
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
+from torch._functorch.autograd_function import enable_single_level_autograd_function
+from torch.autograd.function import _SingleLevelFunction
 
-from snnkern.errors import InputError
+from snnkern.errors import InputError, brief
 from snnkern.kernels.backends import Problem
 from snnkern.kernels.backends.choice import at_once, choose
 from snnkern.kernels.neurons import Dynamics, Numbers
-from snnkern.kernels.surrogates import Surrogate, parse_surrogate
+from snnkern.kernels.surrogates import SURROGATES, Surrogate, parse_surrogate
 from snnkern.kernels.tensors import check_dtype
 
 # `Dynamics` crosses as its numbers, which have the types of operator schemas.
@@ -27,6 +30,7 @@ _SCHEMA = (
     "(Tensor current, Tensor threshold, Tensor carry, Tensor? bias, Tensor? row_alpha, "
     f"{_NUMBERS}, str backend) -> (Tensor, Tensor, Tensor)"
 )
+_SURROGATES = tuple(map(int, Surrogate))
 _dynamics = functools.lru_cache(maxsize=1024)(Dynamics.from_numbers)
 
 
@@ -105,6 +109,10 @@ def _layer(
     """
     tensors = (current, threshold, carry, bias, row_alpha)
     if surrogate is not None:
+        if not (isinstance(current, Tensor) and isinstance(threshold, Tensor) and isinstance(carry, Tensor)):
+            _refuse_others(current=current, threshold=threshold, carry=carry)
+        if bias is not None and not isinstance(bias, Tensor):
+            _refuse_others(bias=bias)
         refuse_grad(row_alpha=row_alpha)
         options = (parse_surrogate(surrogate), wants_spikes, backend)
         return torch.ops.snnkern.neuron_for_training(*tensors, dynamics.numbers, *options)
@@ -145,6 +153,8 @@ def linear(
         InputError: a shape, dtype or device does not fit, or a tensor requires grad while grad is on.
     """
     if trainable:
+        if not (isinstance(input, Tensor) and isinstance(weight, Tensor) and isinstance(bias, Tensor | None)):
+            _refuse_others(input=input, weight=weight, **({} if bias is None else {"bias": bias}))
         return torch.ops.snnkern.linear_for_training(input, weight, bias, backend)
     refuse_grad(input=input, weight=weight, bias=bias)
     return torch.ops.snnkern.linear(input, weight, bias, backend)
@@ -203,13 +213,18 @@ def _neuron_for_training_fake(current, threshold, carry, bias, row_alpha, number
 
 def _typed(numbers: Sequence[float]) -> Numbers:
     """`Dynamics.numbers` from a list, which has floats alone: operators with few arguments are called in less time."""
-    return Numbers._make(kind(number) for kind, number in zip(_KINDS, numbers, strict=True))
+    try:
+        return Numbers._make([kind(number) for kind, number in zip(_KINDS, numbers, strict=True)])
+    except (ValueError, OverflowError) as error:  # another length; no whole number where one is wanted
+        raise InputError(f"dynamics must be the numbers of Dynamics.numbers, got {brief(list(numbers))}") from error
 
 
 def _neuron_gradients(gradient, current, threshold, carry, bias, numbers, *rest) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
     surrogate, backend = rest
     dynamics = _dynamics(*_typed(numbers))
     _check_gradient(gradient, current, threshold, carry, bias, dynamics)
+    if surrogate not in _SURROGATES:
+        raise InputError(f"surrogate must be one of {_SURROGATES}, the numbers of {SURROGATES}, got {surrogate}")
     problem = Problem(current, threshold, carry, dynamics, bias, None, wants_spikes=gradient.dim() == 3)
     chosen = choose(backend, current.device, current.dtype, gradients=True)
     return chosen.neuron_gradients(problem, gradient, Surrogate(surrogate))
@@ -229,57 +244,118 @@ def _check_gradient(gradient, current, threshold, carry, bias, dynamics) -> None
     _check_alike(current=current, gradient=gradient)
 
 
-class _Neurons(torch.autograd.Function):
-    """Below autograd, `neuron_for_training`; its way back is `neuron_gradients`."""
+class _Neurons(_SingleLevelFunction):
+    """Below autograd, `neuron_for_training`; its way back is `neuron_gradients`.
+
+    Of a single level, for it is called below torch's dispatcher, which comes by once for each level of torch.func.
+    """
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
         current, threshold, carry, bias, _, numbers, surrogate, _, backend = inputs
         ctx.save_for_backward(current, threshold, carry, bias)
         ctx.settings = numbers, surrogate, backend
-        with torch._C._AutoDispatchBelowAutograd():
-            output, *rest = torch.ops.snnkern.neuron_for_training(*inputs)
+        output, *rest = _below(torch.ops.snnkern.neuron_for_training, *inputs)
         ctx.mark_non_differentiable(*rest)
         ctx.set_materialize_grads(False)
         return output, *rest
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        _refuse_second_derivative()
         if gradients[0] is None:
             return (None,) * 9
-        *found, of_bias = torch.ops.snnkern.neuron_gradients(gradients[0], *ctx.saved_tensors, *ctx.settings)
+        *found, of_bias = _back(torch.ops.snnkern.neuron_gradients, gradients[0], *ctx.saved_tensors, *ctx.settings)
         return *found, of_bias if ctx.needs_input_grad[3] else None, *[None] * 5
 
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        _refuse_forward_mode()
 
-class _Product(torch.autograd.Function):
+
+class _LastGradients(_SingleLevelFunction):
+    """Below autograd, `neuron_gradients`, from which there is no way back.
+
+    torch.func and `create_graph` ask for a graph of every gradient, and mostly use none.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        return _below(torch.ops.snnkern.neuron_gradients, *inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        raise InputError("the gradients of spikes cannot be differentiated again: a surrogate has no derivative")
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        _refuse_forward_mode()
+
+
+class _Product(_SingleLevelFunction):
     """Below autograd, `linear_for_training`; its way back is `linear_gradients`."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Tensor:
         ctx.save_for_backward(input, weight)
         ctx.backend = backend
-        with torch._C._AutoDispatchBelowAutograd():
-            product: Tensor = torch.ops.snnkern.linear_for_training(input, weight, bias, backend)
-        return product
+        return _below(torch.ops.snnkern.linear_for_training, input, weight, bias, backend)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        _refuse_second_derivative()
         (input, weight), (gradient,) = ctx.saved_tensors, gradients
         of_input, of_weight, of_bias, _ = ctx.needs_input_grad
-        inputs, weights = torch.ops.snnkern.linear_gradients(gradient, input, weight, of_input, of_weight, ctx.backend)
+        rows = _rows(gradient)
+        if torch.is_grad_enabled():  # torch's own products, which can be differentiated again
+            inputs, weights = rows @ weight.T, _rows(input).T @ rows
+        else:
+            wanted = of_input, of_weight, ctx.backend
+            inputs, weights = _back(torch.ops.snnkern.linear_gradients, gradient, input, weight, *wanted)
         return (
             inputs.reshape(input.shape) if of_input else None,
             weights if of_weight else None,
-            gradient.reshape(-1, gradient.shape[-1]).sum(dim=0) if of_bias else None,
+            rows.sum(dim=0) if of_bias else None,
             None,
         )
 
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        _refuse_forward_mode()
 
-def _refuse_second_derivative() -> None:
-    if torch.is_grad_enabled():  # on the way back: with `create_graph`
-        raise InputError("the gradients of spikes cannot be differentiated again: a surrogate has no derivative")
+
+def _apply(function: Any, *inputs: Any) -> Any:
+    """Calls a function of autograd, once for each level of torch.func that asks for gradients."""
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return function.apply(*inputs)
+    with enable_single_level_autograd_function():
+        return function.apply(*inputs)
+
+
+def _below(operator: Any, *inputs: Any) -> Any:
+    """Calls an operator below autograd."""
+    with torch._C._AutoDispatchBelowAutograd():
+        if torch._C._functorch.peek_interpreter_stack() is None:
+            return operator(*inputs)
+        with torch.enable_grad():  # which is off in `forward`: the next level of torch.func has gradients of its own
+            return operator(*inputs)
+
+
+def _back(operator: Any, *inputs: Any) -> Any:
+    """Calls an operator of the way back; without autograd, where nobody asks for a graph of it."""
+    if torch.is_grad_enabled() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return operator(*inputs)
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator(*inputs)
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """All dimensions but the last as one. Not by -1, which torch refuses where the last one is 0."""
+    return tensor.reshape(math.prod(tensor.shape[:-1]), tensor.shape[-1])
+
+
+def _refuse_forward_mode() -> None:
+    raise InputError(
+        "spikes have gradients backward alone, and no forward-mode derivative: use torch.func.vjp, grad or jacrev"
+    )
 
 
 def _linear_gradients(
@@ -287,14 +363,14 @@ def _linear_gradients(
 ) -> tuple[Tensor, Tensor]:
     _check_linear_gradient(gradient, input, weight)
     chosen = choose(backend, input.device, input.dtype)
-    return chosen.linear_gradients(torch.atleast_2d(gradient), torch.atleast_2d(input), weight, of_input, of_weight)
+    return chosen.linear_gradients(_rows(gradient), _rows(input), weight, of_input, of_weight)
 
 
 def _linear_gradients_fake(
     gradient: Tensor, input: Tensor, weight: Tensor, of_input: bool, of_weight: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
     _check_linear_gradient(gradient, input, weight)
-    rows = input.reshape(-1, input.shape[-1])
+    rows = _rows(input)
     return (
         rows.new_empty(rows.shape if of_input else 0),
         weight.new_empty(weight.shape if of_weight else 0),
@@ -333,6 +409,13 @@ def refuse_grad(**tensors: Tensor | None) -> None:
                 f"{name} requires grad, but spiking kernels are for inference and have no gradient: "
                 "call them under torch.no_grad(), or detach the tensor"
             )
+
+
+def _refuse_others(**values: object) -> None:
+    """Refuses what is no tensor."""
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            raise InputError(f"{name} must be a tensor, got {type(value).__name__}")
 
 
 def _check_neuron(
@@ -393,18 +476,24 @@ def _check_alike(**tensors: Tensor | None) -> None:
 
 
 def _one_by_one(  # type: ignore[no-untyped-def]
-    operator: Callable[..., Any], info, in_dims: tuple[int | None, ...], *arguments
+    operator: Callable[..., Any], info, in_dims: tuple[Any, ...], *arguments
 ) -> tuple[Any, Any]:
     """What torch.func.vmap makes of an operator: the members of the mapped dimension, one after the other."""
+    number = info.batch_size
     members = [
-        operator(
-            *(value if dim is None else value.select(dim, index) for value, dim in zip(arguments, in_dims, strict=True))
-        )
-        for index in range(info.batch_size)
+        operator(*(_member(value, dim, index, number) for value, dim in zip(arguments, in_dims, strict=True)))
+        for index in range(max(number, 1))  # of none, the result has a shape nevertheless
     ]
     if isinstance(members[0], Tensor):
-        return torch.stack(members), 0
-    return tuple(torch.stack(parts) for parts in zip(*members, strict=True)), (0,) * len(members[0])
+        return torch.stack(members)[:number], 0
+    return tuple(torch.stack(parts)[:number] for parts in zip(*members, strict=True)), (0,) * len(members[0])
+
+
+def _member(value: Any, dim: Any, index: int, number: int) -> Any:
+    """An argument of one of `number` calls. `dim` is the mapped one; of a list, torch gives a list."""
+    if dim is None or not isinstance(value, Tensor):
+        return value
+    return value.select(dim, index) if number else value.new_zeros([*value.shape[:dim], *value.shape[dim + 1 :]])
 
 
 _LIBRARY = torch.library.Library("snnkern", "DEF")
@@ -464,8 +553,9 @@ def _register() -> None:
         "snnkern::finite", lambda _, gradient: gradient, lib=_LIBRARY
     )  # dense actors have one
     # Not by `register_autograd`, which takes 100 µs a call.
-    _LIBRARY.impl("neuron_for_training", lambda *inputs: _Neurons.apply(*inputs), "Autograd")  # type: ignore[no-untyped-call]
-    _LIBRARY.impl("linear_for_training", lambda *inputs: _Product.apply(*inputs), "Autograd")  # type: ignore[no-untyped-call]
+    _LIBRARY.impl("neuron_for_training", functools.partial(_apply, _Neurons), "Autograd")
+    _LIBRARY.impl("neuron_gradients", functools.partial(_apply, _LastGradients), "Autograd")
+    _LIBRARY.impl("linear_for_training", functools.partial(_apply, _Product), "Autograd")
     for device in ("cpu", "cuda"):
         for name in ("neuron_for_training", "linear_for_training"):
             torch.library.register_autocast(f"snnkern::{name}", device, torch.float32, lib=_LIBRARY)

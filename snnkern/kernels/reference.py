@@ -52,8 +52,8 @@ class _IF:
         self.potential = self.potential + current
 
     def fire(self, t: int) -> Tensor:
-        up = self.potential > self.threshold
-        self.count = self.count + (up & (self.threshold > 0))
+        up = (self.potential > self.threshold) & (self.threshold > 0)  # a threshold below 0 is as good as 0
+        self.count = self.count + up
         return torch.where(up, self.threshold, 0.0)
 
     def reset(self, spike: Tensor, current: Tensor, t: int) -> None:
@@ -96,9 +96,9 @@ class _SNM(_IF):
 
     def fire(self, t: int) -> Tensor:
         alive = self.threshold > 0
-        up = self.potential > self.threshold
-        down = (self.potential < self.neuron.negative_fraction * self.threshold) & (self.count >= 1)
-        self.count = self.count + (up & alive).long() - (down & alive).long()
+        up = alive & (self.potential > self.threshold)
+        down = alive & (self.potential < self.neuron.negative_fraction * self.threshold) & (self.count >= 1)
+        self.count = self.count + up.long() - down.long()
         return torch.where(up, self.threshold, torch.where(down, -self.threshold, 0.0))
 
     def slope(self, t: int, surrogate: Surrogate) -> Tensor:
@@ -433,11 +433,12 @@ def linear_gradients(
 
     Empty tensors stand for those that are not wanted.
     """
-    rows, nothing = gradient.reshape(-1, gradient.shape[-1]), gradient.new_empty(0)
-    return (
-        rows @ weight.T if of_input else nothing,
-        input.reshape(-1, input.shape[-1]).T @ rows if of_weight else nothing,
+    rows, inputs = (
+        tensor.reshape(math.prod(tensor.shape[:-1]), tensor.shape[-1])  # not by -1: a dimension may be 0
+        for tensor in (gradient, input)
     )
+    nothing = gradient.new_empty(0)
+    return rows @ weight.T if of_input else nothing, inputs.T @ rows if of_weight else nothing
 
 
 def convolved(spikes: Tensor, weight: Tensor, geometry: Convolution, bias: Tensor | None = None) -> Tensor:

@@ -184,7 +184,9 @@ def _check_entry(name: str, value: object, own: Tensor) -> None:
 def bounds(name: str) -> dict[str, float]:
     """What `check_numbers` asks of the tensor of a module that has this name in its state dict."""
     part = name.rpartition(".")[2]
-    return {"threshold": {"least": 0.0}, "observation_std": {"above": 0.0}}.get(part, {})
+    return {"threshold": {"least": 0.0}, "first_threshold": {"least": 0.0}, "observation_std": {"above": 0.0}}.get(
+        part, {}
+    )
 
 
 def check_numbers(name: str, tensor: Tensor, *, least: float = -math.inf, above: float = -math.inf) -> None:
