@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
-from torch._functorch.autograd_function import enable_single_level_autograd_function
+from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd.function import _SingleLevelFunction
 
 from snnkern.errors import InputError, brief
