@@ -261,8 +261,13 @@ def test_drawn_carries_are_within_their_part_of_the_threshold():
             assert bool((carry > 0.5 * bound).any())
             assert bool((carry < -0.5 * bound).any())
             assert not carry.requires_grad
-    with pytest.raises(InputError, match="spread must be at least 0, got -1"):
+    with pytest.raises(InputError, match=r"spread must be a number from 0 to .*, got -1"):
         trainable.draw_carries(6, -1)
+    for spread in ("x", float("inf")):
+        with pytest.raises(InputError, match="spread must be a number"):
+            trainable.draw_carries(6, spread)
+    with pytest.raises(InputError, match="batch must be a whole number"):
+        trainable.draw_carries(-3)
 
 
 def test_what_does_not_fit_is_refused():
@@ -274,8 +279,16 @@ def test_what_does_not_fit_is_refused():
         trainable(torch.full((5, 11), 0.0).index_fill(0, torch.tensor([3]), torch.nan))
     with pytest.raises(InputError, match="2 hidden layers, got carries for 1"):
         trainable(torch.zeros(5, 11), trainable.start(5)[:1])
-    with pytest.raises(InputError, match="carry must"):
+    with pytest.raises(InputError, match=r"the carry of hidden layer 1 must be \[B, N\] = \[5, 33\], got shape \[33\]"):
         trainable(torch.zeros(5, 11), [carry[0] for carry in trainable.start(5)])
+    with pytest.raises(
+        InputError, match=r"the carry of hidden layer 1 must be \[B, N\] = \[5, 33\], got shape \[3, 33\]"
+    ):
+        trainable(torch.zeros(5, 11), trainable.start(3))
+    with pytest.raises(InputError, match="2 hidden layers, got int"):
+        trainable(torch.zeros(5, 11), 5)
+    with pytest.raises(InputError, match=r"save its \.spiking\(\)"):
+        snnkern.save(trainable, "trained.safetensors")
     with pytest.raises(InputError, match="unknown surrogate 'cube'"):
         snn.trainable("cube")
     with pytest.raises(InputError, match="unknown backend 'gpu'"):
@@ -293,3 +306,57 @@ def test_it_can_be_saved_and_resumed_by_its_state_dict():
     second.load_state_dict(first.state_dict())
     (observation,) = random_observations(1, 5, 11)
     assert_same_bits(second(observation), first(observation))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("output.weight", torch.nan, "output.weight holds NaN"),
+        ("hidden.1.first_threshold", -1.0, "hidden.1.first_threshold must be finite and at least 0"),
+    ],
+)
+def test_a_state_dict_that_does_not_fit_changes_nothing(name, value, message):
+    trainable = plain_snn().trainable()
+    before = {name: tensor.clone() for name, tensor in trainable.state_dict().items()}
+    state = {name: tensor + 1 for name, tensor in before.items()}
+    state[name] = torch.full_like(state[name], value)
+    with pytest.raises(InputError, match=message):
+        trainable.load_state_dict(state)
+    for name, tensor in trainable.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_numbers_that_training_has_made_infinite_are_no_actor(tmp_path):
+    trainable, snn = plain_snn().trainable(), plain_snn()
+    with torch.no_grad():
+        trainable.hidden[0].log_threshold.fill_(1000.0)
+        snn.hidden[0].weight.fill_(torch.nan)
+    with pytest.raises(InputError, match=r"hidden\.0\.threshold must be finite"):
+        trainable.spiking()
+    with pytest.raises(InputError, match=r"hidden\.0\.weight holds NaN"):
+        snnkern.save(snn, tmp_path / "trained.safetensors")
+    assert not (tmp_path / "trained.safetensors").exists()
+
+
+def test_what_is_made_under_inference_mode_can_be_trained():
+    with torch.inference_mode():
+        trainable = plain_snn().trainable()
+    (observation,) = random_observations(1, 5, 11)
+    trainable(observation).sum().backward()
+    assert trainable.hidden[0].weight.grad.any()
+
+
+def test_torch_func_gives_gradients_of_every_sample():
+    trainable = plain_snn().trainable()
+    (observation,) = random_observations(1, 5, 11)
+    trainable(observation).square().sum().backward()
+
+    def loss(parameters, row):
+        return torch.func.functional_call(trainable, parameters, (row[None],)).square().sum()
+
+    parameters = {name: parameter.detach() for name, parameter in trainable.named_parameters()}
+    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, observation)
+    for name, parameter in trainable.named_parameters():
+        assert found[name].shape == (5, *parameter.shape)
+        assert_close(found[name].sum(dim=0), parameter.grad, name)
+        assert parameter.grad.any()

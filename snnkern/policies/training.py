@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from snnkern.errors import InputError, brief
+from snnkern.errors import InputError, check_number, check_whole
 from snnkern.kernels import ops
+from snnkern.kernels.backends.choice import check_name
 from snnkern.kernels.surrogates import parse_surrogate
-from snnkern.kernels.tensors import CheckedState
+from snnkern.kernels.tensors import CheckedState, bounds, check_numbers
 from snnkern.policies.stateless import Bridges, Readout, SpikingLayer, decide_by_layers
 
 if TYPE_CHECKING:
     from snnkern.policies.spiking import SpikingActor
+
+_WIDEST = 1e6  # of the carries that are drawn, as a multiple of θ
 
 
 class TrainableLayer(SpikingLayer):
@@ -56,7 +59,7 @@ class TrainableReadout(Readout):
         self.bias = nn.Parameter(layer.bias.detach().clone())
 
 
-class TrainableActor(nn.Module):
+class TrainableActor(CheckedState):
     """A spiking actor to train: weights, biases and log-thresholds are parameters, spikes have surrogate gradients.
 
     Made by `SpikingActor.trainable`. It holds no carry: a decision is a training example, and gets the carries that it
@@ -76,9 +79,14 @@ class TrainableActor(nn.Module):
     hidden: Sequence[TrainableLayer]
     bridges: Bridges
 
+    @torch.inference_mode(False)  # whose tensors cannot be learnt, not even after it
     def __init__(self, snn: SpikingActor, surrogate: str = "triangle", *, backend: str | None = None) -> None:
         super().__init__()
         parse_surrogate(surrogate)
+        if backend is not None:
+            check_name(backend)
+        if not hasattr(snn, "stateless"):
+            raise InputError(f"a TrainableActor is made of a SpikingActor, got {type(snn).__name__}")
         stateless = snn.stateless()  # refuses an α for every row
         self.hidden = cast("Sequence[TrainableLayer]", nn.ModuleList(map(TrainableLayer, stateless.hidden)))
         self.output = TrainableReadout(stateless.output)
@@ -91,6 +99,10 @@ class TrainableActor(nn.Module):
         self.surrogate = surrogate
         self.backend = stateless.backend if backend is None else backend
         self.check_finite = stateless.check_finite
+        for module in self.modules():
+            for name, buffer in module._buffers.items():
+                if buffer is not None and buffer.is_inference():
+                    module._buffers[name] = buffer.clone()
         self._origin = (copy.deepcopy(snn),)  # in a tuple: no module of this one, whose numbers are not its own
 
     def start(self, batch: int) -> tuple[Tensor, ...]:
@@ -106,9 +118,13 @@ class TrainableActor(nn.Module):
             batch: B.
             spread: as a fraction of θ, at least 0.
             generator: of the random numbers, on the actor's device.
+
+        Raises:
+            InputError: a number is out of range.
         """
-        if not spread >= 0:
-            raise InputError(f"spread must be at least 0, got {brief(spread)}")
+        if not torch.compiler.is_compiling():
+            check_whole("batch", batch, least=0)
+            check_number("spread", spread, 0, _WIDEST)
         drawn = []
         for layer, zero in zip(self.hidden, self.start(batch), strict=True):
             threshold = layer.per_neuron(layer.threshold.detach()).reshape(layer.neuron_shape)
@@ -138,8 +154,7 @@ class TrainableActor(nn.Module):
             observation = ops.finite(observation)
         if carries is None:
             carries = self.start(observation.shape[0])
-        if len(carries) != len(self.hidden):
-            raise InputError(f"the actor has {len(self.hidden)} hidden layers, got carries for {len(carries)}")
+        self._check_carries(carries, observation.shape[0])
         z, after, _ = decide_by_layers(
             self.interface.normalize(observation),
             carries,
@@ -152,11 +167,26 @@ class TrainableActor(nn.Module):
         )
         return z, tuple(after)
 
+    def _check_carries(self, carries: Sequence[Tensor], batch: int) -> None:
+        if not isinstance(carries, Sequence) or len(carries) != len(self.hidden):
+            given = f"carries for {len(carries)}" if isinstance(carries, Sequence) else type(carries).__name__
+            raise InputError(f"the actor has {len(self.hidden)} hidden layers, got {given}")
+        for index, (layer, carry) in enumerate(zip(self.hidden, carries, strict=True)):
+            shape, name = (batch, *layer.neuron_shape), f"the carry of hidden layer {index + 1}"
+            if not isinstance(carry, Tensor):
+                raise InputError(f"{name} must be a tensor, got {type(carry).__name__}")
+            if tuple(carry.shape) != shape:
+                symbols = "[B, C, H, W]" if layer.convolution else "[B, N]"
+                raise InputError(f"{name} must be {symbols} = {list(shape)}, got shape {list(carry.shape)}")
+
     @torch.no_grad()
     def spiking(self) -> SpikingActor:
         """A spiking actor with the present numbers, on the present device: to evaluate, to save, or to use.
 
         Its dense original is that of the spiking actor which training began with.
+
+        Raises:
+            InputError: training has made a number NaN or infinite.
         """
         snn: SpikingActor = copy.deepcopy(self._origin[0])
         snn = snn.to(self.output.weight.device)
@@ -168,6 +198,8 @@ class TrainableActor(nn.Module):
             for name in ("weight", "bias", "threshold"):
                 if hasattr(layer, name):
                     getattr(layer, name).copy_(getattr(own, name))
+        for name, tensor in snn.state_dict().items():
+            check_numbers(name, tensor, **bounds(name))  # as a file of it would be
         snn.reset()
         return snn
 
