@@ -110,3 +110,8 @@ def test_what_an_environment_raises_while_it_is_made_is_an_error_of_its_name(mon
     monkeypatch.setattr("gymnasium.make", broken)
     with pytest.raises(snnkern.InputError, match="cannot make environment 'Pendulum-v1': RuntimeError: out of order"):
         environments.make("Pendulum-v1")
+
+
+def test_an_actor_in_bfloat16_fits_where_its_original_does():
+    actor = make_actor(3, 4, 1, action_scale=2.0).bfloat16()
+    environments.check("Pendulum-v1", actor)

@@ -338,7 +338,8 @@ def check_spaces(
     check_shapes(interface.observation_shape, dtype, interface.action_dim, observation_space, action_space)
     if not interface.squash:
         return
-    scale, bias = interface.action_scale.abs().cpu().numpy(), interface.action_bias.cpu().numpy()
+    # Of NumPy's numbers, for it has no bfloat16.
+    scale, bias = (part.double().cpu().numpy() for part in (interface.action_scale.abs(), interface.action_bias))
     low, high = vars(action_space)["low"], vars(action_space)["high"]
     slack = 1e-4 * scale
     if (bias - scale < low - slack).any() or (bias + scale > high + slack).any():
