@@ -504,6 +504,33 @@ def choice_case(path: Path, choose: random.Random) -> None:
     outcomes.append(found is not None)
 
 
+def refine_in(store: Path) -> snnkern.SpikingActor:
+    recipe = snnkern.Recipe(updates=2, batch=4)
+    return snnkern.refine(spiking(), make_observations(20, 5), rounds=1, minutes=1e4, recipe=recipe, store=store)
+
+
+@functools.cache
+def refinement(folder: Path) -> tuple[dict[str, Any], bytes]:
+    """The header and the data of a refinement's file."""
+    refine_in(folder / "good-store")
+    content = (folder / "good-store" / "refinement.safetensors").read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:end]), content[end:]
+
+
+def refinement_case(path: Path, choose: random.Random) -> None:
+    header, data = copy.deepcopy(refinement(path.parent))
+    if choose.random() < 0.6:
+        description = json.loads(header["__metadata__"]["snnkern"])
+        header["__metadata__"]["snnkern"] = json_case(description, choose).decode(errors="replace")
+    else:
+        header = mutated(header, choose, [*ODD, [7], [10**6, 10**6], "F64", "F16", "I64", "BOOL"])
+    (path / "store").mkdir()
+    content = damaged(framed(dumped(header, choose), data, choose), choose, 0.1)
+    (path / "store" / "refinement.safetensors").write_bytes(content)
+    attempt(lambda: refine_in(path / "store"))
+
+
 FORMATS: dict[str, Callable[[Path, random.Random], None]] = {
     "store": store_case,
     "records": records_case,
@@ -518,6 +545,7 @@ FORMATS: dict[str, Callable[[Path, random.Random], None]] = {
     "snapshot": snapshot_case,
     "npy": array_case,
     "choice": choice_case,
+    "refinement": refinement_case,
 }
 
 

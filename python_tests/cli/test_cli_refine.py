@@ -12,6 +12,7 @@ from support.builders import make_actor
 from support.command_line import run, run_json
 
 import snnkern
+from snnkern.cli import options
 from snnkern.policies.spiking import dense_actor
 from snnkern.training import refine as refining
 
@@ -80,6 +81,29 @@ def _noting(measure, rounds):
         return measure(run)
 
     return noting
+
+
+def test_what_cannot_be_is_refused_before_anything_is_collected(capsys, tmp_path, converted, monkeypatch) -> None:
+    monkeypatch.setattr(options, "collect_observations", lambda *_: pytest.fail("it collects"))
+    for wrong in (("--minutes", "nan"), ("--minutes", -1), ("--minutes", 0.0001), ("--alpha", 2)):
+        code, _, errors = run(capsys, "refine", converted, tmp_path / "refined.safetensors", *wrong)
+        assert code == 2
+        assert wrong[0].strip("-") in errors
+
+
+def test_what_else_is_in_the_partial_folder_stays(capsys, tmp_path, converted) -> None:
+    store = tmp_path / "refined.safetensors.partial"
+    store.mkdir()
+    (store / "notes.txt").write_text("mine")
+    arguments = ("--rounds", 1, "--minutes", 1000, "--steps", 300)
+    assert run(capsys, "refine", converted, tmp_path / "refined.safetensors", *arguments)[0] == 0
+    assert [file.name for file in store.iterdir()] == ["notes.txt"]
+
+
+def test_a_zoo_actor_is_converted_first(capsys, tmp_path) -> None:
+    code, _, errors = run(capsys, "refine", "td3-hopper", tmp_path / "refined.safetensors")
+    assert code == 2
+    assert "td3-hopper is a dense actor: snnkern convert makes a spiking one" in errors
 
 
 def test_a_dense_actor_is_refused(capsys, tmp_path) -> None:

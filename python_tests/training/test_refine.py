@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
+import shutil
+import time
 
 import numpy as np
 import pytest
 
 pytest.importorskip("gymnasium", reason="Gymnasium is not installed")
 
+import cloudpickle
 import gymnasium
+import msgspec
 import torch
 from support.builders import assert_same_tensors, make_actor, make_observations
 from support.visual import FORMS, frames, visual_actor
 
 import snnkern
 from snnkern import InputError, Recipe, convert, refine
+from snnkern.errors import InputWarning
+from snnkern.files import read_bytes, read_tensors
 from snnkern.policies.spiking import dense_actor
 from snnkern.training import checkpoint
+from snnkern.training import refine as refining
 from snnkern.training.refine import matching_loss
-from snnkern.training.visits import unrewarded
+from snnkern.training.unrewarded import Without, make_vector
 
 QUICK = Recipe(states=400, rows=4, updates=150, batch=64, average=0.98)
+BRIEF = Recipe(states=40, rows=2, updates=5, batch=8)
 
 
 class Swing(gymnasium.Env):
@@ -120,13 +129,31 @@ def test_rewards_change_nothing(snn, observations, reward) -> None:
     assert_same_tensors(one.state_dict(), other.state_dict())
 
 
-def test_an_environment_without_rewards_has_none() -> None:
-    envs = unrewarded(gymnasium.vector.SyncVectorEnv([lambda: Swing(7.0)] * 2))
+class Unreadable:
+    """A reward that nobody can make a number of."""
+
+    def __float__(self):
+        raise AssertionError("a reward was read")
+
+    __array__ = __bool__ = __float__
+
+
+@pytest.mark.parametrize(
+    "reward", [7.0, Unreadable(), np.ones(3), None], ids=["number", "unreadable", "vector", "none"]
+)
+def test_no_reward_is_read(snn, reward) -> None:
+    envs = make_vector(lambda: Swing(reward), 2, snn)
     assert envs.reset(seed=0)[1] == {}
     for _ in range(3):
         _, rewards, *_, info = envs.step(np.ones((2, 2), np.float32))
         assert (rewards == 0).all()
         assert info == {}
+
+
+def test_environments_in_other_processes_have_no_rewards_either() -> None:
+    made = cloudpickle.loads(cloudpickle.dumps(Without(lambda: Swing(7.0))))()
+    made.reset(seed=0)
+    assert made.step(np.ones(2))[1] == 0.0
 
 
 def test_a_seed_gives_the_same_actor_again(snn, observations) -> None:
@@ -166,29 +193,237 @@ def test_a_store_of_another_refinement_is_refused(snn, observations, tmp_path) -
             refined(snn, **arguments)
 
 
-def test_a_damaged_store_is_one_clear_error(snn, observations, tmp_path) -> None:
-    refined(snn, observations, rounds=1, store=tmp_path)
-    file = next(tmp_path.iterdir())
-    kept, tensors = checkpoint.read(tmp_path, checkpoint.from_json(_description(file), checkpoint.Checkpoint, "").key)
-    for damage in (
-        {name: tensor for name, tensor in tensors.items() if name != "draw"},
-        {name: tensor for name, tensor in tensors.items() if not name.startswith("adam.0")},
-        tensors | {"student.output.bias": torch.zeros(3)},
-        tensors | {"draw": torch.zeros(3)},
-        tensors | {"states": torch.zeros(4, 5)},
-    ):
-        checkpoint.write(tmp_path, kept, damage)
-        with pytest.raises(InputError, match="damaged refinement"):
-            refined(snn, observations, store=tmp_path)
+@pytest.fixture
+def stored(snn, observations, tmp_path):
+    refine(snn, observations, Swing, rounds=1, minutes=1e4, recipe=BRIEF, store=tmp_path)
+    return tmp_path
+
+
+def contents(file):
+    tensors, _, description = read_tensors(read_bytes(file), "file")
+    return tensors, description
+
+
+DAMAGES = {
+    "no random numbers": lambda tensors: tensors.pop("draw"),
+    "other random numbers": lambda tensors: tensors.update(draw=torch.zeros(3)),
+    "half of Adam": lambda tensors: tensors.pop("adam.0.exp_avg"),
+    "a bias of another shape": lambda tensors: tensors.update({"student.output.bias": torch.zeros(3)}),
+    "a bias of NaN": lambda tensors: tensors["best.output.bias"].fill_(torch.nan),
+    "thresholds beyond numbers": lambda tensors: tensors["best.hidden.0.log_threshold"].fill_(1000.0),
+    "steps of another shape": lambda tensors: tensors.update({"adam.0.step": torch.ones(3)}),
+    "steps below 0": lambda tensors: tensors["adam.0.step"].fill_(-1.0),
+    "squares below 0": lambda tensors: tensors["adam.1.exp_avg_sq"].fill_(-1.0),
+    "moments of NaN": lambda tensors: tensors["adam.0.exp_avg"].fill_(torch.nan),
+    "moments of another dtype": lambda tensors: tensors.update({"adam.0.exp_avg": tensors["adam.0.exp_avg"].double()}),
+    "an interface": lambda tensors: tensors.update({"best.interface.action_scale": torch.ones(2)}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_store_is_one_clear_error(snn, observations, stored, damage) -> None:
+    tensors, description = contents(stored / "refinement.safetensors")
+    DAMAGES[damage](tensors)
+    checkpoint.write(stored, checkpoint.from_json(description, checkpoint.Checkpoint, ""), tensors)
+    with pytest.raises(InputError, match=f"{stored.name} holds a damaged refinement"):
+        refine(snn, observations, Swing, recipe=BRIEF, store=stored)
+
+
+STATES = {
+    "of another width": (lambda states, answers: (torch.zeros(4, 5), answers[:4]), "states of a visit must be"),
+    "without answers": (lambda states, answers: (states, answers[:3]), "answers of a visit must be"),
+    "in float64": (lambda states, answers: (states.double(), answers), "states of a visit must be"),
+    "of NaN": (lambda states, answers: (states * torch.nan, answers), "states holds NaN"),
+    "one number": (lambda states, answers: (torch.tensor(1.0), torch.tensor(1.0)), "states of a visit must be"),
+}
+
+
+@pytest.mark.parametrize("case", STATES)
+def test_damaged_states_are_one_clear_error(snn, observations, stored, case) -> None:
+    damage, message = STATES[case]
+    tensors, description = contents(stored / "states-0.safetensors")
+    states, answers = damage(tensors["states"], tensors["answers"])
+    key = checkpoint.from_json(description, checkpoint._Visit, "").key
+    checkpoint.write_visit(stored, key, 0, {"states": states, "answers": answers})
+    with pytest.raises(InputError, match=message) as error:
+        refine(snn, observations, Swing, recipe=BRIEF, store=stored)
+    assert str(stored) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [{"rounds": -1}, {"rounds": 10**30}, {"updates": -11}, {"visits": 5}, {"best_error": 1e9}, {"seconds": -1.0}],
+    ids=str,
+)
+def test_a_store_of_impossible_numbers_is_one_clear_error(snn, observations, stored, numbers) -> None:
+    tensors, description = contents(stored / "refinement.safetensors")
+    kept = checkpoint.from_json(description, checkpoint.Checkpoint, "")
+    checkpoint.write(stored, msgspec.structs.replace(kept, **numbers), tensors)
+    with pytest.raises(InputError) as error:
+        refine(snn, observations, Swing, recipe=BRIEF, store=stored)
+    assert str(stored) in str(error.value)
+
+
+def test_a_cut_or_a_missing_file_of_a_store_is_one_clear_error(snn, observations, stored) -> None:
+    (stored / "states-0.safetensors").unlink()
+    with pytest.raises(InputError, match="states-0"):
+        refine(snn, observations, Swing, recipe=BRIEF, store=stored)
+    file = stored / "refinement.safetensors"
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(InputError):
-        refined(snn, observations, store=tmp_path)
+    with pytest.raises(InputError, match=r"refinement\.safetensors"):
+        refine(snn, observations, Swing, recipe=BRIEF, store=stored)
 
 
-def _description(file) -> str:
-    from snnkern.files import read_bytes, read_tensors
+def test_states_are_written_once_and_a_finished_refinement_is_not_measured_again(snn, observations, stored) -> None:
+    before = (stored / "states-0.safetensors").stat()
+    options = {"minutes": 1e4, "recipe": BRIEF, "store": stored}
+    refine(snn, observations, Swing, rounds=3, **options)
+    after = (stored / "states-0.safetensors").stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    names = ["refinement.safetensors", *(f"states-{number}.safetensors" for number in range(3))]
+    assert sorted(file.name for file in stored.iterdir()) == names
 
-    return read_tensors(read_bytes(file), "file")[2]
+    class Broken(Swing):
+        def step(self, action):
+            raise AssertionError("it is finished")
+
+    Broken.__qualname__ = Swing.__qualname__
+    refine(snn, observations, Broken, rounds=3, **options)
+
+
+def test_what_cannot_be_written_is_said_once_and_nothing_is_lost(snn, observations, tmp_path, monkeypatch) -> None:
+    options = {"rounds": 2, "minutes": 1e4, "recipe": BRIEF}
+    wanted = refine(snn, observations, Swing, **options)
+    store = tmp_path / "store"
+    with pytest.warns(InputWarning, match="cannot write .*the refinement goes on") as told:
+        found = refine(
+            snn,
+            observations,
+            Swing,
+            store=store,
+            progress=lambda _: shutil.rmtree(store, ignore_errors=True),
+            **options,
+        )
+    assert len(told) == 1
+    assert_same_tensors(found.state_dict(), wanted.state_dict())
+    monkeypatch.setattr(checkpoint, "_MOST_BYTES", 10)
+    with pytest.warns(InputWarning, match="more than the 10 that are read again"):
+        refine(snn, observations, Swing, store=tmp_path / "other", **options)
+
+
+def test_a_store_knows_functions_that_make_environments_by_name_and_spaces(snn, observations, stored) -> None:
+    class Other(Swing):
+        pass
+
+    class Narrow(Swing):
+        action_space = gymnasium.spaces.Box(-2.5, 2.5, (2,), np.float32)
+
+    Narrow.__qualname__ = Swing.__qualname__
+    for env in (Other, Narrow):
+        with pytest.raises(InputError, match="another refinement"):
+            refine(snn, observations, env, recipe=BRIEF, store=stored)
+
+
+def test_frozen_convolutions_have_no_moments_in_a_store(tmp_path) -> None:
+    seen = frames(20, (3, 12, 12))
+    snn = convert(visual_actor(FORMS["two-convolutions"]), seen, neuron="if", timesteps=2)
+    recipe = dataclasses.replace(BRIEF, frozen=1.0, updates=2)
+    for rounds in (1, 2):
+        found = refine(snn, seen, minutes=1e4, rounds=rounds, recipe=recipe, store=tmp_path)
+    assert found.metadata["refined"].startswith("2 rounds")
+
+
+class Failing(Swing):
+    """From one visit on, states are not finite, or a step raises."""
+
+    def __init__(self, failing=(), raises=False, share=1.0) -> None:
+        super().__init__()
+        seeds = [np.random.SeedSequence([0, visit]).generate_state(BRIEF.rows) for visit in failing]
+        self.failing, self.raises, self.share, self.fails = set(np.concatenate([[0], *seeds])), raises, share, False
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:
+            self.fails = seed in self.failing
+        return self._spoilt(super().reset(seed=seed)[0]), {}
+
+    def step(self, action):
+        state, *rest = super().step(action)
+        return self._spoilt(state), *rest
+
+    def _spoilt(self, state):
+        if not self.fails or self.np_random.random() > self.share:
+            return state
+        if self.raises:
+            raise RuntimeError("out of order")
+        return state * np.nan
+
+
+def test_states_that_are_not_finite_are_left_out(snn, observations) -> None:
+    told = []
+    env = lambda: Failing([0, 1, 2], share=0.3)  # noqa: E731
+    found = refine(snn, observations, env, rounds=2, minutes=1e4, recipe=BRIEF, progress=told.append)
+    assert 0 < told[-1].error <= told[-1].given
+    assert all(bool(tensor.isfinite().all()) for tensor in found.state_dict().values())
+
+    class Huge(Swing):  # in float32, infinite
+        def step(self, action):
+            state, *rest = super().step(action)
+            return state * (1e300 if self.steps % 5 == 0 else 1.0), *rest
+
+    refine(snn, observations, Huge, rounds=1, minutes=1e4, recipe=BRIEF)
+
+
+@pytest.mark.parametrize("raises", [False, True], ids=["nan", "raises"])
+def test_a_visit_that_fails_loses_nothing(snn, observations, tmp_path, raises) -> None:
+    def env():
+        return Failing([2, 3], raises)
+
+    options = {"minutes": 1e4, "recipe": BRIEF}
+    message = "out of order" if raises else "no state in which all numbers are finite"
+    with pytest.warns(InputWarning, match=f"visit after round 2 failed .*{message}"):
+        without = refine(snn, observations, env, rounds=5, **options)
+    with pytest.raises(Exception, match=message) as error:
+        refine(snn, observations, env, rounds=5, store=tmp_path, **options)
+    assert "check_finite" not in str(error.value)
+    with pytest.warns(InputWarning, match="best actor so far"):
+        again = refine(snn, observations, env, rounds=5, store=tmp_path, **options)
+    assert_same_tensors(again.state_dict(), without.state_dict())
+    with pytest.raises(Exception, match=message):
+        refine(snn, observations, lambda: Failing([0], raises), rounds=1, **options)
+
+
+def test_learning_that_diverges_ends_with_the_best_actor_so_far(snn, observations, tmp_path, monkeypatch) -> None:
+    options = {"minutes": 1e4, "recipe": BRIEF}
+    update = refining._Run._update
+
+    def diverging(run, part) -> None:
+        update(run, part)
+        if run.rounds == 1:
+            run._student.output.bias.data.fill_(torch.nan)
+
+    monkeypatch.setattr(refining._Run, "_update", diverging)
+    for _ in range(2):
+        with pytest.warns(InputWarning, match="round 2 made numbers that are not finite"):
+            found = refine(snn, observations, Swing, rounds=3, store=tmp_path, **options)
+        assert found.metadata["refined"].startswith("1 rounds")
+
+
+def test_a_dimension_without_scale_is_left_out(observations) -> None:
+    actor = make_actor(3, 8, 2, action_scale=[2.0, 0.0])
+    snn, told = convert(actor, observations, neuron="if", timesteps=2), []
+    refine(snn, observations, Swing, rounds=1, minutes=1e4, recipe=BRIEF, progress=told.append)
+    assert 0 < told[-1].error <= told[-1].given
+    nowhere = convert(make_actor(3, 8, 2, action_scale=0.0), observations, neuron="if", timesteps=2)
+    with pytest.raises(InputError, match="action_scale is 0 in every dimension"):
+        refine(nowhere, observations)
+
+
+def test_the_callers_modes_change_nothing(snn, observations) -> None:
+    options = {"rounds": 1, "minutes": 1e4, "recipe": BRIEF}
+    wanted = refine(snn, observations, Swing, **options)
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        with mode:
+            assert_same_tensors(refine(snn, observations, Swing, **options).state_dict(), wanted.state_dict())
 
 
 def test_time_is_kept(snn, observations) -> None:
@@ -200,10 +435,46 @@ def test_time_is_kept(snn, observations) -> None:
     assert told[-1].seconds < 30  # of 3, beside whatever else runs
 
 
+def test_time_is_kept_where_the_environment_is_slow(snn, observations, monkeypatch) -> None:
+    clock = itertools.count()
+    now = [0.0]
+
+    class Slow(Swing):
+        def step(self, action):
+            now[0] += 1.0  # seconds
+            return super().step(action)
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0] + 1e-6 * next(clock))
+    told = []
+    recipe = Recipe(states=6_000, rows=8, updates=10, batch=8)
+    refine(snn, observations, Slow, minutes=10, recipe=recipe, progress=told.append)
+    assert told[-1].rounds >= 1
+    assert 300 < told[-1].seconds < 700  # of 600; a whole visit takes 6,000
+
+
+def test_too_short_a_time_is_said(snn, observations, monkeypatch) -> None:
+    now = [0.0]
+
+    class Slow(Swing):
+        def step(self, action):
+            now[0] += 1.0
+            return super().step(action)
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with pytest.warns(InputWarning, match="no time for a round"):
+        found = refine(snn, observations, Slow, minutes=0.1, recipe=BRIEF)
+    assert found.metadata["refined"].startswith("0 rounds")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"snn": "snn"}, "refine takes a SpikingActor"),
+        ({"recipe": {"states": 5}}, r"recipe must be a snnkern\.Recipe, got dict"),
+        ({"store": 5}, "store must be the path of a folder, got int"),
+        ({"observations": None}, r"observations must be an array \[N, 3\], got NoneType"),
+        ({"observations": iter([np.zeros((4, 3))])}, r"np\.concatenate"),
+        ({"observations": [[1.0, 2.0, 3.0], [1.0, 2.0]]}, r"observations must be an array \[N, 3\], got list"),
         ({"observations": np.zeros((0, 3), np.float32)}, r"at least one, got shape \[0, 3\]"),
         ({"observations": np.zeros(3, np.float32)}, r"rows \[N, ...\]"),
         ({"observations": np.zeros((4, 5), np.float32)}, r"got shape \[4, 5\]"),
@@ -222,6 +493,16 @@ def test_bad_input_is_refused_before_any_work(snn, observations, arguments, mess
     given = {"snn": snn, "observations": observations, "env": Swing} | arguments
     with pytest.raises(InputError, match=message):
         refine(given.pop("snn"), given.pop("observations"), given.pop("env"), **given)
+
+
+def test_what_holds_or_is_nearly_a_spiking_actor_says_which_part_is_wanted(snn, observations) -> None:
+    with pytest.raises(InputError, match=r"refine its \.spiking\(\)"):
+        refine(snn.trainable(), observations)
+    with pytest.raises(InputError, match=r"refine its \.actor"):
+        refine(snnkern.SB3Policy(snn), observations)
+    for dtype in (torch.float16, torch.bfloat16):
+        with pytest.raises(InputError, match=f"learns in float32 or float64, but the actor is {dtype}"):
+            refine(copy.deepcopy(snn).to(dtype), observations)
 
 
 def test_an_actor_on_another_device_is_refused(snn, observations) -> None:

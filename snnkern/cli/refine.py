@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +19,13 @@ def refine_command(
     policy: Annotated[str, typer.Argument(help="A spiking actor that snnkern convert wrote.")],
     output: Annotated[Path, typer.Argument(help="Where the refined actor goes (.safetensors).")],
     env: options.Env = None,
-    minutes: Annotated[float, typer.Option("--minutes", help="Time in all, environment steps included.")] = 5.0,
+    minutes: Annotated[
+        float,
+        typer.Option(
+            "--minutes",
+            help="Time of the refinement, its environment steps included; observations are collected before.",
+        ),
+    ] = 5.0,
     rounds: Annotated[
         int | None, typer.Option("--rounds", help="At most so many rounds, whatever time is left.", min=1)
     ] = None,
@@ -42,15 +47,18 @@ def refine_command(
 
     from snnkern.files import read_array
     from snnkern.policies import storage
+    from snnkern.policies.loading import load_policy
     from snnkern.policies.spiking import SpikingActor, dense_actor
     from snnkern.report.terminal import say
-    from snnkern.training.refine import refine
+    from snnkern.training import checkpoint
+    from snnkern.training.refine import check_settings, refine
 
     options.check_output(output, policy, observations)
     chosen: Any = options.parse_number(alpha)  # refine says what it may be
-    snn = storage.load(policy)
+    snn = load_policy(policy)
     if not isinstance(snn, SpikingActor):
-        raise InputError(f"{policy} is a dense actor: snnkern convert makes a spiking one of it")
+        raise InputError(f"{policy} is a dense actor: snnkern convert makes a spiking one of it, which refine takes")
+    check_settings(snn, minutes, rounds, chosen, seed)  # before anything is collected
     alone = observations is not None and env is None
     name = None if alone else options.environment_of(snn, env)
     if observations is None:
@@ -81,7 +89,7 @@ def refine_command(
             progress=progress,
         )
     storage.save(refined, output)
-    shutil.rmtree(store, ignore_errors=True)
+    checkpoint.remove(store)
     assert last is not None
     if as_json:
         options.print_json({"output": str(output), **refined.dynamics.to_dict(), **last._asdict()})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from snnkern.errors import check_number, check_whole
 from snnkern.kernels.surrogates import parse_surrogate
@@ -51,8 +51,7 @@ class Recipe:
         spikes add up in the layer that follows.
         """
         if any(layer.convolution for layer in snn.hidden):
-            slow = cls(states=1_000, rows=2, updates=200, batch=16, frozen=0.5)
-            return replace(slow, learning_rate=1e-4, threshold_rate=1e-3)
+            return cls(states=1_000, rows=2, updates=200, batch=16, frozen=0.5, learning_rate=1e-4, threshold_rate=1e-3)
         return cls()
 
     def __post_init__(self) -> None:

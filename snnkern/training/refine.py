@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import math
+import os
 import time
-from collections.abc import Callable
-from contextlib import closing, nullcontext
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,9 +26,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from snnkern.control import environments
-from snnkern.errors import InputError, check_number, check_whole
+from snnkern.errors import InputError, InputWarning, check_number, check_whole
 from snnkern.files import make_folder
 from snnkern.kernels.neurons import Dynamics
+from snnkern.kernels.tensors import check_numbers, check_tensor
 from snnkern.limits import check_seed
 from snnkern.policies.actor import Interface, Policy, update_with_tensors
 from snnkern.policies.spiking import SpikingActor, dense_actor
@@ -37,12 +41,15 @@ from snnkern.training.recipe import Recipe
 from snnkern.training.visits import Environment, Visitor
 
 _DEVICES = ("cpu", "cuda")
+_DTYPES = (torch.float32, torch.float64)
 _AT_ONCE = 4_096  # observations that an actor answers for
 _HELD_BACK = 10  # without an environment, one of so many observations measures
 _FIRST = 20  # updates after which the time of the others is known, again and again
 _FEWEST = 50  # updates of a last round, below which it is not worth the time
 _BETAS = (0.9, 0.99)  # of Adam
 _LOWEST = 0.02  # of the learning rate, at the end
+_SHARE = 1 / 3  # of the time that is left, which a visit may take: as much is left for learning, and for the last visit
+_SLACK = 0.25  # of the last visit's time, which the next one may take more, and beyond all the time
 
 
 class Progress(NamedTuple):
@@ -88,7 +95,7 @@ def refine(
         observations: of the dense actor, `[N, *observation_shape]`, as for `convert`.
         env: a registered name, or a function that makes the environment. Without one, it learns from `observations`
             alone, of which one in ten measures.
-        minutes: of time in all, environment steps included.
+        minutes: of time in all, environment steps included. Where they are slow, a visit has fewer.
         rounds: at most so many, whatever time is left. Then the learning rate falls over the rounds in place of the
             time, and with enough time a seed gives the same result again on the same machine.
         recipe: learning rates and the like; by default `Recipe.recommended`.
@@ -96,7 +103,9 @@ def refine(
             (`docs/refine.md` has the measurements).
         seed: of the episodes and of what is drawn.
         store: folder for what is finished, made if it is missing: after an interruption the same call goes on after the
-            last finished round. None keeps nothing.
+            last finished round. None keeps nothing. Another actor, other observations, spaces, settings, or another
+            name of the environment or of the function that makes it is noticed, and refused; what that function does
+            is not.
         progress: called after every few updates and decisions.
 
     Returns:
@@ -105,38 +114,77 @@ def refine(
 
     Raises:
         InputError: an argument does not fit, or the store holds another refinement.
+
+    Warns:
+        InputWarning: there was no time for a round; the store can no longer be written; or the refinement ended early,
+            since learning diverged or the environment failed. What comes back is the best actor until then.
+    """
+    began = time.monotonic()
+    dynamics = check_settings(snn, minutes, rounds, alpha, seed)
+    if not isinstance(recipe, Recipe | None):
+        raise InputError(f"recipe must be a snnkern.Recipe, got {type(recipe).__name__}")
+    if not isinstance(store, str | os.PathLike | None):
+        raise InputError(f"store must be the path of a folder, got {type(store).__name__}")
+    spaces = ""
+    if env is not None:
+        with environments.one_of(env, snn) as made:
+            environments.check_spaces(snn.interface, made.observation_space, made.action_space)
+            spaces = repr((made.observation_space, made.action_space))
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller does without
+        run = _Run(
+            snn,
+            _checked(observations, snn),
+            env,
+            spaces,
+            began,
+            60 * minutes,
+            rounds,
+            recipe or Recipe.recommended(snn),
+            dynamics,
+            seed,
+            None if store is None else Path(store),
+            progress,
+        )
+        with closing(run):
+            while run.measure() and run.learn():
+                pass
+        return run.result()
+
+
+def check_settings(
+    snn: SpikingActor, minutes: float, rounds: int | None, alpha: float | Literal["auto"], seed: int
+) -> Dynamics:
+    """Checks what `refine` is given beside observations and environment.
+
+    Returns:
+        the dynamics of the refined actor.
+
+    Raises:
+        InputError: the actor cannot be refined, or a number is out of range.
     """
     if not isinstance(snn, SpikingActor):
-        raise InputError(f"refine takes a SpikingActor that convert has made, got {type(snn).__name__}")
+        inside = ""
+        if isinstance(snn, TrainableActor):
+            inside = ": refine its .spiking()"
+        elif isinstance(getattr(snn, "actor", None), SpikingActor):
+            inside = ": refine its .actor"
+        raise InputError(f"refine takes a SpikingActor that convert has made, got {type(snn).__name__}{inside}")
     if snn.output.weight.device.type not in _DEVICES:
         raise InputError(
             f"refine works on the CPU and on NVIDIA GPUs, but the actor is on {snn.output.weight.device}: "
             "move it with .to('cpu')"
         )
+    if snn.output.weight.dtype not in _DTYPES:
+        raise InputError(f"refine learns in float32 or float64, but the actor is {snn.output.weight.dtype}: .float()")
+    if not bool(snn.interface.action_scale.any()):
+        raise InputError("the actor's action_scale is 0 in every dimension: there is nothing to learn")
     if isinstance(snn.alpha, Tensor):
         raise InputError("alpha (α) is set for every row: set it to one number before refining")
-    dynamics = replace(snn.dynamics, alpha=0.0 if alpha == "auto" else alpha)
-    limit = 60 * check_number("minutes", minutes, 0.01, 1e5)
+    check_number("minutes", minutes, 0.01, 1e5)
     if rounds is not None:
         check_whole("rounds", rounds, least=1)
-    if env is not None:
-        environments.check(env, snn)
-    run = _Run(
-        snn,
-        _checked(observations, snn),
-        env,
-        limit,
-        rounds,
-        recipe or Recipe.recommended(snn),
-        dynamics,
-        check_seed(seed),
-        store,
-        progress,
-    )
-    with closing(run.visitor) if run.visitor else nullcontext():
-        while run.measure() and run.learn():
-            pass
-    return run.result()
+    check_seed(seed)
+    return replace(snn.dynamics, alpha=0.0 if alpha == "auto" else alpha)
 
 
 class _Run:
@@ -147,6 +195,8 @@ class _Run:
         snn: SpikingActor,
         observations: Tensor,
         env: Environment | None,
+        spaces: str,
+        began: float,
         limit: float,
         planned: int | None,
         recipe: Recipe,
@@ -155,10 +205,10 @@ class _Run:
         store: Path | None,
         progress: Callable[[Progress], None] | None,
     ) -> None:
-        self._began = time.monotonic()
-        self._limit, self._planned, self._recipe, self._seed = limit, planned, recipe, seed
+        self._began = began
+        self._env, self._limit, self._planned, self._recipe, self._seed = env, limit, planned, recipe, seed
         self._store, self._report = store, progress
-        self._key = "" if store is None else _key(snn, observations, env, recipe, dynamics, seed)
+        self._key = "" if store is None else _key(snn, observations, env, spaces, recipe, dynamics, seed)
         self._teacher = dense_actor(snn)
         self._given = copy.deepcopy(snn)
         learner = copy.deepcopy(snn)
@@ -184,52 +234,133 @@ class _Run:
         recorded = observations[~held] if alone else observations
         self._recorded = Memory(recorded, _answers(self._teacher, recorded))
         self._visited = Memory(recorded[:0], self._recorded.answers[:0])
+        self._sizes: list[int] = []  # states of every visit
         self.rounds = self._updates = 0
         self._measuring = 0.0  # seconds that the last measurement took
         self._given_error = self._best_error = math.nan
+        self._written = 0  # visits in the store
+        self._warned = False
+        self._measured = False  # whether the present average was
+        self._taken_up: int | None = None  # rounds that were in the store
+        self._visitor: Visitor | None = None
         if store is not None:
             make_folder(store)
             if kept := checkpoint.read(store, self._key):
                 self._take_up(*kept)
-        self.visitor = None if env is None else Visitor(env, snn, recipe.rows, seed)  # last: it has to be closed
+
+    def close(self) -> None:
+        """Closes the environments."""
+        if self._visitor is not None:
+            self._visitor.close()
 
     def measure(self) -> bool:
         """Sees how the average acts, and keeps it if it is the best so far. Whether time and rounds are left."""
+        if self._measured and not self._goes_on():  # by an earlier call
+            self._tell()
+            return False
         began = self._spent()
         acting = self._average.spiking() if self.rounds else self._given
-        if self.visitor is None:
-            states, actions = self._held, _answers(acting, self._held)
-        else:
-            visits = self.visitor.visit(acting, self.rounds, self._recipe.states, self._tell)
-            states, actions = _checked(visits.observations, acting), torch.from_numpy(visits.actions)
-        answers = _answers(self._teacher, states)
-        error = float(self._distance(actions.to(answers), answers).square().mean().sqrt())
+        try:
+            states, actions, answers = self._states(acting)
+        except Exception as failure:  # whatever an environment raises
+            again = self._store is None or self._taken_up == self.rounds
+            if not self.rounds or (self._goes_on() and not again):
+                raise  # with a store, the same call goes on from here; should it fail again, it returns the best
+            why = " ".join(f"{type(failure).__name__}: {failure}".split())
+            self._warn(f"the visit after round {self.rounds} failed ({why}): what comes back is the best actor so far")
+            return False
+        distance = self._distance(actions, answers)
+        error = float(distance.square().mean().sqrt())
+        if not math.isfinite(error):
+            error = float(distance.double().square().mean().sqrt())  # a square overflowed
         if self.rounds == 0:
             self._given_error = self._best_error = error
-        elif error < self._best_error:
+        elif error < self._best_error and 2 * len(states) >= self._first_size:  # of fewer, chance would choose
             self._best_error = error
             self._best.load_state_dict(self._average.state_dict())
-        if self.visitor is not None:
+        if self._env is not None:
             self._visited.add(states, answers)
+            self._sizes.append(len(states))
         self._measuring = self._spent() - began
         self._tell()
-        return self._spent() < self._limit and (self._planned is None or self.rounds < self._planned)
+        if self._goes_on():
+            return True
+        self._measured = True
+        if self.rounds:
+            self._keep()
+        else:
+            self._warn("there was no time for a round: give more minutes")
+        return False
 
     def learn(self) -> bool:
         """A round of updates, or as many as there is time for. Whether there was any."""
         began, planned, done = self._spent(), self._recipe.updates, 0
         while done < planned:
-            if done and done % _FIRST == 0:
+            if done and (done % _FIRST == 0 or (done < _FIRST and self._spent() > self._limit)):
                 left, pace = self._limit - self._measuring - self._spent(), (self._spent() - began) / done
                 planned = min(self._recipe.updates, done + max(int(left / max(pace, 1e-9)), 0))
-                if done == _FIRST and planned < min(_FEWEST, self._recipe.updates):
+                if done <= _FIRST and planned < min(_FEWEST, self._recipe.updates):
+                    if not self.rounds:
+                        self._warn("there was no time for a round: give more minutes")
                     return False
                 self._tell()
             self._update(self._part(done / planned))
             done += 1
+        if not self._is_finite():
+            self._warn(
+                f"round {self.rounds + 1} made numbers that are not finite: what comes back is the best actor before "
+                "it; give the recipe a smaller learning_rate"
+            )
+            return False
         self.rounds += 1
+        self._measured = False
         self._keep()
         return True
+
+    def _states(self, acting: SpikingActor) -> tuple[Tensor, Tensor, Tensor]:
+        """States that an actor visits, what it does there, and what the dense actor would do; all of them finite.
+
+        Raises:
+            InputError: there are none.
+        """
+        if self._env is None:
+            return self._held, _answers(acting, self._held), _answers(self._teacher, self._held)
+        if self._visitor is None:
+            self._visitor = Visitor(self._env, acting, self._recipe.rows, self._seed)
+        left = self._limit - self._spent()
+        slack = _SLACK * self._measuring
+        seconds = max(_SHARE * left, min(self._measuring, left) + slack)
+        visits = self._visitor.visit(acting, self.rounds, self._recipe.states, self._tell, seconds)
+        states, actions = _tensor(visits.observations, acting), torch.from_numpy(visits.actions)
+        if len(states):
+            answers = _answers(self._teacher, states)
+            actions = actions.to(answers)
+            good = _finite_rows(states) & _finite_rows(actions) & _finite_rows(answers)
+            if not bool(good.all()):
+                states, actions, answers = states[good], actions[good], answers[good]
+        if not len(states):
+            raise InputError("the environment gave no state in which all numbers are finite")
+        return states, actions, answers
+
+    def _goes_on(self) -> bool:
+        """Whether time and rounds are left."""
+        return self._spent() < self._limit and (self._planned is None or self.rounds < self._planned)
+
+    @property
+    def _first_size(self) -> int:
+        """How many states the actor that was given was measured on."""
+        return self._sizes[0] if self._sizes else 0
+
+    def _is_finite(self) -> bool:
+        """Whether all is that the next round depends on, thresholds included."""
+        numbers = itertools.chain(
+            self._kept_tensors().values(),
+            (layer.threshold for actor in (self._student, self._average) for layer in actor.hidden),
+        )
+        return all(bool(torch.isfinite(tensor).all()) for tensor in numbers)
+
+    def _warn(self, text: str) -> None:
+        warnings.warn(f"refine: {text}", InputWarning, stacklevel=4)
 
     def result(self) -> SpikingActor:
         """The best actor so far."""
@@ -272,7 +403,12 @@ class _Run:
             torch._foreach_lerp_(list(self._average.parameters()), list(self._student.parameters()), 1 - stays)
 
     def _distance(self, actions: Tensor, answers: Tensor) -> Tensor:
-        return (actions - answers) / self._student.interface.action_scale
+        """Of the dimensions that have a scale: in the others, actions are all the same."""
+        scale = self._student.interface.action_scale
+        kept = scale != 0
+        if bool(kept.all()):
+            return (actions - answers) / scale
+        return ((actions - answers)[:, kept]) / scale[kept]
 
     def _spent(self) -> float:
         return time.monotonic() - self._began
@@ -281,21 +417,40 @@ class _Run:
         if self._report:
             self._report(Progress(self._spent(), self.rounds, self._best_error, self._given_error))
 
-    def _keep(self) -> None:
-        """Keeps all that the next round depends on."""
-        if self._store is None:
-            return
-        modules = {"student": self._student, "average": self._average, "best": self._best}
-        tensors = {
-            f"{name}.{key}": tensor for name, module in modules.items() for key, tensor in module.state_dict().items()
-        }
+    def _kept_tensors(self) -> dict[str, Tensor]:
+        """All numbers that learning changes."""
+        tensors = dict(self._parameters())
         for index, state in self._optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{key}": tensor for key, tensor in state.items()}
-        tensors |= {"states": self._visited.states, "answers": self._visited.answers, "draw": self._draw.get_state()}
+        return tensors
+
+    def _parameters(self) -> Iterator[tuple[str, Tensor]]:
+        for name, module in (("student", self._student), ("average", self._average), ("best", self._best)):
+            yield from module.named_parameters(prefix=name)
+
+    def _keep(self) -> None:
+        """Keeps all that the next round depends on. That it cannot be written is said once, and learning goes on."""
+        if self._store is None:
+            return
+        visits = self.rounds if self._env is not None else 0
         errors = self._given_error, self._best_error
-        checkpoint.write(
-            self._store, Checkpoint(self._key, self.rounds, self._updates, self._spent(), *errors), tensors
+        numbers = Checkpoint(
+            self._key, self.rounds, visits, self._measured, self._updates, self._spent(), self._measuring, *errors
         )
+        try:
+            ends = list(itertools.accumulate(self._sizes))
+            while self._written < visits:  # first: the numbers say that they are there
+                end, size = ends[self._written], self._sizes[self._written]
+                states, answers = self._visited.states[end - size : end], self._visited.answers[end - size : end]
+                # Copies: a file of a view would be one of all that is viewed.
+                tensors = {"states": states.clone(), "answers": answers.clone()}
+                checkpoint.write_visit(self._store, self._key, self._written, tensors)
+                self._written += 1
+            checkpoint.write(self._store, numbers, self._kept_tensors() | {"draw": self._draw.get_state()})
+        except InputError as error:
+            if not self._warned:
+                self._warn(f"{error}: the refinement goes on, but after an interruption it cannot")
+            self._warned = True
 
     def _take_up(self, kept: Checkpoint, tensors: dict[str, Tensor]) -> None:
         """Goes on where `_keep` was last called.
@@ -303,31 +458,72 @@ class _Run:
         Raises:
             InputError: the tensors are not those of this refinement.
         """
+        assert self._store is not None
         try:
-            for name, module in (("student", self._student), ("average", self._average), ("best", self._best)):
-                module.load_state_dict(checkpoint.part(tensors, name))
+            if kept.visits != (kept.rounds if self._env is not None else 0):
+                raise InputError(f"{kept.rounds} rounds have {kept.visits} visits")
+            if kept.best_error > kept.given_error:
+                raise InputError(f"the best error {kept.best_error:g} is above the first one, {kept.given_error:g}")
+            self._check_numbers(tensors)
+            with torch.no_grad():
+                for name, parameter in self._parameters():
+                    parameter.copy_(tensors[name])
+            for layer in (*self._student.hidden, *self._average.hidden, *self._best.hidden):
+                check_numbers("a threshold", layer.threshold, least=0)
             self._load_moments(tensors)
-            states, answers = tensors["states"], tensors["answers"]
-            if len(states) != len(answers):
-                raise ValueError(f"{len(states)} states have {len(answers)} answers")
-            self._visited.add(states, answers)
             self._draw.set_state(tensors["draw"])
+            for number in range(kept.visits):
+                self._add_visit(checkpoint.read_visit(self._store, self._key, number))
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise InputError(f"{self._store} holds a damaged refinement: {error}") from error
-        self.rounds, self._updates = kept.rounds, kept.updates
+        self.rounds = self._taken_up = kept.rounds
+        self._updates, self._measured, self._measuring = kept.updates, kept.measured, kept.measuring
         self._given_error, self._best_error = kept.given_error, kept.best_error
+        self._written = kept.visits
         self._began -= kept.seconds
+
+    def _check_numbers(self, tensors: dict[str, Tensor]) -> None:
+        """Refuses tensors of a store that are not those of `_kept_tensors`. Of what never learnt, Adam has none."""
+        wanted = dict(self._parameters())
+        learnt = [number for group in self._optimizer.param_groups for number in group["params"]]
+        for index, number in enumerate(learnt):
+            if any(name.startswith(f"adam.{index}.") for name in tensors):
+                wanted |= {f"adam.{index}.{key}": number for key in ("exp_avg", "exp_avg_sq")}
+                wanted[f"adam.{index}.step"] = torch.zeros(())
+        missing, unknown = sorted({*wanted, "draw"} - set(tensors)), sorted(set(tensors) - {*wanted, "draw"})
+        if missing or unknown:
+            raise InputError(f"it lacks {missing or 'nothing'}, and holds {unknown or 'nothing'} that is not known")
+        for name, like in wanted.items():
+            check_tensor(name, tensors[name], like.shape, like.dtype, torch.device("cpu"))
+            least = 0.0 if name.endswith((".step", ".exp_avg_sq")) else -math.inf
+            check_numbers(name, tensors[name], least=least)
 
     def _load_moments(self, tensors: dict[str, Tensor]) -> None:
         """Adam's moments; torch would take any."""
         groups, state = self._optimizer.state_dict()["param_groups"], {}
-        learnt = [number for group in self._optimizer.param_groups for number in group["params"]]
-        for index, number in enumerate(learnt):
-            one = checkpoint.part(tensors, f"adam.{index}")
-            state[index] = {key: one[key] for key in ("step", "exp_avg", "exp_avg_sq")}
-            if {tensor.shape for key, tensor in one.items() if key != "step"} != {number.shape}:
-                raise ValueError(f"Adam's moments of parameter {index} have another shape")
+        for index in range(sum(len(group["params"]) for group in groups)):
+            if one := checkpoint.part(tensors, f"adam.{index}"):
+                state[index] = one
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+    def _add_visit(self, tensors: dict[str, Tensor]) -> None:
+        """Learns from a visit of the store.
+
+        Raises:
+            InputError: its tensors are not states and answers.
+        """
+        if set(tensors) != {"states", "answers"}:
+            raise InputError(f"a visit has states and answers, not {sorted(tensors)}")
+        number = len(tensors["states"]) if tensors["states"].dim() else 0
+        for name, like in (("states", self._visited.states), ("answers", self._visited.answers)):
+            shape, found = (number, *like.shape[1:]), tensors[name]
+            if found.dtype != like.dtype or found.shape != shape:
+                wanted = f"{like.dtype} {list(shape)}"
+                raise InputError(f"{name} of a visit must be {wanted}, got {found.dtype} {list(found.shape)}")
+            check_numbers(name, tensors[name])
+        device = self._visited.states.device
+        self._visited.add(tensors["states"].to(device), tensors["answers"].to(device))
+        self._sizes.append(number)
 
 
 def matching_loss(results: Tensor, answers: Tensor, interface: Interface) -> Tensor:
@@ -342,12 +538,15 @@ def matching_loss(results: Tensor, answers: Tensor, interface: Interface) -> Ten
         interface: of the actor, whether it has a tanh, and its scale.
 
     Returns:
-        the mean over all, as a part of the action's scale.
+        the mean over all dimensions whose scale is not 0, as a part of the action's scale.
 
     Source: Helmbold, Kivinen, Warmuth, "Relative Loss Bounds for Single Neurons", IEEE Transactions on Neural Networks
     1999 (matching losses).
     """
+    kept = interface.action_scale != 0
     targets = (answers - interface.action_bias) / interface.action_scale
+    if not bool(kept.all()):  # where the scale is 0, all actions are the same
+        targets, results = targets[:, kept], results[:, kept]
     if not interface.squash:
         return 0.5 * nn.functional.mse_loss(results, targets)
     return (nn.functional.softplus(2 * results) - (1 + targets) * results).mean()
@@ -369,21 +568,58 @@ def _checked(observations: NDArray[Any], snn: SpikingActor) -> Tensor:
     Raises:
         InputError: they do not fit the actor, are none, or hold a NaN or an infinity.
     """
-    array = np.asarray(observations)
+    wanted = ", ".join(map(str, snn.interface.observation_shape))
+    given = type(observations).__name__
+    if observations is None or isinstance(observations, str | bytes | Iterator):
+        batches = ", of batches np.concatenate([...])" if isinstance(observations, Iterator) else ""
+        raise InputError(f"observations must be an array [N, {wanted}]{batches}, got {given}")
+    try:
+        array = np.asarray(observations)
+    except (TypeError, ValueError, RuntimeError) as error:  # NumPy's and torch's, of what has many forms, or a gradient
+        raise InputError(f"observations must be an array [N, {wanted}], got {given}: {error}") from error
     snn.interface.check_array(array)
     if array.ndim == len(snn.interface.observation_shape) or not len(array):
         raise InputError(f"observations must be rows [N, ...], at least one, got shape {list(array.shape)}")
-    tensor = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
-    tensor = tensor.to(snn.output.weight.device, snn.interface.observation_dtype)
-    return snn.interface.check(tensor, check_finite=True)
+    tensor = _tensor(array, snn)
+    bad = (~_finite_rows(tensor)).nonzero().flatten().tolist()
+    if bad:
+        raise InputError(
+            f"observations hold NaN or infinity in {len(bad)} of {len(tensor)} rows (first: row {bad[0]}): "
+            "leave these rows out"
+        )
+    return snn.interface.check(tensor, check_finite=False)
+
+
+def _tensor(array: NDArray[Any], snn: SpikingActor) -> Tensor:
+    """An array in memory of its own, of the dtype of the actor's observations, on its device."""
+    with np.errstate(over="ignore"):
+        tensor = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+    return tensor.to(snn.output.weight.device, snn.interface.observation_dtype)
+
+
+def _finite_rows(tensor: Tensor) -> Tensor:
+    """Whether the numbers of each row are finite, bool `[N]`."""
+    if not tensor.is_floating_point():
+        return torch.ones(len(tensor), dtype=torch.bool, device=tensor.device)
+    return torch.isfinite(tensor).flatten(1).all(dim=1)
 
 
 def _key(
-    snn: SpikingActor, observations: Tensor, env: Environment | None, recipe: Recipe, dynamics: Dynamics, seed: int
+    snn: SpikingActor,
+    observations: Tensor,
+    env: Environment | None,
+    spaces: str,
+    recipe: Recipe,
+    dynamics: Dynamics,
+    seed: int,
 ) -> str:
-    """A hash of all that a refinement depends on; of an environment that a function makes, nothing is known."""
-    name = env if isinstance(env, str) else ""
-    digest = hashlib.sha256(repr((snn.dynamics, snn.alpha, name, env is None, recipe, dynamics, seed)).encode())
+    """A hash of all that a refinement depends on; of a function that makes environments, its name and their spaces."""
+    name = env
+    if env is not None and not isinstance(env, str):
+        made = getattr(env, "func", env)  # of functools.partial
+        kind = type(made)
+        name = f"{getattr(made, '__module__', kind.__module__)}.{getattr(made, '__qualname__', kind.__qualname__)}"
+    digest = hashlib.sha256(repr((snn.dynamics, snn.alpha, name, spaces, recipe, dynamics, seed)).encode())
     update_with_tensors(digest, snn)
     digest.update(observations.cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from snnkern.control import environments
 from snnkern.policies.spiking import SpikingActor
 
 if TYPE_CHECKING:
     import gymnasium
 
+_LEAST_STEPS = 5  # of every row, however little time there is
+
 Environment = str | Callable[[], "gymnasium.Env[Any, Any]"]
 
 
 class Visits(NamedTuple):
-    """Decisions of a spiking actor, in the order of time.
+    """Decisions of a spiking actor, in the order of time, in states that are finite.
 
     Attributes:
-        observations: `[steps · rows, *observation_shape]`.
-        actions: what the spiking actor did, `[steps · rows, action_dim]`.
+        observations: `[N, *observation_shape]`.
+        actions: what the spiking actor did, `[N, action_dim]`.
     """
 
     observations: NDArray[Any]
     actions: NDArray[np.floating]
-
-
-def unrewarded(envs: gymnasium.vector.VectorEnv[Any, Any, Any]) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
-    """Environments without their rewards: each is 0, and `info`, which may hold them too, is empty."""
-    import gymnasium
-
-    class Unrewarded(gymnasium.vector.VectorWrapper[Any, Any, Any]):
-        def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-            observation, rewards, terminated, truncated, _ = self.env.step(actions)
-            return observation, np.zeros_like(rewards), terminated, truncated, {}
-
-        def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
-            return self.env.reset(**options)[0], {}
-
-    return Unrewarded(envs)
 
 
 class Visitor:
@@ -55,37 +42,68 @@ class Visitor:
     """
 
     def __init__(self, env: Environment, snn: SpikingActor, rows: int, seed: int) -> None:
-        self._envs = unrewarded(environments.make_vector(env, rows, snn))
+        from snnkern.training.unrewarded import make_vector
+
+        self._envs = make_vector(env, rows, snn)
+        self._dtype = np.dtype(str(snn.interface.observation_dtype).rpartition(".")[2])
         self._seed = seed
         self._rows = rows
 
     def visit(
-        self, snn: SpikingActor, number: int, steps: int, progress: Callable[[int], None] | None = None
+        self,
+        snn: SpikingActor,
+        number: int,
+        steps: int,
+        progress: Callable[[int], None] | None = None,
+        seconds: float = np.inf,
     ) -> Visits:
         """Decisions from new episodes on: at least so many steps, as many in every row.
+
+        A state with a NaN or an infinity is left out, and its episode ends there.
 
         Args:
             snn: the spiking actor.
             number: of the visit; each has episodes of its own.
             steps: decisions of all rows together.
             progress: called after each with the number of decisions so far.
+            seconds: after which it ends, with fewer steps.
         """
+        ends = time.monotonic() + seconds
         snn.reset()
         seeds = np.random.SeedSequence([self._seed, number]).generate_state(self._rows)
         first: Any = [int(seed) for seed in seeds]  # one for each row, which Gymnasium's type forgets
         observation, _ = self._envs.reset(seed=first)
         seen, done = [], []
         for step in range(-(-steps // self._rows)):
-            action = snn.act(observation)
-            seen.append(observation.copy())
-            done.append(action)
+            if step >= _LEAST_STEPS and time.monotonic() >= ends:
+                break
+            good = self._finite_rows(observation)
+            if good is None:
+                action = snn.act(observation)
+                seen.append(observation.copy())
+                done.append(action)
+            else:
+                shown = observation.copy()
+                shown[~good] = 0
+                action = snn.act(shown)
+                seen.append(observation[good])
+                done.append(action[good])
             observation, _, terminated, truncated, _ = self._envs.step(action)
-            if (ended := terminated | truncated).any():
+            ended = terminated | truncated if good is None else terminated | truncated | ~good
+            if ended.any():
                 observation, _ = self._envs.reset(options={"reset_mask": ended})
                 snn.reset(ended)
             if progress:
                 progress((step + 1) * self._rows)
         return Visits(np.concatenate(seen), np.concatenate(done))
+
+    def _finite_rows(self, observation: NDArray[Any]) -> NDArray[np.bool_] | None:
+        """Which rows hold finite numbers, as the actor sees them; None where all do."""
+        if self._dtype.kind != "f":
+            return None
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(observation.astype(self._dtype, copy=False))
+        return None if finite.all() else finite.reshape(self._rows, -1).all(axis=1)
 
     def close(self) -> None:
         self._envs.close()
