@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from support import ROOT
 from support.cases import DEFAULT_NEURONS, NATIVE_DTYPES
 from support.layouts import CUDA_LAYOUTS
