@@ -48,12 +48,23 @@ def measure(file: Path, neuron: str, timesteps: int, minutes: float, episodes: i
 
 
 def draw() -> None:
-    """The table of the page, from what has been measured."""
+    """The tables of the page, one for each algorithm, from what has been measured."""
     found = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    algorithms = sorted({one["actor"].partition("_")[0] for one in found}, reverse=True)
+    fill(
+        PAGE,
+        "refined",
+        "\n\n".join(table_of([one for one in found if one["actor"].startswith(f"{name}_")]) for name in algorithms),
+    )
+
+
+def table_of(found: Sequence[dict[str, Any]]) -> str:
+    """The table of an algorithm's actors."""
     actors = sorted({one["actor"] for one in found})
     head = ["neuron", "T", "minutes of a core", "converted", "refined", *actors]
     rows = []
-    for neuron, timesteps in dict.fromkeys((one["neuron"], one["timesteps"]) for one in found):
+    settings = [setting for setting in SETTINGS if any((one["neuron"], one["timesteps"]) == setting for one in found)]
+    for neuron, timesteps in settings:
         ones = {one["actor"]: one for one in found if (one["neuron"], one["timesteps"]) == (neuron, timesteps)}
         minutes = sorted({one["minutes"] * one["threads"] for one in ones.values()})
         cells = [neuron.upper(), timesteps, " to ".join(f"{number:g}" for number in minutes)]
@@ -65,7 +76,7 @@ def draw() -> None:
                 " → ".join(f"{100 * np.mean(one[part]) / np.mean(one['dense']):.0f}" for part in parts) if one else ""
             )
         rows.append(cells)
-    fill(PAGE, "refined", table(head, rows))
+    return table(head, rows)
 
 
 def average(ones: Iterable[dict[str, Any]], name: str) -> str:
@@ -85,25 +96,26 @@ def main(
     threads: Annotated[int, typer.Option(help="That a refinement uses.")] = 2,
     only: Annotated[str, typer.Option(help="Part of the names of the actors to run.")] = "TD3",
     neuron: Annotated[str | None, typer.Option(help="The only neuron to run.")] = None,
+    timesteps: Annotated[int | None, typer.Option("-T", help="The only T to run.")] = None,
     redraw: Annotated[bool, typer.Option("--redraw", help="Only draw the table again.")] = False,
 ) -> None:
     """Measures what is not measured yet, and draws the table."""
     console = Console()
     RESULTS.touch()
-    for kind, timesteps in () if redraw else SETTINGS:
+    for kind, number in () if redraw else SETTINGS:
         for file in sorted(folder.glob(f"*{only}*")):
             done = {(one["actor"], one["neuron"], one["timesteps"]) for one in map(json.loads, RESULTS.open())}
             name = file.name.removesuffix("_actor")
-            if neuron not in (None, kind) or (name, kind, timesteps) in done:
+            if neuron not in (None, kind) or timesteps not in (None, number) or (name, kind, number) in done:
                 continue
-            numbers = measure(file, kind, timesteps, minutes, episodes, threads)
-            setting = {"actor": name, "neuron": kind, "timesteps": timesteps, "minutes": minutes, "threads": threads}
+            numbers = measure(file, kind, number, minutes, episodes, threads)
+            setting = {"actor": name, "neuron": kind, "timesteps": number, "minutes": minutes, "threads": threads}
             with RESULTS.open("a") as results:
                 results.write(json.dumps(setting | numbers | {"machine": machine(("snnkern", "torch"))}) + "\n")
             before, after = (
                 100 * np.mean(numbers[part]) / np.mean(numbers["dense"]) for part in ("converted", "refined")
             )
-            console.print(f"{name}, {kind.upper()} T = {timesteps}: {before:.0f} % -> {after:.0f} %; {numbers['said']}")
+            console.print(f"{name}, {kind.upper()} T = {number}: {before:.0f} % -> {after:.0f} %; {numbers['said']}")
     if RESULTS.read_text():
         draw()
 
