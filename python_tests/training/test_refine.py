@@ -22,13 +22,14 @@ from support.visual import FORMS, frames, visual_actor
 
 import snnkern
 from snnkern import InputError, Recipe, convert, refine
+from snnkern.control import environments
 from snnkern.errors import InputWarning
 from snnkern.files import read_bytes, read_tensors
 from snnkern.policies.spiking import dense_actor
 from snnkern.training import checkpoint
 from snnkern.training import refine as refining
 from snnkern.training.refine import matching_loss
-from snnkern.training.unrewarded import Without, make_vector
+from snnkern.training.unrewarded import Unrewarded
 
 QUICK = Recipe(states=400, rows=4, updates=150, batch=64, average=0.98)
 BRIEF = Recipe(states=40, rows=2, updates=5, batch=8)
@@ -142,7 +143,7 @@ class Unreadable:
     "reward", [7.0, Unreadable(), np.ones(3), None], ids=["number", "unreadable", "vector", "none"]
 )
 def test_no_reward_is_read(snn, reward) -> None:
-    envs = make_vector(lambda: Swing(reward), 2, snn)
+    envs = environments.make_vector(lambda: Swing(reward), 2, snn, wrap=Unrewarded)
     assert envs.reset(seed=0)[1] == {}
     for _ in range(3):
         _, rewards, *_, info = envs.step(np.ones((2, 2), np.float32))
@@ -151,7 +152,7 @@ def test_no_reward_is_read(snn, reward) -> None:
 
 
 def test_environments_in_other_processes_have_no_rewards_either() -> None:
-    made = cloudpickle.loads(cloudpickle.dumps(Without(lambda: Swing(7.0))))()
+    made = cloudpickle.loads(cloudpickle.dumps(Unrewarded))(Swing(7.0))
     made.reset(seed=0)
     assert made.step(np.ones(2))[1] == 0.0
 

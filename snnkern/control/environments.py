@@ -221,7 +221,10 @@ def vector_of(
 
 
 def make_vector(
-    env: str | Callable[[], gymnasium.Env[Any, Any]], rows: int, policy: object = None
+    env: str | Callable[[], gymnasium.Env[Any, Any]],
+    rows: int,
+    policy: object = None,
+    wrap: Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]] | None = None,
 ) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
     """Makes a vector of environments that the caller resets (autoreset disabled), so that every episode has its seed.
 
@@ -233,6 +236,7 @@ def make_vector(
         env: a registered name, or a function that makes the environment.
         rows: how many.
         policy: whom they are for, as `make` takes it.
+        wrap: what is put around each of them, a class that a module has; None for nothing.
 
     Raises:
         MissingDependencyError: Gymnasium or MuJoCo is not installed.
@@ -242,8 +246,16 @@ def make_vector(
     if processes > 1 and (maker := _portable(env, policy)):
         from snnkern.control.processes import ProcessVector
 
-        return ProcessVector([maker] * rows, processes)
-    return _vector([lambda one=one: one for one in make_several(env, rows, policy)])  # type: ignore[misc]
+        return ProcessVector([functools.partial(_wrapped, maker, wrap)] * rows, processes)
+    made = make_several(env, rows, policy)
+    return _vector([functools.partial(_wrapped, lambda one=one: one, wrap) for one in made])  # type: ignore[misc]
+
+
+def _wrapped(
+    make: Callable[[], gymnasium.Env[Any, Any]],
+    wrap: Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]] | None,
+) -> gymnasium.Env[Any, Any]:
+    return make() if wrap is None else wrap(make())
 
 
 def make_several(

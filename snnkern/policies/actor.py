@@ -569,6 +569,8 @@ def check_actor(value: object) -> Actor:
         advice = f"load it first: snnkern.load_actor({str(value)!r})"
     elif isinstance(getattr(value, "actor", None), Policy):
         advice = "its .actor is a spiking one"
+    elif hasattr(value, "spiking"):
+        advice = "it is being trained: its .spiking() gives a spiking actor"
     elif isinstance(value, Policy):
         advice = "it spikes already: snnkern.policies.spiking.dense_actor gives the actor that it was converted from"
     elif any(base.__module__.startswith(("stable_baselines3.", "sbx.")) for base in type(value).__mro__):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from snnkern.control import environments
 from snnkern.policies.spiking import SpikingActor
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ class Visitor:
     """
 
     def __init__(self, env: Environment, snn: SpikingActor, rows: int, seed: int) -> None:
-        from snnkern.training.unrewarded import make_vector
+        from snnkern.training.unrewarded import Unrewarded
 
-        self._envs = make_vector(env, rows, snn)
+        self._envs = environments.make_vector(env, rows, snn, wrap=Unrewarded)
         self._dtype = np.dtype(str(snn.interface.observation_dtype).rpartition(".")[2])
         self._seed = seed
         self._rows = rows
