@@ -51,7 +51,9 @@ class Recipe:
         spikes add up in the layer that follows.
         """
         if any(layer.convolution for layer in snn.hidden):
-            return cls(states=1_000, rows=2, updates=200, batch=16, frozen=0.5, learning_rate=1e-4, threshold_rate=1e-3)
+            return cls(
+                states=1_000, rows=2, updates=200, batch=16, frozen=0.75, learning_rate=1e-4, threshold_rate=1e-3
+            )
         return cls()
 
     def __post_init__(self) -> None:
