@@ -407,7 +407,7 @@ struct Levels<V, false> {
     Levels() = default;
     SNNKERN_INLINE Levels(V threshold, int32_t levels)
         : threshold(threshold),
-          highest(X::bits(Real(0.75) * threshold)),
+          highest(X::bits(Real(0.75) * threshold) & (Int{} + ~B::kSign)),  // also where θ = -0
           smallest(Int{} - B::exponent(levels - 1)) {
         const V bound = Real(0.75) * threshold * (Real(1) / Real(1 << (levels - 1)));
         lowest = X::select(X::greater(threshold, V{}), bound, X::from_bits(Int{} + B::kNan));
