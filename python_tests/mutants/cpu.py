@@ -96,8 +96,8 @@ MUTANTS = [
     Mutant(
         name="levels-have-another-bound",
         file="csrc/neuron.h",
-        text="highest(X::bits(Real(0.75) * threshold))",
-        replacement="highest(X::bits(Real(0.5) * threshold))",
+        text="highest(X::bits(Real(0.75) * threshold) &",
+        replacement="highest(X::bits(Real(0.5) * threshold) &",
         tests=SIZES,
     ),
     Mutant(
