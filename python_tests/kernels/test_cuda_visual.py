@@ -137,8 +137,10 @@ def test_auto_would_take_triton_for_convolutions(monkeypatch) -> None:
     """Without a GPU: whom it asks first."""
     parts = layered_actor(FORMS["two-convolutions"])._packed.parts
     asked = []
-    monkeypatch.setattr(choice, "_candidates", lambda name, device, dtype, large: asked.append(large) or iter(()))
+    monkeypatch.setattr(
+        choice, "_candidates", lambda name, device, dtype, prefers_triton: asked.append(prefers_triton) or iter(())
+    )
     monkeypatch.setattr(choice, "choose", lambda *_: None)
     assert choice.engine("auto", parts, 1) is None
     assert asked == [True]
-    assert next(iter(choice._in_order(large=True))) is launch
+    assert next(iter(choice._in_order(prefers_triton=True))) is launch
