@@ -31,7 +31,7 @@ from snnkern.training import refine as refining
 from snnkern.training.refine import matching_loss
 from snnkern.training.unrewarded import Unrewarded
 
-QUICK = Recipe(states=400, rows=4, updates=150, batch=64, average=0.98)
+QUICK = Recipe(states=400, rows=4, updates=200, batch=64, average=0.98, learning_rate=2e-3, threshold_rate=4e-3)
 BRIEF = Recipe(states=40, rows=2, updates=5, batch=8)
 
 
@@ -99,7 +99,7 @@ def test_the_refined_actor_acts_more_like_the_dense_one(actor, observations, neu
     assert found.dynamics == dataclasses.replace(snn.dynamics, alpha=0.0)
     assert_same_tensors(snn.state_dict(), before)
     np.testing.assert_array_equal(dense_actor(found).act(observations), actor.act(observations))
-    assert found.metadata["refined"].startswith("2 rounds, 300 updates, seed 0: action error ")
+    assert found.metadata["refined"].startswith("2 rounds, 400 updates, seed 0: action error ")
 
 
 def test_what_is_kept_is_never_worse_than_what_was_given(snn, observations) -> None:
