@@ -95,17 +95,7 @@ __device__ __forceinline__ void run_row(const Tiled<Real>& tiled, Pack<Real, kWi
     const int32_t timesteps = static_cast<int32_t>(p.timesteps);
 
     State neuron[kWidth];
-    {
-        const Lanes threshold = load<Real, kWidth>(p.threshold + n);
-        const Lanes carry = load<Real, kWidth>(p.carry + at);
-        Lanes bias{};
-        if (kIsDifferential<kind> && p.bias) bias = load<Real, kWidth>(p.bias + n);
-#pragma unroll
-        for (int i = 0; i < kWidth; ++i)
-            neuron[i] = State(p.parameters, threshold.lane[i],
-                              p.parameters.initial_fraction * threshold.lane[i] + carry.lane[i],
-                              bias.lane[i]);
-    }
+    start<kind>(neuron, p, at, n, load<Real, kWidth>(p.threshold + n));
 
     // Runs the steps [begin, end), and gives away what the way back needs of each. The next current
     // is on its way while a step is computed.

@@ -28,6 +28,20 @@ SNNKERN_INLINE void store(Real* to, const Pack<Real, kWidth>& pack) {
     *reinterpret_cast<Pack<Real, kWidth>*>(to) = pack;
 }
 
+// Neurons [n, n + kWidth) at the start of a decision, of which the first carry is the number `at`.
+template <Kind kind, class State, class Real, int kWidth>
+SNNKERN_INLINE void start(State (&neuron)[kWidth], const NeuronProblem<Real>& p, int64_t at,
+                          uint32_t n, const Pack<Real, kWidth>& threshold) {
+    const Pack<Real, kWidth> carry = load<Real, kWidth>(p.carry + at);
+    Pack<Real, kWidth> bias{};
+    if (kIsDifferential<kind> && p.bias) bias = load<Real, kWidth>(p.bias + n);
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i)
+        neuron[i] =
+            State(p.parameters, threshold.lane[i],
+                  p.parameters.initial_fraction * threshold.lane[i] + carry.lane[i], bias.lane[i]);
+}
+
 template <class Real>
 bool on_boundary(const Real* address, int width) {
     return reinterpret_cast<uintptr_t>(address) % (sizeof(Real) * width) == 0;

@@ -79,16 +79,7 @@ __device__ __forceinline__ int32_t run_neurons(const Tiled<Real>& tiled, uint32_
     using State = typename Path<kind, Real, kFast>::State;
     constexpr bool kTallies = kind == Kind::SNM && kFast;
     State neuron[kWidth];
-    {
-        const Lanes carry = load<Real, kWidth>(p.carry + at());
-        Lanes bias{};
-        if (kIsDifferential<kind> && p.bias) bias = load<Real, kWidth>(p.bias + n);
-#pragma unroll
-        for (int i = 0; i < kWidth; ++i)
-            neuron[i] = State(p.parameters, threshold.lane[i],
-                              p.parameters.initial_fraction * threshold.lane[i] + carry.lane[i],
-                              bias.lane[i]);
-    }
+    start<kind>(neuron, p, at(), n, threshold);
 
     const Real* current = p.current + b * p.current_stride_b + n;
     Real* spikes = kSpikes ? p.spikes + at() : nullptr;

@@ -109,9 +109,8 @@ def _layer(
     """
     tensors = (current, threshold, carry, bias, row_alpha)
     if surrogate is not None:
-        if not (isinstance(current, Tensor) and isinstance(threshold, Tensor) and isinstance(carry, Tensor)):
-            _refuse_others(current=current, threshold=threshold, carry=carry)
-        if bias is not None and not isinstance(bias, Tensor):
+        _refuse_others(current=current, threshold=threshold, carry=carry)
+        if bias is not None:
             _refuse_others(bias=bias)
         refuse_grad(row_alpha=row_alpha)
         options = (parse_surrogate(surrogate), wants_spikes, backend)
@@ -153,8 +152,9 @@ def linear(
         InputError: a shape, dtype or device does not fit, or a tensor requires grad while grad is on.
     """
     if trainable:
-        if not (isinstance(input, Tensor) and isinstance(weight, Tensor) and isinstance(bias, Tensor | None)):
-            _refuse_others(input=input, weight=weight, **({} if bias is None else {"bias": bias}))
+        _refuse_others(input=input, weight=weight)
+        if bias is not None:
+            _refuse_others(bias=bias)
         return torch.ops.snnkern.linear_for_training(input, weight, bias, backend)
     refuse_grad(input=input, weight=weight, bias=bias)
     return torch.ops.snnkern.linear(input, weight, bias, backend)

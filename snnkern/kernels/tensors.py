@@ -189,6 +189,16 @@ def bounds(name: str) -> dict[str, float]:
     )
 
 
+def check_state(module: nn.Module) -> None:
+    """Refuses a module whose state dict holds what one of its kind may not: what a file of it would be refused for.
+
+    Raises:
+        InputError: as `check_numbers`.
+    """
+    for name, tensor in module.state_dict().items():
+        check_numbers(name, tensor, **bounds(name))
+
+
 def check_numbers(name: str, tensor: Tensor, *, least: float = -math.inf, above: float = -math.inf) -> None:
     """Refuses NaN, infinity, and what is less than `least` or not above `above`.
 

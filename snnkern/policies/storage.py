@@ -13,7 +13,7 @@ from snnkern.errors import CheckpointError, InputError
 from snnkern.files import StrPath, write_tensors
 from snnkern.kernels.backends.choice import check_name
 from snnkern.kernels.neurons import Dynamics
-from snnkern.kernels.tensors import bounds, check_numbers, check_tensor
+from snnkern.kernels.tensors import check_state, check_tensor
 from snnkern.policies.actor import Actor, Conv, Interface, Policy, check_eps, check_layer, layer_norm, linear
 from snnkern.policies.readers.saved import (
     FORMAT_VERSION,
@@ -31,15 +31,9 @@ from snnkern.policies.training import TrainableActor
 
 def save_actor(actor: Actor, path: StrPath) -> None:
     """Saves an actor as safetensors; `load_actor` reads it back, equal bit for bit."""
-    _check_finite(actor)
+    check_state(actor)  # before it is written in place of a good one
     description = {"format": "actor", **describe_policy(actor, len(actor.hidden), actor.architecture())}
     write_tensors(path, actor.state_dict(), description)
-
-
-def _check_finite(policy: Policy) -> None:
-    """Refuses what no file of an actor may hold, before it is written in place of a good one."""
-    for name, tensor in policy.state_dict().items():
-        check_numbers(name, tensor, **bounds(name))
 
 
 def describe_policy(policy: Policy, hidden_layers: int, architecture: Mapping[str, object]) -> dict[str, Any]:
@@ -145,7 +139,7 @@ def save(policy: Actor | SpikingActor, path: StrPath, *, include_carry: bool = F
         raise InputError(f"only an Actor or a SpikingActor can be saved, got {type(policy).__name__}{inside}")
     if isinstance(policy.alpha, Tensor):
         raise InputError("alpha (α) is set for every row: set it to one number before the actor is saved")
-    _check_finite(policy)
+    check_state(policy)
     tensors = dict(policy.state_dict())
     carries = [layer.carry.value for layer in policy.hidden]
     has_carry = include_carry and carries[0] is not None

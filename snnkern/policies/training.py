@@ -13,7 +13,7 @@ from snnkern.errors import InputError, check_number, check_whole
 from snnkern.kernels import ops
 from snnkern.kernels.backends.choice import check_name
 from snnkern.kernels.surrogates import parse_surrogate
-from snnkern.kernels.tensors import CheckedState, bounds, check_numbers
+from snnkern.kernels.tensors import CheckedState, check_state
 from snnkern.policies.stateless import Bridges, Readout, SpikingLayer, decide_by_layers
 
 if TYPE_CHECKING:
@@ -198,8 +198,7 @@ class TrainableActor(CheckedState):
             for name in ("weight", "bias", "threshold"):
                 if hasattr(layer, name):
                     getattr(layer, name).copy_(getattr(own, name))
-        for name, tensor in snn.state_dict().items():
-            check_numbers(name, tensor, **bounds(name))  # as a file of it would be
+        check_state(snn)  # as a file of it would be
         snn.reset()
         return snn
 
