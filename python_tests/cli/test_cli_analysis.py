@@ -74,6 +74,7 @@ def test_analyze_writes_data_and_figures(capsys, tmp_path, files) -> None:
         assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.thorough
 def test_a_spiking_actor_is_analysed_as_it_is(capsys, tmp_path, files) -> None:
     summary = run_json(capsys, "analyze", files["SPIKING"], "--episodes", 1, "-o", tmp_path)
     assert summary["dynamics"]["neuron"]["name"] == "snm"

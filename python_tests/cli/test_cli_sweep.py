@@ -28,6 +28,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.thorough
 def test_a_dry_run_only_says_what_there_is_to_do(capsys, folder) -> None:
     code, out, _ = run(capsys, "sweep", "grid.json", "--seeds", "0,2", "--dry-run")
     assert code == 0
@@ -86,6 +87,7 @@ def test_a_failed_task_is_an_error_at_the_end(capsys, folder, monkeypatch) -> No
     assert "Averages over actors" in out
 
 
+@pytest.mark.thorough
 def test_an_interrupted_sweep_keeps_what_it_has(capsys, folder, monkeypatch) -> None:
     done = []
 

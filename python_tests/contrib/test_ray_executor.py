@@ -54,6 +54,7 @@ def results(executor: RayExecutor, function, shared, tasks) -> dict[int, object]
     return dict(found)
 
 
+@pytest.mark.thorough
 def test_a_killed_worker_loses_nothing(executor, tmp_path) -> None:
     """Its task is run again on another one, the others' are not."""
     assert executor.workers == 2
@@ -92,6 +93,7 @@ def test_what_is_under_way_is_dropped_when_nobody_listens(executor, tmp_path) ->
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.thorough
 def test_no_tasks_are_no_work(executor) -> None:
     assert list(executor.run(sweep_tasks.failing, None, [])) == []
 
@@ -120,6 +122,7 @@ def test_machines_with_other_versions_are_refused(executor, monkeypatch) -> None
     assert ray.is_initialized()  # it was not theirs to end
 
 
+@pytest.mark.thorough
 def test_an_address_where_no_cluster_is(executor, capsys, monkeypatch) -> None:
     code, _, error = run(capsys, "sweep", "td3-hopper", "--executor", "ray", "--address", "head:6379")
     assert code == 2

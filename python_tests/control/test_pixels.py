@@ -348,6 +348,7 @@ print("sees")
 
 
 @pytest.mark.usefixtures("suite")
+@pytest.mark.thorough
 def test_a_process_in_which_others_have_drawn_makes_environments():
     """In which Triton, if it were loaded now, would end the process."""
     done = subprocess.run([sys.executable, "-c", DRAWN_BEFORE], capture_output=True, text=True)

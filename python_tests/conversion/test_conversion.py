@@ -1,14 +1,12 @@
 """From a trained actor to a spiking one, to a file and back."""
 
 import copy
-import json
 import math
 import os
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import save as safetensors_bytes
 from support.builders import (
     NEURONS,
@@ -19,6 +17,7 @@ from support.builders import (
     td3_state,
     write_torch,
 )
+from support.tampered import Tampered
 from torch import nn
 
 import snnkern
@@ -393,22 +392,6 @@ def test_load_policy_reads_both_kinds(tmp_path, actor, observations):
         load_policy(tmp_path / "snn", action_scale=2.0)
 
 
-class Tampered:
-    """A file of `snnkern` whose parts may be changed."""
-
-    def __init__(self, path):
-        self.path = path
-        with safe_open(path, "pt") as file:
-            names = list(file.keys())
-            self.tensors = {name: file.get_tensor(name).clone() for name in names}  # they may be views of the file
-            self.description = json.loads(file.metadata()["snnkern"])
-
-    def write(self):
-        tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
-        self.path.write_bytes(safetensors_bytes(tensors, {"snnkern": json.dumps(self.description)}))
-        return self.path
-
-
 @pytest.fixture(params=["actor", "spiking-actor"])
 def kind(request):
     return request.param
@@ -428,8 +411,8 @@ def tampered(tmp_path, kind):
 
 
 def test_a_newer_format_is_refused_as_such(tampered, read):
-    tampered.description["version"] = 2
-    with pytest.raises(CheckpointError, match=r"format version 2 .*newer snnkern"):
+    tampered.description["version"] = 3
+    with pytest.raises(CheckpointError, match=r"format version 3 .*newer snnkern"):
         read(tampered.write())
 
 

@@ -10,5 +10,6 @@ from support.builders import QUICK_JAX, run_cases
 @pytest.mark.skipif(
     importlib.util.find_spec("sbx") is None, reason="sbx is not installed: pip install 'snnkern[train]'"
 )
+@pytest.mark.thorough
 def test_models_and_examples() -> None:
     run_cases(["interop/sbx_cases.py"], "not long", QUICK_JAX)

@@ -153,16 +153,38 @@ def test_what_is_known_to_be_of_relus_says_nothing_of_assumptions(tmp_path):
 
 def test_other_activations_are_refused(tmp_path):
     state = td3_state(make_layers(3, 4, 2))
-    for given in ("elu", "", 3, torch.nn.ReLU):
+    for given in ("relu6", "", 3, torch.nn.Sigmoid):
         for load in (load_actor, actor_from_state_dict):
-            with pytest.raises(InputError, match='activation must be "relu", the only one that is converted, got'):
+            with pytest.raises(InputError, match=r"activation must be one of relu, tanh, .*, gelu, got"):
                 load("td3-hopper" if load is load_actor else state, activation=given)
     path = tmp_path / "actor"
-    for metadata in ({"activation": "elu"}, {"activation": "nn.ELU"}, {"activation": "relu6"}):
-        path.write_bytes(safetensors_bytes(state, metadata))
-        for given in (None, "relu"):
-            with pytest.raises(CheckpointError, match=f"its activation is {metadata['activation']}: only ReLU"):
-                load_actor(path, activation=given)
+    path.write_bytes(safetensors_bytes(state, {"activation": "relu6"}))
+    with pytest.raises(CheckpointError, match=r"its metadata: activation must be one of .*, got 'relu6'"):
+        load_actor(path)
+
+
+@pytest.mark.parametrize("said", ["elu", "ELU", "nn.ELU", "<class 'torch.nn.modules.activation.ELU'>"])
+def test_an_activation_is_stated_by_the_metadata_or_by_the_user(tmp_path, said):
+    state, path = td3_state(make_layers(3, 4, 2)), tmp_path / "actor"
+    path.write_bytes(safetensors_bytes(state, {"activation": said}))
+    for actor in (load_actor(path), load_actor(path, activation="elu"), actor_from_state_dict(state, activation=said)):
+        assert actor.activation == actor.metadata["activation"] == "elu"
+    with pytest.raises(CheckpointError, match=r"its metadata say that its activation is .*, but relu was stated"):
+        load_actor(path, activation="relu")
+
+
+def test_a_file_of_an_actor_says_its_activation(tmp_path):
+    path = tmp_path / "actor"
+    state = td3_state(make_layers(3, 4, 2))
+    snnkern.save(actor_from_state_dict(state, activation="tanh"), path)
+    assert load_actor(path).activation == load_actor(path, activation="tanh").activation == "tanh"
+    with pytest.raises(CheckpointError, match="its metadata say that its activation is tanh, but relu was stated"):
+        load_actor(path, activation="relu")
+    snnkern.save(actor_from_state_dict(state), path)  # ReLU was assumed, so another one may be stated
+    assert load_actor(path).activation == "relu"
+    assert load_actor(path, activation="silu").activation == "silu"
+    with pytest.raises(CheckpointError, match="its activation is relu, but elu was stated"):
+        load_actor("td3-hopper", activation="elu")
 
 
 def test_the_actor_of_a_whole_policy_is_found():
@@ -608,7 +630,17 @@ def test_an_actor_does_not_share_memory_with_its_sequential():
         pytest.param([nn.ReLU(), nn.Linear(3, 2)], "module 0 .*ReLU", id="relu-first"),
         pytest.param([nn.Linear(3, 2), nn.Linear(2, 2)], "at least one ReLU", id="no-relu-between"),
         pytest.param([nn.Linear(3, 2), nn.Sigmoid(), nn.Linear(2, 2)], "module 1 .*Sigmoid", id="sigmoid"),
-        pytest.param([nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 2)], "at least one ReLU", id="tanh-inside"),
+        pytest.param(
+            [nn.Linear(3, 2), nn.ELU(alpha=2.0), nn.Linear(2, 2)], r"module 1 .*ELU\(alpha=2.0\)", id="other-alpha"
+        ),
+        pytest.param(
+            [nn.Linear(3, 2), nn.ELU(), nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2)],
+            "a bridge, such as a LayerNorm, needs ReLUs, but the activation is elu",
+            id="two-activations",
+        ),
+        pytest.param(
+            [nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2), nn.ELU(), nn.Linear(2, 2)], "module 3 .*ELU", id="mixed"
+        ),
         pytest.param([nn.Linear(3, 2), nn.LayerNorm(2), nn.ReLU(), nn.Linear(2, 2)], "module 2 .*ReLU", id="norm"),
         pytest.param([nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Linear(2, 2)], "module 0 .*Conv2d", id="convolution"),
         pytest.param(

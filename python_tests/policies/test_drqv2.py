@@ -285,7 +285,7 @@ def test_an_agent_of_another_class_is_told_what_to_save(tmp_path):
 
 
 def test_another_activation_is_refused():
-    with pytest.raises(CheckpointError, match="its activation is elu"):
+    with pytest.raises(CheckpointError, match="DrQ-v2's actors are of ReLUs, but elu was stated"):
         actor_from_state_dict(DrQV2Agent().tensors(), metadata={"activation": "elu"})
 
 

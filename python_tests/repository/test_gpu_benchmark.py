@@ -40,6 +40,7 @@ def test_without_a_gpu_a_small_run_checks_and_times_what_the_cpu_has(tmp_path: P
 
 
 @pytest.mark.parametrize(("kernel", "batch"), [("blocks", 3), ("clusters", 1), ("integers", 300)])
+@pytest.mark.thorough
 def test_each_of_cudas_kernels_is_timed_by_itself(cuda_on_host, kernel, batch, monkeypatch) -> None:
     """However it is chosen, and only where it serves the actor."""
     monkeypatch.setenv("TRITON_INTERPRET", "0")  # which the program would set, for all tests

@@ -70,6 +70,7 @@ def test_a_bare_machine_finds_all_gpu_tests_and_only_these() -> None:
     assert not set(found) & set(long)
 
 
+@pytest.mark.thorough
 def test_warnings_of_others_are_shown_and_ours_are_errors(tmp_path: Path) -> None:
     """Which is by the module that a warning is attributed to."""
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  gpu: g\n  long: l\nfilterwarnings = error\n")

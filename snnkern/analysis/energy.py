@@ -198,7 +198,7 @@ def dense_cost(actor: Actor, observations: NDArray[np.floating] | None = None) -
         for start in range(0, len(observations), (rows := chunk_rows(actor))):
             chunk = as_observations(actor, observations[start : start + rows])
             for total, activation in zip(sums, actor.hidden_activations(chunk), strict=True):
-                total += (activation > 0).flatten(1).sum(dim=0).cpu()
+                total += (activation != 0).flatten(1).sum(dim=0).cpu()
         active[1:] = [total / len(observations) for total in sums]
     chains = dict(actor.bridges.items())
     layers: list[tuple[nn.Module, Convolution | None]] = [*_geometries(actor), (actor.output, None)]

@@ -30,11 +30,14 @@ from snnkern.control.timing import (
     rows,
     using_threads,
 )
+from snnkern.conversion.activations import check_observations
+from snnkern.conversion.rewriting import as_relus
 from snnkern.conversion.rules import Calibration, calibrate
 from snnkern.errors import InputError, check_number, check_whole
 from snnkern.kernels import reference
-from snnkern.kernels.neurons import IF, Dynamics
+from snnkern.kernels.neurons import IF, Dynamics, Neuron
 from snnkern.limits import LEAST_SECONDS, MOST_BATCH, MOST_SECONDS, MOST_THREADS
+from snnkern.policies.activations import RELU
 from snnkern.policies.actor import Actor
 from snnkern.policies.spiking import SpikingActor, corrected_actor, dense_actor, reference_parts
 
@@ -177,16 +180,16 @@ def run(
         raise InputError(f"only float32 and float64 actors on the CPU are timed, got {weight.dtype} on {weight.device}")
     if not isinstance(observations, np.ndarray):
         raise InputError(f"observations must be an array [N, …], got {type(observations).__name__}")
-    thresholds: Sequence[Tensor] = calibrate(actor, observations, calibration)  # which checks the observations
-    corrected = actor
     if isinstance(policy, SpikingActor):
-        corrected, thresholds, settings = corrected_actor(policy), policy.thresholds, [policy.dynamics]
+        settings = [policy.dynamics]
+    form = _forms(policy, observations, calibration)
+    form(settings[0].neuron)  # which checks the observations
     if actor.interface.observation_dtype.is_floating_point:
         observations = observations.astype(weight.numpy().dtype)
 
     found = machine(PACKAGES)
     cases = _cases(list(dict.fromkeys(settings)), dict.fromkeys(batches), dict.fromkeys(threads))
-    line_up = _LineUp(policy, actor, corrected, thresholds, observations)
+    line_up = _LineUp(policy, actor, form, observations)
     groups: dict[tuple[int, int], tuple[dict[Case, Contender], NDArray[Any]]] = {}
     taken: dict[Case, list[float]] = {}
     interrupted = False
@@ -246,6 +249,30 @@ def _loop_beside(setting: Dynamics) -> Dynamics:
     return Dynamics(IF(), setting.timesteps, setting.alpha)
 
 
+_Form = tuple[Actor, Sequence[Tensor]]
+
+
+def _forms(
+    policy: Actor | SpikingActor, observations: NDArray[Any], calibration: str | Calibration
+) -> Callable[[Neuron], _Form]:
+    """Which weights and thresholds a neuron runs on."""
+    if isinstance(policy, SpikingActor):
+        check_observations(policy, observations)
+        own = corrected_actor(policy), policy.thresholds
+        return lambda neuron: own
+
+    found: dict[bool, _Form] = {}
+
+    def form(neuron: Neuron) -> _Form:
+        apart = neuron.differential and policy.activation != RELU
+        if apart not in found:
+            relus = as_relus(policy, neuron)
+            found[apart] = relus, calibrate(relus, observations, calibration)
+        return found[apart]
+
+    return form
+
+
 class _LineUp:
     """Makes the contenders of a benchmark and sees how they decide.
 
@@ -256,8 +283,7 @@ class _LineUp:
         self,
         policy: Actor | SpikingActor,
         actor: Actor,
-        corrected: Actor,
-        thresholds: Sequence[Tensor],
+        form: Callable[[Neuron], _Form],
         observations: NDArray[Any],
     ) -> None:
         self.actor = actor
@@ -270,15 +296,16 @@ class _LineUp:
 
         @functools.cache
         def spiking(setting: Dynamics, batch: int) -> SpikingActor:
-            return SpikingActor(corrected, thresholds, setting, backend=backend, check_finite=policy.check_finite)
+            return SpikingActor(*form(setting.neuron), setting, backend=backend, check_finite=policy.check_finite)
 
         @functools.cache
         def loop(setting: Dynamics, batch: int) -> rivals.PublishedLoop:
-            return rivals.PublishedLoop(corrected, thresholds, setting.timesteps, setting.alpha)
+            return rivals.PublishedLoop(*form(setting.neuron), setting.timesteps, setting.alpha)
 
         @functools.cache
         def wanted(setting: Dynamics | None) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-            return expected(corrected if setting else actor, thresholds, setting, self.few)
+            own, thresholds = form(setting.neuron) if setting else (actor, ())
+            return expected(own, thresholds, setting, self.few)
 
         self._spiking, self._loop, self._wanted = spiking, loop, wanted
 

@@ -6,6 +6,7 @@ Only the published loop does as the published code does; where else there is a c
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 import warnings
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from snnkern.control.timing import Contender
 from snnkern.kernels.neurons import IF, Dynamics
+from snnkern.policies.activations import ACTIVATIONS, RELU
 from snnkern.policies.actor import Actor, Interface
 
 
@@ -166,10 +168,18 @@ def _chain(actor: Actor, activations: Sequence[nn.Module]) -> list[nn.Module]:
     return modules
 
 
+_IN_NUMPY: dict[str, Callable[..., object]] = {RELU: functools.partial(np.maximum, 0.0), "tanh": np.tanh}
+_IN_ONNX = {"ReLU": "Relu", "ELU": "Elu", "SELU": "Selu"}  # names that differ from torch's
+
+
+def _activations(actor: Actor) -> list[nn.Module]:
+    return [ACTIVATIONS[actor.activation][1]() for _ in actor.hidden]
+
+
 def dense_network(actor: Actor) -> nn.Sequential:
-    """Layers, ReLU, tanh and what else the actor's interface asks for, without the checks of `Actor`."""
+    """Layers, activations, tanh and what else the actor's interface asks for, without the checks of `Actor`."""
     interface = actor.interface
-    modules = _chain(actor, [nn.ReLU() for _ in actor.hidden])
+    modules = _chain(actor, _activations(actor))
     if interface.observation_mean is not None or not interface.parts().takes_vectors:
         modules.insert(0, _Function(interface.normalize))
     if _scales(interface):
@@ -199,10 +209,13 @@ def numpy(actor: Actor) -> Contender:
     """The dense actor in NumPy; on one thread, since those of its BLAS would spin on while others are timed.
 
     Raises:
-        Missing: the actor sees images, or has convolutions or bridges.
+        Missing: the actor sees images, has convolutions or bridges, or an activation that NumPy has not.
     """
     if not actor.is_plain:
         raise Missing("NumPy has no convolution: it is timed on Linear layers and vectors alone")
+    if actor.activation not in _IN_NUMPY:
+        raise Missing(f"NumPy has no {actor.activation}")
+    activate = _IN_NUMPY[actor.activation]
     layers = [(layer.weight.numpy(), layer.bias.numpy()) for layer in [*actor.hidden, actor.output]]
     hidden, (output, output_bias) = layers[:-1], layers[-1]
     interface = actor.interface
@@ -223,13 +236,15 @@ def numpy(actor: Actor) -> Contender:
             x = np.clip((x - mean) / std, -clip, clip)
         if x.ndim == 1:
             for weight, offset in hidden:
-                x = np.maximum(weight @ x + offset, 0.0)
+                x = weight @ x
+                x += offset
+                activate(x, out=x)
             x = output @ x + output_bias
         else:
             for weight, offset in hidden:
                 x = x @ weight.T
                 x += offset
-                np.maximum(x, 0.0, out=x)
+                activate(x, out=x)
             x = x @ output.T + output_bias
         if squash:
             x = np.tanh(x)
@@ -293,7 +308,7 @@ def _onnx_model(actor: Actor) -> bytes:
         if math.isfinite(interface.observation_clip):
             bound = interface.observation_mean.new_tensor(interface.observation_clip)
             apply("Clip", -bound, bound)
-    for module in _chain(actor, [nn.ReLU() for _ in actor.hidden]):
+    for module in _chain(actor, _activations(actor)):
         if isinstance(module, nn.Conv2d):
             (top, left), strides = cast("tuple[int, int]", module.padding), list(module.stride)
             apply("Conv", module.weight, cast("Tensor", module.bias), strides=strides, pads=[top, left, top, left])
@@ -301,8 +316,17 @@ def _onnx_model(actor: Actor) -> bytes:
             apply("Gemm", module.weight, module.bias, transB=1)
         elif isinstance(module, nn.LayerNorm):
             apply("LayerNormalization", module.weight, module.bias, axis=-1, epsilon=module.eps)
-        else:  # Relu, Tanh and Flatten have the same names in both
-            apply("Relu" if isinstance(module, nn.ReLU) else type(module).__name__)
+        elif isinstance(module, nn.SiLU):  # which this version of ONNX has not
+            before = signal
+            apply("Sigmoid")
+            nodes.append(helper.make_node("Mul", [before, signal], [f"{signal}_silu"]))
+            signal = f"{signal}_silu"
+        elif isinstance(module, nn.LeakyReLU):
+            apply("LeakyRelu", alpha=module.negative_slope)
+        elif isinstance(module, nn.GELU):
+            raise Missing("ONNX's operators of version 17 have no GELU")
+        else:  # Tanh, Flatten and the like have the same names in both, but for capitals
+            apply(_IN_ONNX.get(type(module).__name__, type(module).__name__))
     if interface.squash:
         apply("Tanh")
     if _scales(interface):

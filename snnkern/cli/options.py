@@ -42,7 +42,7 @@ Scale = Annotated[
 ]
 Activation = Annotated[
     str | None,
-    typer.Option("--activation", help="relu: says that the network is of ReLUs, which a state dict does not say."),
+    typer.Option("--activation", help="relu, tanh, elu, …: of the network, which a state dict does not say."),
 ]
 VecNormalize = Annotated[
     str | None,
@@ -111,7 +111,7 @@ def note_how_it_was_read(policy: Policy) -> None:
     if policy.metadata.get("activation") == ASSUMED:
         print(
             "Note: the file does not say the network's activation, and ReLU is assumed; "
-            "snnkern convert --activation relu says that it is.",
+            "snnkern convert --activation relu (or tanh, elu, …) says what it is.",
             file=sys.stderr,
         )
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from snnkern.conversion.activations import check_numeric
 from snnkern.conversion.fitting import fit
+from snnkern.conversion.rewriting import as_relus
 from snnkern.conversion.rules import Auto, Calibration, Fitted, calibrate, chosen_alpha, parse_calibration, recommended
 from snnkern.errors import InputError
 from snnkern.kernels.neurons import Dynamics, Neuron, parse_neuron
@@ -39,9 +40,10 @@ def convert(
     """Converts a trained actor into a spiking one, without training.
 
     Args:
-        actor: from `load_actor`, or a plain `nn.Sequential` of Linear and ReLU with or without a Tanh at its end. If it
-            begins with a Conv2d, it takes what the observations are, which must be one array or tensor then;
-            `snnkern.actor_from_module` also says by what pixels are divided.
+        actor: from `load_actor`, or a plain `nn.Sequential` of Linear and ReLU, or another activation in place of all
+            ReLUs, with or without a Tanh at its end. If it begins with a Conv2d, it takes what the observations are,
+            which must be one array or tensor then; `snnkern.actor_from_module` also says by what pixels are divided.
+            Another activation is rewritten as several ReLUs for each neuron (`snnkern.conversion.rewriting`).
         observations: those that the thresholds are calibrated on, `[N, *observation_shape]` or an iterable of such
             batches, which are read one at a time; see `snnkern.collect`.
         neuron: "if", "snm", "mt", "dc", or a neuron with parameters of your own, such as `snnkern.MT(levels=6)`.
@@ -78,7 +80,9 @@ def convert(
         raise InputError("give either observations to calibrate on or thresholds, and not both")
     rule = parse_calibration(calibration)
     origin = "given thresholds"
-    fitted, original = actor, None
+    trained = actor
+    actor = as_relus(actor, kind)
+    fitted, original = actor, None if actor is trained else trained
     if observations is not None:
         warn_of_other_observations(actor, observations)
         origin = f"{rule}"
@@ -88,7 +92,7 @@ def convert(
         if isinstance(rule, Fitted):
             found = fit(actor, observations, neuron=kind, timesteps=timesteps, **asdict(rule))
             fitted, thresholds = found.actor, found.thresholds
-            original = actor if rule.correction != "none" else None
+            original = trained if rule.correction != "none" else original
         else:
             thresholds = calibrate(actor, observations, rule)
     assert thresholds is not None

@@ -147,6 +147,7 @@ def _fit(
         else:
             mean = decoded(sent, kind)
             threshold = gaussian_threshold(mean @ weight.T + bias, kind.levels, settings.plain.timesteps)
+            threshold = actor.activate(index, threshold)  # no higher than a ceiling
         threshold = torch.where(maximum > 0, threshold, 0.0)
         carry = torch.zeros_like(activation)
         output, _, _ = ops.neuron_mean(current, threshold, carry, settings.plain, bias=own_bias)
@@ -186,12 +187,13 @@ def _walked(walk: Walk, settings: _Settings) -> tuple[Fit, Tensor]:
             break
         own_bias = bias if dynamics.neuron.differential else None
         current = walk.currents(index, pairs[-1][0], None if own_bias is not None else bias)
-        wanted = torch.relu(states.drive)
+        wanted = actor.activate(index, states.drive)
         if settings.rule == "mse":
             threshold = least_error_threshold(current, wanted, dynamics, bias=own_bias, importance=importance)
         else:
             drive = states.mean @ weight.T + bias
             threshold = gaussian_threshold(drive, dynamics.neuron.levels, dynamics.timesteps)
+            threshold = actor.activate(index, threshold)  # no higher than a ceiling
         threshold = torch.where(wanted.amax(dim=0) > 0, threshold, 0.0)
         output, _, _ = ops.neuron_mean(current, threshold, torch.zeros_like(wanted), dynamics, bias=own_bias)
         errors.append(_relative_error(output, wanted))

@@ -18,6 +18,7 @@ from snnkern.conversion.activations import ActivationRecorder, Statistics, batch
 from snnkern.conversion.sensitivity import FLOOR
 from snnkern.errors import InputError
 from snnkern.kernels.neurons import Neuron
+from snnkern.policies.activations import RELU
 from snnkern.policies.actor import Actor, check_actor
 
 
@@ -209,7 +210,11 @@ def calibrate(
     Raises:
         InputError: there are no observations, or they do not fit the actor.
     """
-    check_actor(actor)
+    if check_actor(actor).activation != RELU:
+        raise InputError(
+            f"thresholds are those of ReLUs, but the actor's activation is {actor.activation}: convert rewrites it "
+            "(calibration=)"
+        )
     rule = parse_of_activations(calibration)
     recorder = ActivationRecorder(actor, percentiles=isinstance(rule, Percentile))
     for batch in batches(observations):

@@ -63,7 +63,7 @@ def sensitivity(actor: Actor, activations: Sequence[Tensor], deviation: Tensor, 
         for index in range(len(hidden) - 1, -1, -1):
             hidden[index] += gradient.square()
             if index:
-                gradient = (gradient * (activations[index] > 0)) @ actor.hidden[index].weight
+                gradient = (gradient * actor.passes(index, activations[index])) @ actor.hidden[index].weight
     return Sensitivity([relative(layer, floor) for layer in hidden], relative(squared, floor))
 
 

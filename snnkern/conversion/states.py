@@ -109,7 +109,7 @@ class Walk:
         )
         self._fitted.append(layer)
         if layer.convolution is None:
-            self._vectors = self._sent(index, current), torch.relu(drive)
+            self._vectors = self._sent(index, current), self.actor.activate(index, drive)
 
     def _convolution(self, index: int) -> Convolution | None:
         return None if index == len(self.actor.hidden) else self.actor.convolutions[index]
@@ -136,7 +136,7 @@ class Walk:
             for place, layer in enumerate(self._fitted):
                 sent = bridged(sent, self._bridges.get(str(place), ()))
                 sent = self._sent(place, layer.current(sent, not self.dynamics.neuron.differential, "auto"))
-                dense = torch.relu(self.actor.hidden[place](self.actor.arriving(place, dense)))
+                dense = self.actor.activate(place, self.actor.hidden[place](self.actor.arriving(place, dense)))
         return bridged(sent, self._bridges.get(str(index), ())), self.actor.arriving(index, dense)
 
     def _sent(self, index: int, current: Tensor) -> Tensor:
@@ -153,10 +153,10 @@ class Walk:
     def _squares(self, drive: Tensor, index: int, slopes: Tensor) -> Tensor:
         if index == len(self.actor.hidden):
             return slopes.square()
-        own = torch.relu(drive.detach()).requires_grad_()
+        own = self.actor.activate(index, drive.detach()).requires_grad_()
         signal = own
         for place in range(index + 1, len(self.actor.hidden)):
-            signal = torch.relu(self.actor.hidden[place](self.actor.arriving(place, signal)))
+            signal = self.actor.activate(place, self.actor.hidden[place](self.actor.arriving(place, signal)))
         z = self.actor.output(self.actor.arriving(len(self.actor.hidden), signal))
         moved = (z * slopes).sum(dim=0)
         gradients = [torch.autograd.grad(one, own, retain_graph=True)[0] for one in moved]

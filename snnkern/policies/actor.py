@@ -1,4 +1,4 @@
-"""Trained dense actors: `Actor` has hidden Linear or Conv2d + ReLU layers, an output layer, and an `Interface`.
+"""Trained dense actors: `Actor` has hidden Linear or Conv2d + activation layers, an output layer, and an `Interface`.
 
 The interface connects the network with its environment: what an observation is, its normalisation, tanh, action scale
 and bias.
@@ -22,6 +22,7 @@ from snnkern.kernels import ops
 from snnkern.kernels.backends import ActorInterface
 from snnkern.kernels.layers import Convolution, by_shape, check_size, whole_numbers
 from snnkern.kernels.tensors import CheckedState, check_memory, check_numbers, check_tensor
+from snnkern.policies.activations import ACTIVATIONS, RELU, parse_activation
 
 
 class Interface(CheckedState):
@@ -352,7 +353,7 @@ Layer = tuple[Tensor, Tensor] | Conv
 
 
 class Actor(Policy):
-    """A trained dense actor: hidden Linear or Conv2d + ReLU layers and a linear output layer.
+    """A trained dense actor: hidden Linear or Conv2d layers, each with its activation, and a linear output layer.
 
     An image becomes a vector in front of the first Linear layer, in the order channels, height, width.
 
@@ -365,6 +366,8 @@ class Actor(Policy):
         bridges: what stands in front of a layer and is neither Linear + ReLU nor Conv2d + ReLU: by the layer's index
             (the output layer's is the number of hidden layers) a chain of `nn.Linear`, `nn.LayerNorm` over all numbers
             and `nn.Tanh`, whose tensors are copied.
+        activation: of every hidden layer: "relu", or another of `snnkern.policies.activations.ACTIVATIONS`, which
+            `convert` rewrites as several ReLUs for each neuron; bridges stand between ReLUs alone.
 
     Attributes:
         convolutions: of every hidden layer, None for a Linear one.
@@ -386,12 +389,16 @@ class Actor(Policy):
         interface: Interface | None = None,
         metadata: Mapping[str, str] | None = None,
         bridges: Mapping[int, Sequence[nn.Module]] | None = None,
+        activation: str = RELU,
     ) -> None:
         if not hidden:
             raise InputError("an actor needs at least one hidden layer: nothing would spike")
         bridges = {place: list(steps) for place, steps in (bridges or {}).items() if len(steps)}
         if unknown := [place for place in bridges if not isinstance(place, int) or not 0 <= place <= len(hidden)]:
             raise InputError(f"a bridge stands before a layer from 0 to {len(hidden)}, got {unknown[0]!r}")
+        activation = parse_activation(activation)
+        if bridges and activation != RELU:
+            raise InputError(f"a bridge, such as a LayerNorm, needs ReLUs, but the activation is {activation}")
         shape = None if interface is None else interface.observation_shape
         convolutions: list[Convolution | None] = []
         for index, layer in enumerate([*hidden, output]):
@@ -425,6 +432,7 @@ class Actor(Policy):
             if buffer.dtype != output[0].dtype:
                 raise InputError(f"the interface's {name} is {buffer.dtype}, but the layers are {output[0].dtype}")
         self.convolutions = tuple(convolutions[:-1])
+        self._activation = activation
         made = [
             linear(*layer[:2]) if convolution is None else _conv2d(convolution, *layer[:2])
             for layer, convolution in zip(hidden, self.convolutions, strict=True)
@@ -441,16 +449,29 @@ class Actor(Policy):
         return self.interface.action(self.output(self.arriving(len(self.hidden), signal)))
 
     def hidden_activations(self, observation: Tensor) -> list[Tensor]:
-        """The ReLU activations of every hidden layer, `[B, N]` or `[B, C, H, W]`, for `[B, *observation_shape]`."""
+        """The activations of every hidden layer, `[B, N]` or `[B, C, H, W]`, for `[B, *observation_shape]`."""
         # An exported program knows no errors, whichever of torch's exporters makes it.
         exported = torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
         checked = observation if exported else self.interface.check(observation, self.check_finite)
         signal = self.interface.normalize(checked)
         activations = []
         for index, layer in enumerate(self.hidden):
-            signal = torch.relu(layer(self.arriving(index, signal)))
+            signal = self.activate(index, layer(self.arriving(index, signal)))
             activations.append(signal)
         return activations
+
+    def activate(self, index: int, drive: Tensor) -> Tensor:
+        """What a hidden layer sends, given its weights' sum with the bias, `[…, N]` or `[B, C, H, W]`."""
+        return ACTIVATIONS[self._activation][0](drive)
+
+    def passes(self, index: int, activation: Tensor) -> Tensor:
+        """Where a small change of a ReLU's drive changes its activation: bool, of the shape of the activation."""
+        return activation > 0
+
+    @property
+    def activation(self) -> str:
+        """Of every hidden layer, by its name in `ACTIVATIONS`."""
+        return self._activation
 
     def arriving(self, index: int, signal: Tensor) -> Tensor:
         """What a layer makes of what the one before it sends: through the bridge, where there is one; or flat."""
@@ -476,6 +497,7 @@ class Actor(Policy):
         pairs: Sequence[tuple[Tensor, Tensor]] | None = None,
         interface: Interface | None = None,
         metadata: Mapping[str, str] | None = None,
+        activation: str | None = None,
     ) -> Actor:
         """An actor of the same architecture with other numbers, or with another interface or other metadata.
 
@@ -483,6 +505,7 @@ class Actor(Policy):
             pairs: weight and bias of every layer, those of the output layer the last; by default the actor's own.
             interface: by default the actor's own.
             metadata: likewise.
+            activation: likewise.
 
         Raises:
             InputError: something does not fit.
@@ -501,6 +524,7 @@ class Actor(Policy):
             self.interface if interface is None else interface,
             self.metadata if metadata is None else metadata,
             {int(place): list(chain) for place, chain in self.bridges.items()},
+            self.activation if activation is None else activation,
         )
 
     @property
@@ -511,7 +535,9 @@ class Actor(Policy):
     def architecture(self) -> dict[str, object]:
         """What a file stores of the layers in addition to their tensors, ready for JSON; nothing of Linear ones."""
         return describe_layers(
-            self.convolutions, {place: [describe_step(step) for step in chain] for place, chain in self.bridges.items()}
+            self.convolutions,
+            {place: [describe_step(step) for step in chain] for place, chain in self.bridges.items()},
+            self.activation,
         )
 
     def fingerprint(self) -> str:
@@ -522,7 +548,8 @@ class Actor(Policy):
         return digest.hexdigest()
 
     def extra_repr(self) -> str:
-        return "; ".join(str(convolution) for convolution in self.convolutions if convolution is not None)
+        convolutions = [str(convolution) for convolution in self.convolutions if convolution is not None]
+        return "; ".join([*convolutions, *([] if self.activation == RELU else [self.activation])])
 
 
 def why_not_plain(policy: Policy) -> str:
@@ -543,10 +570,12 @@ def update_with_tensors(digest: hashlib._Hash, module: nn.Module) -> None:
 
 
 def describe_layers(
-    convolutions: Sequence[Convolution | None], bridges: Mapping[str, Sequence[Mapping[str, object]]]
+    convolutions: Sequence[Convolution | None],
+    bridges: Mapping[str, Sequence[Mapping[str, object]]],
+    activation: str,
 ) -> dict[str, object]:
-    """The strides and paddings of convolutions and the steps of bridges by the layer's index, where there are any."""
-    described: dict[str, object] = {}
+    """Strides and paddings of convolutions, steps of bridges by the layer's index, and another activation than ReLU."""
+    described: dict[str, object] = {} if activation == RELU else {"activation": activation}
     if found := {str(index): one for index, one in enumerate(convolutions) if one is not None}:
         described["convolutions"] = {
             index: {"stride": list(one.stride), "padding": list(one.padding)} for index, one in found.items()

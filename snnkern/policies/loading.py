@@ -13,6 +13,7 @@ from snnkern.kernels.backends.choice import check_name
 from snnkern.policies.actor import Actor, as_vector
 from snnkern.policies.readers.saved import Saved, read
 from snnkern.policies.readers.torch_rl import (
+    ASSUMED,
     actor_from_sb3,
     actor_from_state_dict,
     check_activation,
@@ -47,15 +48,16 @@ def load_actor(
         action_scale: max_action of the environment, a number or `[action_dim]`; published state dicts do not hold it.
             By default the file's, or 1.
         action_bias: the middle of the action range, a number or `[action_dim]`; by default the file's, or 0.
-        activation: "relu" states that the network has ReLUs, which tensors alone do not show. If neither this nor the
-            file states it, ReLU is assumed, and the actor's metadata say so ("activation").
+        activation: of all hidden layers, which tensors alone do not show: "relu", "tanh", "elu", "selu", "leaky_relu",
+            "silu" or "gelu". If neither this nor the file states it, ReLU is assumed, and the actor's metadata say so
+            ("activation").
         vec_normalize: Stable-Baselines3's `VecNormalize` that the actor was trained in, or the path of its file, of
             which nothing is run: its normalisation of observations moves into the actor. By default, a file beside a
             Stable-Baselines3 zip is used if it belongs to that model (`docs/ecosystem.md` has the names); False uses
             none. The actor's metadata say which file it was ("vec_normalize").
 
     Raises:
-        InputError: there is no such zoo actor or file, or its activation is not ReLU.
+        InputError: there is no such zoo actor or file, or the activation is unknown.
         CheckpointError: the file is truncated, not a checkpoint, holds code, or its tensors are not an actor's.
 
     Warns:
@@ -88,8 +90,7 @@ def actor_of(
             actor = actor_from_snapshot(saved.snapshot)
         elif saved.description is not None:
             actor = actor_from_description(saved.tensors, saved.description)
-            if "activation" in actor.metadata:
-                actor.metadata["activation"] = stated_activation(activation, actor.metadata)
+            actor = _with_activation(actor, activation)
         else:
             actor = actor_from_state_dict(saved.tensors, metadata=saved.metadata, activation=activation)
     except InputError as error:
@@ -100,6 +101,23 @@ def actor_of(
         if value is not None:
             setattr(interface, name, as_vector(name, value, interface.action_dim, interface.action_scale.dtype))
     return actor
+
+
+def _with_activation(actor: Actor, activation: str | None) -> Actor:
+    """An actor from a file of our own, which may have been made of tensors whose activation nobody had stated.
+
+    Raises:
+        CheckpointError: it has another activation than the one that is stated.
+    """
+    assumed = actor.metadata.get("activation") == ASSUMED
+    stated = stated_activation(activation, actor.metadata, None if assumed else actor.activation)
+    if "activation" in actor.metadata or activation:
+        actor.metadata["activation"] = stated
+    if stated in (ASSUMED, actor.activation):
+        return actor
+    if not assumed:
+        raise CheckpointError(f"its activation is {actor.activation}, but {stated} was stated")
+    return actor.replaced(activation=stated)
 
 
 def load_policy(source: StrPath, *, backend: str = "auto", **reading: Any) -> Actor | SpikingActor:

@@ -31,6 +31,7 @@ from snnkern.kernels.backends.watch import watch
 from snnkern.kernels.neurons import Dynamics
 from snnkern.kernels.nn import Carry, as_tensor, check_mask, check_threshold, last_spikes, refuse_mapping
 from snnkern.kernels.tensors import check_tensor, counted_together, lasting, plain, stands_for_others
+from snnkern.policies.activations import RELU
 from snnkern.policies.actor import Actor, Conv, Interface, Policy, describe_layers
 from snnkern.policies.capture import CapturedDecision
 from snnkern.policies.choices import ChoiceFiles
@@ -107,7 +108,8 @@ class SpikingActor(Policy):
         thresholds: θ of every hidden layer, `[N]` each; of a convolution one for every channel `[C]`, or for every
             neuron `[C, H, W]`.
         dynamics: neuron, T, α, μ, κ; the same for all layers.
-        original: the dense actor as it was trained, if the conversion has corrected weights or biases of `actor`.
+        original: the dense actor as it was trained, if the conversion has corrected weights or biases of `actor`, or
+            rewritten its activation.
         backend: a name from `snnkern.backends()`, or "auto".
         check_finite: whether an observation with a NaN or an infinity is refused. If not, a NaN silences the neurons
             that it reaches and stays in their carry until `reset`.
@@ -141,6 +143,8 @@ class SpikingActor(Policy):
             raise InputError(f"thresholds must be a sequence of tensors, got {type(thresholds).__name__}")
         if len(thresholds) != len(actor.hidden):
             raise InputError(f"the actor has {len(actor.hidden)} hidden layers, got {len(thresholds)} thresholds")
+        if actor.activation != RELU:
+            raise InputError(f"neurons compute ReLUs, but the actor's activation is {actor.activation}: use convert")
         layers = []
         for index, (layer, convolution, threshold) in enumerate(
             zip(actor.hidden, actor.convolutions, thresholds, strict=True)
@@ -160,6 +164,7 @@ class SpikingActor(Policy):
         dense = [] if original is None else [*original.hidden, original.output]
         copies = [Readout(_transposed(layer.weight), layer.bias.detach().clone()) for layer in dense]
         self.original = cast("Sequence[Readout]", nn.ModuleList(copies))
+        self._activation = RELU if original is None else original.activation
         self._row_alpha: Tensor | None = None
         self._spikes: Tensor | None = None
         self._packed: _Packed | None = None  # at the first decision
@@ -371,7 +376,13 @@ class SpikingActor(Policy):
         return describe_layers(
             [layer.convolution for layer in self.hidden],
             {place: [describe_step(step) for step in chain] for place, chain in self.bridges.items()},
+            self.activation,
         )
+
+    @property
+    def activation(self) -> str:
+        """Of the dense actor that it was converted from, as `Actor.activation`."""
+        return self._activation
 
     def capture(self, batch: int = 1) -> CapturedDecision:
         """Captures one decision as a CUDA graph; replaying it takes almost no work of the CPU.
@@ -658,20 +669,20 @@ def dense_actor(policy: Actor | SpikingActor) -> Actor:
         return policy
     if not isinstance(policy, SpikingActor):
         raise InputError(f"policy must be an Actor or a SpikingActor, got {type(policy).__name__}")
-    return _actor_of(policy.original or (*policy.hidden, policy.output), policy)
+    return _actor_of(policy.original or (*policy.hidden, policy.output), policy, policy.activation)
 
 
 def corrected_actor(snn: SpikingActor) -> Actor:
     """A dense actor with the weights and biases that the spiking actor runs on, corrected or not."""
-    return _actor_of((*snn.hidden, snn.output), snn)
+    return _actor_of((*snn.hidden, snn.output), snn, RELU)
 
 
-def _actor_of(layers: Sequence[SpikingLayer | Readout], policy: SpikingActor) -> Actor:
+def _actor_of(layers: Sequence[SpikingLayer | Readout], policy: SpikingActor, activation: str) -> Actor:
     pairs = [(_transposed(layer.weight), layer.bias) for layer in layers]
     hidden = [
         pair if layer.convolution is None else Conv(*pair, layer.convolution.stride, layer.convolution.padding)
         for layer, pair in zip(policy.hidden, pairs, strict=False)
     ]
     bridges = {int(place): [dense_step(step) for step in chain] for place, chain in policy.bridges.items()}
-    actor = Actor(hidden, pairs[-1], copy.deepcopy(policy.interface), policy.metadata, bridges)
+    actor = Actor(hidden, pairs[-1], copy.deepcopy(policy.interface), policy.metadata, bridges, activation)
     return actor.to(policy.output.weight.device)

@@ -14,6 +14,7 @@ from snnkern.files import StrPath, write_tensors
 from snnkern.kernels.backends.choice import check_name
 from snnkern.kernels.neurons import Dynamics
 from snnkern.kernels.tensors import check_state, check_tensor
+from snnkern.policies.activations import RELU
 from snnkern.policies.actor import Actor, Conv, Interface, Policy, check_eps, check_layer, layer_norm, linear
 from snnkern.policies.readers.saved import (
     FORMAT_VERSION,
@@ -39,7 +40,7 @@ def save_actor(actor: Actor, path: StrPath) -> None:
 def describe_policy(policy: Policy, hidden_layers: int, architecture: Mapping[str, object]) -> dict[str, Any]:
     """What a file of a policy says beside its tensors; of Linear layers alone what it has always said."""
     return {
-        "version": FORMAT_VERSION,
+        "version": FORMAT_VERSION if "activation" in architecture else 1,  # which older releases read
         "hidden_layers": hidden_layers,
         "metadata": policy.metadata,
         **policy.interface.description(),
@@ -89,7 +90,7 @@ def actor_from_description(tensors: dict[str, Tensor], text: str) -> Actor:
     wanted = [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
     wanted += bridge_names(description) + interface_names(description)
     check_names("an actor", tensors, wanted)
-    return _actor(layers, tensors, interface_from(tensors, description), description)
+    return _actor(layers, tensors, interface_from(tensors, description), description, description.activation)
 
 
 def bridge_names(description: PolicyDescription) -> list[str]:
@@ -182,6 +183,8 @@ def restore(saved: Saved, backend: str) -> SpikingActor:
 def _assemble(saved: Saved, backend: str) -> SpikingActor:
     tensors = saved.tensors
     found = read_description(saved.description, SpikingDescription)
+    if found.activation != RELU and not found.corrected:
+        raise InputError(f"it says that its dense actor's activation is {found.activation}, but has no dense layers")
     hidden = [f"hidden.{index}" for index in range(found.hidden_layers)]
     parts = ["weight", "bias", "threshold", *(["carry"] if found.carry else [])]
     wanted = [f"{layer}.{part}" for layer in hidden for part in parts]
@@ -196,7 +199,7 @@ def _assemble(saved: Saved, backend: str) -> SpikingActor:
         _actor([*hidden, "output"], turned, interface, found),
         [tensors[f"{layer}.threshold"] for layer in hidden],
         Dynamics.from_dict(found.dynamics),
-        original=_actor(dense, turned, interface, found) if found.corrected else None,
+        original=_actor(dense, turned, interface, found, found.activation) if found.corrected else None,
         backend=backend,
         check_finite=found.check_finite,
     )
@@ -214,7 +217,11 @@ def _assemble(saved: Saved, backend: str) -> SpikingActor:
 
 
 def _actor(
-    layers: Sequence[str], tensors: dict[str, Tensor], interface: Interface, description: PolicyDescription
+    layers: Sequence[str],
+    tensors: dict[str, Tensor],
+    interface: Interface,
+    description: PolicyDescription,
+    activation: str = RELU,
 ) -> Actor:
     """The dense actor that tensors and their description say, by the names of its layers.
 
@@ -234,7 +241,7 @@ def _actor(
         int(place): [_step(f"bridges.{place}.{index}", step, tensors) for index, step in enumerate(steps)]
         for place, steps in description.bridges.items()
     }
-    return Actor(made[:-1], made[-1], interface, description.metadata, bridges)
+    return Actor(made[:-1], made[-1], interface, description.metadata, bridges, activation)
 
 
 def _step(name: str, step: StepDescription, tensors: dict[str, Tensor]) -> nn.Module:

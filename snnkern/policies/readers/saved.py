@@ -13,9 +13,10 @@ from torch import Tensor
 from snnkern.errors import CheckpointError, InputError, brief
 from snnkern.files import ObjectsError, StrPath, from_json, read_bytes, read_tensors
 from snnkern.policies import zoo
+from snnkern.policies.activations import RELU
 from snnkern.policies.readers import drqv2, sb3
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # the newest; 1 knew no other activations than ReLU
 _READS = {"actor": "snnkern.load_actor", "spiking-actor": "snnkern.load"}  # formats
 _Layers = Annotated[int, msgspec.Meta(ge=1, le=9999)]  # what four digits can number
 _Width = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
@@ -44,7 +45,7 @@ class PolicyDescription(msgspec.Struct, kw_only=True):
     """The metadata of a file that `snnkern.save` wrote, in addition to its tensors.
 
     Attributes:
-        version: `FORMAT_VERSION` when it was written.
+        version: the least `FORMAT_VERSION` that has all of it.
         hidden_layers: how many.
         metadata: the policy's.
         observation_dim: width of an observation.
@@ -58,6 +59,7 @@ class PolicyDescription(msgspec.Struct, kw_only=True):
         observation_offset: what is added then.
         convolutions: the hidden layers that are convolutions, by their index.
         bridges: what stands in front of a layer and does not spike, by the layer's index.
+        activation: of the dense actor, by its name in `ACTIVATIONS`.
     """
 
     version: int
@@ -74,6 +76,7 @@ class PolicyDescription(msgspec.Struct, kw_only=True):
     observation_offset: float = 0.0
     convolutions: dict[_Index, ConvolutionDescription] = {}
     bridges: Annotated[dict[_Index, _Steps], msgspec.Meta(max_length=100)] = {}
+    activation: str = RELU
 
 
 class ActorDescription(PolicyDescription, tag_field="format", tag="actor"):
@@ -196,7 +199,7 @@ def read_description(description: str | None, kind: type[T]) -> T:
             f"this is a file of format {brief(head.format)}, where {wanted!r} was wanted"
             f"{f': {reads} reads it' if reads else ''}"
         )
-    if head.version != FORMAT_VERSION:
+    if not 1 <= head.version <= FORMAT_VERSION:
         why = "a newer snnkern wrote this file" if head.version > FORMAT_VERSION else "no snnkern wrote this file"
-        raise CheckpointError(f"format version {head.version} is not {FORMAT_VERSION}: {why}")
+        raise CheckpointError(f"format version {head.version} is not one from 1 to {FORMAT_VERSION}: {why}")
     return from_json(description, kind, "its description")

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from snnkern.errors import CheckpointError, InputError
+from snnkern.policies.activations import RELU, parse_activation
 from snnkern.policies.actor import Actor, Interface, check_layer
 from snnkern.policies.readers import sb3, visual
 from snnkern.policies.readers.drqv2 import as_float
@@ -37,8 +38,9 @@ def actor_from_module(
     """Makes an actor from an `nn.Sequential` of Linear, Conv2d and ReLU, with or without a Tanh at its end.
 
     A Flatten stands between the last convolution and the first Linear layer. Between ReLUs there may be more: Linear,
-    LayerNorm and Tanh, which work on the mean (`docs/semantics.md`, "Bridges"). A Sequential inside is opened, and
-    Identity and, in evaluation, Dropout are left out.
+    LayerNorm and Tanh, which work on the mean (`docs/semantics.md`, "Bridges"). In place of all ReLUs there may be one
+    other activation: Tanh, ELU, SELU, LeakyReLU, SiLU or GELU. A Sequential inside is opened, and Identity and, in
+    evaluation, Dropout are left out.
 
     Args:
         module: with zero padding, and neither groups nor dilation in its convolutions.
@@ -60,7 +62,7 @@ def actor_from_module(
     chain = chain_of(module)
     ending = chain.pop() if chain and isinstance(chain[-1][1], nn.Tanh) and not changed(chain[-1][1]) else None
     squash = ending is not None
-    hidden, output, bridges = visual.assemble(chain, observation_shape, _ADVICE)
+    hidden, output, bridges, activation = visual.assemble(chain, observation_shape, _ADVICE)
     begins = next(child for _, child in chain if isinstance(child, nn.Linear | nn.Conv2d))
     first = begins.weight
     if isinstance(begins, nn.Conv2d) and observation_shape is not None and len(observation_shape) == 3:
@@ -81,7 +83,7 @@ def actor_from_module(
         observation_scale=observation_scale,
         observation_offset=observation_offset,
     )
-    return Actor(hidden, output, interface, metadata, bridges).to(first.device)
+    return Actor(hidden, output, interface, metadata, bridges, activation).to(first.device)
 
 
 def chain_of(module: nn.Sequential) -> list[tuple[str, nn.Module]]:
@@ -210,11 +212,11 @@ def actor_from_state_dict(
         tensors: tensors or arrays (NumPy's, JAX's) by name, or nested dictionaries of them, like Flax's parameters.
         action_scale: a number or `[action_dim]`; by default the one among the tensors, or 1.
         action_bias: likewise; by default the one among the tensors, or 0.
-        activation: "relu", as for `load_actor`.
+        activation: as for `load_actor`.
         metadata: where the actor comes from; an "activation" among them counts as stated.
 
     Raises:
-        InputError: the activation is not ReLU.
+        InputError: the activation is unknown.
         CheckpointError: names the missing, unexpected and misshapen tensors.
     """
     metadata = dict(metadata or {})
@@ -223,7 +225,9 @@ def actor_from_state_dict(
     if visual.is_drqv2(tensors):
         actions: dict[str, Any] = {"action_scale": action_scale, "action_bias": action_bias}
         given = {name: value for name, value in actions.items() if value is not None}
-        metadata["activation"] = stated_activation("relu", metadata)  # DrQ-v2's convolutions have no other
+        metadata["activation"] = stated_activation(activation, metadata, RELU)  # DrQ-v2's convolutions have no other
+        if metadata["activation"] != RELU:
+            raise CheckpointError(f"DrQ-v2's actors are of ReLUs, but {metadata['activation']} was stated")
         return visual.actor_from_drqv2(tensors, metadata, **given)
     if of_the_actor := sb3.of_the_actor(tensors):  # of a whole policy's, which has critics as well
         tensors = of_the_actor
@@ -231,8 +235,11 @@ def actor_from_state_dict(
     if len(layers) < 2:
         raise CheckpointError(f"not {what}: it has no hidden layer, only {layers[0][0]}")
 
-    if not set(_RANGE) <= tensors.keys():  # CleanRL's actors, which have these, are of ReLUs
-        metadata["activation"] = stated_activation(activation, metadata)
+    # CleanRL's actors, which have these, are of ReLUs.
+    known = RELU if set(_RANGE) <= tensors.keys() else None
+    stated = stated_activation(activation, metadata, known)
+    if not known or "activation" in metadata or activation:
+        metadata["activation"] = stated
     pairs = [(weight, bias) for _, weight, bias in layers]
     found = {name: tensors[name].flatten() for name in _RANGE if name in tensors}
     interface = Interface(
@@ -242,7 +249,7 @@ def actor_from_state_dict(
         action_bias=found.get("action_bias", 0.0) if action_bias is None else action_bias,
         dtype=pairs[0][0].dtype,
     )
-    return Actor(pairs[:-1], pairs[-1], interface, metadata)
+    return Actor(pairs[:-1], pairs[-1], interface, metadata, activation=RELU if stated == ASSUMED else stated)
 
 
 def _named_layers(
@@ -326,22 +333,28 @@ def check_activation(activation: object) -> None:
     """Refuses an activation that is not converted; None says nothing.
 
     Raises:
-        InputError: it is not "relu".
+        InputError: it is not one of `ACTIVATIONS`.
     """
-    if activation is not None and activation != "relu":
-        raise InputError(f'activation must be "relu", the only one that is converted, got {activation!r}')
+    if activation is not None:
+        parse_activation(activation)
 
 
-def stated_activation(given: str | None, metadata: Mapping[str, str]) -> str:
-    """What an actor's metadata say of its activation.
+def stated_activation(given: str | None, metadata: Mapping[str, str], known: str | None = None) -> str:
+    """The activation that the user or an actor's metadata state, else the known one, else `ASSUMED`.
 
     Raises:
-        CheckpointError: the metadata say that it is not ReLU.
+        CheckpointError: they contradict each other, or the metadata name one that is not converted.
     """
     said = str(metadata.get("activation", ""))
-    if said and said != ASSUMED and said.rpartition(".")[2].lower() != "relu":
-        raise CheckpointError(f"its metadata say that its activation is {said}: only ReLU is converted")
-    return "relu" if given or (said and said != ASSUMED) else ASSUMED
+    if not said or said == ASSUMED:
+        return parse_activation(given) if given else (known or ASSUMED)
+    try:
+        found = parse_activation(said)
+    except InputError as error:
+        raise CheckpointError(f"its metadata: {error}") from error
+    if given and parse_activation(given) != found:
+        raise CheckpointError(f"its metadata say that its activation is {said}, but {given} was stated")
+    return found
 
 
 def _has_two_heads(layers: Sequence[tuple[str, Tensor, Tensor]], metadata: Mapping[str, str]) -> bool:

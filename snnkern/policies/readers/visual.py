@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import operator
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from snnkern.errors import CheckpointError, InputError
+from snnkern.policies.activations import ACTIVATIONS, RELU, activation_of
 from snnkern.policies.actor import Actor, Conv, Interface, Layer, check_layer
 from snnkern.policies.readers.drqv2 import Snapshot, as_float, conv2d, layer_norm, linear
 from snnkern.policies.readers.modules import changed, does_nothing, drops, flattens
@@ -34,7 +36,8 @@ _RENAMED = {"cup_catch": "ball_in_cup_catch"}
 
 PATTERN = (
     "an actor is Conv2d, ReLU, …, Flatten, Linear, ReLU, …, Linear and an optional Tanh, with or without Linear, "
-    "LayerNorm and Tanh in between"
+    "LayerNorm and Tanh in between; or it has one other activation in place of all ReLUs: "
+    f"{', '.join(kind.__name__ for name, (_, kind) in ACTIVATIONS.items() if name != RELU)}, as torch makes it"
 )
 
 Chain = Sequence[tuple[str, nn.Module]]
@@ -42,11 +45,12 @@ Chain = Sequence[tuple[str, nn.Module]]
 
 def assemble(
     chain: Chain, shape: Sequence[int] | None, advice: str = ""
-) -> tuple[list[Layer], tuple[Tensor, Tensor], dict[int, list[nn.Module]]]:
-    """A chain of torch's modules as an actor takes it: hidden layers, output layer, bridges.
+) -> tuple[list[Layer], tuple[Tensor, Tensor], dict[int, list[nn.Module]], str]:
+    """A chain of torch's modules as an actor takes it: hidden layers, output layer, bridges, activation.
 
-    A Linear or Conv2d with a ReLU behind it is a hidden layer. A Linear without, a LayerNorm and a Tanh belong to a
-    bridge; the last Linear is the output layer. What does nothing in evaluation, such as a Dropout, is left out.
+    A Linear or Conv2d with an activation behind it is a hidden layer. Where there are ReLUs, a Linear without one, a
+    LayerNorm and a Tanh belong to a bridge; the last Linear is the output layer. What does nothing in evaluation, such
+    as a Dropout, is left out.
 
     Args:
         chain: names and modules.
@@ -64,6 +68,11 @@ def assemble(
     before: nn.Module | None = None  # the last that was no Flatten
     flat = shape is None or len(shape) == 1  # whether a vector comes in
     modules = [(name, module) for name, module in chain if not does_nothing(module)]
+    activation = _activation([module for _, module in modules])
+
+    def activates(module: nn.Module | None) -> bool:
+        return module is not None and activation_of(module) == activation
+
     for index, (name, module) in enumerate(modules):
         what = f"{name} is {module}"
         behind = next((one for _, one in modules[index + 1 :] if not isinstance(one, nn.Flatten)), None)
@@ -79,14 +88,16 @@ def assemble(
                 problems.append(f"{what}, where a vector comes in")
             if why := unfit(module):
                 problems.append(f"{what}, whose {why}")
-            if not isinstance(behind, nn.ReLU):
-                problems.append(f"{what}, without a ReLU behind it")
+            if not activates(behind):
+                problems.append(f"{what}, without a {ACTIVATIONS[activation][1].__name__} behind it")
             hidden.append(as_layer(module))
             flat = False
+        elif activates(module) and isinstance(before, nn.Linear | nn.Conv2d):
+            pass  # of the layer before
         elif isinstance(module, nn.Linear | nn.LayerNorm | nn.Tanh):
             if not flat:
                 problems.append(f"{what}, where a Flatten was wanted in front of it")
-            if not isinstance(module, nn.Linear) or (behind is not None and not isinstance(behind, nn.ReLU)):
+            if not isinstance(module, nn.Linear) or (behind is not None and not activates(behind)):
                 bridges.setdefault(len(hidden), []).append(module)
             elif behind is None:
                 output = cast("tuple[Tensor, Tensor]", as_layer(module))
@@ -95,16 +106,23 @@ def assemble(
             flat = True
         elif drops(module):
             problems.append(f"{what}, which drops at random in training: call eval() on the network")
-        elif not isinstance(module, nn.ReLU) or not isinstance(before, nn.Linear | nn.Conv2d):
+        else:
             problems.append(what)
         before = module
     if output is None:
         problems.append("the last module is no Linear")
     if not hidden:
-        problems.append("at least one ReLU is needed behind a layer")
+        problems.append("at least one ReLU, or another activation, is needed behind a layer")
     if problems or output is None:
         raise InputError(f"this network cannot be converted: {'; '.join(problems)}; {PATTERN}{advice}")
-    return hidden, output, bridges
+    return hidden, output, bridges, activation
+
+
+def _activation(modules: Sequence[nn.Module]) -> str:
+    """The activation of a chain: ReLU where there is one, else the first that stands behind a layer."""
+    pairs = itertools.pairwise(modules)
+    found = [activation_of(behind) for layer, behind in pairs if isinstance(layer, nn.Linear | nn.Conv2d)]
+    return next((name for name in found if name), RELU) if RELU not in found else RELU
 
 
 def as_layer(module: nn.Linear | nn.Conv2d) -> Layer:
@@ -135,9 +153,9 @@ def unfit(layer: nn.Conv2d) -> str:
 
 def _actor(chain: Chain, shape: Sequence[int], metadata: Mapping[str, str], **interface: Any) -> Actor:
     behind = next(index for index, (_, module) in enumerate(chain) if isinstance(module, nn.Linear))
-    hidden, output, bridges = assemble([*chain[:behind], ("", nn.Flatten()), *chain[behind:]], shape)
+    hidden, output, bridges, activation = assemble([*chain[:behind], ("", nn.Flatten()), *chain[behind:]], shape)
     connected = Interface(tuple(shape), output[0].shape[0], dtype=output[0].dtype, **interface)
-    return Actor(hidden, output, connected, metadata, bridges)
+    return Actor(hidden, output, connected, metadata, bridges, activation)
 
 
 # DrQ-v2
