@@ -1,0 +1,126 @@
+"""Actors of other activations than ReLU: returns after conversion, and after refinement.
+
+    python bench/activations.py
+
+There are no public ones that we know of in MuJoCo, so a network of each activation learns first to act as the zoo's
+td3-halfcheetah does, from the states that it visits itself; it is then converted like any other. Ten minutes on one
+core. Every result goes to bench/results/activations.jsonl as soon as it is there, and what is there is not run again.
+Draws the table of docs/calibration.md; `--redraw` only does that.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import gymnasium
+import numpy as np
+import torch
+import typer
+from pages import ROOT, fill, table
+from rich.console import Console
+from torch import nn
+
+import snnkern
+from snnkern.control.timing import machine
+from snnkern.policies.activations import ACTIVATIONS
+from snnkern.policies.actor import Actor
+
+RESULTS = ROOT / "bench" / "results" / "activations.jsonl"
+PAGE = ROOT / "docs" / "calibration.md"
+TEACHER, ENV = "td3-halfcheetah", "HalfCheetah-v5"
+STUDENTS = ("tanh", "elu", "silu")
+SETTINGS = (("if", 4), ("if", 8), ("snm", 8), ("mt", 4), ("dc", 4))
+REFINED, MINUTES = ("if", 4), 2.0
+ROUNDS, UPDATES, ROWS, STEPS = 7, 2_500, 8, 1_000
+EPISODES, SEED = 20, 16_000
+
+
+def student(activation: str) -> Actor:
+    """A network of an activation that acts as the teacher does."""
+    teacher = snnkern.load_actor(TEACHER)
+    inputs, outputs = teacher.interface.observation_dim, teacher.interface.action_dim
+    torch.manual_seed(0)
+    kind = ACTIVATIONS[activation][1]
+    network = nn.Sequential(
+        nn.Linear(inputs, 128), kind(), nn.Linear(128, 128), kind(), nn.Linear(128, outputs), nn.Tanh()
+    )
+    optimizer = torch.optim.Adam(network.parameters())
+    envs = gymnasium.make_vec(ENV, ROWS)
+    seen: list[torch.Tensor] = []
+    for number in range(ROUNDS):
+        observation, _ = envs.reset(seed=100 + number)
+        for _ in range(STEPS):
+            seen.append(torch.from_numpy(observation.astype(np.float32)))
+            with torch.no_grad():
+                action = (network if number else teacher)(seen[-1]).numpy()
+            observation, *_ = envs.step(action)
+        states = torch.cat(seen)
+        with torch.no_grad():
+            wanted = teacher(states)
+        optimizer.param_groups[0]["lr"] = 1e-3 * (1 - number / ROUNDS)
+        for _ in range(UPDATES):
+            drawn = torch.randint(len(states), (256,))
+            optimizer.zero_grad()
+            nn.functional.mse_loss(network(states[drawn]), wanted[drawn]).backward()
+            optimizer.step()
+    envs.close()
+    return snnkern.actor_from_module(network, metadata={"environment": ENV})
+
+
+def measure(activation: str) -> dict[str, Any]:
+    """Returns of a student and of what is made of it."""
+    actor = student(activation)
+    observations = snnkern.collect(actor, ENV)
+
+    def returns(policy: Any) -> list[float]:
+        return list(snnkern.evaluate(policy, ENV, episodes=EPISODES, seed=SEED).returns)
+
+    found: dict[str, Any] = {"activation": activation, "dense": returns(actor), "converted": {}}
+    for neuron, timesteps in SETTINGS:
+        snn = snnkern.convert(actor, observations, neuron=neuron, timesteps=timesteps)
+        found["converted"][f"{neuron} {timesteps}"] = returns(snn)
+        if (neuron, timesteps) == REFINED:
+            found["refined"] = returns(snnkern.refine(snn, observations, ENV, minutes=MINUTES))
+    return found | {"machine": machine(("snnkern", "torch"))}
+
+
+def draw() -> None:
+    """The table of the page."""
+
+    def share(returns: list[float], dense: list[float]) -> str:
+        ratio = np.asarray(returns) / np.mean(dense)
+        return f"{100 * ratio.mean():.0f} ± {100 * ratio.std(ddof=1) / len(ratio) ** 0.5:.0f}"
+
+    named = [f"{neuron.upper()} T = {timesteps}" for neuron, timesteps in SETTINGS]
+    rows = [
+        [
+            one["activation"],
+            f"{np.mean(one['dense']):,.0f}",
+            *(share(one["converted"][f"{neuron} {timesteps}"], one["dense"]) for neuron, timesteps in SETTINGS),
+            share(one["refined"], one["dense"]),
+        ]
+        for one in map(json.loads, RESULTS.read_text().splitlines())
+    ]
+    head = ["activation", "dense return", *named, f"{REFINED[0].upper()} T = {REFINED[1]} refined"]
+    fill(PAGE, "activations", table(head, rows))
+
+
+def main(
+    redraw: Annotated[bool, typer.Option("--redraw", help="Only draw the table again.")] = False,
+) -> None:
+    """Measures what is not measured yet, and draws the table."""
+    torch.set_num_threads(1)
+    RESULTS.touch()
+    for activation in () if redraw else STUDENTS:
+        if activation in {json.loads(line)["activation"] for line in RESULTS.read_text().splitlines()}:
+            continue
+        found = measure(activation)
+        with RESULTS.open("a") as results:
+            results.write(json.dumps(found) + "\n")
+        Console().print(f"{activation}: {np.mean(found['dense']):.0f}")
+    draw()
+
+
+if __name__ == "__main__":
+    typer.run(main)
