@@ -19,6 +19,7 @@ from snnkern.analysis import latency, rivals
 from snnkern.analysis.latency import ACT, DENSE, LOOP, NUMPY, ONNX, PYTORCH, TENSOR, Benchmark, Case
 from snnkern.analysis.latency_summary import summarize_benchmark
 from snnkern.control import timing
+from snnkern.policies.activations import ACTIVATIONS, RELU
 from snnkern.policies.spiking import dense_actor
 from snnkern.report import style
 from snnkern.report.latency_figures import latency_figure
@@ -62,6 +63,20 @@ def test_everyone_takes_part_and_decides_as_the_reference(measured) -> None:
     assert measured.unreached == ()
     assert set(measured.spikes) == set(SETTINGS)
     assert measured.widths == (5, 17, 8, 3)
+
+
+@pytest.mark.parametrize("converted", [False, True], ids=["dense", "spiking"])
+@pytest.mark.parametrize("activation", sorted(set(ACTIVATIONS) - {RELU}))
+def test_actors_of_other_activations_are_timed(activation, converted) -> None:
+    policy = make_actor(5, 17, 8, 3).replaced(activation=activation)
+    if converted:
+        policy = snnkern.convert(policy, OBSERVATIONS, neuron="if", timesteps=2)
+    found = run(policy, () if converted else SETTINGS, batches=(1, 3), threads=(1,), progress=stop_after(60))
+    lacking = {NUMPY} - ({NUMPY} if activation == "tanh" else set()) | ({ONNX} if activation == "gelu" else set())
+    assert {name for name in DENSE if name in found.missing} >= lacking
+    assert {case.name for case in found.rounds} == {ACT, TENSOR, LOOP, *DENSE} - set(found.missing)
+    assert {agreement.wrong for agreement in found.agreements.values()} == {0}
+    assert found.widths == (5, 17, 8, 3)
 
 
 def test_ratios_are_of_the_same_round() -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnkern.conversion.activations import as_tensor, batches, check_observations, chunk_rows
+from snnkern.conversion.rewriting import Rewritten
 from snnkern.conversion.rules import Correction, Rule
 from snnkern.conversion.sensitivity import FLOOR, Sensitivity, relative, sensitivity, squared_slope
 from snnkern.conversion.states import OBSERVATIONS, States, Walk, decoded, sample
@@ -97,6 +98,7 @@ def fit(
     if not all(bool(torch.isfinite(activation).all()) for activation in activations):
         raise InputError("calibration observations are so large that activations overflow")
     signal = actor.interface.normalize(signal)
+    exact = actor.exact_drives(signal) if isinstance(actor, Rewritten) else None
     counted = None
     if weighted:
         # The slope of tanh is taken over the errors that are there: a first fit, uncorrected, tells how large they are.
@@ -106,7 +108,7 @@ def fit(
         _, output = _fit(actor, _thin(signal), few, replace(settings, correction="none"), guess)
         deviation = (actor.output(output) - z).square().mean(dim=0).sqrt()
         counted = sensitivity(actor, activations, deviation, floor)
-    return _fit(actor, signal, activations, settings, counted)[0]
+    return _fit(actor, signal, activations, settings, counted, exact)[0]
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,17 @@ class _Settings:
 
 
 def _fit(
-    actor: Actor, signal: Tensor, activations: Sequence[Tensor], settings: _Settings, counted: Sensitivity | None
+    actor: Actor,
+    signal: Tensor,
+    activations: Sequence[Tensor],
+    settings: _Settings,
+    counted: Sensitivity | None,
+    exact: Sequence[Tensor] | None = None,
 ) -> tuple[Fit, Tensor]:
-    """The fit, and the mean output `[S, N]` of the last hidden layer."""
+    """The fit, and the mean output `[S, N]` of the last hidden layer.
+
+    Corrections aim at `exact`, `[S, out]` for each layer, where it is given, else at what follows from `activations`.
+    """
     kind = settings.plain.neuron
     dense: list[tuple[Tensor, Tensor]] = [(layer.weight, layer.bias) for layer in (*actor.hidden, actor.output)]
     layers, sent = list(dense), signal
@@ -154,7 +164,10 @@ def _fit(
         sent, _, _ = ops.neuron_spikes(current, threshold, carry, settings.plain, bias=own_bias)
         thresholds.append(threshold)
         errors.append(_relative_error(output, activation))
-        layers[index + 1] = _corrected(dense[index + 1], output, activation, settings, counted, index + 1)
+        if settings.correction != "none":
+            weight, bias = dense[index + 1]
+            wanted = activation @ weight.T + bias if exact is None else exact[index + 1]
+            layers[index + 1] = _corrected(weight, bias, output, wanted, settings, counted, index + 1)
     fitted = Actor(layers[:-1], layers[-1], actor.interface, actor.metadata)
     return Fit(fitted, thresholds, errors), output
 
@@ -405,20 +418,17 @@ def _least_squares_of_few(
 
 
 def _corrected(
-    layer: tuple[Tensor, Tensor],
+    weight: Tensor,
+    bias: Tensor,
     output: Tensor,
-    activation: Tensor,
+    wanted: Tensor,
     settings: _Settings,
     counted: Sensitivity | None,
     index: int,
 ) -> tuple[Tensor, Tensor]:
-    """The weight and bias of a layer whose senders send `output` `[S, in]` in place of `activation`."""
-    weight, bias = layer
-    if settings.correction == "none":
-        return layer
+    """The weight and bias with which a layer comes closest to `wanted` `[S, out]`, given `output` `[S, in]`."""
     if settings.correction == "bias":
-        return weight, bias + (activation - output).double().mean(dim=0).to(weight) @ weight.T
-    wanted = activation @ weight.T + bias
+        return weight, bias + (wanted - (output @ weight.T + bias)).double().mean(dim=0).to(bias)
     importance = None
     if counted and index < len(counted.hidden):
         importance = _near(wanted, counted.hidden[index])
