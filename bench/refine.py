@@ -1,6 +1,7 @@
-"""What refinement adds to a conversion: returns of the published actors before and after it.
+"""What refinement adds to a conversion: returns of the published actors, and the zoo's, before and after it.
 
     python bench/refine.py FOLDER
+    python bench/refine.py           # the zoo's actors of state vectors
 
 FOLDER holds the published actors, which are named ALGORITHM_ENVIRONMENT_actor. One recipe for all; seeds of episodes by
 which nothing was chosen. Every result goes to bench/results/refined.jsonl as soon as it is there, and what is there is
@@ -10,7 +11,7 @@ not run again. Draws the table of docs/refine.md; `--redraw` only does that.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,7 @@ from rich.console import Console
 import snnkern
 from snnkern.control.evaluation import Evaluation, average_performance_ratio
 from snnkern.control.timing import machine
+from snnkern.policies import zoo
 
 RESULTS = ROOT / "bench" / "results" / "refined.jsonl"
 PAGE = ROOT / "docs" / "refine.md"
@@ -30,10 +32,21 @@ SETTINGS = (("if", 4), ("if", 2), ("if", 8), ("snm", 4), ("mt", 2), ("dc", 2))
 SEED = 12_000
 
 
-def measure(file: Path, neuron: str, timesteps: int, minutes: float, episodes: int, threads: int) -> dict[str, Any]:
+def sources(folder: Path | None, part: str) -> Iterator[tuple[str, str, Path | str]]:
+    """Name, environment and source of the actors in a folder, or in the zoo, whose names hold a part."""
+    for file in () if folder is None else sorted(folder.glob(f"*{part}*")):
+        yield file.name.removesuffix("_actor"), file.name.split("_")[1], file
+    for name in () if folder else zoo.names():
+        actor = snnkern.load_actor(name)
+        if actor.is_plain and part in name:
+            yield name, actor.metadata["environment"], name
+
+
+def measure(
+    source: Path | str, env: str, neuron: str, timesteps: int, minutes: float, episodes: int, threads: int
+) -> dict[str, Any]:
     """One actor at one setting: converted, refined, and both evaluated beside the dense one."""
-    _, env, _ = file.name.split("_")
-    actor = snnkern.load_actor(file)
+    actor = snnkern.load_actor(source)
     observations = snnkern.collect(actor, env)
     snn = snnkern.convert(actor, observations, neuron=neuron, timesteps=timesteps)
     torch.set_num_threads(threads)
@@ -50,16 +63,14 @@ def measure(file: Path, neuron: str, timesteps: int, minutes: float, episodes: i
 def draw() -> None:
     """The tables of the page, one for each algorithm, from what has been measured."""
     found = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    algorithms = sorted({one["actor"].partition("_")[0] for one in found}, reverse=True)
-    fill(
-        PAGE,
-        "refined",
-        "\n\n".join(table_of([one for one in found if one["actor"].startswith(f"{name}_")]) for name in algorithms),
-    )
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for one in found:
+        groups.setdefault(one["actor"].partition("_")[0] if "_" in one["actor"] else "", []).append(one)
+    fill(PAGE, "refined", "\n\n".join(table_of(groups[name]) for name in sorted(groups, reverse=True)))
 
 
 def table_of(found: Sequence[dict[str, Any]]) -> str:
-    """The table of an algorithm's actors."""
+    """The table of an algorithm's actors, or of the zoo's."""
     actors = sorted({one["actor"] for one in found})
     head = ["neuron", "T", "minutes of a core", "converted", "refined", *actors]
     rows = []
@@ -90,11 +101,13 @@ def evaluation(returns: Sequence[float]) -> Evaluation:
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="Where the published actors are.")],
+    folder: Annotated[
+        Path | None, typer.Argument(help="Where the published actors are; without it, the zoo's.")
+    ] = None,
     minutes: Annotated[float, typer.Option(help="Of each refinement.")] = 5.0,
     episodes: Annotated[int, typer.Option(help="Of every policy.")] = 60,
     threads: Annotated[int, typer.Option(help="That a refinement uses.")] = 2,
-    only: Annotated[str, typer.Option(help="Part of the names of the actors to run.")] = "TD3",
+    only: Annotated[str | None, typer.Option(help="Part of the names of the actors to run; in a folder, TD3.")] = None,
     neuron: Annotated[str | None, typer.Option(help="The only neuron to run.")] = None,
     timesteps: Annotated[int | None, typer.Option("-T", help="The only T to run.")] = None,
     redraw: Annotated[bool, typer.Option("--redraw", help="Only draw the table again.")] = False,
@@ -103,12 +116,11 @@ def main(
     console = Console()
     RESULTS.touch()
     for kind, number in () if redraw else SETTINGS:
-        for file in sorted(folder.glob(f"*{only}*")):
+        for name, env, source in sources(folder, only or ("TD3" if folder else "")):
             done = {(one["actor"], one["neuron"], one["timesteps"]) for one in map(json.loads, RESULTS.open())}
-            name = file.name.removesuffix("_actor")
             if neuron not in (None, kind) or timesteps not in (None, number) or (name, kind, number) in done:
                 continue
-            numbers = measure(file, kind, number, minutes, episodes, threads)
+            numbers = measure(source, env, kind, number, minutes, episodes, threads)
             setting = {"actor": name, "neuron": kind, "timesteps": number, "minutes": minutes, "threads": threads}
             with RESULTS.open("a") as results:
                 results.write(json.dumps(setting | numbers | {"machine": machine(("snnkern", "torch"))}) + "\n")

@@ -128,7 +128,7 @@ def damaged(content: bytes, choose: random.Random, share: float = 1.0) -> bytes:
 @functools.cache
 def spiking() -> snnkern.SpikingActor:
     actor = make_actor(5, 7, 6, 2, observation_mean=0.1, observation_std=0.7, metadata={"environment": "Hopper-v5"})
-    return snnkern.convert(actor, make_observations(20, 5), neuron="mt", calibration="max")
+    return snnkern.convert(actor.replaced(activation="tanh"), make_observations(20, 5), neuron="mt", calibration="max")
 
 
 @functools.cache

@@ -295,10 +295,12 @@ def test_linear_of_nothing_is_the_bias_or_nothing(backend, rows, inputs, outputs
         assert not ops.linear(spikes, weight, backend=backend).any()
 
 
-def test_nan_and_infinity_reach_the_outputs_of_their_row_alone():
-    spikes, weight, bias = random_product(3, 17, 9)
+@pytest.mark.parametrize("place", [3, 16], ids=["in-a-vector", "behind-the-vectors"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nan_and_infinity_reach_the_outputs_of_linear_in_their_row_alone(dtype, place):
+    spikes, weight, bias = random_product(3, 17, 9, dtype=dtype)
     expected = ops.linear(spikes, weight, bias, backend="cpu")
-    spikes[0, 3], spikes[2, 5] = float("nan"), float("inf")
+    spikes[0, place], spikes[2, place] = float("nan"), float("inf")
     result = ops.linear(spikes, weight, bias, backend="cpu")
     assert result[0].isnan().all()
     assert_same_bits(result[1], expected[1])

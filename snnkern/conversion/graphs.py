@@ -153,7 +153,10 @@ class Plan:
         self.graph = graph
         nodes = list(graph.graph.nodes)
         if not any(_is_relu(graph, node) for node in nodes):
-            raise InputError("the module has no ReLU: nothing would spike")
+            raise InputError(
+                "the module has no ReLU: nothing would spike. An nn.Sequential of Linear and another activation is "
+                "converted by snnkern.convert"
+            )
         two, three = (_Forms(graph).of(repeated(example, rows)) for rows in (2, 3))
         self.tails = {
             node: shape[1:]

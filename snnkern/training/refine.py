@@ -619,7 +619,8 @@ def _key(
         made = getattr(env, "func", env)  # of functools.partial
         kind = type(made)
         name = f"{getattr(made, '__module__', kind.__module__)}.{getattr(made, '__qualname__', kind.__qualname__)}"
-    digest = hashlib.sha256(repr((snn.dynamics, snn.alpha, name, spaces, recipe, dynamics, seed)).encode())
+    parts = (snn.dynamics, snn.alpha, snn.activation, name, spaces, recipe, dynamics, seed)
+    digest = hashlib.sha256(repr(parts).encode())
     update_with_tensors(digest, snn)
     digest.update(observations.cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
