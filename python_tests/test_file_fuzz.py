@@ -29,7 +29,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.builders import make_actor, make_layers, make_observations, sac_state, td3_state
+from support.builders import (
+    make_actor,
+    make_layers,
+    make_observations,
+    rsl_checkpoint,
+    sac_state,
+    sb3_ppo_state,
+    td3_state,
+)
 from support.drqv2 import DrQV2Agent
 from support.visual import FORMS, frames, visual_actor
 
@@ -401,6 +409,37 @@ def sb3_case(path: Path, choose: random.Random) -> None:
     loads(path / "model.zip")
 
 
+def ppo_case(path: Path, choose: random.Random) -> None:
+    """A file of PPO, whose policy has its critic beside it."""
+    tensors: dict[Any, Any] = dict(sb3_ppo_state(make_layers(5, 7, 6, 2)))
+    for _ in range(choose.choice([0, 0, 1, 2])):
+        tensors[choose.choice([*tensors, "mlp_extractor.shared_net.0.weight"])] = odd_tensor(choose.choice(TENSORS))
+    data = SB3 | {"policy_class": {"__module__": "stable_baselines3.common.policies"}, "clip_range": None}
+    data["policy_kwargs"] = {"activation_fn": "<class 'torch.nn.modules.activation.ELU'>"}
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("data", json_case(data, choose) if choose.random() < 0.5 else dumped(data, choose))
+        archive.writestr("_stable_baselines3_version", "2.9.2")
+        archive.writestr("policy.pth", torch_bytes(tensors, zipped=True))
+    (path / "model.zip").write_bytes(damaged(file.getvalue(), choose, 0.2))
+    loads(path / "model.zip")
+
+
+def rsl_case(path: Path, choose: random.Random) -> None:
+    """A checkpoint of RSL-RL, with optimizer and counters."""
+    statistics = np.zeros(5, np.float32), np.ones(5, np.float32)
+    content: dict[Any, Any] = rsl_checkpoint(make_layers(5, 7, 6, 2), choose.choice([1, 3, 4, 5]), statistics)
+    for _ in range(choose.choice([0, 0, 1, 2])):
+        part = choose.choice([content, *(part for part in content.values() if isinstance(part, dict) and part)])
+        key = choose.choice([*part, *KEYS])
+        part[key] = odd_tensor(choose.choice(TENSORS)) if choose.random() < 0.8 else choose.choice(ODD)
+    written = torch_bytes(content, zipped := choose.random() < 0.7)
+    if zipped and choose.random() < 0.3:
+        written = rezipped(written, choose)
+    (path / "model_1000.pt").write_bytes(damaged(written, choose, 0.3))
+    loads(path / "model_1000.pt")
+
+
 def pixels_case(path: Path, choose: random.Random) -> None:
     """A CnnPolicy's file."""
     shapes = {"cnn.0": (32, 1, 8, 8), "cnn.2": (64, 32, 4, 4), "cnn.4": (64, 64, 3, 3), "linear.0": (4, 64)}
@@ -541,6 +580,8 @@ FORMATS: dict[str, Callable[[Path, random.Random], None]] = {
     "torch": torch_case,
     "legacy": legacy_case,
     "sb3": sb3_case,
+    "ppo": ppo_case,
+    "rsl": rsl_case,
     "pixels": pixels_case,
     "snapshot": snapshot_case,
     "npy": array_case,

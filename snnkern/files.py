@@ -21,6 +21,7 @@ import shutil
 import stat
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +39,8 @@ MOST_BYTES = 2**30  # of a file, unless it holds observations
 _MOST_OBSERVATIONS = 2**34
 _MOST_GROWTH = 10  # what a file unpacks to, as a multiple of its size
 _METADATA_KEY = "snnkern"
+# Parts of a checkpoint of training, and what the names of their tensors then begin with.
+_PARTS = {"model_state_dict": "", "obs_norm_state_dict": "actor_obs_normalizer.", "actor_state_dict": ""}
 _ZIP, _PICKLE, _ARRAY = b"PK\x03\x04", b"\x80", b"\x93NUMPY"
 _BESIDE = ".tmp-"
 
@@ -286,7 +289,8 @@ def _read_safetensors(content: bytes, name: str) -> tuple[dict[str, Tensor], dic
 def read_state_dict(content: bytes, name: str, size: int | None = None) -> dict[str, Tensor]:
     """Reads the state dict that `torch.save` wrote, or the first of several, as CleanRL writes them.
 
-    A dict of state dicts, one for each part of an actor, becomes one, whose names begin with the part's.
+    A dict of state dicts, one for each part of an actor, becomes one, whose names begin with the part's; of a
+    checkpoint of training, `parts_that_act` are read.
 
     Args:
         content: the file's.
@@ -318,7 +322,7 @@ def read_state_dict(content: bytes, name: str, size: int | None = None) -> dict[
     if isinstance(state, tuple | list) and state and all(isinstance(part, dict) for part in state):
         state = state[0]
     if isinstance(state, dict):
-        state = _joined(state)
+        state = _joined(dict(parts_that_act(state)))
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(tensor, Tensor) and not tensor.is_nested for key, tensor in state.items()
     ):
@@ -327,6 +331,19 @@ def read_state_dict(content: bytes, name: str, size: int | None = None) -> dict[
     dense = [tensor for tensor in state.values() if tensor.layout == torch.strided and tensor.device.type != "meta"]
     check_growth(name, sum(tensor.numel() * tensor.element_size() for tensor in dense), size)
     return dict(state)
+
+
+def parts_that_act(state: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Of a checkpoint of training, as RSL-RL writes them, the tensors of the policy by name; another dict as it is.
+
+    What is left out are optimizers, counters and critics. A normalisation of observations that stands beside the policy
+    has the names that it has inside of newer ones.
+    """
+    parts = {prefix: state[part] for part, prefix in _PARTS.items() if isinstance(state.get(part), Mapping)}
+    if "" not in parts:
+        return state
+    named = [(prefix, name, value) for prefix, part in parts.items() for name, value in part.items()]
+    return {f"{prefix}{name}" if isinstance(name, str) else name: value for prefix, name, value in named}
 
 
 def _joined(state: dict[Any, Any]) -> dict[Any, Any]:

@@ -102,6 +102,18 @@ def test_noise_is_as_large_as_the_errors(actor, thresholds) -> None:
     assert CRPI not in found.residuals  # there is no carry to compare with
 
 
+def test_errors_of_an_actor_without_tanh_are_fractions_of_the_environments_range() -> None:
+    class Wide(Pushed):
+        action_space = gymnasium.spaces.Box(-1.0, 4.0, (2,), np.float32)
+
+    actor = make_actor(2, 12, 2, squash=False)  # an action_scale of 1 says nothing of a range
+    thresholds = snnkern.calibrate(actor, make_observations(500, 2))
+    found = analyze(actor, Wide, snnkern.Dynamics(snnkern.IF(), 2), thresholds=thresholds, episodes=2)
+    open_loop = next(errors for errors in found.errors if errors.states == DENSE)
+    deviation = np.sqrt(np.mean(np.square(found.noise["deviation"])))
+    assert deviation == pytest.approx(2.5 * open_loop.size.value, rel=0.3)
+
+
 @pytest.mark.parametrize("neuron", NEURONS)
 def test_residuals_and_the_clamp_by_hand(neuron) -> None:
     """One neuron with θ = 1, T = 1 and a current of 0.31, so that r and the carry are easily followed."""

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from support import ROOT
-from support.builders import make_actor, make_layers, make_observations, td3_state
+from support.builders import make_actor, make_layers, make_observations, rsl_checkpoint, td3_state
 
 pytest.importorskip("typer", reason="Typer is not installed")
 pytest.importorskip("mujoco", reason="MuJoCo is not installed")
@@ -92,6 +92,26 @@ def test_convert_then_evaluate(capsys, tmp_path, observations) -> None:
     assert result["environment"] == "Hopper-v5"
     assert len(result["returns"]) == 1
     assert len(result["spikes_per_decision_per_layer"]) == 2
+
+
+def test_every_verb_that_reads_actors_takes_those_of_ppo(capsys, tmp_path) -> None:
+    """The note names what is assumed of the library; an environment receives actions within its bounds."""
+    checkpoint, output = tmp_path / "model_1000.pt", tmp_path / "snn.safetensors"
+    statistics = (np.zeros(3, np.float32), np.ones(3, np.float32))
+    torch.save(rsl_checkpoint(make_layers(3, 8, 1), 3, statistics), checkpoint)
+    scale, env, steps = ("--action-scale", 9), ("--env", "Pendulum-v1"), ("--steps", 50)
+    setting = ("--neuron", "if", "--timesteps", 2)
+    for command in (
+        ("convert", checkpoint, output, *scale, *env, *steps, *setting),
+        ("evaluate", checkpoint, *scale, *env, *steps, *setting, "--episodes", 1),
+        ("energy", checkpoint, *scale, *env, *steps, *setting),
+        ("evaluate", output, "--episodes", 1),
+    ):
+        code, _, err = run(capsys, *command)
+        assert code == 0, err
+        assert err.count("Note: the file does not say the network's activation, and ELU is assumed") == 1
+    code, _, err = run(capsys, "evaluate", checkpoint, "--env", "Pendulum-v1", "--episodes", 1, "--activation", "elu")
+    assert (code, "Note" in err) == (0, False)
 
 
 def test_convert_collects_observations_itself(capsys, tmp_path) -> None:

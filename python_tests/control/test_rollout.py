@@ -10,10 +10,12 @@ pytest.importorskip("gymnasium", reason="Gymnasium is not installed")
 import gymnasium
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from support.builders import make_actor
 from support.environments_for_tests import ACTION_DIM, Scripted, length, observation, random_actor
 
 import snnkern
 from snnkern.control.environments import make_vector
+from snnkern.control.follow import follow
 from snnkern.control.rollout import rollout
 
 MODES = [pytest.param(mode, id=mode.value) for mode in AutoresetMode]
@@ -161,3 +163,41 @@ def test_progress_hears_of_every_finished_episode() -> None:
     rollout(random_actor(), envs, episodes=3, progress=heard.append)
     assert heard == sorted(heard)
     assert heard[-1] == 6
+
+
+class Strict(gymnasium.Env):
+    """It refuses actions outside of its action space; a reward is their sum."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float32)
+    action_space = gymnasium.spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([0.5, 2.0], np.float32))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.np_random.normal(size=3).astype(np.float32), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action.astype(np.float32))
+        self.steps += 1
+        return self.np_random.normal(size=3).astype(np.float32), float(action.sum()), False, self.steps == 9, {}
+
+
+def test_actions_of_an_actor_without_tanh_are_clipped_to_the_action_space() -> None:
+    actor = make_actor(3, 8, 2, squash=False, action_scale=20.0)
+    observations = snnkern.collect(actor, Strict, steps=30)
+    space = Strict.action_space
+    assert np.abs(actor.act(observations)).max() > 2.0
+    snn = snnkern.convert(actor, observations, neuron="if", timesteps=2)
+    found = follow("dense", {"dense": actor, "spiking": snn}, Strict, episodes=2)
+    for actions in found.actions.values():
+        assert ((actions == space.low) | (actions == space.high)).any()
+    returns = found.rewards["dense"].sum(axis=0)
+    assert snnkern.evaluate(actor, Strict, episodes=2, seed=1000).returns == pytest.approx(returns)
+    assert snnkern.evaluate(snn, Strict, episodes=2).lengths == (9, 9)
+
+    class Own:  # what is no actor does as it likes
+        def act(self, observation):
+            return np.full((len(observation), 2), 9.0)
+
+    with pytest.raises(AssertionError):
+        snnkern.evaluate(Own(), Strict, episodes=1)

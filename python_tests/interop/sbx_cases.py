@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 from support.builders import load_example, make_observations
-from support.sb3_models import Space, saved
+from support.sb3_models import HIGH, LOW, Space, saved
 
 import snnkern
 from snnkern.policies.spiking import dense_actor
@@ -28,19 +28,31 @@ def test_sbx_models_are_converted_from_memory():
 @pytest.mark.thorough
 def test_sbx_models_act_as_they_did(tmp_path):
     observations = make_observations(20, 5)
-    for algorithm in (sbx.TD3, sbx.SAC):
-        model = algorithm("MlpPolicy", Space(), policy_kwargs={"net_arch": [17, 9]}, buffer_size=10)
-        actor = dense_actor(snnkern.from_sb3(model, observations).actor)
-        np.testing.assert_allclose(
-            actor.act(observations), model.predict(observations, deterministic=True)[0], atol=1e-5
-        )
+    off_policy, on_policy = {"buffer_size": 10}, {"n_steps": 8, "batch_size": 8}
+    elu = {"activation_fn": __import__("flax").linen.elu}
+    for algorithm, options, policy in (
+        (sbx.TD3, off_policy, elu),
+        (sbx.SAC, off_policy, {}),
+        (sbx.TQC, off_policy, {}),
+        (sbx.PPO, on_policy, {}),
+    ):
+        model = algorithm("MlpPolicy", Space(), policy_kwargs={"net_arch": [17, 9], **policy}, **options)
+        converted = snnkern.from_sb3(model, observations)
+        actor = dense_actor(converted.actor)
+        wanted, _ = model.predict(observations, deterministic=True)
+        action = actor.act(observations)
+        np.testing.assert_allclose(action if actor.interface.squash else action.clip(LOW, HIGH), wanted, atol=1e-5)
+        assert actor.activation == ("elu" if policy else "tanh" if algorithm is sbx.PPO else "relu")
+        assert actor.metadata["algorithm"] == algorithm.__name__
     with pytest.raises(snnkern.CheckpointError, match="SBX saves parameters as a pickle"):
         snnkern.from_sb3(saved(model, tmp_path), observations)
-    policy = {"activation_fn": __import__("flax").linen.tanh}
-    with pytest.raises(snnkern.InputError, match=r"its activations are .*tanh.*, not ReLU"):
+    policy = {"activation_fn": __import__("flax").linen.softplus}
+    with pytest.raises(snnkern.InputError, match=r"its activations are .*softplus.*, not one of relu"):
         snnkern.from_sb3(sbx.TD3("MlpPolicy", Space(), policy_kwargs=policy, buffer_size=10), observations)
     with pytest.raises(snnkern.InputError, match=r"its actor is sbx.*Simba"):
         snnkern.from_sb3(sbx.SAC("SimbaPolicy", Space(), buffer_size=10), observations)
+    with pytest.raises(snnkern.InputError, match=r"its actor is sbx\.crossq\.policies\.Actor"):
+        snnkern.from_sb3(sbx.CrossQ("MlpPolicy", Space(), buffer_size=10), observations)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import json
 import os
 import pickle
 import random
-import warnings
 import zipfile
 from types import SimpleNamespace
 
@@ -20,6 +19,8 @@ from support.builders import make_actor, make_observations
 from support.sb3_models import HIGH, LOW, Space, saved
 
 import snnkern
+from snnkern.policies.readers import sb3 as sb3_reader
+from snnkern.policies.readers.torch_rl import actor_from_sb3
 from snnkern.policies.spiking import dense_actor
 
 sb3 = pytest.importorskip("stable_baselines3", reason="stable_baselines3 is not installed: pip install 'snnkern[sb3]'")
@@ -30,12 +31,24 @@ from stable_baselines3.common.torch_layers import FlattenExtractor  # noqa: E402
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize  # noqa: E402
 
 ALGORITHMS = {"td3": sb3.TD3, "ddpg": sb3.DDPG, "sac": sb3.SAC}
+ON_POLICY = {"ppo": sb3.PPO, "a2c": sb3.A2C}
 
 
 def make(algorithm: str = "td3", policy: dict | None = None, **options):
     policy = {"net_arch": [17, 9], **(policy or {})}
     options |= {"policy_kwargs": policy, "buffer_size": 100, "device": "cpu", "seed": 0}
     return ALGORITHMS[algorithm]("MlpPolicy", Space(), **options)
+
+
+def make_on_policy(algorithm: str = "ppo", policy: dict | None = None, env=None, kind: str = "MlpPolicy", **options):
+    """A model of PPO or A2C whose output layer has large weights, so that actions leave their range."""
+    policy = {"net_arch": [17, 9], "ortho_init": False, **(policy or {})}
+    options = {"n_steps": 8, "device": "cpu", "seed": 0, **options}
+    options |= {"batch_size": 8, "n_epochs": 1} if algorithm == "ppo" else {}
+    model = ON_POLICY[algorithm](kind, env or Space(), policy_kwargs=policy, **options)
+    with torch.no_grad():
+        model.policy.action_net.weight.mul_(30)
+    return model
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -54,6 +67,106 @@ def test_the_actor_acts_as_the_model(algorithm, from_file, tmp_path):
     assert dense.metadata["algorithm"] == ("SAC" if algorithm == "sac" else "TD3")
     if from_file:  # the command line takes it as well
         assert snnkern.load_actor(source).fingerprint() == dense.fingerprint()
+
+
+ACTIVATIONS = {
+    "tanh": torch.nn.Tanh,
+    "elu": torch.nn.ELU,
+    "leaky_relu": torch.nn.LeakyReLU,
+    "relu": torch.nn.ReLU,
+}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("activation", ["tanh", "elu", "leaky_relu"])
+@pytest.mark.parametrize("from_file", [False, True], ids=["model", "zip"])
+def test_other_activations_are_those_of_the_model(algorithm, activation, from_file, tmp_path):
+    model = make(algorithm, {"activation_fn": ACTIVATIONS[activation]})
+    observations = make_observations(50, 5)
+    policy = snnkern.from_sb3(saved(model, tmp_path) if from_file else model, observations, neuron="if")
+    dense = dense_actor(policy.actor)
+    wanted, _ = model.predict(observations, deterministic=True)
+    np.testing.assert_allclose(dense.act(observations), wanted, rtol=0, atol=1e-6)
+    assert dense.activation == dense.metadata["activation"] == activation
+
+
+@pytest.mark.parametrize("algorithm", ON_POLICY)
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
+@pytest.mark.parametrize("from_file", [False, True], ids=["model", "zip"])
+def test_actors_of_ppo_act_as_the_model(algorithm, activation, from_file, tmp_path):
+    """Their actions are clipped: by `predict`, and where an environment runs here."""
+    model = make_on_policy(algorithm, {} if activation is None else {"activation_fn": ACTIVATIONS[activation]})
+    observations = 5 * make_observations(50, 5)
+    source = saved(model, tmp_path) if from_file else model
+    policy = snnkern.from_sb3(source, observations, neuron="snm", timesteps=64, alpha=0.0)
+    dense = dense_actor(policy.actor)
+    wanted, _ = model.predict(observations, deterministic=True)
+    assert (wanted == LOW).any()
+    assert (wanted == HIGH).any()
+    np.testing.assert_allclose(dense.act(observations).clip(LOW, HIGH), wanted, rtol=0, atol=1e-5)
+    assert dense.activation == dense.metadata["activation"] == (activation or "tanh")
+    assert dense.metadata["algorithm"] == algorithm.upper()
+    assert not dense.interface.squash
+
+    actions, _ = policy.predict(observations)
+    assert actions.dtype == np.float32
+    np.testing.assert_array_equal(actions, policy.actor.act(observations).clip(LOW, HIGH))
+    snnkern.save(policy.actor, tmp_path / "snn.safetensors")  # the range goes on into the file
+    again = snnkern.SB3Policy(snnkern.load(tmp_path / "snn.safetensors"))
+    np.testing.assert_array_equal(again.predict(observations)[0], actions)
+    np.testing.assert_array_equal(again.predict(observations[0])[0], again.predict(observations[:1])[0][0])
+
+
+@pytest.mark.parametrize("algorithm", ON_POLICY)
+def test_an_environment_receives_the_actions_of_ppo_clipped(algorithm):
+    """`Space` refuses others."""
+    actor = actor_from_sb3(sb3_reader.describe(make_on_policy(algorithm)))
+    observations = snnkern.collect(actor, Space, steps=20)
+    assert ((actor.act(observations) > HIGH) | (actor.act(observations) < LOW)).any()
+    snn = snnkern.convert(actor, observations, neuron="if")
+    for policy in (actor, snn, snnkern.SB3Policy(snn)):
+        assert snnkern.evaluate(policy, Space, episodes=2).lengths == (7, 7)
+
+
+def test_a_policy_of_ppo_is_known_by_its_tensors_alone(tmp_path):
+    model, observations = make_on_policy(), make_observations(50, 5)
+    torch.save(model.policy.state_dict(), tmp_path / "policy.pth")
+    actor = snnkern.load_actor(tmp_path / "policy.pth")
+    wanted, _ = model.predict(observations, deterministic=True)
+    np.testing.assert_allclose(actor.act(observations).clip(LOW, HIGH), wanted, rtol=0, atol=1e-5)
+    assert actor.metadata == {"activation": "tanh (assumed)"}
+
+
+def test_the_range_of_actions_in_a_file_is_checked():
+    actor = make_actor(5, 7, 2, squash=False)
+    for text in ("{", "[]", "[[1.0], [2.0]]", "[[1.0, 1.0], [0.0, 2.0]]", '[["a"], [2]]', "[[NaN, 1.0], [2.0, 2.0]]"):
+        snn = snnkern.convert(actor.replaced(metadata={"action_range": text}), make_observations(20, 5))
+        with pytest.raises(snnkern.InputError, match="the metadata's action_range"):
+            snnkern.SB3Policy(snn)
+
+
+@pytest.mark.parametrize("algorithm", ON_POLICY)
+def test_ppo_is_calibrated_on_its_last_rollout_where_that_is_long(algorithm):
+    model = make_on_policy(algorithm, env=make_vec_env("Pendulum-v1", n_envs=4, seed=0), n_steps=256)
+    with pytest.raises(snnkern.InputError, match=r"give observations to calibrate on.*has fewer than 1,000"):
+        snnkern.from_sb3(model)  # it is not trained
+    model.learn(1024)
+    policy = snnkern.from_sb3(model, neuron="if", calibration="max")
+    given = snnkern.from_sb3(model, model.rollout_buffer.observations.reshape(-1, 3), neuron="if", calibration="max")
+    for first, second in zip(policy.actor.thresholds, given.actor.thresholds, strict=True):
+        torch.testing.assert_close(first, second)
+    assert not any(bool(layer.weight.isnan().any()) for layer in policy.actor.hidden)
+
+
+@pytest.mark.parametrize("net_arch", [[], [6]], ids=["output alone", "own layers"])
+@pytest.mark.parametrize("from_file", [False, True], ids=["model", "zip"])
+def test_a_cnn_policy_of_ppo_acts_as_the_model(from_file, net_arch, tmp_path):
+    options = {"net_arch": net_arch, "features_extractor_kwargs": {"features_dim": 5}, "activation_fn": torch.nn.ReLU}
+    model = make_on_policy(policy=options, env=Pictures(), kind="CnnPolicy")
+    observations = np.random.default_rng(0).integers(0, 256, (5, 1, 36, 36), dtype=np.uint8)
+    policy = snnkern.from_sb3(saved(model, tmp_path) if from_file else model, observations, neuron="snm")
+    wanted, _ = model.predict(observations, deterministic=True)
+    np.testing.assert_allclose(dense_actor(policy.actor).act(observations).clip(LOW, HIGH), wanted, rtol=0, atol=1e-5)
 
 
 def test_many_steps_make_the_dense_actions():
@@ -204,6 +317,23 @@ def test_pendulum_is_evaluated_as_the_model_is():
     assert spiking == pytest.approx(dense, rel=0.1)
 
 
+@pytest.mark.parametrize("algorithm", ON_POLICY)
+def test_vec_normalize_of_ppo_moves_inside(algorithm):
+    env = VecNormalize(make_vec_env("Pendulum-v1", n_envs=4, seed=0), clip_obs=1.5)
+    model = make_on_policy(algorithm, env=env, n_steps=256)
+    model.learn(1024)
+    env.training = False
+    raw = np.random.default_rng(0).uniform([-1, -1, -8], [1, 1, 8], size=(100, 3)).astype(np.float32)
+    seen = env.normalize_obs(raw)
+    wanted, _ = model.predict(seen, deterministic=True)
+    outside = snnkern.from_sb3(model, neuron="if")  # the last rollout is of normalised observations
+    np.testing.assert_allclose(dense_actor(outside.actor).act(seen).clip(-2, 2), wanted, rtol=0, atol=1e-5)
+    inside = snnkern.from_sb3(model, raw, vec_normalize=True, neuron="if")
+    np.testing.assert_allclose(dense_actor(inside.actor).act(raw).clip(-2, 2), wanted, rtol=0, atol=1e-5)
+    with pytest.raises(snnkern.InputError, match=r"give observations .*: the rollout buffer holds normalised ones"):
+        snnkern.from_sb3(model, vec_normalize=True)
+
+
 @pytest.fixture
 def normalized():
     """A model trained for a few steps in VecNormalize, and the wrapper."""
@@ -243,14 +373,45 @@ def td3_of(env):
     return sb3.TD3("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, buffer_size=10, device="cpu")
 
 
-def ppo_model():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return sb3.PPO("MlpPolicy", Space(), device="cpu")
+class Pictures(Space):
+    observation_space = gym.spaces.Box(0, 255, (1, 36, 36), np.uint8)
+
+
+class Parts(Space):
+    observation_space = gym.spaces.Dict({"a": Space.observation_space})
+
+
+def acting_in(space):
+    class Acting(Space):
+        action_space = space
+
+    return lambda: make_on_policy(env=Acting())
+
+
+class Leaky(torch.nn.LeakyReLU):
+    def forward(self, drive):
+        return super().forward(drive) + 1
 
 
 REFUSED = {
-    "tanh": (lambda: make("sac", {"activation_fn": torch.nn.Tanh}), "its activations are Tanh, not ReLU"),
+    "sigmoid": (
+        lambda: make("sac", {"activation_fn": torch.nn.Sigmoid}),
+        r"its activations are Sigmoid\S*, not one of",
+    ),
+    "ppo-activation": (lambda: make_on_policy(policy={"activation_fn": Leaky}), r"its activations are Leaky\S*, not"),
+    "ppo-linear": (lambda: make_on_policy(policy={"net_arch": []}), "it has no hidden layer, only action_net"),
+    "ppo-gsde": (lambda: make_on_policy(use_sde=True), "gSDE"),
+    "ppo-discrete": (acting_in(gym.spaces.Discrete(3)), r"its action space is Discrete, not a Box \[N\]$"),
+    "ppo-several": (
+        acting_in(gym.spaces.MultiDiscrete([2, 3])),
+        r"its action space is MultiDiscrete, not a Box \[N\]$",
+    ),
+    "ppo-binary": (acting_in(gym.spaces.MultiBinary(3)), r"its action space is MultiBinary, not a Box \[N\]$"),
+    "ppo-dict": (lambda: make_on_policy(env=Parts(), kind="MultiInputPolicy"), "its observation space is Dict"),
+    "ppo-mixed": (
+        lambda: make_on_policy(policy={"net_arch": [4]}, env=Pictures(), kind="CnnPolicy"),
+        "its NatureCNN has ReLUs, but the layers behind it have tanh",
+    ),
     "extractor": (
         lambda: make(policy={"features_extractor_class": Scaled}),
         "pass through Scaled, not FlattenExtractor",
@@ -269,11 +430,12 @@ def test_what_cannot_be_converted_is_named(case, from_file, tmp_path):
         snnkern.from_sb3(saved(model, tmp_path) if from_file else model, make_observations(5, 5))
 
 
-def test_ppo_and_strangers_are_refused(tmp_path):
-    with pytest.raises(snnkern.InputError, match="a TD3, SAC or DDPG model of Stable-Baselines3"):
-        snnkern.from_sb3(ppo_model(), make_observations(5, 5))
-    with pytest.raises(snnkern.CheckpointError, match=r"common\.policies's, not that of TD3, DDPG or SAC"):
-        snnkern.from_sb3(saved(ppo_model(), tmp_path), make_observations(5, 5))
+def test_strangers_are_refused(tmp_path):
+    stranger = sb3.DQN("MlpPolicy", "CartPole-v1", buffer_size=10, device="cpu")
+    with pytest.raises(snnkern.InputError, match="a TD3, DDPG, SAC, TQC, PPO or A2C model of Stable-Baselines3"):
+        snnkern.from_sb3(stranger, make_observations(5, 4))
+    with pytest.raises(snnkern.CheckpointError, match=r"dqn\.policies's, not that of TD3, DDPG, SAC, TQC, PPO or A2C"):
+        snnkern.from_sb3(saved(stranger, tmp_path), make_observations(5, 4))
     with pytest.raises(snnkern.InputError, match="got 3"):
         snnkern.from_sb3(3)
     with pytest.raises(snnkern.InputError, match="give observations to calibrate on"):
@@ -293,6 +455,41 @@ def rewrite(path, **parts):
             if value is not None:
                 archive.writestr(name, value)
     return path
+
+
+@pytest.mark.parametrize(("library", "is_read"), [("tqc", True), ("crossq", False)])
+def test_a_zip_of_sb3_contrib_is_read_where_its_actor_is_that_of_sac(library, is_read, tmp_path):
+    """Its library is not needed: the tensors of its actor have the names of SAC's, and only they are read."""
+    model, observations = make("sac"), make_observations(20, 5)
+    path = saved(model, tmp_path)
+    with zipfile.ZipFile(path) as archive:
+        data = json.loads(archive.read("data"))
+    data["policy_class"]["__module__"] = f"sb3_contrib.{library}.policies"
+    rewrite(path, data=json.dumps(data))
+    if is_read:
+        actor = snnkern.load_actor(path)
+        np.testing.assert_allclose(
+            actor.act(observations), model.predict(observations, deterministic=True)[0], atol=1e-6
+        )
+        assert actor.metadata["algorithm"] == "TQC"
+        with pytest.raises(snnkern.InputError, match="samples from TQC's distribution"):
+            snnkern.from_sb3(path, observations).predict(observations, deterministic=False)
+    else:
+        with pytest.raises(
+            snnkern.CheckpointError, match=r"its policy is sb3_contrib\.crossq\.policies's, not that of"
+        ):
+            snnkern.load_actor(path)
+
+
+def test_a_zip_of_trpo_is_that_of_ppo_but_for_its_settings(tmp_path):
+    path, observations = saved(make_on_policy(), tmp_path), make_observations(20, 5)
+    wanted = snnkern.load_actor(path)
+    with zipfile.ZipFile(path) as archive:
+        data = json.loads(archive.read("data"))
+    del data["clip_range"]
+    actor = snnkern.load_actor(rewrite(path, data=json.dumps(data | {"cg_max_steps": 15})))
+    assert (wanted.metadata["algorithm"], actor.metadata["algorithm"]) == ("PPO", "TRPO")
+    np.testing.assert_array_equal(actor.act(observations), wanted.act(observations))
 
 
 class _Evil:
@@ -373,10 +570,11 @@ def test_a_damaged_zip_is_refused_or_read_but_nothing_else(tmp_path):
             assert np.isfinite(snnkern.load_actor(path).act(make_observations(3, 5))).all()
 
 
-def test_sac_refuses_to_sample_and_td3_has_nothing_to_sample():
+def test_sac_and_ppo_refuse_to_sample_and_td3_has_nothing_to_sample():
     observations = make_observations(5, 5)
-    with pytest.raises(snnkern.InputError, match="deterministic=False samples"):
-        snnkern.from_sb3(make("sac"), observations).predict(observations, deterministic=False)
+    for model in (make("sac"), make_on_policy("ppo"), make_on_policy("a2c")):
+        with pytest.raises(snnkern.InputError, match="deterministic=False samples"):
+            snnkern.from_sb3(model, observations).predict(observations, deterministic=False)
     policy = snnkern.from_sb3(make("td3"), observations)
     np.testing.assert_array_equal(
         policy.predict(observations, deterministic=False)[0], policy.predict(observations, deterministic=True)[0]

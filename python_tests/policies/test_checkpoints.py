@@ -7,6 +7,8 @@ import itertools
 import math
 import os
 import random
+import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +19,16 @@ from support.builders import (
     LAYOUTS,
     PUBLISHED,
     assert_same_tensors,
+    cleanrl_ppo_state,
     dense_action,
     flax_state,
     make_actor,
     make_layers,
     make_observations,
+    rsl_checkpoint,
     sac_state,
+    sb3_ppo_state,
+    sequential_state,
     td3_state,
     write_legacy_torch,
     write_pickle,
@@ -241,6 +247,119 @@ def test_names_of_the_unused_head_of_sac(suffix):
     layers = make_layers(3, 4, 2)
     state = {name.replace("fc_std", suffix): tensor for name, tensor in LAYOUTS["sac"](layers).items()}
     assert torch.equal(actor_from_state_dict(state).output.weight, layers[-1][0])
+
+
+# Actors without tanh, of PPO and A2C
+
+
+def elu(drive: np.ndarray) -> np.ndarray:
+    return np.where(drive > 0, drive, np.expm1(np.minimum(drive, 0)))
+
+
+UNSQUASHED = {
+    "sb3": (sb3_ppo_state, "tanh", True),
+    "cleanrl": (cleanrl_ppo_state, "tanh", False),
+    **{f"rsl-rl-{release}": (partial(rsl_checkpoint, release=release), "elu", True) for release in (1, 3, 4, 5)},
+    "rsl-rl-policy": (lambda layers: rsl_checkpoint(layers)["model_state_dict"], "elu", True),
+}
+
+
+@pytest.mark.parametrize("widths", DEPTHS)
+@pytest.mark.parametrize("layout", UNSQUASHED)
+def test_actors_of_ppo_act_as_a_plain_computation_does(layout, widths, tmp_path):
+    """What is not said of their activation is what their library uses unless told otherwise."""
+    make, activation, is_assumed = UNSQUASHED[layout]
+    layers, observation = make_layers(*widths), 3 * make_observations(33, widths[0])
+    torch.save(make(layers), tmp_path / "actor.pt")
+    actor = load_actor(tmp_path / "actor.pt")
+    assert actor_from_state_dict(make(layers)).fingerprint() == actor.fingerprint()
+    wanted = dense_action(layers, observation, squash=False, activate={"tanh": np.tanh, "elu": elu}[activation])
+    np.testing.assert_allclose(actor.act(observation), wanted, atol=1e-5)
+    assert actor.metadata.get("activation") == (f"{activation} (assumed)" if is_assumed else None)
+    assert not actor.interface.squash
+
+    snnkern.save(actor, tmp_path / "actor")  # the assumption goes on into the file
+    again = load_actor(tmp_path / "actor")
+    assert (again.fingerprint(), again.metadata) == (actor.fingerprint(), actor.metadata)
+    if is_assumed:
+        for path in ("actor.pt", "actor"):
+            stated = load_actor(tmp_path / path, activation="silu")
+            assert stated.activation == stated.metadata["activation"] == "silu"
+    scaled = load_actor(tmp_path / "actor.pt", action_scale=0.25, action_bias=1.0)
+    np.testing.assert_allclose(scaled.act(observation), 0.25 * wanted + 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("release", [1, 3, 4, 5])
+def test_the_normalisation_of_rsl_rl_moves_into_the_actor(release, tmp_path):
+    layers, observation = make_layers(3, 6, 5, 2), 10 * make_observations(33, 3)
+    mean, std = np.array([1.0, -20.0, 0.0], np.float32), np.array([0.1, 10.0, 0.0], np.float32)
+    torch.save(rsl_checkpoint(layers, release, (mean, std)), tmp_path / "model_1000.pt")
+    wanted = dense_action(layers, (observation - mean) / (std + 1e-2), squash=False, activate=elu)
+    np.testing.assert_allclose(load_actor(tmp_path / "model_1000.pt").act(observation), wanted, rtol=1e-4)
+
+
+def without(part: str, *names: str) -> dict:
+    content = rsl_checkpoint(make_layers(3, 4, 2), 4 if part == "actor_state_dict" else 3, (np.zeros(3), np.ones(3)))
+    for name in names:
+        del content[part][name]
+    return content
+
+
+def beside(part: str, name: str, tensor: torch.Tensor) -> dict:
+    content = rsl_checkpoint(make_layers(3, 4, 2), 4 if part == "actor_state_dict" else 1)
+    content[part][name] = tensor
+    return content
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(
+            beside("model_state_dict", "memory_a.rnn.weight_ih_l0", torch.zeros(4, 3)),
+            r"cannot be converted: it has a recurrent network \(memory_a\.rnn\.weight_ih_l0\)",
+            id="recurrent",
+        ),
+        pytest.param(
+            beside("actor_state_dict", "rnn.rnn.weight_ih_l0", torch.zeros(4, 3)),
+            "a recurrent network",
+            id="recurrent-4",
+        ),
+        pytest.param(
+            beside("actor_state_dict", "cnns.camera.0.weight", torch.zeros(4, 3)), "unexpected cnns.camera", id="images"
+        ),
+        pytest.param(without("model_state_dict", "std"), "none of std, log_std, and an output layer", id="noise"),
+        pytest.param(
+            without("actor_state_dict", "obs_normalizer._mean"), r"missing obs_normalizer\._mean$", id="statistics"
+        ),
+        pytest.param(
+            beside("model_state_dict", "actor_obs_normalizer._std", torch.ones(2))
+            | {"obs_norm_state_dict": {"_mean": torch.zeros(1, 2)}},
+            r"observation_mean must be a number or \[3\], got shape \[2\]",
+            id="width",
+        ),
+        pytest.param(
+            beside("model_state_dict", "actor_obs_normalizer._mean", torch.zeros(3).to_sparse())
+            | {"obs_norm_state_dict": {"_std": torch.ones(1, 3)}},
+            r"actor_obs_normalizer\._mean must be a dense tensor of real numbers",
+            id="sparse",
+        ),
+        pytest.param(
+            {"log_std": torch.zeros(2), **sequential_state("action_net", make_layers(3, 2), "action_net")},
+            "it has no hidden layer, only action_net",
+            id="linear",
+        ),
+        pytest.param(
+            sb3_ppo_state(make_layers(3, 4, 2)) | {"mlp_extractor.shared_net.0.weight": torch.zeros(3, 3)},
+            r"it has layers that actor and critic share \(mlp_extractor\.shared_net",
+            id="shared",
+        ),
+        pytest.param({"model_state_dict": {}, "iter": 3}, "not an actor's tensors", id="empty"),
+        pytest.param({"model_state_dict": {"std": 3}, "iter": 3}, "not a state dict of tensors", id="numbers"),
+    ],
+)
+def test_what_of_ppo_cannot_be_converted_is_named(content, message, tmp_path):
+    torch.save(content, tmp_path / "actor.pt")
+    assert re.search(message, refusal(tmp_path / "actor.pt"))
 
 
 # Tensors that are not an actor's

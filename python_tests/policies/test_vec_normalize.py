@@ -24,7 +24,8 @@ sb3 = pytest.importorskip("stable_baselines3", reason="stable_baselines3 is not 
 from stable_baselines3.common.running_mean_std import RunningMeanStd  # noqa: E402
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize  # noqa: E402
 
-ALGORITHMS = {"td3": sb3.TD3, "ddpg": sb3.DDPG, "sac": sb3.SAC}
+ALGORITHMS = {"td3": sb3.TD3, "ddpg": sb3.DDPG, "sac": sb3.SAC, "ppo": sb3.PPO, "a2c": sb3.A2C}
+ON_POLICY = ("ppo", "a2c")
 BOUNDS = np.array([1.0, 1.0, 8.0])
 
 
@@ -59,9 +60,9 @@ def train(env, folder: Path, algorithm: str = "td3", wrap: bool = True, steps: i
     venv = DummyVecEnv([ENVIRONMENTS[env]] * rows)
     venv.seed(3)
     venv = VecNormalize(venv, **options) if wrap else venv
-    model = ALGORITHMS[algorithm](
-        "MlpPolicy", venv, policy_kwargs={"net_arch": [9]}, learning_starts=1000, buffer_size=500, seed=0, device="cpu"
-    )
+    kind = {"n_steps": 8} if algorithm in ON_POLICY else {"learning_starts": 1000, "buffer_size": 500}
+    kind |= {"batch_size": 8, "n_epochs": 1} if algorithm == "ppo" else {}
+    model = ALGORITHMS[algorithm]("MlpPolicy", venv, policy_kwargs={"net_arch": [9]}, seed=0, device="cpu", **kind)
     model.learn(steps)
     model.save(folder / "model.zip")
     if wrap:
@@ -113,6 +114,29 @@ def test_a_zip_without_a_file_is_warned_about_where_it_was_normalised_and_nowher
     else:
         assert "vec_normalize" not in snnkern.load_actor(path).metadata
     assert "vec_normalize" not in snnkern.load_actor(path, vec_normalize=False).metadata
+
+
+@pytest.mark.parametrize("algorithm", ON_POLICY)
+@pytest.mark.parametrize("env", ENVIRONMENTS)
+def test_a_zip_of_ppo_says_whether_it_was_normalised_but_not_how(env, algorithm, tmp_path):
+    """It holds the first of the environment's observations in place of the last, and only if it was in the wrapper."""
+    path, other = tmp_path / "model.zip", tmp_path / "other"
+    train(env, tmp_path, algorithm, wrap=False)
+    other.mkdir()
+    train(env, other, algorithm)
+    shutil.copy(other / "statistics", tmp_path / "vec_normalize.pkl")
+    assert "vec_normalize" not in snnkern.load_actor(path).metadata
+    with pytest.warns(snnkern.InputWarning, match="is it the model's"):
+        snnkern.load_actor(path, vec_normalize=other / "statistics")
+
+    shutil.copy(other / "model.zip", path)
+    assert snnkern.load_actor(path).metadata["vec_normalize"] == "vec_normalize.pkl"
+    (tmp_path / "vec_normalize.pkl").unlink()
+    (other / "statistics").rename(tmp_path / "statistics")
+    with pytest.warns(snnkern.InputWarning, match=r"had normalised.*give vec_normalize=FILE"):
+        assert snnkern.load_actor(path).metadata["vec_normalize"] == "outside"
+    assert "vec_normalize" not in snnkern.load_actor(path, vec_normalize=False).metadata
+    assert snnkern.load_actor(path, vec_normalize=tmp_path / "statistics").interface.observation_mean is not None
 
 
 @pytest.mark.parametrize("env", ENVIRONMENTS)

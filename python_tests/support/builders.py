@@ -6,7 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,11 +58,18 @@ def make_observations(rows: int, width: int, seed: int = 1, dtype=np.float32) ->
     return np.random.default_rng(seed).normal(size=(rows, width)).astype(dtype)
 
 
-def dense_action(layers: Layers, observation: np.ndarray, scale=1.0, bias=0.0, squash: bool = True) -> np.ndarray:
+def dense_action(
+    layers: Layers,
+    observation: np.ndarray,
+    scale=1.0,
+    bias=0.0,
+    squash: bool = True,
+    activate: Callable[[np.ndarray], np.ndarray] = lambda drive: np.maximum(drive, 0.0),
+) -> np.ndarray:
     """What an actor does, in float64 NumPy and without any of the package."""
     signal = observation.astype(np.float64)
     for weight, offset in layers[:-1]:
-        signal = np.maximum(signal @ weight.double().numpy().T + offset.double().numpy(), 0.0)
+        signal = activate(signal @ weight.double().numpy().T + offset.double().numpy())
     weight, offset = layers[-1]
     output = signal @ weight.double().numpy().T + offset.double().numpy()
     return np.asarray(scale) * (np.tanh(output) if squash else output) + np.asarray(bias)
@@ -107,6 +114,60 @@ LAYOUTS = {
     "flax-td3": flax_state,
     "flax-sac": lambda layers: flax_state(layers, two_heads=True),
 }
+
+
+def sequential_state(prefix: str, layers: Layers, head: str = "") -> dict[str, torch.Tensor]:
+    """prefix.0, prefix.2, …, as a Sequential with activations between has them; its last layer by a name of its own."""
+    names = [f"{prefix}.{2 * number}" for number in range(len(layers))]
+    names[-1] = head or names[-1]
+    return {
+        f"{name}.{part}": tensor
+        for name, layer in zip(names, layers, strict=True)
+        for part, tensor in zip(("weight", "bias"), layer, strict=True)
+    }
+
+
+def sb3_ppo_state(layers: Layers) -> dict[str, torch.Tensor]:
+    """The policy of PPO and A2C of Stable-Baselines3, with its critic."""
+    critic = sequential_state("mlp_extractor.value_net", [*layers[:-1], another_head(layers[-1])], "value_net")
+    noise = torch.zeros(len(layers[-1][1]))
+    return {"log_std": noise} | sequential_state("mlp_extractor.policy_net", layers, "action_net") | critic
+
+
+def cleanrl_ppo_state(layers: Layers) -> dict[str, torch.Tensor]:
+    """The agent of CleanRL's ppo_continuous_action.py."""
+    noise = torch.zeros(1, len(layers[-1][1]))
+    return {"actor_logstd": noise} | sequential_state("critic", layers) | sequential_state("actor_mean", layers)
+
+
+def rsl_checkpoint(layers: Layers, release: int = 1, statistics: tuple[np.ndarray, np.ndarray] | None = None) -> dict:
+    """What RSL-RL of a major release saves in model_1000.pt; mean and deviation `[N]` of observations, if it has them.
+
+    A normalisation is beside the policy until 2, and inside of it from 3 on; from 4 on actor and critic are apart, and
+    from 5 on the noise is a distribution's.
+    """
+    noise = torch.ones(len(layers[-1][1]))
+    normalizer = {}
+    if statistics is not None:
+        mean, std = (torch.from_numpy(part)[None] for part in statistics)
+        normalizer = {"_mean": mean, "_var": std**2, "_std": std, "count": torch.tensor(9)}
+    prefix = {3: "actor_obs_normalizer.", 4: "obs_normalizer.", 5: "obs_normalizer."}.get(release, "")
+    inside = {f"{prefix}{name}": tensor for name, tensor in normalizer.items()} if prefix else {}
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([parameter])
+    parameter.sum().backward()
+    optimizer.step()
+    rest = {"optimizer_state_dict": optimizer.state_dict(), "iter": 1000, "infos": None}
+    if release >= 4:
+        name = "distribution.std_param" if release >= 5 else "std"
+        critic = sequential_state("mlp", [*layers[:-1], another_head(layers[-1])])
+        actor = sequential_state("mlp", layers)
+        return {"actor_state_dict": {name: noise} | actor | inside, "critic_state_dict": critic, **rest}
+    critic = {f"critic.{name}": tensor for name, tensor in sequential_state("0", layers).items()}
+    found = {"model_state_dict": {"std": noise} | sequential_state("actor", layers) | critic | inside, **rest}
+    if normalizer and release < 3:
+        found |= {"obs_norm_state_dict": normalizer, "critic_obs_norm_state_dict": normalizer}
+    return found
 
 
 def write_safetensors(state: dict[str, torch.Tensor], path: Path) -> None:

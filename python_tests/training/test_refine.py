@@ -568,3 +568,26 @@ def test_an_actor_with_convolutions_is_refined() -> None:
 
 def convert_small():
     return convert(make_actor(3, 4, 1), thresholds=[torch.ones(4)], neuron="if", timesteps=2)
+
+
+class Strict(Swing):
+    """Refuses what its action space does not hold."""
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        return super().step(action)
+
+
+@pytest.mark.parametrize("activation", ["relu", "elu"])
+def test_actions_of_an_actor_without_tanh_are_clipped_in_the_environment_alone(activation):
+    """It learns what the dense actor says, whose actions were clipped in training."""
+    layers = [(3 * weight, bias) for weight, bias in make_actor(3, 24, 24, 2).layers]
+    output = make_actor(3, 24, 24, 2).output
+    actor = snnkern.Actor(
+        layers, (3 * output.weight, output.bias), snnkern.Interface(3, 2, squash=False), activation=activation
+    )
+    states = make_observations(500, 3)
+    assert np.abs(actor.act(states)).max() > 2.5
+    heard = []
+    refined(convert(actor, states, neuron="if", timesteps=3), states, Strict, progress=heard.append)
+    assert heard[-1].error < heard[-1].given

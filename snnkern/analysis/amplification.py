@@ -235,7 +235,10 @@ def analyze(
     runs = {DENSE: run(DENSE, *spiking, RANDOM)}
     for name in spiking:
         runs[name] = run(name, DENSE)
-    half_range = np.broadcast_to(actor.interface.action_scale.abs().cpu().numpy(), actor.interface.action_dim)
+    interface = actor.interface
+    # Without a tanh its range is the environment's, to which its actions are clipped.
+    half = interface.action_scale.abs().cpu().numpy() if interface.squash else (random.high - random.low) / 2
+    half_range = np.broadcast_to(half, interface.action_dim)
     errors = [
         _errors(states, name, runs[states], half_range)
         for states, name in [*((DENSE, name) for name in spiking), *((name, name) for name in spiking)]

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from snnkern.policies.spiking import SpikingActor
 
 ACTOR = typer.Argument(
-    help="A zoo actor (snnkern info lists them), or a checkpoint: .safetensors, a state dict of TD3, DDPG or SAC, a "
-    "zip of Stable-Baselines3, a snapshot of DrQ-v2."
+    help="A zoo actor (snnkern info lists them), or a checkpoint: .safetensors, a state dict of TD3, DDPG, SAC or PPO, "
+    "a zip of Stable-Baselines3, a checkpoint of RSL-RL, a snapshot of DrQ-v2."
 )
 Env = Annotated[
     str | None,
@@ -100,17 +100,17 @@ def parse_normalization(option: str | None) -> str | bool | None:
 
 def note_how_it_was_read(policy: Policy) -> None:
     """What about a policy was taken from elsewhere than its file, or for granted; on standard error."""
+    from snnkern.policies.activations import ACTIVATIONS, assumption
     from snnkern.policies.readers import vec_normalize, visual
-    from snnkern.policies.readers.torch_rl import ASSUMED
 
     source = policy.metadata.get(vec_normalize.KEY, vec_normalize.OUTSIDE)
     if source != vec_normalize.OUTSIDE:
         print(f"Note: observations are normalised as {source} says.", file=sys.stderr)
     if objects := policy.metadata.get(visual.OBJECTS):
         print(f"Note: the tensors are those of an object, {objects}, of which nothing was run.", file=sys.stderr)
-    if policy.metadata.get("activation") == ASSUMED:
+    if name := assumption(policy.metadata):
         print(
-            "Note: the file does not say the network's activation, and ReLU is assumed; "
+            f"Note: the file does not say the network's activation, and {ACTIVATIONS[name][1].__name__} is assumed; "
             "snnkern convert --activation relu (or tanh, elu, …) says what it is.",
             file=sys.stderr,
         )

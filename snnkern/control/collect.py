@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from snnkern.control import environments
+from snnkern.control.rollout import acting_within
 from snnkern.errors import check_whole
 from snnkern.limits import MOST_OBSERVED, check_seed
 from snnkern.policies.actor import Actor, Policy, check_actor
@@ -61,11 +62,12 @@ def collect(
     often = 500 if len(shape) == 1 else 50  # drawing takes its time
     with environments.one_of(env, actor) as environment:
         environments.check_spaces(actor.interface, environment.observation_space, environment.action_space)
+        act = acting_within(actor, environment.action_space)
         observations = np.empty((steps, *shape), dtype=dtype)
         observation, _ = environment.reset(seed=seed)
         for step in range(steps):
             observations[step] = observation
-            action = actor.act(np.asarray(observation, dtype=dtype))
+            action = act(np.asarray(observation, dtype=dtype))
             observation, _, terminated, truncated, _ = environment.step(action)
             if terminated or truncated:
                 observation, _ = environment.reset()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnkern.control import environments
-from snnkern.control.rollout import Acts, check_fit, spiking
+from snnkern.control.rollout import Acts, acting_within, check_fit, spiking
 from snnkern.errors import Error, InputError
 from snnkern.kernels import ops, reference
 from snnkern.limits import MOST_REPLAYED, MOST_SIDE_BY_SIDE, check_episodes
@@ -100,10 +100,11 @@ def follow(
     seen: list[NDArray[Any]] = []
     actions: dict[str, list[NDArray[Any]]] = {name: [] for name in policies}
     rewards: dict[str, list[NDArray[np.float64]]] = {name: [] for name in policies}
+    act = {name: acting_within(policy, envs[0].action_space) for name, policy in policies.items()}
     try:
         while not ended.all():
             seen.append(current.copy())
-            chosen = {name: np.where(ended[:, None], 0, policy.act(current)) for name, policy in policies.items()}
+            chosen = {name: np.where(ended[:, None], 0, act[name](current)) for name in policies}
             earned = {name: np.zeros(episodes) for name in policies}
             for row in np.flatnonzero(~ended):
                 for name in policies:

@@ -99,6 +99,26 @@ def check_fit(policy: object, observation_space: gymnasium.Space[Any], action_sp
         )
 
 
+def acting_within(policy: Acts, action_space: gymnasium.Space[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """How a policy acts in an environment that it fits: what an actor without tanh says is clipped to the action space.
+
+    So do the libraries that train such actors, by PPO for instance. What others do is their own.
+    """
+    clip = clipping(policy, action_space)
+    return policy.act if clip is None else lambda observation: clip(policy.act(observation))
+
+
+def clipping(
+    policy: Acts, action_space: gymnasium.Space[Any]
+) -> Callable[[NDArray[np.floating]], NDArray[np.floating]] | None:
+    """What becomes of the actions of an actor without tanh, as in `acting_within`; None for other policies."""
+    if not isinstance(policy, Policy) or policy.interface.squash:
+        return None
+    bounds = vars(action_space)
+    low, high = bounds["low"], bounds["high"]
+    return lambda action: np.clip(action, low, high)
+
+
 @dataclass(frozen=True)
 class Episodes:
     """Finished episodes, `[rows, episodes per row]`.
@@ -137,7 +157,8 @@ def rollout(
 
     Args:
         policy: an `Actor`, a `SpikingActor`, an `SB3Policy`, or anything with `act`. With `reset` and `spikes`, too, it
-            is reset where episodes start, and its spikes are counted (`Spikes`).
+            is reset where episodes start, and its spikes are counted (`Spikes`). What an actor without tanh says is
+            clipped to the action space.
         envs: a Gymnasium vector environment, such as `snnkern.control.environments.make_vector` makes.
         episodes: episodes per row.
         seed: seed of the first episode of row 0.
@@ -153,6 +174,7 @@ def rollout(
         raise InputError(f"rollout needs a Gymnasium vector environment, got {type(envs).__name__}")
     check_fit(policy, envs.single_observation_space, envs.single_action_space)
     modes = gym.vector.AutoresetMode
+    act = acting_within(policy, envs.single_action_space)
     mode = modes(envs.metadata.get("autoreset_mode", modes.NEXT_STEP))
     snn = spiking(policy)
 
@@ -168,7 +190,7 @@ def rollout(
         snn.reset()
     while (finished < episodes).any():
         recorded = (finished < episodes) & ~resetting
-        action = policy.act(observation)
+        action = act(observation)
         if snn:
             sent = torch.as_tensor(snn.spikes)[:, recorded].sum(dim=1).cpu().numpy()
             spikes = sent if spikes is None else spikes + sent

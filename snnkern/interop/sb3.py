@@ -22,15 +22,20 @@ from snnkern.policies.spiking import SpikingActor
 State = tuple[NDArray[np.floating], ...]
 
 _CALIBRATION, _IMAGES = 10_000, 5_000  # observations taken from a replay buffer, the newest ones
+_ROLLOUT = 1_000  # observations that a rollout must have, to be calibrated on
 
 
 class SB3Policy:
     """Gives a spiking actor Stable-Baselines3's method `predict`, whose state is the carry.
 
-    `evaluate_policy` and a `VecEnv` run it like a model, and `snnkern.evaluate` like an actor.
+    `evaluate_policy` and a `VecEnv` run it like a model, and `snnkern.evaluate` like an actor. Actions of PPO and A2C
+    are clipped to the range that the actor's metadata say ("action_range"), as the model's own are.
 
     Args:
         actor: from `snnkern.convert` or `snnkern.load`.
+
+    Raises:
+        InputError: it is another actor, or that range is not one of its actions.
     """
 
     def __init__(self, actor: SpikingActor) -> None:
@@ -40,6 +45,7 @@ class SB3Policy:
         # Asked for as attributes, the carries alone would cost as much as a decision.
         self._carries = [layer.carry._buffers for layer in actor.hidden]
         self._shape = actor.interface.observation_shape
+        self._range = sb3.range_of(actor.metadata, actor.interface.action_dim)
         self._known: list[Tensor | None] = []
         self._arrays: list[NDArray[np.floating]] = []  # the same memory, for NumPy
 
@@ -63,7 +69,8 @@ class SB3Policy:
             state: the state that an earlier call returned, usually the last one; None if all episodes start.
             episode_start: `[B]`, whether the observation is the first of an episode; then its row of the state is not
                 used.
-            deterministic: False is refused for SAC, whose actions are not sampled; TD3 and DDPG never sample.
+            deterministic: False is refused for SAC, TQC, PPO and A2C, whose distribution is not converted; TD3 and DDPG
+                never sample.
 
         Returns:
             actions `[action_dim]` or `[B, action_dim]`, and the carry of every hidden layer, `[B, N]` each, or
@@ -73,8 +80,10 @@ class SB3Policy:
             InputError: observation, state and episode_start do not fit the actor or each other, or a NaN or infinity.
         """
         actor = self._actor
-        if not deterministic and actor.metadata.get("algorithm", "").upper() == "SAC":
-            raise InputError("deterministic=False samples from SAC's distribution, whose mean alone was converted")
+        if not deterministic and (algorithm := actor.metadata.get("algorithm", "").upper()) in sb3.SAMPLING:
+            raise InputError(
+                f"deterministic=False samples from {algorithm}'s distribution, whose mean alone was converted"
+            )
         observation = self._channels_first(observation)
         if not self._write(observation, state):
             actor.carry = None if state is None else [_carry(actor, carry) for carry in state]
@@ -83,6 +92,8 @@ class SB3Policy:
             if first.any() or first.shape != (len(state[0]),):  # which reset refuses
                 actor.reset(first)
         action = actor.act(observation)
+        if self._range:
+            action = np.clip(action, *self._range).astype(action.dtype, copy=False)
         if arrays := self._shared():
             return action, tuple([array.copy() for array in arrays])
         carry = actor.carry
@@ -148,7 +159,7 @@ def from_sb3(
     vec_normalize: Any = None,
     **conversion: Any,
 ) -> SB3Policy:
-    """Converts a TD3, SAC or DDPG model of Stable-Baselines3, without training.
+    """Converts a TD3, SAC, DDPG, PPO or A2C model of Stable-Baselines3, or a TQC model, without training.
 
     If a normalisation of observations (`VecNormalize`) moves into the actor, the result takes the environment's own
     observations and must run without that wrapper. Otherwise it takes the same observations as the model.
@@ -156,8 +167,8 @@ def from_sb3(
     Args:
         model: the model, also SBX's (in memory); or the path of its zip, of which nothing is run.
         observations: those that the thresholds are calibrated on, as the result will receive them,
-            `[N, observation_dim]` or uint8 `[N, C, H, W]`. None takes the newest of the model's replay buffer, which a
-            zip does not hold.
+            `[N, observation_dim]` or uint8 `[N, C, H, W]`. None takes the newest of the model's replay buffer; of PPO
+            and A2C the last rollout, if it has 1,000 or more and the normalisation stays outside. A zip holds neither.
         vec_normalize: the `VecNormalize` that the model was trained in, to move it into the actor; or the path of its
             file, of which nothing is run; True for the wrapper that the model has; False for none. By default, a model
             in memory keeps its wrapper outside, and a zip is read as by `load_actor`.
@@ -175,7 +186,9 @@ def from_sb3(
     else:
         actor = _described(model, vec_normalize)
     if observations is None and conversion.get("thresholds") is None:
-        observations = _replayed(model, raw=actor.interface.observation_mean is not None)
+        raw = actor.interface.observation_mean is not None
+        rolls_out = getattr(model, "rollout_buffer", None) is not None
+        observations = _rolled_out(model, raw) if rolls_out else _replayed(model, raw)
     return SB3Policy(convert(actor, observations, **conversion))
 
 
@@ -197,6 +210,20 @@ def _wrapper(model: Any) -> Any:
     """The `VecNormalize` that a model's environment is in; None where there is none."""
     find = getattr(model, "get_vec_normalize_env", None)
     return None if find is None else find()
+
+
+def _rolled_out(model: Any, raw: bool) -> NDArray[Any]:
+    """The observations of a model's last rollout, as the model saw them."""
+    buffer = model.rollout_buffer
+    seen: NDArray[Any] = buffer.observations.reshape(-1, *buffer.obs_shape)
+    if raw or not buffer.full or len(seen) < _ROLLOUT:
+        why = "the rollout buffer holds normalised ones" if raw else f"the rollout buffer has fewer than {_ROLLOUT:,}"
+        raise InputError(
+            f"give observations to calibrate on, [N, observation_dim]: {why}, and there is no replay buffer. "
+            "snnkern.collect(snnkern.load_actor(zip), env) makes some"
+        )
+    most = _CALIBRATION if len(buffer.obs_shape) == 1 else _IMAGES
+    return seen[:: -(-len(seen) // most)]
 
 
 def _replayed(model: Any, raw: bool) -> NDArray[np.floating]:

@@ -6,7 +6,7 @@ ReLU is what neurons compute. The others are rewritten by `snnkern.conversion.re
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], type[nn.Module]]] = {
     "silu": (nn.functional.silu, nn.SiLU),
     "gelu": (nn.functional.gelu, nn.GELU),
 }
+_ASSUMED = " (assumed)"
 _ALSO = {"swish": "silu", "leakyrelu": "leaky_relu", "lrelu": "leaky_relu"}
 
 
@@ -38,6 +39,17 @@ def parse_activation(name: object) -> str:
     if found not in ACTIVATIONS:
         raise InputError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {brief(name)}")
     return found
+
+
+def assumed(name: str) -> str:
+    """What an actor's metadata say of an activation that nobody has stated."""
+    return f"{name}{_ASSUMED}"
+
+
+def assumption(metadata: Mapping[str, str]) -> str | None:
+    """The activation that an actor has because nobody has stated one; None where somebody has, or it is known."""
+    said = str(metadata.get("activation", ""))
+    return next((name for name in ACTIVATIONS if said == assumed(name)), None)
 
 
 def activation_of(module: nn.Module) -> str | None:

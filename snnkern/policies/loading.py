@@ -10,10 +10,10 @@ from numpy.typing import ArrayLike
 from snnkern.errors import CheckpointError, InputError
 from snnkern.files import StrPath
 from snnkern.kernels.backends.choice import check_name
+from snnkern.policies.activations import assumption
 from snnkern.policies.actor import Actor, as_vector
 from snnkern.policies.readers.saved import Saved, read
 from snnkern.policies.readers.torch_rl import (
-    ASSUMED,
     actor_from_sb3,
     actor_from_state_dict,
     check_activation,
@@ -36,9 +36,10 @@ def load_actor(
     """Loads a trained actor: one that ships with the package, or one from a checkpoint file.
 
     Reads files that `snnkern.save` wrote; models that Stable-Baselines3 saved, of `MlpPolicy` and `CnnPolicy`;
-    snapshots of DrQ-v2; and state dicts, as safetensors or as `torch.save` wrote them, with the layer names of TD3 and
-    DDPG (`l1`, `l2`, …), SAC (`fc1`, …, `fc_mu`), DrQ-v2 (`encoder.convnet.0`, …), CleanRL (`fc1`, …, `fc_mu` or
-    `fc_mean`, `action_scale`, `action_bias`) and Flax (`Dense_0`, …).
+    snapshots of DrQ-v2; checkpoints of RSL-RL; and state dicts, as safetensors or as `torch.save` wrote them, with the
+    layer names of TD3 and DDPG (`l1`, `l2`, …), SAC (`fc1`, …, `fc_mu`), DrQ-v2 (`encoder.convnet.0`, …), CleanRL
+    (`fc1`, …, `fc_mu` or `fc_mean`, `action_scale`, `action_bias`; of PPO `actor_mean.0`, …), Stable-Baselines3
+    (`mlp_extractor.policy_net.0`, …, `action_net`) and Flax (`Dense_0`, …).
 
     A snapshot holds the agent as an object, which PyTorch's safe loader refuses. Nothing of it is run or imported
     either: its tensors are taken out, and the actor's metadata say the class of the object ("objects").
@@ -49,7 +50,8 @@ def load_actor(
             By default the file's, or 1.
         action_bias: the middle of the action range, a number or `[action_dim]`; by default the file's, or 0.
         activation: of all hidden layers, which tensors alone do not show: "relu", "tanh", "elu", "selu", "leaky_relu",
-            "silu" or "gelu". If neither this nor the file states it, ReLU is assumed, and the actor's metadata say so
+            "silu" or "gelu". If neither this nor the file states it, what the library uses by default is assumed (ELU
+            of RSL-RL, Tanh of PPO and A2C of Stable-Baselines3, otherwise ReLU), and the actor's metadata say so
             ("activation").
         vec_normalize: Stable-Baselines3's `VecNormalize` that the actor was trained in, or the path of its file, of
             which nothing is run: its normalisation of observations moves into the actor. By default, a file beside a
@@ -109,13 +111,14 @@ def _with_activation(actor: Actor, activation: str | None) -> Actor:
     Raises:
         CheckpointError: it has another activation than the one that is stated.
     """
-    assumed = actor.metadata.get("activation") == ASSUMED
-    stated = stated_activation(activation, actor.metadata, None if assumed else actor.activation)
+    unstated = assumption(actor.metadata)
+    known = None if unstated else actor.activation
+    stated, said = stated_activation(activation, actor.metadata, known, usual=actor.activation)
     if "activation" in actor.metadata or activation:
-        actor.metadata["activation"] = stated
-    if stated in (ASSUMED, actor.activation):
+        actor.metadata["activation"] = said
+    if stated == actor.activation:
         return actor
-    if not assumed:
+    if not unstated:
         raise CheckpointError(f"its activation is {actor.activation}, but {stated} was stated")
     return actor.replaced(activation=stated)
 

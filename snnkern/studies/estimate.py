@@ -12,7 +12,7 @@ import torch
 
 from snnkern.control import environments
 from snnkern.control.records import Record
-from snnkern.control.rollout import Acts
+from snnkern.control.rollout import Acts, acting_within
 from snnkern.control.timing import Contender, measure
 from snnkern.conversion.rewriting import as_relus
 from snnkern.conversion.rules import calibrate
@@ -91,11 +91,12 @@ class RemainingTime:
             rows = 1  # drawn in this process, as workers do; several rows take so many times as long
         envs = environments.make_vector(subject.environment, rows, subject.actor)
         self._limit[index] = environments.limit(subject.environment, subject.actor) or _UNLIMITED
+        act = acting_within(subject.actor, envs.single_action_space)
         observation, _ = envs.reset(seed=0)
         seen, step = [], 0.0
         for _ in range(_TRIAL_STEPS):
             seen.append(observation)
-            action = subject.actor.act(seen[-1])
+            action = act(seen[-1])
             started = time.perf_counter()
             observation, _, terminated, truncated, _ = envs.step(action)
             if (ended := terminated | truncated).any():

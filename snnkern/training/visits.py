@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnkern.control import environments
+from snnkern.control.rollout import clipping
 from snnkern.policies.spiking import SpikingActor
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Visitor:
         first: Any = [int(seed) for seed in seeds]  # one for each row, which Gymnasium's type forgets
         observation, _ = self._envs.reset(seed=first)
         seen, done = [], []
+        clip = clipping(snn, self._envs.single_action_space)
         for step in range(-(-steps // self._rows)):
             if step >= _LEAST_STEPS and time.monotonic() >= ends:
                 break
@@ -89,7 +91,7 @@ class Visitor:
                 action = snn.act(shown)
                 seen.append(observation[good])
                 done.append(action[good])
-            observation, _, terminated, truncated, _ = self._envs.step(action)
+            observation, _, terminated, truncated, _ = self._envs.step(action if clip is None else clip(action))
             ended = terminated | truncated if good is None else terminated | truncated | ~good
             if ended.any():
                 observation, _ = self._envs.reset(options={"reset_mask": ended})

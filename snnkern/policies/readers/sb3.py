@@ -1,4 +1,4 @@
-"""What a Stable-Baselines3 TD3, SAC or DDPG model is made of, from its file or from the model itself; SBX's as well.
+"""What a model of Stable-Baselines3, sb3-contrib or SBX is made of, from its file or from the model itself.
 
 A model's file holds pickles beside its tensors. Nothing of them is run: `policy.pth` holds tensors and nothing else,
 the JSON beside it spells out what else an actor depends on, and two arrays are read by `unpickle`.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import json
 import re
 import zipfile
 from collections.abc import Mapping
@@ -21,16 +22,27 @@ from torch import Tensor, nn
 
 from snnkern.errors import CheckpointError, InputError
 from snnkern.files import from_json, read_state_dict, unzipped
+from snnkern.policies.activations import ACTIVATIONS, RELU, activation_of, parse_activation
+from snnkern.policies.readers.modules import changed
 from snnkern.policies.readers.unpickle import Record, read_objects
 
 _TENSORS, _DATA = "policy.pth", "data"
-_POLICY = re.compile(r"(?:stable_baselines3|sbx)\.(td3|sac|ddpg)\.policies")
+_POLICY = re.compile(r"(?:stable_baselines3|sbx|sb3_contrib)\.(td3|sac|ddpg|tqc|ppo|a2c)\.policies")
+_ACTOR_CRITIC = "stable_baselines3.common.policies"  # where the policy of PPO and A2C is
+_LEARNERS = {"clip_range": "PPO", "cg_max_steps": "TRPO"}  # by a setting that no other one has; A2C has none
+ON_POLICY = ("PPO", "TRPO", "A2C")
+SAMPLING = ("SAC", "TQC", *ON_POLICY)  # whose actions are drawn, unless the mean alone is wanted
+_READ = "TD3, DDPG, SAC, TQC, PPO or A2C"
+RANGE = "action_range"  # of an actor's metadata: least and largest actions, as JSON, where it has no tanh
 _FLATTEN, NATURE_CNN = "FlattenExtractor", "NatureCNN"
 _SPACES = {  # of observations, by what they pass through first
     _FLATTEN: (re.compile(r"Box of float\d+ \[\d+\]"), "a Box of floats [N]"),
     NATURE_CNN: (re.compile(r"Box of (?:uint8|float\d+) \[\d+, \d+, \d+\]"), "a Box of images [C, H, W]"),
 }
-_SBX_ACTORS = ("sbx.td3.policies.Actor", "sbx.common.policies.SquashedGaussianActor")
+_SBX_ACTORS = ("sbx.td3.policies.Actor", "sbx.common.policies.SquashedGaussianActor", "sbx.ppo.policies.Actor")
+# RSL-RL's policies have actor.0, actor.2, …, which keep their names.
+_OF_THE_ACTOR = re.compile(r"actor\.(?![0-9])")
+_CNN_POLICIES = ("CnnPolicy", "ActorCriticCnnPolicy")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,13 +52,17 @@ class Received:
     Attributes:
         seen: the observations, `[environments, observation_dim]`.
         original: what the environments said last, as far as a model keeps it: in `VecNormalize` what it made `seen` of,
-            without it the observations before.
+            without it the observations before; None of PPO and A2C, which do not keep it.
+        wrapped: whether the environments were in `VecNormalize`; None where that is not known.
+        dtype: of the environments' own observations.
         least: lower bounds of the observation space, `[observation_dim]`; infinite where they are not known.
         most: upper bounds.
     """
 
     seen: NDArray[np.floating]
-    original: NDArray[np.floating]
+    original: NDArray[np.floating] | None
+    wrapped: bool | None
+    dtype: np.dtype[Any]
     least: NDArray[np.float64]
     most: NDArray[np.float64]
 
@@ -58,10 +74,12 @@ class Model:
     Attributes:
         tensors: the actor's, by the names that Stable-Baselines3 or Flax gives them.
         policy: the Python module that defines the policy's class.
-        activation: class of the activations between layers.
+        learner: the algorithm, where that module has the policy of several.
+        activation: that of the layers, by its name in `ACTIVATIONS`, or what else is there.
         extractor: class of what turns an observation into the first layer's input.
         use_sde: whether state-dependent exploration (gSDE) is on, which changes the output layer.
         observation: the observation space: class, dtype and shape.
+        action: class of the action space.
         low: least action, `[action_dim]`.
         high: largest action.
         received: what it received last in training; None where that is not known.
@@ -71,10 +89,12 @@ class Model:
 
     tensors: Mapping[str, Tensor | NDArray[Any]]
     policy: str
+    learner: str
     activation: str
     extractor: str
     use_sde: bool
     observation: str
+    action: str
     low: NDArray[np.float32]
     high: NDArray[np.float32]
     received: Received | None = None
@@ -93,9 +113,13 @@ class Model:
 
     @property
     def algorithm(self) -> str:
-        """SAC, or TD3, which DDPG's actor is too."""
-        match = _POLICY.fullmatch(self.policy)
-        return match[1].upper() if match else ""
+        """The algorithm that it was trained by; TD3 of DDPG, whose policy that is; empty of an unknown policy."""
+        return _algorithm(self.policy, self.learner)
+
+    @property
+    def clips(self) -> bool:
+        """Whether actions are clipped to their range, and not squashed into it by a tanh."""
+        return self.algorithm in ON_POLICY
 
     def check(self) -> Model:
         """The model itself, where it is one that can be converted.
@@ -105,9 +129,9 @@ class Model:
         """
         problems = []
         if not self.algorithm:
-            problems.append(f"its policy is {self.policy}'s, not that of TD3, DDPG or SAC")
-        if self.activation != "ReLU":
-            problems.append(f"its activations are {self.activation}, not ReLU")
+            problems.append(f"its policy is {self.policy}'s, not that of {_READ}")
+        if self.activation not in ACTIVATIONS:
+            problems.append(f"its activations are {self.activation}, not one of {', '.join(ACTIVATIONS)}")
         if self.extractor not in _SPACES:
             problems.append(f"its observations pass through {self.extractor}, not {' or '.join(_SPACES)}")
         if self.use_sde:
@@ -117,7 +141,9 @@ class Model:
             problems.append(f"its observation space is {self.observation}, not {wanted}")
         elif self.sees_bytes and self.normalize_images and self.pixels not in (None, (0.0, 255.0)):
             problems.append(f"its pixels range from {self.pixels[0]:g} to {self.pixels[1]:g}, not from 0 to 255")
-        if self.low.ndim != 1 or not np.isfinite([self.low, self.high]).all():
+        if self.action != "Box":
+            problems.append(f"its action space is {self.action}, not a Box [N]")
+        elif self.low.ndim != 1 or not np.isfinite([self.low, self.high]).all():
             problems.append(f"its actions range from {self.low} to {self.high}, which are not finite bounds [N]")
         if problems:
             raise InputError(f"this model cannot be converted: {'; '.join(problems)}")
@@ -155,19 +181,28 @@ def read(content: bytes, name: str) -> Model:
         options = data["policy_kwargs"]
         observation, action = data["observation_space"], data["action_space"]
         kind = _unpickled(data["policy_class"])
-        usual = NATURE_CNN if isinstance(kind, Record) and kind.name == "CnnPolicy" else _FLATTEN
+        usual = NATURE_CNN if isinstance(kind, Record) and kind.name in _CNN_POLICIES else _FLATTEN
+        policy = data["policy_class"]["__module__"]
+        learner = _learner(data)
+        on_policy = _algorithm(policy, learner) in ON_POLICY
+        box = _class_name(action[":type:"]) == "Box"
         return Model(
-            tensors=of_the_actor(tensors),
-            policy=data["policy_class"]["__module__"],
-            activation=_class_name(options.get("activation_fn", nn.ReLU)),
+            tensors=of_the_actor(tensors) or tensors,
+            policy=policy,
+            learner=learner,
+            activation=_activation_name(options.get("activation_fn", nn.Tanh if on_policy else nn.ReLU)),
             extractor=_extractor(options.get("features_extractor_class", usual)),
             use_sde=bool(data["use_sde"]),
             observation=_space(_class_name(observation[":type:"]), observation.get("dtype"), observation.get("_shape")),
-            low=_numbers(action["low"]),
-            high=_numbers(action["high"]),
+            action=_class_name(action[":type:"]),
+            low=_numbers(action["low"] if box else "[]"),
+            high=_numbers(action["high"] if box else "[]"),
             received=_received(
-                *(_unpickled(data.get(name)) for name in ("_last_obs", "_last_original_obs")),
+                _unpickled(data.get("_last_obs")),
+                data.get("_last_original_obs") if on_policy else _unpickled(data.get("_last_original_obs")),
                 *(_bound(observation.get(name)) for name in ("low", "high")),
+                dtype=str(observation.get("dtype")),
+                on_policy=on_policy,
             ),
             normalize_images=options.get("normalize_images", True) is True,
             pixels=_pixels(observation),
@@ -184,7 +219,7 @@ def describe(model: Any) -> Model:
     """The same of a model in memory.
 
     Args:
-        model: Stable-Baselines3's or SBX's TD3, SAC or DDPG.
+        model: Stable-Baselines3's TD3, SAC, DDPG, PPO or A2C; or one of SBX, or TQC.
 
     Raises:
         InputError: it is something else, or cannot be converted.
@@ -192,51 +227,102 @@ def describe(model: Any) -> Model:
     policy: Any = getattr(model, "policy", None)
     space: Any = getattr(model, "action_space", None)
     actor: Any = getattr(policy, "actor", None)
-    if actor is None or not hasattr(space, "low"):
-        raise InputError(f"a TD3, SAC or DDPG model of Stable-Baselines3 or its file was wanted, got {model!r}")
+    learner = _learner(vars(model)) if hasattr(model, "__dict__") else ""
+    on_policy = _algorithm(type(policy).__module__, learner) in ON_POLICY
+    if space is None or (actor is None and not hasattr(policy, "mlp_extractor")):
+        raise InputError(f"a {_READ} model of Stable-Baselines3 or its file was wanted, got {model!r}")
     extractor = getattr(policy, "features_extractor_class", None)
-    if isinstance(actor, nn.Module):
-        tensors = of_the_actor(policy.state_dict())
-        activations = {type(child).__name__ for child in _activations(actor)} or {nn.ReLU.__name__}
-        activation = ", ".join(sorted(activations))
-        extractor = type(actor.features_extractor)
+    if actor is None or isinstance(actor, nn.Module):
+        part = policy if actor is None else actor
+        tensors = of_the_actor(policy.state_dict()) or policy.state_dict()
+        activation = ", ".join(sorted({_described(layer) for layer in _activations(part)})) or RELU
+        extractor = type(part.features_extractor)
     else:
         kind = f"{type(actor).__module__}.{type(actor).__name__}"
         if kind not in _SBX_ACTORS:
             raise InputError(
                 f"this model cannot be converted: its actor is {kind}, not one of {', '.join(_SBX_ACTORS)}"
             )
-        tensors = dict(policy.actor_state.params["params"])
-        activation = {"relu": "ReLU"}.get(getattr(actor.activation_fn, "__name__", ""), str(actor.activation_fn))
+        parts = policy.actor_state.params["params"]
+        tensors = {name: part for name, part in parts.items() if name != "log_std"}  # PPO's noise
+        activation = _activation_name(actor.activation_fn)
     observed = model.observation_space
     return Model(
         tensors=tensors,
         policy=type(policy).__module__,
+        learner=learner,
         activation=activation,
         extractor=_extractor(extractor or _FLATTEN),
         use_sde=bool(model.use_sde),
         observation=_space(type(observed).__name__, observed.dtype, observed.shape),
-        low=np.asarray(space.low, dtype=np.float32),
-        high=np.asarray(space.high, dtype=np.float32),
+        action=type(space).__name__,
+        low=np.asarray(getattr(space, "low", []), dtype=np.float32),
+        high=np.asarray(getattr(space, "high", []), dtype=np.float32),
         received=_received(
             *(getattr(model, name, None) for name in ("_last_obs", "_last_original_obs")),
             *(getattr(observed, name, None) for name in ("low", "high")),
+            dtype=str(observed.dtype),
+            on_policy=on_policy,
         ),
         normalize_images=bool(getattr(policy, "normalize_images", True)),
         pixels=_range(*(getattr(observed, name, None) for name in ("low", "high"))),
     ).check()
 
 
-def _activations(actor: nn.Module) -> list[nn.Module]:
-    """What stands between the linear layers of an actor of Stable-Baselines3."""
-    hidden = getattr(actor, "latent_pi", None)
-    layers = list(hidden if isinstance(hidden, nn.Sequential) else actor.mu[:-1])  # type: ignore[index]
+def _algorithm(policy: str, learner: str) -> str:
+    """The algorithm of a policy by the module that defines it; that of the learner where it is one of several."""
+    match = _POLICY.fullmatch(policy)
+    return match[1].upper() if match else learner if policy == _ACTOR_CRITIC else ""
+
+
+def _activations(actor: Any) -> list[nn.Module]:
+    """What stands between the linear layers of an actor of Stable-Baselines3, or of a policy of PPO or A2C."""
+    hidden = actor.mlp_extractor.policy_net if hasattr(actor, "mlp_extractor") else getattr(actor, "latent_pi", None)
+    layers = list(hidden if isinstance(hidden, nn.Sequential) else actor.mu[:-1])
     return [layer for layer in layers if not isinstance(layer, nn.Linear)]
 
 
 def of_the_actor(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A policy's tensors that are its actor's, by the names that they have there."""
-    return {name.removeprefix("actor."): tensor for name, tensor in tensors.items() if name.startswith("actor.")}
+    return {name.removeprefix("actor."): tensor for name, tensor in tensors.items() if _OF_THE_ACTOR.match(name)}
+
+
+def range_as_metadata(low: NDArray[np.float32], high: NDArray[np.float32]) -> dict[str, str]:
+    """What the metadata of an actor say of the range that its actions are clipped to."""
+    return {RANGE: json.dumps([low.tolist(), high.tolist()])}
+
+
+def range_of(metadata: Mapping[str, str], width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    """The least and the largest actions, `[width]` each, that metadata say; None where they say nothing.
+
+    Raises:
+        InputError: they are no such numbers.
+    """
+    if RANGE not in metadata:
+        return None
+    found = from_json(metadata[RANGE], tuple[list[float], list[float]], f"the metadata's {RANGE}")
+    low, high = (np.array(bound, np.float32) for bound in found)
+    if low.shape != (width,) or high.shape != (width,) or not (low <= high).all():
+        raise InputError(f"the metadata's {RANGE} must have {width} least and as many largest actions, got {found}")
+    return low, high
+
+
+def _learner(data: Mapping[str, Any]) -> str:
+    """Which of the algorithms that share a policy has trained a model, by its settings."""
+    return next((name for setting, name in _LEARNERS.items() if setting in data), "A2C")
+
+
+def _described(module: nn.Module) -> str:
+    """An activation by its name in `ACTIVATIONS`; what it is where it has none there."""
+    return (not changed(module) and activation_of(module)) or str(module)
+
+
+def _activation_name(kind: Any) -> str:
+    """The same of a class of torch, of its name in a file, or of a function of JAX."""
+    with contextlib.suppress(InputError):
+        if not isinstance(kind, str) or kind.startswith("<class 'torch.nn."):
+            return parse_activation(kind)
+    return _class_name(kind)
 
 
 def _class_name(kind: Any) -> str:
@@ -282,9 +368,21 @@ def _numbers(text: Any) -> NDArray[np.float32]:
     return np.array(text.removeprefix("[").removesuffix("]").split(), dtype=np.float32)
 
 
-def _received(seen: Any, original: Any, least: Any, most: Any) -> Received | None:
-    """What a model received last; None where its parts do not fit each other, on which its actor does not depend."""
-    for array in (seen, original):
+def _received(seen: Any, original: Any, least: Any, most: Any, *, dtype: str, on_policy: bool) -> Received | None:
+    """What a model received last; None where its parts do not fit each other, on which its actor does not depend.
+
+    Args:
+        seen: as in `Received`.
+        original: likewise; in PPO and A2C the first that was said in VecNormalize, or None without it.
+        least: likewise.
+        most: likewise.
+        dtype: of the observation space.
+        on_policy: whether it is PPO's or A2C's.
+    """
+    wrapped = None
+    if on_policy:
+        wrapped, original = original is not None, None
+    for array in (seen,) if on_policy else (seen, original):
         if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f":
             return None
         if array.shape != seen.shape or not array.size or not np.isfinite(array).all():
@@ -294,7 +392,8 @@ def _received(seen: Any, original: Any, least: Any, most: Any) -> Received | Non
         np.asarray(bound, np.float64) if np.shape(bound) == width else np.full(width, unknown)
         for bound, unknown in ((least, -np.inf), (most, np.inf))
     ]
-    return Received(seen, original, *bounds)
+    own = np.dtype(np.float64 if dtype == "float64" else np.float32) if original is None else original.dtype
+    return Received(seen, original, wrapped, own, *bounds)
 
 
 def _unpickled(entry: Any) -> Any:

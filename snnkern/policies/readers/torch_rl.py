@@ -1,4 +1,4 @@
-"""Actors from modules and state dicts: TD3, DDPG, SAC, DrQ-v2, CleanRL, Flax, Stable-Baselines3."""
+"""Actors from modules and state dicts: TD3, DDPG, SAC, DrQ-v2, CleanRL, RSL-RL, Flax, Stable-Baselines3."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from snnkern.errors import CheckpointError, InputError
-from snnkern.policies.activations import RELU, parse_activation
+from snnkern.files import parts_that_act
+from snnkern.policies.activations import RELU, assumed, assumption, parse_activation
 from snnkern.policies.actor import Actor, Interface, check_layer
 from snnkern.policies.readers import sb3, visual
 from snnkern.policies.readers.drqv2 import as_float
@@ -21,7 +22,7 @@ from snnkern.policies.readers.modules import changed, does_nothing, opened
 from snnkern.policies.readers.saved import check_names
 
 _ADVICE = "; snnkern.spikify converts other modules"
-ASSUMED = "relu (assumed)"  # an actor's activation, in its metadata, where nobody has said it
+_RSL_EPSILON = 1e-2  # what RSL-RL adds to the standard deviations of observations
 
 
 def actor_from_module(
@@ -103,18 +104,25 @@ def actor_from_sb3(model: sb3.Model) -> Actor:
     Raises:
         CheckpointError: names the missing, unexpected and misshapen tensors.
     """
-    actions: dict[str, Any] = {
-        "action_scale": (model.high - model.low) / 2,
-        "action_bias": (model.high + model.low) / 2,
-    }
-    metadata = {"algorithm": model.algorithm, "activation": "relu"}  # `Model.check` has seen to it
+    metadata = {"algorithm": model.algorithm, "activation": model.activation}
+    actions: dict[str, Any] = {"squash": not model.clips}
+    if model.clips:
+        metadata |= sb3.range_as_metadata(model.low, model.high)
+    else:
+        actions |= {"action_scale": (model.high - model.low) / 2, "action_bias": (model.high + model.low) / 2}
     if model.extractor != sb3.NATURE_CNN:
-        return actor_from_state_dict(model.tensors, metadata=metadata, **actions)
+        return _dense(model.tensors, metadata, **actions)
     parts: tuple[dict[str, Any], dict[str, Any]] = {}, {}
     for name, tensor in model.tensors.items():
         parts[name.startswith(visual.EXTRACTOR)][name] = tensor
     behind, features = parts
     _, layers = _named_layers(behind, metadata)
+    if len(layers) > 1 and model.activation != RELU:
+        raise CheckpointError(
+            "this model cannot be converted: its NatureCNN has ReLUs, but the layers behind it have "
+            f"{model.activation}, and all must have the same activation"
+        )
+    metadata["activation"] = RELU
     return visual.actor_with_nature_cnn(
         features,
         layers,
@@ -132,13 +140,20 @@ class _Layout:
 
     Attributes:
         algorithm: whose actor it is.
-        example: the names, as an error shows them.
+        example: the names, as an error shows them; empty where another one's shows them.
         numbered: a numbered layer; its group is the number.
         heads: names that the output layer may have; none where it is the last numbered one.
         ignored: tensors that the deterministic action does not use.
         weight: the name of a weight; "kernel" is Flax's, which is [in, out].
         first: the first layer's number.
         step: from one layer's number to the next's.
+        activation: of the hidden layers, where nobody states another one.
+        known: whether they always have it.
+        squash: whether tanh is applied to the output layer.
+        noise: names of which one is there, unless the output layer has more than the mean action; none for no such
+            rule.
+        normalizer: what the names of the observations' normalisation begin with; empty for none.
+        refused: tensors of what cannot be converted, and what it is.
     """
 
     algorithm: str
@@ -149,6 +164,17 @@ class _Layout:
     weight: str = "weight"
     first: int = 1
     step: int = 1
+    activation: str = RELU
+    known: bool = False
+    squash: bool = True
+    noise: tuple[str, ...] = ()
+    normalizer: str = ""
+    refused: tuple[re.Pattern[str], str] | None = None
+
+    @property
+    def what(self) -> str:
+        """What errors call such an actor."""
+        return f"{'an' if self.algorithm.startswith('R') else 'a'} {self.algorithm} actor"
 
 
 # Published CRPI checkpoints carry empty neuron buffers.
@@ -173,7 +199,7 @@ _LAYOUTS = (
     ),
     _Layout(
         "SAC",
-        "Stable-Baselines3's SAC: latent_pi.0, latent_pi.2, …, mu",
+        "Stable-Baselines3: latent_pi.0, …, mu or mu.0, …",
         re.compile(r"latent_pi\.([0-9]{1,4})"),
         ("mu",),
         re.compile(r"log_std\..*"),
@@ -182,12 +208,64 @@ _LAYOUTS = (
     ),
     _Layout(
         "TD3",
-        "Stable-Baselines3's TD3 and DDPG: mu.0, mu.2, …",
+        "",
         re.compile(r"mu\.([0-9]{1,4})"),
         (),
         re.compile(_BUFFERS),
         first=0,
         step=2,
+    ),
+    _Layout(
+        "PPO or A2C",
+        "PPO and A2C: mlp_extractor.policy_net.0, …, action_net",
+        re.compile(r"mlp_extractor\.policy_net\.([0-9]{1,4})"),
+        ("action_net",),
+        re.compile(r"log_std|(?:mlp_extractor\.)?value_net\..*|(?:pi|vf)_features_extractor\..*"),
+        first=0,
+        step=2,
+        activation="tanh",
+        squash=False,
+        refused=(re.compile(r"mlp_extractor\.shared_net\..*"), "layers that actor and critic share"),
+    ),
+    _Layout(
+        "PPO",
+        "CleanRL's PPO: actor_mean.0, …",
+        re.compile(r"actor_mean\.([0-9]{1,4})"),
+        (),
+        re.compile(r"actor_logstd|critic\..*"),
+        first=0,
+        step=2,
+        activation="tanh",
+        known=True,
+        squash=False,
+    ),
+    _Layout(
+        "RSL-RL",
+        "RSL-RL: actor.0, …, std or mlp.0, …, std",
+        re.compile(r"actor\.([0-9]{1,4})"),
+        (),
+        re.compile(r"(?:log_)?std|critic(?:_obs_normalizer)?\..*|actor_obs_normalizer\.(?:_var|count)"),
+        first=0,
+        step=2,
+        activation="elu",
+        squash=False,
+        noise=("std", "log_std"),
+        normalizer="actor_obs_normalizer",
+        refused=(re.compile(r"memory_[ac]\..*"), "a recurrent network"),
+    ),
+    _Layout(
+        "RSL-RL",
+        "",
+        re.compile(r"mlp\.([0-9]{1,4})"),
+        (),
+        re.compile(r"(?:log_)?std|distribution\.(?:log_)?std_param|obs_normalizer\.(?:_var|count)"),
+        first=0,
+        step=2,
+        activation="elu",
+        squash=False,
+        noise=("std", "log_std", "distribution.std_param", "distribution.log_std_param"),
+        normalizer="obs_normalizer",
+        refused=(re.compile(r"rnn\..*"), "a recurrent network"),
     ),
 )
 
@@ -204,7 +282,8 @@ def actor_from_state_dict(
 ) -> Actor:
     """Makes an actor from named tensors, in one of the layouts that `load_actor` lists.
 
-    A DrQ-v2 actor takes uint8 `[B, C, H, W]`; the metadata's "task" says its environment. A SAC actor with Flax's names
+    The dict of an RSL-RL checkpoint is taken whole, and its normalisation of observations moves into the actor. A
+    DrQ-v2 actor takes uint8 `[B, C, H, W]`; the metadata's "task" says its environment. A SAC actor with Flax's names
     ends with two heads on the last hidden layer. The second one, the log standard deviation, is ignored: the
     deterministic action does not use it.
 
@@ -221,41 +300,85 @@ def actor_from_state_dict(
     """
     metadata = dict(metadata or {})
     check_activation(activation)
-    tensors = dict(_flattened(tensors))
+    tensors = dict(_flattened(parts_that_act(tensors)))
     if visual.is_drqv2(tensors):
         actions: dict[str, Any] = {"action_scale": action_scale, "action_bias": action_bias}
         given = {name: value for name, value in actions.items() if value is not None}
-        metadata["activation"] = stated_activation(activation, metadata, RELU)  # DrQ-v2's convolutions have no other
-        if metadata["activation"] != RELU:
-            raise CheckpointError(f"DrQ-v2's actors are of ReLUs, but {metadata['activation']} was stated")
+        # DrQ-v2's convolutions have no other activation.
+        stated, metadata["activation"] = stated_activation(activation, metadata, RELU)
+        if stated != RELU:
+            raise CheckpointError(f"DrQ-v2's actors are of ReLUs, but {stated} was stated")
         return visual.actor_from_drqv2(tensors, metadata, **given)
     if of_the_actor := sb3.of_the_actor(tensors):  # of a whole policy's, which has critics as well
         tensors = of_the_actor
-    what, layers = _named_layers(tensors, metadata)
-    if len(layers) < 2:
-        raise CheckpointError(f"not {what}: it has no hidden layer, only {layers[0][0]}")
+    return _dense(tensors, metadata, activation, action_scale, action_bias)
 
-    # CleanRL's actors, which have these, are of ReLUs.
-    known = RELU if set(_RANGE) <= tensors.keys() else None
-    stated = stated_activation(activation, metadata, known)
+
+def _dense(
+    tensors: Mapping[str, Any],
+    metadata: dict[str, str],
+    activation: str | None = None,
+    action_scale: ArrayLike | None = None,
+    action_bias: ArrayLike | None = None,
+    squash: bool | None = None,
+) -> Actor:
+    """The actor that an actor's own tensors are of; `squash` is as its names say unless given."""
+    tensors = dict(_flattened(tensors))
+    layout, layers = _named_layers(tensors, metadata)
+    if len(layers) < 2:
+        raise CheckpointError(f"not {layout.what}: it has no hidden layer, only {layers[0][0]}")
+
+    # CleanRL's actors with an action range are of ReLUs.
+    known = RELU if set(_RANGE) <= tensors.keys() else layout.activation if layout.known else None
+    stated, said = stated_activation(activation, metadata, known, layout.activation)
     if not known or "activation" in metadata or activation:
-        metadata["activation"] = stated
+        metadata["activation"] = said
     pairs = [(weight, bias) for _, weight, bias in layers]
-    found = {name: tensors[name].flatten() for name in _RANGE if name in tensors}
+    found = {name: _row(name, tensors) for name in _RANGE if name in tensors}
     interface = Interface(
         pairs[0][0].shape[1],
         pairs[-1][0].shape[0],
         action_scale=found.get("action_scale", 1.0) if action_scale is None else action_scale,
         action_bias=found.get("action_bias", 0.0) if action_bias is None else action_bias,
+        squash=layout.squash if squash is None else squash,
         dtype=pairs[0][0].dtype,
+        **_normalization(layout, tensors),
     )
-    return Actor(pairs[:-1], pairs[-1], interface, metadata, activation=RELU if stated == ASSUMED else stated)
+    return Actor(pairs[:-1], pairs[-1], interface, metadata, activation=stated)
+
+
+def _normalization(layout: _Layout, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The normalisation of observations among tensors, as an `Interface` takes it; RSL-RL's has one row."""
+    if not _is_normalized(layout, tensors):
+        return {}
+    mean, std = (_row(name, tensors) for name in _statistics(layout))
+    return {"observation_mean": mean, "observation_std": std + _RSL_EPSILON}
+
+
+def _row(name: str, tensors: Mapping[str, Tensor]) -> Tensor:
+    """A tensor `[N]` or `[1, N]` as `[N]`.
+
+    Raises:
+        CheckpointError: it is not a dense one of real numbers.
+    """
+    tensor = tensors[name]
+    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_complex() or tensor.is_quantized:
+        raise CheckpointError(f"{name} must be a dense tensor of real numbers")
+    return as_float(tensor).flatten()
+
+
+def _is_normalized(layout: _Layout, tensors: Mapping[str, Tensor]) -> bool:
+    return bool(layout.normalizer) and any(name.startswith(f"{layout.normalizer}.") for name in tensors)
+
+
+def _statistics(layout: _Layout) -> list[str]:
+    return [f"{layout.normalizer}.{part}" for part in ("_mean", "_std")]
 
 
 def _named_layers(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
-) -> tuple[str, list[tuple[str, Tensor, Tensor]]]:
-    """What kind of actor tensors are, and name, weight `[out, in]` and bias of its layers, which fit each other.
+) -> tuple[_Layout, list[tuple[str, Tensor, Tensor]]]:
+    """How tensors are named, and name, weight `[out, in]` and bias of the actor's layers, which fit each other.
 
     Raises:
         CheckpointError: names the missing, unexpected and misshapen tensors.
@@ -264,9 +387,17 @@ def _named_layers(
     names = [_layer_name(layout, number) for number in numbers]
     if layout.heads:
         names.append(next((head for head in layout.heads if f"{head}.weight" in tensors), layout.heads[0]))
-    what = f"a {layout.algorithm} actor"
+    if layout.refused and (found := next(filter(layout.refused[0].fullmatch, tensors), None)):
+        raise CheckpointError(f"this actor cannot be converted: it has {layout.refused[1]} ({found})")
+    if layout.noise and not any(name in tensors for name in layout.noise):
+        raise CheckpointError(
+            f"not {layout.what}: none of {', '.join(layout.noise)}, and an output layer that gives more than the mean "
+            "action is not converted; load another network into an nn.Sequential, and convert that"
+        )
     wanted = [f"{name}.{part}" for name in names for part in (layout.weight, "bias")]
-    check_names(what, tensors, wanted, [*filter(layout.ignored.fullmatch, tensors), *_RANGE])
+    if _is_normalized(layout, tensors):
+        wanted += _statistics(layout)
+    check_names(layout.what, tensors, wanted, [*filter(layout.ignored.fullmatch, tensors), *_RANGE])
 
     layers = []
     for name in names:
@@ -285,8 +416,8 @@ def _named_layers(
             problems.append(str(error))
         inputs = weight.shape[0] if weight.dim() else None
     if problems:
-        raise CheckpointError(f"not {what}: {'; '.join(problems)}")
-    return what, layers
+        raise CheckpointError(f"not {layout.what}: {'; '.join(problems)}")
+    return layout, layers
 
 
 def _flattened(tensors: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -317,11 +448,10 @@ def _recognize(tensors: Mapping[str, Tensor]) -> tuple[_Layout, list[int]]:
         heads = {f"{head}.{part}" for head in layout.heads for part in ("weight", "bias")}
         if heads & tensors.keys() and all(name in heads or layout.ignored.fullmatch(name) for name in tensors):
             return layout, []
-    known = "; ".join([*(layout.example for layout in _LAYOUTS), visual.EXAMPLE])
+    known = "; ".join([*(layout.example for layout in _LAYOUTS if layout.example), visual.EXAMPLE])
     some = ", ".join(list(tensors)[:8]) or "none"
     raise CheckpointError(
-        f"not an actor's tensors. Known: {known}. Found: {some}. With other names, load them into an nn.Sequential of "
-        "Linear and ReLU, and convert that"
+        f"not an actor's tensors. Known: {known}. Found: {some}. Load others into an nn.Sequential, and convert that"
     )
 
 
@@ -339,22 +469,28 @@ def check_activation(activation: object) -> None:
         parse_activation(activation)
 
 
-def stated_activation(given: str | None, metadata: Mapping[str, str], known: str | None = None) -> str:
-    """The activation that the user or an actor's metadata state, else the known one, else `ASSUMED`.
+def stated_activation(
+    given: str | None, metadata: Mapping[str, str], known: str | None = None, usual: str = RELU
+) -> tuple[str, str]:
+    """The activation that the user or an actor's metadata state, else the known one, else the usual one, assumed.
+
+    Returns:
+        its name, and what the actor's metadata are to say of it.
 
     Raises:
         CheckpointError: they contradict each other, or the metadata name one that is not converted.
     """
     said = str(metadata.get("activation", ""))
-    if not said or said == ASSUMED:
-        return parse_activation(given) if given else (known or ASSUMED)
+    if not said or assumption(metadata):
+        stated = parse_activation(given) if given else known
+        return (stated, stated) if stated else (usual, assumed(usual))
     try:
         found = parse_activation(said)
     except InputError as error:
         raise CheckpointError(f"its metadata: {error}") from error
     if given and parse_activation(given) != found:
         raise CheckpointError(f"its metadata say that its activation is {said}, but {given} was stated")
-    return found
+    return found, found
 
 
 def _has_two_heads(layers: Sequence[tuple[str, Tensor, Tensor]], metadata: Mapping[str, str]) -> bool:
@@ -368,4 +504,4 @@ def _has_two_heads(layers: Sequence[tuple[str, Tensor, Tensor]], metadata: Mappi
     if last.dim() != 2 or last.shape != before.shape:
         return False
     algorithm = metadata.get("algorithm", metadata.get("algo", ""))
-    return last.shape[1] != before.shape[0] or algorithm.upper() == "SAC"
+    return last.shape[1] != before.shape[0] or algorithm.upper() in ("SAC", "TQC")

@@ -198,7 +198,9 @@ def _explains(found: Normalization, model: Model) -> bool | None:
     it is the observation that comes after that one, which is close to it, or begins an episode.
     """
     received = model.received
-    if received is None or found.std is None or found.std.shape != received.seen.shape[1:]:
+    if received is None or received.original is None or found.std is None:
+        return None
+    if found.std.shape != received.seen.shape[1:]:
         return None
     predicted = found(received.original)
     error = np.abs(predicted - received.seen).max()
@@ -212,13 +214,18 @@ def _explains(found: Normalization, model: Model) -> bool | None:
 def was_used(model: Model) -> bool | None:
     """Whether a model was trained in VecNormalize, by what it received last; None where that does not tell.
 
-    VecNormalize makes float32 of float64, and leaves the bounds that the observation space has.
+    VecNormalize makes float32 of float64, and leaves the bounds that the observation space has. PPO and A2C keep
+    something of it where they were trained in it; with norm_obs=False this tells too much.
     """
     if model.received is None:
         return None
     seen, original = model.received.seen, model.received.original
-    if original.dtype == np.float64:
+    if model.received.wrapped is False:
+        return False
+    if model.received.dtype == np.float64:
         return seen.dtype == np.float32
+    if original is None:
+        return model.received.wrapped
     if np.array_equal(seen, original):  # norm_obs=False
         return False
     least, most = model.received.least - _SLACK, model.received.most + _SLACK
