@@ -122,6 +122,18 @@ def test_the_dense_actor_is_kept(activation, calibration, neuron, tmp_path) -> N
     np.testing.assert_array_equal(loaded.act(OBSERVATIONS), snn.act(OBSERVATIONS))
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")  # torch's
+@pytest.mark.parametrize("widths", [(5, 0, 3), (0, 4, 3), (5, 4, 0, 3), (5, 1, 1, 1)], ids=str)
+@pytest.mark.parametrize("calibration", ["max", "mse:bias"])
+def test_layers_without_neurons_are_rewritten_as_those_of_relus_are_converted(widths, calibration) -> None:
+    layers = make_layers(*widths)
+    actor = Actor(layers[:-1], layers[-1], activation="silu")
+    inputs = np.ones((20, widths[0]), np.float32)
+    snn = snnkern.convert(actor, inputs, calibration=calibration)
+    assert snn.act(inputs).shape == actor.act(inputs).shape
+    assert dense_actor(snn).fingerprint() == actor.fingerprint()
+
+
 def test_an_actor_that_sees_is_rewritten(tmp_path) -> None:
     actor = actor_that_sees("elu").to(torch.float32)
     inputs = np.random.default_rng(2).normal(size=(200, 2, 8, 8)).astype(np.float32)

@@ -134,7 +134,8 @@ def endless(ramps: Sequence[Ramp]) -> list[Ramp]:
 
 def _spread(weight: Tensor, slopes: Tensor, channels: int) -> Tensor:
     """The weight of a layer that receives the ramps in place of the activations of so many channels or neurons."""
-    columns = weight.reshape(len(weight), channels, 1, -1) * slopes[:, None]
+    each = math.prod(weight.shape[1:]) // max(channels, 1)  # of layers without neurons, -1 would not tell
+    columns = weight.reshape(len(weight), channels, 1, each) * slopes[:, None]
     if weight.dim() == 4:
         return columns.reshape(len(weight), channels * len(slopes), *weight.shape[2:])
     return columns.flatten(1)
