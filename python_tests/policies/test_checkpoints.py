@@ -754,8 +754,14 @@ def test_an_actor_does_not_share_memory_with_its_sequential():
         ),
         pytest.param(
             [nn.Linear(3, 2), nn.ELU(), nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2)],
-            "a bridge, such as a LayerNorm, needs ReLUs, but the activation is elu",
+            r"module 2 .*Linear\(.*, which may .* ReLUs alone, but here is ELU; module 3 .*Tanh\(\), which may",
             id="two-activations",
+        ),
+        pytest.param(
+            [nn.Linear(3, 2), nn.ELU(), nn.LayerNorm(2), nn.Linear(2, 2)], "module 2 .*LayerNorm.* ELU", id="elu-norm"
+        ),
+        pytest.param(
+            [nn.Linear(3, 2), nn.ELU(torch.ones(2)), nn.Linear(2, 2)], r"module 1 .*ELU\(alpha=tensor", id="alphas"
         ),
         pytest.param(
             [nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2), nn.ELU(), nn.Linear(2, 2)], "module 3 .*ELU", id="mixed"

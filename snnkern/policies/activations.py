@@ -58,6 +58,8 @@ def activation_of(module: nn.Module) -> str | None:
         if isinstance(module, kind):
             own = {key: value for key, value in vars(module).items() if not key.startswith("_")}
             usual = {key: value for key, value in vars(kind()).items() if not key.startswith("_")}
-            unlike = {key for key in usual if key not in ("training", "inplace") and own.get(key) != usual[key]}
+            counted = usual.keys() - {"training", "inplace"}
+            # A tensor may have several numbers, of which one comparison says nothing.
+            unlike = any(isinstance(own.get(key), Tensor) or own.get(key) != usual[key] for key in counted)
             return None if unlike else name
     return None

@@ -34,10 +34,15 @@ EXTRACTOR = "features_extractor."
 _DOMAINS = ("ball_in_cup", "humanoid_CMU", "point_mass")
 _RENAMED = {"cup_catch": "ball_in_cup_catch"}
 
+
+def _named(activation: str) -> str:
+    return ACTIVATIONS[activation][1].__name__
+
+
 PATTERN = (
     "an actor is Conv2d, ReLU, …, Flatten, Linear, ReLU, …, Linear and an optional Tanh, with or without Linear, "
     "LayerNorm and Tanh in between; or it has one other activation in place of all ReLUs: "
-    f"{', '.join(kind.__name__ for name, (_, kind) in ACTIVATIONS.items() if name != RELU)}, as torch makes it"
+    f"{', '.join(_named(name) for name in ACTIVATIONS if name != RELU)}, as torch makes it"
 )
 
 Chain = Sequence[tuple[str, nn.Module]]
@@ -89,7 +94,7 @@ def assemble(
             if why := unfit(module):
                 problems.append(f"{what}, whose {why}")
             if not activates(behind):
-                problems.append(f"{what}, without a {ACTIVATIONS[activation][1].__name__} behind it")
+                problems.append(f"{what}, without a {_named(activation)} behind it")
             hidden.append(as_layer(module))
             flat = False
         elif activates(module) and isinstance(before, nn.Linear | nn.Conv2d):
@@ -98,6 +103,8 @@ def assemble(
             if not flat:
                 problems.append(f"{what}, where a Flatten was wanted in front of it")
             if not isinstance(module, nn.Linear) or (behind is not None and not activates(behind)):
+                if activation != RELU:
+                    problems.append(f"{what}, which may stand between ReLUs alone, but here is {_named(activation)}")
                 bridges.setdefault(len(hidden), []).append(module)
             elif behind is None:
                 output = cast("tuple[Tensor, Tensor]", as_layer(module))
