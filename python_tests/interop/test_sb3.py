@@ -128,6 +128,13 @@ def test_an_environment_receives_the_actions_of_ppo_clipped(algorithm):
         assert snnkern.evaluate(policy, Space, episodes=2).lengths == (7, 7)
 
 
+def test_a_zip_is_of_the_activation_that_is_stated_or_refused(tmp_path):
+    path = saved(make_on_policy(policy={"activation_fn": torch.nn.ELU}), tmp_path)
+    assert snnkern.load_actor(path, activation="elu").activation == "elu"
+    with pytest.raises(snnkern.CheckpointError, match="its activation is elu, but relu was stated"):
+        snnkern.load_actor(path, activation="relu")
+
+
 def test_a_policy_of_ppo_is_known_by_its_tensors_alone(tmp_path):
     model, observations = make_on_policy(), make_observations(50, 5)
     torch.save(model.policy.state_dict(), tmp_path / "policy.pth")

@@ -66,6 +66,8 @@ def test_a_snapshot_acts_as_its_agent(normalized, old, tmp_path):
         "activation": "relu",
         "objects": f"{DrQV2Agent.__module__}.DrQV2Agent",
     }
+    with pytest.raises(CheckpointError, match="its activation is relu, but tanh was stated"):
+        load_actor(path, activation="tanh")
     snnkern.save(actor, tmp_path / "actor.safetensors")
     assert load_actor(tmp_path / "actor.safetensors").fingerprint() == actor.fingerprint()
 

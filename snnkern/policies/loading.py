@@ -87,12 +87,11 @@ def actor_of(
     check_activation(activation)
     try:
         if saved.model is not None:
-            actor = actor_from_sb3(saved.model)
+            actor = _with_activation(actor_from_sb3(saved.model), activation)
         elif saved.snapshot is not None:
-            actor = actor_from_snapshot(saved.snapshot)
+            actor = _with_activation(actor_from_snapshot(saved.snapshot), activation)
         elif saved.description is not None:
-            actor = actor_from_description(saved.tensors, saved.description)
-            actor = _with_activation(actor, activation)
+            actor = _with_activation(actor_from_description(saved.tensors, saved.description), activation)
         else:
             actor = actor_from_state_dict(saved.tensors, metadata=saved.metadata, activation=activation)
     except InputError as error:
@@ -106,7 +105,7 @@ def actor_of(
 
 
 def _with_activation(actor: Actor, activation: str | None) -> Actor:
-    """An actor from a file of our own, which may have been made of tensors whose activation nobody had stated.
+    """An actor whose file says its activation; of our own, it may have been made of tensors for which nobody had.
 
     Raises:
         CheckpointError: it has another activation than the one that is stated.
