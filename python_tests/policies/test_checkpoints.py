@@ -179,6 +179,16 @@ def test_an_activation_is_stated_by_the_metadata_or_by_the_user(tmp_path, said):
         load_actor(path, activation="relu")
 
 
+def test_an_actor_with_another_activation_says_so(tmp_path):
+    for said in ("tanh", "tanh (assumed)"):
+        actor = make_actor(3, 4, 2, metadata={"activation": said, "algorithm": "PPO"})
+        other = actor.replaced(activation="elu")
+        assert other.metadata == {"activation": "elu", "algorithm": "PPO"}
+        snnkern.save(other, tmp_path / "actor")
+        assert load_actor(tmp_path / "actor").fingerprint() == other.fingerprint()
+    assert make_actor(3, 4, 2).replaced(activation="elu").metadata == {}
+
+
 def test_a_file_of_an_actor_says_its_activation(tmp_path):
     path = tmp_path / "actor"
     state = td3_state(make_layers(3, 4, 2))

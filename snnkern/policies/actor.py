@@ -504,8 +504,8 @@ class Actor(Policy):
         Args:
             pairs: weight and bias of every layer, those of the output layer the last; by default the actor's own.
             interface: by default the actor's own.
-            metadata: likewise.
-            activation: likewise.
+            metadata: likewise; of an activation that they state, they say the new one.
+            activation: by default the actor's own.
 
         Raises:
             InputError: something does not fit.
@@ -518,11 +518,14 @@ class Actor(Policy):
                 for layer, pair in zip(layers, pairs[:-1], strict=True)
             ]
             output = pairs[-1]
+        own = self.metadata
+        if activation is not None and "activation" in own:
+            own = {**own, "activation": parse_activation(activation)}
         return Actor(
             layers,
             output,
             self.interface if interface is None else interface,
-            self.metadata if metadata is None else metadata,
+            own if metadata is None else metadata,
             {int(place): list(chain) for place, chain in self.bridges.items()},
             self.activation if activation is None else activation,
         )
