@@ -169,6 +169,11 @@ def test_other_activations_are_refused(tmp_path):
         load_actor(path)
 
 
+def test_what_the_metadata_assume_is_assumed_again():
+    actor = actor_from_state_dict(td3_state(make_layers(3, 4, 2)), metadata={"activation": "elu (assumed)"})
+    assert (actor.activation, actor.metadata["activation"]) == ("elu", "elu (assumed)")
+
+
 @pytest.mark.parametrize("said", ["elu", "ELU", "nn.ELU", "<class 'torch.nn.modules.activation.ELU'>"])
 def test_an_activation_is_stated_by_the_metadata_or_by_the_user(tmp_path, said):
     state, path = td3_state(make_layers(3, 4, 2)), tmp_path / "actor"
@@ -296,6 +301,10 @@ def test_actors_of_ppo_act_as_a_plain_computation_does(layout, widths, tmp_path)
             stated = load_actor(tmp_path / path, activation="silu")
             assert stated.activation == stated.metadata["activation"] == "silu"
     scaled = load_actor(tmp_path / "actor.pt", action_scale=0.25, action_bias=1.0)
+    ranged = actor_from_state_dict(
+        {**make(layers), "action_scale": torch.full((widths[-1],), 0.25), "action_bias": torch.ones(widths[-1])}
+    )  # CleanRL's TD3 has these, and so is known to be of ReLUs
+    assert ranged.activation == activation
     np.testing.assert_allclose(scaled.act(observation), 0.25 * wanted + 1.0, atol=1e-5)
 
 

@@ -328,9 +328,10 @@ def _dense(
     if len(layers) < 2:
         raise CheckpointError(f"not {layout.what}: it has no hidden layer, only {layers[0][0]}")
 
-    # CleanRL's actors with an action range are of ReLUs.
-    known = RELU if set(_RANGE) <= tensors.keys() else layout.activation if layout.known else None
-    stated, said = stated_activation(activation, metadata, known, layout.activation)
+    # CleanRL's TD3, DDPG and SAC have an action range, and are of ReLUs.
+    is_known = layout.known or (layout.squash and set(_RANGE) <= tensors.keys())
+    known = layout.activation if is_known else None
+    stated, said = stated_activation(activation, metadata, known, assumption(metadata) or layout.activation)
     if not known or "activation" in metadata or activation:
         metadata["activation"] = said
     pairs = [(weight, bias) for _, weight, bias in layers]
