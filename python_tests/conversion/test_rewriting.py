@@ -13,7 +13,7 @@ from torch import nn
 import snnkern
 from snnkern import DC, IF, MT, SNM
 from snnkern.conversion.rewriting import RAMPS, as_relus, endless
-from snnkern.errors import CheckpointError, InputError
+from snnkern.errors import CheckpointError, InputError, InputWarning
 from snnkern.files import read_tensors
 from snnkern.policies.activations import ACTIVATIONS, RELU, activation_of, parse_activation
 from snnkern.policies.actor import Actor, Conv, Interface
@@ -132,6 +132,16 @@ def test_layers_without_neurons_are_rewritten_as_those_of_relus_are_converted(wi
     snn = snnkern.convert(actor, inputs, calibration=calibration)
     assert snn.act(inputs).shape == actor.act(inputs).shape
     assert dense_actor(snn).fingerprint() == actor.fingerprint()
+
+
+@pytest.mark.parametrize("activation", [RELU, "tanh"])
+def test_observations_that_the_model_did_not_receive_are_warned_of(activation) -> None:
+    actor = actor_of(activation)
+    actor.received = OBSERVATIONS[:4]
+    enough = np.tile(OBSERVATIONS, (2, 1))  # few do not tell
+    snnkern.convert(actor, enough)
+    with pytest.warns(InputWarning, match="these observations are not of the kind that the model received"):
+        snnkern.convert(actor, enough + 100)
 
 
 def test_an_actor_that_sees_is_rewritten(tmp_path) -> None:

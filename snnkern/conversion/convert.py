@@ -84,7 +84,7 @@ def convert(
     actor = as_relus(actor, kind)
     fitted, original = actor, None if actor is trained else trained
     if observations is not None:
-        warn_of_other_observations(actor, observations)
+        warn_of_other_observations(trained, observations)
         origin = f"{rule}"
         if isinstance(rule, Auto):
             rule, _ = recommended(kind, actor)
