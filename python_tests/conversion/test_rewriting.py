@@ -179,6 +179,14 @@ def test_what_is_no_actor_of_such_an_activation_is_refused(tmp_path) -> None:
               activation="elu")  # fmt: skip
 
 
+def test_numbers_that_become_infinite_are_the_actors_own() -> None:
+    actor = actor_of("silu")
+    output = actor.output.weight / actor.output.weight.abs().max() * torch.finfo(torch.float32).max
+    layers = [*((layer.weight, layer.bias) for layer in actor.hidden), (output, actor.output.bias)]
+    with pytest.raises(InputError, match=r"too large to write its silu as ReLUs: layer 3's weight holds NaN or inf"):
+        snnkern.convert(actor.replaced(pairs=layers), OBSERVATIONS)
+
+
 @pytest.mark.parametrize("value", ["relu6", 3, None, ["tanh"]])
 def test_a_file_that_names_another_activation_is_refused(value, tmp_path) -> None:
     from support.tampered import Tampered

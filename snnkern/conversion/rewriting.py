@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from snnkern.errors import InputError
 from snnkern.kernels.neurons import Neuron
 from snnkern.policies.activations import RELU
 from snnkern.policies.actor import Actor, Conv, Layer
@@ -118,8 +119,19 @@ class Rewritten(Actor):
 
 
 def as_relus(actor: Actor, neuron: Neuron) -> Actor:
-    """An actor of ReLUs, perhaps with ceilings, that a neuron can run as; the actor itself where it is one."""
-    return actor if actor.activation == RELU else Rewritten(actor, neuron)
+    """An actor of ReLUs, perhaps with ceilings, that a neuron can run as; the actor itself where it is one.
+
+    Raises:
+        InputError: its numbers are so large that the ramps' slopes make infinities of them.
+    """
+    if actor.activation == RELU:
+        return actor
+    try:
+        return Rewritten(actor, neuron)
+    except InputError as error:
+        raise InputError(
+            f"the actor's numbers are too large to write its {actor.activation} as ReLUs: {error}"
+        ) from error
 
 
 def endless(ramps: Sequence[Ramp]) -> list[Ramp]:
