@@ -170,7 +170,7 @@ ELUs.__name__ = ELUs.__qualname__ = "NatureCNN"
 MISTAKES = {
     "another extractor": ({"features_extractor_class": Other}, "pass through Other, not FlattenExtractor or NatureCNN"),
     "another of that name": ({"features_extractor_class": ELUs}, f"pass through {__name__}.NatureCNN, not"),
-    "activations": ({"activation_fn": nn.Tanh}, "its activations are Tanh, not ReLU"),
+    "activations": ({"activation_fn": nn.Tanh}, "its NatureCNN has ReLUs, but the layers behind it have tanh"),
 }
 
 
