@@ -49,6 +49,11 @@ def test_sbx_models_act_as_they_did(tmp_path):
     policy = {"activation_fn": __import__("flax").linen.softplus}
     with pytest.raises(snnkern.InputError, match=r"its activations are .*softplus.*, not one of relu"):
         snnkern.from_sb3(sbx.TD3("MlpPolicy", Space(), policy_kwargs=policy, buffer_size=10), observations)
+    policy = {"activation_fn": __import__("flax").linen.gelu}
+    with pytest.raises(
+        snnkern.InputError, match=r"its activations are jax.*gelu, an approximation by tanh, not one of"
+    ):
+        snnkern.from_sb3(sbx.PPO("MlpPolicy", Space(), policy_kwargs=policy, n_steps=8, batch_size=8), observations)
     with pytest.raises(snnkern.InputError, match=r"its actor is sbx.*Simba"):
         snnkern.from_sb3(sbx.SAC("SimbaPolicy", Space(), buffer_size=10), observations)
     with pytest.raises(snnkern.InputError, match=r"its actor is sbx\.crossq\.policies\.Actor"):

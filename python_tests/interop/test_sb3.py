@@ -400,12 +400,18 @@ class Leaky(torch.nn.LeakyReLU):
         return super().forward(drive) + 1
 
 
+class tanh(torch.nn.Module):  # by its name it might be taken for torch.tanh
+    def forward(self, drive):
+        return 2 * drive.tanh()
+
+
 REFUSED = {
     "sigmoid": (
         lambda: make("sac", {"activation_fn": torch.nn.Sigmoid}),
         r"its activations are Sigmoid\S*, not one of",
     ),
     "ppo-activation": (lambda: make_on_policy(policy={"activation_fn": Leaky}), r"its activations are Leaky\S*, not"),
+    "ppo-namesake": (lambda: make_on_policy(policy={"activation_fn": tanh}), r"its activations are \S*tanh\S*, not"),
     "ppo-linear": (lambda: make_on_policy(policy={"net_arch": []}), "it has no hidden layer, only action_net"),
     "ppo-gsde": (lambda: make_on_policy(use_sde=True), "gSDE"),
     "ppo-discrete": (acting_in(gym.spaces.Discrete(3)), r"its action space is Discrete, not a Box \[N\]$"),

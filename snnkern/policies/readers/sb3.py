@@ -318,17 +318,28 @@ def _described(module: nn.Module) -> str:
 
 
 def _activation_name(kind: Any) -> str:
-    """The same of a class of torch, of its name in a file, or of a function of JAX."""
-    with contextlib.suppress(InputError):
-        if not isinstance(kind, str) or kind.startswith("<class 'torch.nn."):
-            return parse_activation(kind)
-    return _class_name(kind)
+    """The same of a class of torch, of its name in a file, or of a function of JAX, whose gelu is another than torch's.
+
+    Anything else is itself, by its full name where it has the name of a known one.
+    """
+    full, name = _full_name(kind), _class_name(kind)
+    if full.startswith("jax.") and name == "gelu":
+        return f"{full}, an approximation by tanh"
+    if full.startswith(("torch.nn.", "jax.")):
+        with contextlib.suppress(InputError):
+            return parse_activation(name)
+    return full if name in ACTIVATIONS else name
+
+
+def _full_name(kind: Any) -> str:
+    """A class's or a function's name and module; of itself, or of what str() makes of a class, as the file has it."""
+    text = f"{kind.__module__}.{kind.__name__}" if hasattr(kind, "__name__") else str(kind)
+    return text.removeprefix("<class '").removesuffix("'>")
 
 
 def _class_name(kind: Any) -> str:
-    """A class's own name; of a class, or of what str() makes of one, as the file has it."""
-    text = kind.__name__ if isinstance(kind, type) else str(kind)
-    return text.removeprefix("<class '").removesuffix("'>").rpartition(".")[2]
+    """The same without the module."""
+    return _full_name(kind).rpartition(".")[2]
 
 
 def _space(kind: str, dtype: Any, shape: Any) -> str:
@@ -353,9 +364,7 @@ def _pixels(entry: Any) -> tuple[float, float] | None:
 
 def _extractor(kind: Any) -> str:
     """What observations pass through: a class's own name; its full name where another has the name of a known one."""
-    full = f"{kind.__module__}.{kind.__name__}" if isinstance(kind, type) else str(kind)
-    full = full.removeprefix("<class '").removesuffix("'>")
-    name = full.rpartition(".")[2]
+    full, name = _full_name(kind), _class_name(kind)
     return full if name == NATURE_CNN and not f"{full}.".startswith(("stable_baselines3.", f"{NATURE_CNN}.")) else name
 
 
