@@ -443,6 +443,14 @@ def test_what_cannot_be_converted_is_named(case, from_file, tmp_path):
         snnkern.from_sb3(saved(model, tmp_path) if from_file else model, make_observations(5, 5))
 
 
+@pytest.mark.parametrize("model", [make_on_policy, lambda: make("sac")], ids=["ppo", "sac"])
+def test_a_model_whose_last_activation_was_taken_out_is_refused(model):
+    changed = model()
+    del (changed.policy.mlp_extractor.policy_net if model is make_on_policy else changed.policy.actor.latent_pi)[-1]
+    with pytest.raises(snnkern.InputError, match=r"its activations are Identity\(\), (tanh|relu), not one of"):
+        snnkern.from_sb3(changed, make_observations(20, 5))
+
+
 def test_strangers_are_refused(tmp_path):
     stranger = sb3.DQN("MlpPolicy", "CartPole-v1", buffer_size=10, device="cpu")
     with pytest.raises(snnkern.InputError, match="a TD3, DDPG, SAC, TQC, PPO or A2C model of Stable-Baselines3"):

@@ -276,9 +276,14 @@ def _algorithm(policy: str, learner: str) -> str:
 
 
 def _activations(actor: Any) -> list[nn.Module]:
-    """What stands between the linear layers of an actor of Stable-Baselines3, or of a policy of PPO or A2C."""
+    """What stands between the linear layers of an actor of Stable-Baselines3, or of a policy of PPO or A2C.
+
+    In front of their output layer, an Identity stands for what somebody has taken out.
+    """
     hidden = actor.mlp_extractor.policy_net if hasattr(actor, "mlp_extractor") else getattr(actor, "latent_pi", None)
     layers = list(hidden if isinstance(hidden, nn.Sequential) else actor.mu[:-1])
+    if isinstance(hidden, nn.Sequential) and layers and isinstance(layers[-1], nn.Linear):
+        layers.append(nn.Identity())
     return [layer for layer in layers if not isinstance(layer, nn.Linear)]
 
 
