@@ -40,6 +40,7 @@ from torch import nn
 import snnkern
 from snnkern import CheckpointError, InputError, Interface, actor_from_module, actor_from_state_dict, load_actor
 from snnkern.policies.loading import load_policy
+from snnkern.policies.spiking import dense_actor
 
 DEPTHS = [
     pytest.param((5, 7, 2), id="1-hidden"),
@@ -906,6 +907,18 @@ def test_an_actor_comes_back_bit_for_bit(tmp_path, name):
     assert again.fingerprint() == actor.fingerprint()
     observation = make_observations(17, actor.interface.observation_dim)
     np.testing.assert_array_equal(again.act(observation), actor.act(observation))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_an_actor_of_half_precision_comes_back(activation, dtype, tmp_path):
+    actor = make_actor(5, 7, 2, dtype=dtype, action_scale=2.0).replaced(activation=activation)
+    snn = snnkern.convert(actor, torch.from_numpy(make_observations(20, 5)).to(dtype), neuron="if")
+    for policy, load in ((actor, load_actor), (snn, snnkern.load)):
+        snnkern.save(policy, tmp_path / "file")
+        again = load(tmp_path / "file")
+        assert dense_actor(again).fingerprint() == actor.fingerprint()
+        np.testing.assert_array_equal(again.act(make_observations(9, 5)), policy.act(make_observations(9, 5)))
 
 
 def test_what_is_given_at_loading_overrules_the_file(tmp_path):

@@ -772,7 +772,7 @@ def as_vector(name: str, value: ArrayLike | Tensor, width: int, dtype: torch.dty
         InputError: it is neither, or not finite.
     """
     try:
-        if np.iscomplexobj(value):
+        if value.is_complex() if isinstance(value, Tensor) else np.iscomplexobj(value):  # which knows no bfloat16
             raise TypeError("complex")
         vector = torch.as_tensor(value, dtype=dtype).detach().cpu()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
