@@ -65,6 +65,18 @@ def test_least_squares_counts_states_by_their_importance(states):
         assert float((p * error).sum()) == pytest.approx(0.0, abs=1e-10)
 
 
+@pytest.mark.parametrize("states", [3, 400], ids=["fewer-than-senders", "many"])
+def test_receivers_that_count_alike_share_their_equations(states):
+    generator = torch.Generator().manual_seed(0)
+    inputs, wanted = (torch.randn(states, width, generator=generator, dtype=torch.float64) for width in (5, 6))
+    weight, bias = torch.randn(6, 5, generator=generator, dtype=torch.float64), torch.zeros(6, dtype=torch.float64)
+    importance = torch.rand(states, 2, generator=generator, dtype=torch.float64) + 0.1
+    shared = least_squares(inputs, wanted, weight, bias, 0.2, importance)
+    alone = least_squares(inputs, wanted, weight, bias, 0.2, importance.repeat_interleave(3, dim=1))
+    for one, other in zip(shared, alone, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("states", [50, 3])
 def test_least_squares_with_equal_importance_is_without(states):
     inputs, wanted = (

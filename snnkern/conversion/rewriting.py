@@ -67,6 +67,9 @@ class Rewritten(Actor):
     Args:
         actor: of another activation than ReLU.
         neuron: what is to compute the ReLUs.
+
+    Attributes:
+        ramps: of each neuron.
     """
 
     def __init__(self, actor: Actor, neuron: Neuron) -> None:
@@ -85,6 +88,7 @@ class Rewritten(Actor):
         super().__init__(layers, (last, actor.output.bias), actor.interface, actor.metadata)
         self.to(like.device)
         self._ceilings = [widths.repeat(len(layer.bias)) for layer in actor.hidden]
+        self.ramps = len(ramps)
         self._exact = (actor,)  # in a tuple: no module of this one
         self._signs, self._starts = signs, starts
 
