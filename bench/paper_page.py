@@ -4,7 +4,7 @@
     python bench/refine.py FOLDER
     python bench/paper_page.py
 
-Draws from bench/results/paper.jsonl, recommended.jsonl and refined.jsonl, and runs nothing.
+Draws from bench/results/paper.jsonl, recommended.jsonl, recommended-more.jsonl and refined.jsonl, and runs nothing.
 """
 
 from __future__ import annotations
@@ -80,10 +80,10 @@ def measured() -> dict[int, Measured]:
 
 def converted() -> dict[int, Interval]:
     """By T: what `convert` reaches with IF, its own thresholds and α."""
-    points = read_collection(RESULTS / "recommended.jsonl").points
     return {
         point.setting.timesteps: point.average
-        for point in points
+        for name in ("recommended.jsonl", "recommended-more.jsonl")
+        for point in read_collection(RESULTS / name).points
         if point.setting.family == ("IF", "auto", 0.0) and point.setting.alpha == "auto" and point.average
     }
 

@@ -31,6 +31,8 @@ for grid in "${grids[@]}"; do
   "$snnkern" sweep "bench/grids/$grid.toml" --folder "$actors" --store "$output/store" -o "bench/results/$grid.jsonl"
 done
 if [ "$published" ]; then
+  "$snnkern" sweep bench/grids/recommended.toml --folder "$actors" --store "$output/store" \
+    --neuron if -T 16,32 --calibration auto -o bench/results/recommended-more.jsonl  # for docs/paper.md
   for steps in 10000 30000; do
     for seed in 0 1000 2000; do
       "$snnkern" sweep bench/grids/observations.toml --folder "$actors" --store "$output/store" \

@@ -144,6 +144,15 @@ def test_a_policy_of_ppo_is_known_by_its_tensors_alone(tmp_path):
     assert actor.metadata == {"activation": "tanh (assumed)"}
 
 
+def test_actions_of_another_scale_are_not_clipped_to_the_range_of_before(tmp_path):
+    path, observations = saved(make_on_policy(), tmp_path), make_observations(20, 5)
+    scaled = snnkern.load_actor(path, action_scale=10.0)
+    np.testing.assert_allclose(scaled.act(observations), 10 * snnkern.load_actor(path).act(observations), rtol=1e-6)
+    policy = snnkern.SB3Policy(snnkern.convert(scaled, observations))
+    action, _ = policy.predict(observations)
+    assert np.abs(action).max() > 2 * max(np.abs(LOW).max(), np.abs(HIGH).max())
+
+
 def test_the_range_of_actions_in_a_file_is_checked():
     actor = make_actor(5, 7, 2, squash=False)
     for text in ("{", "[]", "[[1.0], [2.0]]", "[[1.0, 1.0], [0.0, 2.0]]", '[["a"], [2]]', "[[NaN, 1.0], [2.0, 2.0]]"):

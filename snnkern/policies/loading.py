@@ -13,6 +13,7 @@ from snnkern.kernels.backends.choice import check_name
 from snnkern.policies.activations import assumption
 from snnkern.policies.actor import Actor, as_vector
 from snnkern.policies.readers.saved import Saved, read
+from snnkern.policies.readers.sb3 import RANGE
 from snnkern.policies.readers.torch_rl import (
     actor_from_sb3,
     actor_from_state_dict,
@@ -101,6 +102,7 @@ def actor_of(
     for name, value in (("action_scale", action_scale), ("action_bias", action_bias)):
         if value is not None:
             setattr(interface, name, as_vector(name, value, interface.action_dim, interface.action_scale.dtype))
+            actor.metadata.pop(RANGE, None)  # of the actions as they were
     return actor
 
 
