@@ -409,13 +409,8 @@ def sb3_case(path: Path, choose: random.Random) -> None:
     loads(path / "model.zip")
 
 
-def ppo_case(path: Path, choose: random.Random) -> None:
-    """A file of PPO, whose policy has its critic beside it."""
-    tensors: dict[Any, Any] = dict(sb3_ppo_state(make_layers(5, 7, 6, 2)))
-    for _ in range(choose.choice([0, 0, 1, 2])):
-        tensors[choose.choice([*tensors, "mlp_extractor.shared_net.0.weight"])] = odd_tensor(choose.choice(TENSORS))
-    data = SB3 | {"policy_class": {"__module__": "stable_baselines3.common.policies"}, "clip_range": None}
-    data["policy_kwargs"] = {"activation_fn": "<class 'torch.nn.modules.activation.ELU'>"}
+def load_zip(path: Path, data: dict[str, Any], tensors: dict[Any, Any], choose: random.Random) -> None:
+    """A file of Stable-Baselines3, which may be damaged."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("data", json_case(data, choose) if choose.random() < 0.5 else dumped(data, choose))
@@ -423,6 +418,16 @@ def ppo_case(path: Path, choose: random.Random) -> None:
         archive.writestr("policy.pth", torch_bytes(tensors, zipped=True))
     (path / "model.zip").write_bytes(damaged(file.getvalue(), choose, 0.2))
     loads(path / "model.zip")
+
+
+def ppo_case(path: Path, choose: random.Random) -> None:
+    """A file of PPO, whose policy has its critic beside it."""
+    tensors: dict[Any, Any] = dict(sb3_ppo_state(make_layers(5, 7, 6, 2)))
+    for _ in range(choose.choice([0, 0, 1, 2])):
+        tensors[choose.choice([*tensors, "mlp_extractor.shared_net.0.weight"])] = odd_tensor(choose.choice(TENSORS))
+    data = SB3 | {"policy_class": {"__module__": "stable_baselines3.common.policies"}, "clip_range": None}
+    data["policy_kwargs"] = {"activation_fn": "<class 'torch.nn.modules.activation.ELU'>"}
+    load_zip(path, data, tensors, choose)
 
 
 def rsl_case(path: Path, choose: random.Random) -> None:
@@ -452,13 +457,7 @@ def pixels_case(path: Path, choose: random.Random) -> None:
     data = copy.deepcopy(SB3)
     data["policy_kwargs"]["features_extractor_class"] = "<class 'stable_baselines3.common.torch_layers.NatureCNN'>"
     data["observation_space"] |= {"dtype": "uint8", "_shape": [1, 36, 36]}
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("data", json_case(data, choose) if choose.random() < 0.5 else dumped(data, choose))
-        archive.writestr("_stable_baselines3_version", "2.9.2")
-        archive.writestr("policy.pth", torch_bytes(tensors, zipped=True))
-    (path / "model.zip").write_bytes(damaged(file.getvalue(), choose, 0.2))
-    loads(path / "model.zip")
+    load_zip(path, data, tensors, choose)
 
 
 def snapshot_case(path: Path, choose: random.Random) -> None:
