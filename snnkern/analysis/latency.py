@@ -31,13 +31,11 @@ from snnkern.control.timing import (
     using_threads,
 )
 from snnkern.conversion.activations import check_observations
-from snnkern.conversion.rewriting import as_relus
-from snnkern.conversion.rules import Calibration, calibrate
+from snnkern.conversion.rules import Calibration, Form, calibrated
 from snnkern.errors import InputError, check_number, check_whole
 from snnkern.kernels import reference
 from snnkern.kernels.neurons import IF, Dynamics, Neuron
 from snnkern.limits import LEAST_SECONDS, MOST_BATCH, MOST_SECONDS, MOST_THREADS
-from snnkern.policies.activations import RELU
 from snnkern.policies.actor import Actor
 from snnkern.policies.spiking import SpikingActor, corrected_actor, dense_actor, reference_parts
 
@@ -249,28 +247,15 @@ def _loop_beside(setting: Dynamics) -> Dynamics:
     return Dynamics(IF(), setting.timesteps, setting.alpha)
 
 
-_Form = tuple[Actor, Sequence[Tensor]]
-
-
 def _forms(
     policy: Actor | SpikingActor, observations: NDArray[Any], calibration: str | Calibration
-) -> Callable[[Neuron], _Form]:
+) -> Callable[[Neuron], Form]:
     """Which weights and thresholds a neuron runs on."""
-    if isinstance(policy, SpikingActor):
-        check_observations(policy, observations)
-        own = corrected_actor(policy), policy.thresholds
-        return lambda neuron: own
-
-    found: dict[bool, _Form] = {}
-
-    def form(neuron: Neuron) -> _Form:
-        apart = neuron.differential and policy.activation != RELU
-        if apart not in found:
-            relus = as_relus(policy, neuron)
-            found[apart] = relus, calibrate(relus, observations, calibration)
-        return found[apart]
-
-    return form
+    if not isinstance(policy, SpikingActor):
+        return calibrated(policy, observations, calibration)
+    check_observations(policy, observations)
+    own = corrected_actor(policy), list(policy.thresholds)
+    return lambda neuron: own
 
 
 class _LineUp:
@@ -283,7 +268,7 @@ class _LineUp:
         self,
         policy: Actor | SpikingActor,
         actor: Actor,
-        form: Callable[[Neuron], _Form],
+        form: Callable[[Neuron], Form],
         observations: NDArray[Any],
     ) -> None:
         self.actor = actor

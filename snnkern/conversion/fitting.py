@@ -167,8 +167,7 @@ def _fit(
         if settings.correction != "none":
             weight, bias = dense[index + 1]
             wanted = activation @ weight.T + bias if exact is None else exact[index + 1]
-            ramps = actor.ramps if isinstance(actor, Rewritten) else 1
-            layers[index + 1] = _corrected(weight, bias, output, wanted, settings, counted, index + 1, ramps)
+            layers[index + 1] = _corrected(weight, bias, output, wanted, settings, counted, index + 1, actor.ramps)
     fitted = Actor(layers[:-1], layers[-1], actor.interface, actor.metadata)
     return Fit(fitted, thresholds, errors), output
 
@@ -466,9 +465,7 @@ def _gather(
     rows = torch.cat(checked) if checked else torch.empty(0)
     if not len(rows):
         raise InputError("calibration data is empty: give at least one observation")
-    most = (
-        _ROWS * 2 // max(2, actor.ramps) if isinstance(actor, Rewritten) else _ROWS
-    )  # time grows as the ramps' square
+    most = 2 * _ROWS // max(2, actor.ramps)  # the time of a correction grows as the square of the ramps
     chosen = torch.linspace(0, len(rows) - 1, min(len(rows), most), dtype=torch.float64).round().long()
     return rows[chosen.to(rows.device)]
 

@@ -67,9 +67,6 @@ class Rewritten(Actor):
     Args:
         actor: of another activation than ReLU.
         neuron: what is to compute the ReLUs.
-
-    Attributes:
-        ramps: of each neuron.
     """
 
     def __init__(self, actor: Actor, neuron: Neuron) -> None:

@@ -6,7 +6,7 @@ small clips activations; one that is too large wastes resolution.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast, get_args
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnkern.conversion.activations import ActivationRecorder, Statistics, batches
+from snnkern.conversion.rewriting import as_relus
 from snnkern.conversion.sensitivity import FLOOR
 from snnkern.errors import InputError
 from snnkern.kernels.neurons import Neuron
@@ -193,6 +194,25 @@ def parse_of_activations(calibration: str | Calibration) -> Max | Percentile:
             f"calibration {str(rule)!r} depends on the neuron and T: it works with convert and snnkern sweep"
         )
     return rule
+
+
+Form = tuple[Actor, list[Tensor]]
+
+
+def calibrated(
+    actor: Actor, observations: NDArray[np.floating] | Tensor, calibration: str | Calibration = "max"
+) -> Callable[[Neuron], Form]:
+    """The weights that a neuron runs on, as `as_relus`, and their thresholds, as `calibrate`: each found once."""
+    found: dict[bool, Form] = {}
+
+    def form(neuron: Neuron) -> Form:
+        endless = neuron.differential and actor.activation != RELU
+        if endless not in found:
+            relus = as_relus(actor, neuron)
+            found[endless] = relus, calibrate(relus, observations, calibration)
+        return found[endless]
+
+    return form
 
 
 def calibrate(

@@ -372,6 +372,7 @@ class Actor(Policy):
     Attributes:
         convolutions: of every hidden layer, None for a Linear one.
         received: the last observations of its training, `[N, *observation_shape]`, if its file holds them; not saved.
+        ramps: how many neurons stand for one of the actor that it was rewritten from; 1 where it was not.
 
     Raises:
         InputError: layers do not fit each other, or a value is not finite.
@@ -381,6 +382,7 @@ class Actor(Policy):
     bridges: Mapping[str, nn.Sequential]
     output: nn.Linear
     received: NDArray[np.floating] | None = None
+    ramps = 1
 
     def __init__(
         self,

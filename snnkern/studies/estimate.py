@@ -14,8 +14,7 @@ from snnkern.control import environments
 from snnkern.control.records import Record
 from snnkern.control.rollout import Acts, acting_within
 from snnkern.control.timing import Contender, measure
-from snnkern.conversion.rewriting import as_relus
-from snnkern.conversion.rules import calibrate
+from snnkern.conversion.rules import calibrated
 from snnkern.kernels.neurons import Dynamics, Neuron
 from snnkern.policies.actor import check_actor
 from snnkern.policies.spiking import SpikingActor
@@ -104,12 +103,11 @@ class RemainingTime:
             step += (time.perf_counter() - started) / _TRIAL_STEPS
         envs.close()
         actor = check_actor(subject.actor)
+        form = calibrated(actor, np.concatenate(seen))
         for kind in kinds:
             policy: Acts = subject.actor
             if kind is not None:
-                relus = as_relus(actor, kind[0])
-                thresholds = calibrate(relus, np.concatenate(seen))
-                policy = SpikingActor(relus, thresholds, Dynamics(*kind), backend=self._study.backend)
+                policy = SpikingActor(*form(kind[0]), Dynamics(*kind), backend=self._study.backend)
             contender = Contender(policy.act, threads=torch.get_num_threads())
             self._step[index, kind] = (step + float(measure({kind: contender}, np.stack(seen), 1)[kind][0])) / rows
 
