@@ -3,30 +3,35 @@
 # measures, and leaves its files in $OUT (at most 8).
 #     bash bench/on_a_gpu.sh prepare .gpu  # before, where there is a network: this file and what the machine lacks, in a folder
 #     bash .gpu/on_a_gpu.sh main           # build, tests, benchmark: at most 540 s
+#     bash .gpu/on_a_gpu.sh tests          # the first half alone: build, tests, a short benchmark: at most 300 s
+#     bash .gpu/on_a_gpu.sh bench SECONDS  # the second half alone
 #     bash .gpu/on_a_gpu.sh extra          # sanitizer, large sizes: at most 200 s, on the same machine
 # The folder stands below the repository's root and is not tracked. Nothing is installed there: torch (2.11+cu130 was seen),
-# triton (3.6), numpy, pytest with xdist, pybind11, cmake, ninja, nvcc 13, hypothesis and safetensors are expected; msgspec
-# comes along. There is no gymnasium, mujoco or spikingjelly, which `pytest -m gpu` does without.
-# Optional, in the folder: prebuilt/_cpu*.so and prebuilt/_cuda*.so for that Python and GPU, used where building fails.
+# triton (3.6), numpy, pytest with xdist, pybind11, cmake, ninja, nvcc 13, hypothesis and safetensors are expected; msgspec and
+# spikingjelly (with loguru) come along. There is no gymnasium or mujoco, which `pytest -m gpu` does without.
+# Optional, in the folder: prebuilt/_cpu*.so and prebuilt/_cuda*.so for that Python and GPU, then nothing is built; and the
+# triton-cache.tgz that an earlier run left, then nothing of Triton's is compiled again.
 set -u -o pipefail
-SELF=$(readlink -f "$0")
+SELF=$(readlink -f "$0") HERE=$(dirname "$(readlink -f "$0")")
 if [ "${1:-}" = prepare ]; then
     folder=${2:?which folder} && mkdir -p "$folder/wheels" && cp "$SELF" "$folder/on_a_gpu.sh"
     for version in 3.10 3.11 3.12 3.13; do
         python3 -m pip download --quiet --no-deps --only-binary :all: --python-version "$version" \
             --platform manylinux2014_x86_64 --dest "$folder/wheels" msgspec || exit 1
     done
+    python3 -m pip download --quiet --no-deps --only-binary :all: --dest "$folder/wheels" spikingjelly loguru
     exit
 fi
-cd "$(dirname "$SELF")/.." 2>/dev/null; [ -f setup.py ] || cd "${REPO:-$PWD}"
+cd "$HERE/.." 2>/dev/null; [ -f setup.py ] || cd "${REPO:-$PWD}"
 [ -f setup.py ] || { echo "run from the repository"; exit 2; }
 OUT=${OUT:-/tmp/gpu-out}; mkdir -p "$OUT"
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 TRITON_CACHE_DIR=/tmp/triton-cache PYTHONPATH=$PWD
 unset TRITON_INTERPRET
-python3 -c 'import msgspec' 2>/dev/null || { # of the package's dependencies the one that such a machine has not
-    tag=$(python3 -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
-    python3 -m zipfile -e "$(dirname "$SELF")"/wheels/msgspec-*-"$tag"-"$tag"-*.whl /tmp/wheels && export PYTHONPATH=$PYTHONPATH:/tmp/wheels
-}
+tag=$(python3 -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
+for wheel in "$HERE"/wheels/*-"$tag"-"$tag"-*.whl "$HERE"/wheels/*-none-any.whl; do # what such a machine has not
+    python3 -m zipfile -e "$wheel" /tmp/wheels
+done
+export PYTHONPATH=$PYTHONPATH:/tmp/wheels
 BEGAN=$SECONDS
 SUMMARY=$OUT/summary.txt; [ "${1:-main}" = main ] && : >"$SUMMARY"
 say() { echo "[$((SECONDS - BEGAN)) s] $*" | tee -a "$SUMMARY"; }
@@ -52,17 +57,21 @@ PY
 }
 build() { # for this chip alone: setup.py has no way to say so, and three targets take three times as long
     rm -f snnkern/_cpu.*.so snnkern/_cuda.*.so
+    if cp -v "$HERE"/prebuilt/*.so snnkern/ 2>/dev/null && python3 -c 'import snnkern._cpu, snnkern._cuda'; then
+        touch snnkern/_c*.so && python3 -c 'import snnkern; [print(b) for b in snnkern.backends()]'
+        return
+    fi
     python3 -c 'import pybind11' && cmake -S . -B /tmp/build -GNinja -DCMAKE_BUILD_TYPE=Release \
         -DPython_EXECUTABLE="$(command -v python3)" -Dpybind11_DIR="$(python3 -m pybind11 --cmakedir)" \
         -DCMAKE_CUDA_ARCHITECTURES=90 -DSNNKERN_CUDA=ON -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$PWD/snnkern" &&
         cmake --build /tmp/build --parallel 16
     for m in _cpu _cuda; do
-        ls snnkern/$m.*.so 2>/dev/null || cp -v "$(dirname "$SELF")"/prebuilt/$m.*.so snnkern/ 2>/dev/null || echo "FAIL: no $m"
+        ls snnkern/$m.*.so 2>/dev/null || echo "FAIL: no $m"
     done
     touch snnkern/_c*.so # newer than the sources, so that bench/gpu.py does not build again
     python3 -c 'import snnkern; [print(b) for b in snnkern.backends()]; import snnkern._cpu, snnkern._cuda'
 }
-PYTEST="python3 -m pytest -q -p no:cacheprovider -o filterwarnings=default --tb=short"
+PYTEST="python3 -m pytest -v --maxfail=80 -p no:cacheprovider -o filterwarnings=default --tb=short"
 precompile() { # Triton's kernels that bench times, every tile, into the cache that it reads: 4 processes
     local n
     for n in if snm mt dc; do python3 - $n <<'PY' & done
@@ -90,7 +99,8 @@ facts | build | precompile)
     "$1"
     exit
     ;;
-main)
+main | tests)
+    [ -f "$HERE/triton-cache.tgz" ] && tar -xzf "$HERE/triton-cache.tgz" -C /tmp
     part facts 40 bash "$SELF" facts
     part build 170 bash "$SELF" build || say "the build failed: see logs.txt"
     # Tests do not time anything, so they share the card; each worker compiles for itself, 16 cores.
@@ -100,11 +110,16 @@ main)
         python_tests/kernels/triton_actor_cases.py python_tests/kernels/triton_visual_cases.py \
         python_tests/kernels/triton_gradient_cases.py &
     T=$!
-    part gpu-tests 100 $PYTEST -n 4 -m gpu -k "not two_to_the_32 and not large_batches and not kernels_on_a_gpu"
+    part gpu-tests 130 $PYTEST -n 6 -m gpu -k "not two_to_the_32 and not large_batches and not kernels_on_a_gpu"
     wait $T $P
-    # Alone from here on. bench/gpu.py writes its JSON after each part, what matters most first.
-    LEFT=$((535 - (SECONDS - BEGAN)))
-    [ $LEFT -gt 60 ] && part bench $LEFT python3 bench/gpu.py --seconds $((LEFT - 15)) --output "$OUT/gpu.json"
+    [ "$1" = tests ] && part short-bench 75 python3 bench/gpu.py --seconds 60 --turn 0.02 --output "$OUT/short.json"
+    tar -czf "$OUT/triton-cache.tgz" -C /tmp triton-cache
+    [ "$1" = main ] && bash "$SELF" bench $((535 - (SECONDS - BEGAN)))
+    ;;
+bench) # alone on the card; bench/gpu.py writes its JSON after each part, what matters most first
+    ls snnkern/_cuda.*.so >/dev/null 2>&1 || part build 100 bash "$SELF" build
+    [ -d /tmp/triton-cache ] || tar -xzf "$HERE/triton-cache.tgz" -C /tmp
+    part bench "${2:-300}" python3 bench/gpu.py --seconds $((${2:-300} - 15)) --output "$OUT/gpu.json"
     ;;
 extra) # on the machine that is still warm (30 s), else everything is built again first
     ls snnkern/_cuda.*.so >/dev/null 2>&1 || part build 100 bash "$SELF" build

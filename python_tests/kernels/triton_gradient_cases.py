@@ -65,8 +65,14 @@ def found(layer: Layer, gradient: Tensor, surrogate: Surrogate = Surrogate.ATAN)
 
 
 def assert_same(actual: Gradients, wanted: Gradients) -> None:
-    for mine, other in zip(actual, wanted, strict=True):
-        assert_same_bits(mine, other)
+    """Every bit of what a neuron has alone; sums over the batch to within rounding.
+
+    The compiler lays a tile out by its strides, so that on a GPU sums of other strides have another order.
+    """
+    for name in ("current", "carry"):
+        assert_same_bits(getattr(actual, name), getattr(wanted, name))
+    for name in ("threshold", "bias"):
+        assert_close(getattr(actual, name), getattr(wanted, name), name)
 
 
 @surrogates

@@ -9,7 +9,7 @@ def strided(tensor, dim: int, step: int = 2):
     """The same values in memory that has other values between them along a dimension."""
     shape = list(tensor.shape)
     shape[dim] *= step
-    wide = torch.full(shape, 7.0, dtype=tensor.dtype)
+    wide = torch.full(shape, 7.0, dtype=tensor.dtype, device=tensor.device)
     view = wide.movedim(dim, 0)[::step].movedim(0, dim)
     view.copy_(tensor)
     return view

@@ -58,6 +58,12 @@ def number(pattern):
 
 
 @triton.jit
+def negated(value):
+    """−value, and −0.0 of 0: before Triton 3.7 `-value` is 0 − value, which is 0.0."""
+    return value * -1.0
+
+
+@triton.jit
 def fused(a, b, c):
     """a·b + c, rounded once.
 
@@ -310,11 +316,11 @@ def fire_and_reset(
 @triton.jit
 def residual_carry(gained, sent, carry, threshold, alpha, parameters):
     """CRPI: r = max(u_T − u_0, −Q_T), then c ← clamp(μ·c + α·r, −κ·θ, κ·θ). A NaN stays visible in the carry."""
-    residual = tl.where(-sent > gained, -sent, gained)
+    residual = tl.where(-sent > gained, negated(sent), gained)
     bound = parameters.clip * threshold
     carry = parameters.memory * carry + alpha * residual
     carry = tl.where(carry > bound, bound, carry)
-    return tl.where(-bound > carry, -bound, carry)
+    return tl.where(-bound > carry, negated(bound), carry)
 
 
 @triton.jit
