@@ -22,8 +22,10 @@ constexpr int kNeighbours = 4;     // neurons of a lane, beside each other
 constexpr int kFirstInFlight = 8;  // rows of the first layer's weights that a lane waits for
 constexpr int kPair = 2;           // steps that are multiplied together: a product has 16 rows
 constexpr int kTilePairs = kTileSteps / kPair;
-constexpr int kSharing = 4;     // lanes that sum an action together,
-constexpr int kSharedRows = 2;  // for so many rows
+constexpr int kQuad = 4;         // lanes that have a row
+constexpr int kCacheLine = 128;  // bytes
+constexpr int kFirstShare = 8;   // part of shared memory that the first layer's weights may take,
+constexpr int kFirstTiles = 4;   // and tiles of a group for which they do
 
 struct alignas(8) Two {
     float lane[2];
@@ -155,7 +157,13 @@ class Group {
     }
 
     __device__ bool has_tile() const { return tile_ < p_.plan.tiles; }
-    __device__ void next_tile() { take(tile_ + p_.plan.blocks * p_.plan.groups); }
+    __device__ void next_tile() { take(tile_ + stride()); }
+    // The rows that the group takes next: where they begin, and how many they are.
+    __device__ int64_t next_row() const { return int64_t(tile_ + stride()) * kTileRows; }
+    __device__ int next_rows() const {
+        const int64_t left = p_.rows.batch - next_row();
+        return left < kTileRows ? static_cast<int>(left) : kTileRows;  // below 0: none
+    }
     // α of the lane's row.
     __device__ float alpha() const { return alpha_; }
 
@@ -183,14 +191,20 @@ class Group {
     __device__ int32_t* counts(int layer) const {
         return reinterpret_cast<int32_t*>(own() + p_.plan.counts) + layer * kTileRows;
     }
+    __device__ float* first_weights() const {
+        return reinterpret_cast<float*>(shared_ + p_.plan.weights[0]);
+    }
     __device__ uint4* resident(int layer) const {
         return reinterpret_cast<uint4*>(shared_ + p_.plan.weights[layer]);
     }
 
-    // In scratch memory: mean outputs of the last hidden layer, and neurons that wait.
-    __device__ float* mean(int row) const {
-        return scratch() + row * p_.model.actor.layer[p_.model.actor.hidden - 1].width;
+    // What the neurons of a warp bring to the actions of a row.
+    __device__ float* outputs(int warp, int row) const {
+        return reinterpret_cast<float*>(own() + p_.plan.outputs) +
+               (warp * kTileRows + row) * p_.model.actor.actions;
     }
+
+    // Neurons that wait, in scratch memory.
     __device__ float* state(int layer, int row, int n) const {
         return scratch() + p_.plan.state[layer] + row * p_.model.actor.layer[layer].width + n;
     }
@@ -201,6 +215,7 @@ class Group {
         const int group = blockIdx.x * p_.plan.groups + threadIdx.y;
         return p_.scratch + int64_t(group) * p_.plan.group_floats;
     }
+    __device__ int stride() const { return p_.plan.blocks * p_.plan.groups; }
     __device__ void take(int tile) {
         tile_ = tile;
         alpha_ = p_.model.actor.parameters.alpha;
@@ -224,14 +239,17 @@ constexpr int kSpikesOfPair = 16 * kWarp;  // bytes from a pair of steps to the 
 
 // Begins to copy the weights that stay in shared memory.
 __device__ void load_weights(const IntegerProblem& p, const Group& group) {
-    for (int l = 1; l < p.model.actor.hidden; ++l) {
-        const int of_tile = p.model.actor.layer[l - 1].width / kStepSenders * kSlices * kWarp;
-        const uint4* from = static_cast<const uint4*>(p.model.layer[l].weights);
-        uint4* to = group.resident(l);
-        const int count = p.plan.resident[l] * of_tile;
+    const auto copy = [&](const void* from, void* to, int count) {
         for (int i = threadIdx.y * blockDim.x + threadIdx.x; i < count;
              i += p.plan.groups * blockDim.x)
-            copy_later(to + i, from + i);
+            copy_later(static_cast<uint4*>(to) + i, static_cast<const uint4*>(from) + i);
+    };
+    const int of_input = kTileReceivers * int(sizeof(float)) / 16;
+    copy(p.model.actor.layer[0].weight, group.first_weights(),
+         p.plan.resident[0] * p.model.inputs * of_input);
+    for (int l = 1; l < p.model.actor.hidden; ++l) {
+        const int of_tile = p.model.actor.layer[l - 1].width / kStepSenders * kSlices * kWarp;
+        copy(p.model.layer[l].weights, group.resident(l), p.plan.resident[l] * of_tile);
     }
 }
 
@@ -239,6 +257,20 @@ __device__ void load_weights(const IntegerProblem& p, const Group& group) {
 __device__ void wait_for_weights(const IntegerProblem& p) {
     wait_for_own_copies();
     group_barrier(0, p.plan.groups * blockDim.x);
+}
+
+// Asks for the numbers that the group's next tile begins with, so that by then they have come from
+// memory.
+__device__ void fetch_ahead(const IntegerProblem& p, const Group& group) {
+    const auto fetch = [&](const float* values, int numbers) {
+        const char* from = reinterpret_cast<const char*>(values + group.next_row() * numbers);
+        const int bytes = group.next_rows() * numbers * int(sizeof(float));
+        for (int i = threadIdx.x * kCacheLine; i < bytes; i += blockDim.x * kCacheLine)
+            prefetch(from + i);
+    };
+    fetch(p.rows.observation, p.model.actor.layer[0].inputs);
+    for (int l = 0; l < p.model.actor.hidden; ++l)
+        fetch(p.rows.carry[l], p.model.actor.layer[l].outputs);
 }
 
 // The observations, normalised, as what the first layer receives; 0 beyond the last row and input.
@@ -255,6 +287,17 @@ __device__ void observe(const IntegerProblem& p, const Group& group) {
     }
 }
 
+// Four numbers that this block reads and writes once: L1, which is small beside so much shared
+// memory, is left to what it reads for every tile.
+__device__ inline Four load_once(const float* from) {
+    const float4 four = __ldcg(reinterpret_cast<const float4*>(from));
+    return {four.x, four.y, four.z, four.w};
+}
+__device__ inline void store_once(float* to, const Four& four) {
+    __stcg(reinterpret_cast<float4*>(to),
+           make_float4(four.lane[0], four.lane[1], four.lane[2], four.lane[3]));
+}
+
 // Reads and writes the carries of a row's neurons, four neighbours at a time.
 class Carries {
   public:
@@ -267,7 +310,7 @@ class Carries {
 
     __device__ Four load(int n) const {
         Four values{};
-        if (together(n)) return *reinterpret_cast<const Four*>(row_ + n);
+        if (together(n)) return load_once(row_ + n);
 #pragma unroll
         for (int j = 0; j < kNeighbours; ++j)
             if (n + j < outputs_) values.lane[j] = row_[n + j];
@@ -275,7 +318,7 @@ class Carries {
     }
     __device__ void store(int n, const Four& values) const {
         if (together(n)) {
-            *reinterpret_cast<Four*>(row_ + n) = values;
+            store_once(row_ + n, values);
             return;
         }
 #pragma unroll
@@ -318,13 +361,13 @@ __device__ inline void add_inputs(Four& sum, const float* weight, const float* o
     }
 }
 
-__device__ inline Four first_current(const IntegerProblem& p, const float* observation, int n,
-                                     bool with_bias) {
+__device__ inline Four first_current(const IntegerProblem& p, const float* weights,
+                                     const float* observation, int n, bool with_bias) {
     const ActorLayer& layer = p.model.actor.layer[0];
     Four sum{};
     if (with_bias) sum = *reinterpret_cast<const Four*>(layer.bias + n);
     const uint32_t tile = n / kTileReceivers, of_tile = p.model.inputs * kTileReceivers;
-    const float* weight = layer.weight + tile * of_tile + n % kTileReceivers;
+    const float* weight = weights + tile * of_tile + n % kTileReceivers;
     int left = p.model.inputs;
 #pragma unroll 1
     for (; left >= kFirstInFlight; left -= kFirstInFlight) {
@@ -386,9 +429,8 @@ class Neighbours {
         }
     }
 
-    // Puts the carry in its place, and the mean where nobody receives spikes; neurons that have
-    // further steps wait in scratch memory. Returns how often they fired.
-    template <bool kSends>
+    // Puts the carry in its place; neurons that have further steps wait in scratch memory. Returns
+    // how often they fired.
     __device__ int finish() {
         int fired = 0;
 #pragma unroll
@@ -402,12 +444,6 @@ class Neighbours {
             return fired;
         }
         const Steps timesteps(p_.model.actor.timesteps);
-        if (!kSends) {
-            Four mean;
-#pragma unroll
-            for (int j = 0; j < kNeighbours; ++j) mean.lane[j] = cell_[j].mean(timesteps);
-            *reinterpret_cast<Four*>(group_.mean(Group::row()) + n_) = mean;
-        }
 #pragma unroll
         for (int j = 0; j < kNeighbours; ++j)
             carry_.lane[j] = cell_[j].carry(p_.model.actor.parameters, timesteps, carry_.lane[j],
@@ -416,7 +452,44 @@ class Neighbours {
         return fired;
     }
 
+    // After `finish`: adds their mean outputs to what the warp brings to the actions of the row.
+    // The lanes of a row take four actions at a time: each multiplies its neurons with all of them,
+    // and sums one.
+    __device__ void act(bool is_first) const {
+        const Steps timesteps(p_.model.actor.timesteps);
+        float mean[kNeighbours];
+#pragma unroll
+        for (int j = 0; j < kNeighbours; ++j) mean[j] = cell_[j].mean(timesteps);
+        const ActorModel& model = p_.model.actor;
+        const int width = model.layer[l_].width, part = Group::lane() % kQuad;
+        const float* weight = model.output_weight + n_;
+        float* sums = group_.outputs(Group::warp(), Group::row()) + part;
+#pragma unroll 1
+        for (int first = 0; first < model.actions; first += kQuad) {
+            float z[kQuad];
+#pragma unroll
+            for (int i = 0; i < kQuad; ++i) {
+                const int action = min(first + i, model.actions - 1);
+                const Four four = *reinterpret_cast<const Four*>(weight + int64_t(action) * width);
+                z[i] = mean[0] * four.lane[0];
+#pragma unroll
+                for (int j = 1; j < kNeighbours; ++j) z[i] = fmaf(mean[j], four.lane[j], z[i]);
+            }
+            const float sum = sum_in_quad(z, part);
+            if (first + part < model.actions) sums[first] = is_first ? sum : sums[first] + sum;
+        }
+    }
+
   private:
+    // Of four numbers of each lane of a quad, the sum of the lane's own one over all lanes.
+    static __device__ float sum_in_quad(const float (&z)[kQuad], int part) {
+        const bool upper = part & 2, odd = part & 1;
+        const float even_kept = upper ? z[2] : z[0], odd_kept = upper ? z[3] : z[1];
+        const float even = even_kept + __shfl_xor_sync(kAllLanes, upper ? z[0] : z[2], 2);
+        const float other = odd_kept + __shfl_xor_sync(kAllLanes, upper ? z[1] : z[3], 2);
+        return (odd ? other : even) + __shfl_xor_sync(kAllLanes, odd ? even : other, 1);
+    }
+
     __device__ void begin() {
         sum_ = 0;
 #pragma unroll
@@ -450,21 +523,27 @@ __device__ inline void count_spikes(const Group& group, int l, int fired) {
 
 // The first layer, whose current is constant.
 template <Kind kind>
-__device__ void run_first_layer(const IntegerProblem& p, const Group& group, const Span& span) {
+__device__ void run_first_layer(const IntegerProblem& p, const Group& group, const Span& span,
+                                bool loaded) {
+    const bool is_near = loaded && p.plan.resident[0];
     constexpr bool kDifferential = kIsDifferential<kind>;
     Neighbours<kind, Divisor<float>> neighbours(p, group, span, 0);
     int fired = 0;
     for (int first = group.warp() * kTileReceivers; first < p.model.actor.layer[0].width;
          first += p.plan.warps * kTileReceivers) {
         const int n = first + group.lane() % 4 * kNeighbours;
+        neighbours.load(n);  // it comes while the current is computed
         Four x{};
-        if (span.first || !kDifferential)
-            x = first_current(p, group.observation(Group::row()), n, !kDifferential);
-        neighbours.load(n);
+        if (span.first || !kDifferential) {
+            const float* observation = group.observation(Group::row());
+            const float* far = p.model.actor.layer[0].weight;
+            x = is_near ? first_current(p, group.first_weights(), observation, n, !kDifferential)
+                        : first_current(p, far, observation, n, !kDifferential);
+        }
         // A constant is coded as x_1, 0, 0, …
         const auto total = [&](int step) { return kDifferential && step > 0 ? Four{} : x; };
         neighbours.template run<true>(total, Four{1, 1, 1, 1});
-        fired += neighbours.template finish<true>();
+        fired += neighbours.finish();
     }
     count_spikes(group, 0, fired);
 }
@@ -472,21 +551,16 @@ __device__ void run_first_layer(const IntegerProblem& p, const Group& group, con
 // A lane's sums of a task: [pairs of steps, slices, pairs of its neighbours, 2 steps · 2 of them].
 using Sums = int32_t[kTilePairs][kSlices][2][4];
 
-// The sums of 16 receivers, of what `depth` times 32 senders sent in `kPairs` pairs of steps. The
-// lowest digit's begin with what each receiver's current does.
-template <int kPairs>
-__device__ void multiply(Sums& sums, const int4& start, const uint4* weights, const char* spikes,
-                         int depth) {
+// The sums of 16 receivers, of what `depth` times 32 senders sent in `kPairs` pairs of steps.
+// Weights that are far come past L1.
+template <int kPairs, bool kFar = false>
+__device__ void multiply(Sums& sums, const uint4* weights, const char* spikes, int depth) {
 #pragma unroll
     for (int pair = 0; pair < kPairs; ++pair) {
 #pragma unroll
         for (int slice = 0; slice < kSlices; ++slice) {
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const bool lowest = slice == kSlices - 1;
-                sums[pair][slice][0][i] = lowest ? (i % 2 ? start.y : start.x) : 0;
-                sums[pair][slice][1][i] = lowest ? (i % 2 ? start.w : start.z) : 0;
-            }
+            for (int i = 0; i < 4; ++i) sums[pair][slice][0][i] = sums[pair][slice][1][i] = 0;
         }
     }
     weights += Group::lane();
@@ -494,7 +568,10 @@ __device__ void multiply(Sums& sums, const int4& start, const uint4* weights, co
     const auto add_senders = [&] {
         uint4 weight[kSlices], spike[kPairs];
 #pragma unroll
-        for (int slice = 0; slice < kSlices; ++slice) weight[slice] = weights[slice * kWarp];
+        for (int slice = 0; slice < kSlices; ++slice) {
+            const uint4* four = weights + slice * kWarp;
+            weight[slice] = kFar ? __ldcg(four) : *four;
+        }
 #pragma unroll
         for (int pair = 0; pair < kPairs; ++pair) spike[pair] = sent[pair * kWarp];
 #pragma unroll
@@ -514,16 +591,19 @@ __device__ void multiply(Sums& sums, const int4& start, const uint4* weights, co
     for (int k = 1; k < depth; ++k) add_senders();
 }
 
-// The currents of a lane's neighbours at a step, in units of their scale, from the sums of their
-// digits: an integer of 32 bits, whatever the parts of it are, is rounded once.
-__device__ inline Four total_of(const Sums& sums, int step) {
+// The currents of a lane's neighbours at a step, in units of their scale, from what they start with
+// and the sums of their digits: an integer of 32 bits, whatever the parts of it are, is rounded
+// once.
+__device__ inline Four total_of(const Sums& sums, const int4& start, int step) {
+    const uint32_t begun[kNeighbours] = {uint32_t(start.x), uint32_t(start.y), uint32_t(start.z),
+                                         uint32_t(start.w)};
     Four total;
 #pragma unroll
     for (int j = 0; j < kNeighbours; ++j) {
         const auto digit = [&](int slice) {
             return uint32_t(sums[step / kPair][slice][j / 2][step % kPair * 2 + j % 2]);
         };
-        const uint32_t sum = (digit(0) * 256 + digit(1)) * 256 + digit(2);
+        const uint32_t sum = (digit(0) * 256 + digit(1)) * 256 + digit(2) + begun[j];
         total.lane[j] = static_cast<float>(static_cast<int32_t>(sum));
     }
     return total;
@@ -543,77 +623,45 @@ __device__ void run_layer(const IntegerProblem& p, const Group& group, const Spa
     int fired = 0;
     for (int tile = group.warp(); tile * kTileReceivers < layer.width; tile += p.plan.warps) {
         const int n = tile * kTileReceivers + group.lane() % 4 * kNeighbours;
-        int4 start{};  // where it is 0 anyway, that is known here
-        if (!kIsDifferential<kind>) start = *reinterpret_cast<const int4*>(digits.start + n);
         neighbours.load(n);
         const uint4* far = static_cast<const uint4*>(digits.weights) + int64_t(tile) * of_tile;
         const uint4* near = group.resident(l) + tile * of_tile;
         const bool is_near = tile < p.plan.resident[l];
         Sums sums;  // those of steps that are not there are never looked at
         if (is_short)
-            multiply<kTilePairs / 2>(sums, start, is_near ? near : far, spikes, depth);
+            multiply<kTilePairs / 2>(sums, is_near ? near : far, spikes, depth);
         else if (is_near)
-            multiply<kTilePairs>(sums, start, near, spikes, depth);
+            multiply<kTilePairs>(sums, near, spikes, depth);
         else
-            multiply<kTilePairs>(sums, start, far, spikes, depth);
+            multiply<kTilePairs, true>(sums, far, spikes, depth);
+        int4 start{};  // where it is 0 anyway, that is known here
+        if (!kIsDifferential<kind>) start = *reinterpret_cast<const int4*>(digits.start + n);
         const Four scale = *reinterpret_cast<const Four*>(digits.scale + n);
-        const auto total = [&](int step) { return total_of(sums, step); };
+        const auto total = [&](int step) { return total_of(sums, start, step); };
         if (l + 1 < p.model.actor.hidden) {
             neighbours.template run<true>(total, scale);
-            fired += neighbours.template finish<true>();
         } else {
             neighbours.template run<false>(total, scale);
-            fired += neighbours.template finish<false>();
         }
+        fired += neighbours.finish();
+        if (l + 1 == p.model.actor.hidden && span.last) neighbours.act(tile == group.warp());
     }
     count_spikes(group, l, fired);
 }
 
-// The output layer is linear: one product, on the mean. Four lanes share an action of two rows.
+// The output layer is linear: one product, on the mean, of which each warp has summed a part.
 __device__ void act(const IntegerProblem& p, const Group& group) {
-    constexpr int kRowPairs = kTileRows / kSharedRows;
-    constexpr int kWarpActions = kWarp / kSharing / kRowPairs;
-    constexpr int kAtOnce = kActorPadding / kNeighbours;  // of which a width has whole ones
     const ActorModel& model = p.model.actor;
-    const int width = model.layer[model.hidden - 1].width;
-    const int part = threadIdx.x % kSharing;
-    const int filled = (model.actions + kWarpActions - 1) / kWarpActions * kWarpActions;
-    for (int i = threadIdx.x / kSharing; i < kRowPairs * filled; i += blockDim.x / kSharing) {
-        const int first = i % kRowPairs * kSharedRows;
-        const int n = min(i / kRowPairs, model.actions - 1);  // whole warps sum together
-        const Four* weight =
-            reinterpret_cast<const Four*>(model.output_weight + int64_t(n) * width) + part;
-        const Four* mean[kSharedRows];
-        for (int row = 0; row < kSharedRows; ++row)
-            mean[row] = reinterpret_cast<const Four*>(group.mean(first + row)) + part;
-        float z[kSharedRows] = {};
-#pragma unroll 1
-        for (int left = width / kNeighbours; left > 0; left -= kAtOnce) {
-#pragma unroll
-            for (int k = 0; k < kAtOnce; k += kSharing) {
-                const Four four = weight[k];
-#pragma unroll
-                for (int row = 0; row < kSharedRows; ++row) {
-                    const Four its = mean[row][k];
-#pragma unroll
-                    for (int j = 0; j < kNeighbours; ++j)
-                        z[row] = fmaf(its.lane[j], four.lane[j], z[row]);
-                }
-            }
-            weight += kAtOnce;
-            for (int row = 0; row < kSharedRows; ++row) mean[row] += kAtOnce;
-        }
-#pragma unroll
-        for (int row = 0; row < kSharedRows; ++row) {
-            for (int offset = kSharing / 2; offset; offset /= 2)
-                z[row] += __shfl_xor_sync(kAllLanes, z[row], offset);
-        }
-        const int row = first + part;  // where part is one of the two
-        const float action =
-            scaled_action((part ? z[1] : z[0]) + model.output_bias[n], model.interface,
-                          model.interface.action_scale[n], model.interface.action_bias[n]);
-        if (part < kSharedRows && i < kRowPairs * model.actions && group.has(row))
-            p.rows.action[group.at(row, model.actions) + n] = action;
+    const int tasks = model.layer[model.hidden - 1].width / kTileReceivers;
+    const int warps = min(p.plan.warps, tasks);
+    for (int i = threadIdx.x; i < kTileRows * model.actions; i += blockDim.x) {
+        const int row = i / model.actions, n = i % model.actions;
+        float z = 0;
+        for (int warp = 0; warp < warps; ++warp) z += group.outputs(warp, row)[n];
+        if (group.has(row))
+            p.rows.action[group.at(row, model.actions) + n] =
+                scaled_action(z + model.output_bias[n], model.interface,
+                              model.interface.action_scale[n], model.interface.action_bias[n]);
     }
 }
 
@@ -639,11 +687,12 @@ __global__ void __launch_bounds__(kMostGroups * kGroupWarps * kWarp, 1)
     bool loaded = false;
     for (; group.has_tile(); group.next_tile()) {
         observe(p, group);
+        fetch_ahead(p, group);
         group_barrier(group.barrier(), blockDim.x);
         for (int begin = 0; begin < timesteps; begin += kTileSteps) {
             const int end = min(begin + kTileSteps, timesteps);
             const Span span{begin, end, begin == 0, end == timesteps};
-            run_first_layer<kind>(p, group, span);
+            run_first_layer<kind>(p, group, span, loaded);
             if (!loaded) wait_for_weights(p);
             loaded = true;
             group_barrier(group.barrier(), blockDim.x);
@@ -680,9 +729,10 @@ void plan_group(IntegerPlan& plan, const ActorModel& model, int inputs) {
     plan.observation_width = 4 * (divide_up(inputs, 4) | 1);
     plan.observation = places.place(int64_t(kTileRows) * plan.observation_width * sizeof(float));
     plan.counts = places.place(int64_t(model.hidden) * kTileRows * sizeof(int32_t));
+    plan.outputs = places.place(int64_t(plan.warps) * kTileRows * model.actions * sizeof(float));
     plan.group_bytes = places.bytes();
 
-    plan.group_floats = kTileRows * model.layer[model.hidden - 1].width;
+    plan.group_floats = 0;
     if (model.timesteps <= kTileSteps) return;
     for (int l = 0; l < model.hidden; ++l) {
         plan.state[l] = plan.group_floats;
@@ -702,6 +752,15 @@ IntegerPlan plan_block(const IntegerModel& all, int64_t batch, int groups, int w
     Places places;
     places.place(int64_t(groups) * plan.group_bytes);
     const int64_t most_bytes = most_shared_memory();
+    // All weights of the first layer, or none of them: where they are few, and groups have enough
+    // tiles that read them from there.
+    const int tiles = model.layer[0].width / kTileReceivers;
+    const int64_t of_first = int64_t(all.inputs) * model.layer[0].width * int64_t(sizeof(float));
+    if (of_first <= most_bytes / kFirstShare && places.bytes() + of_first <= most_bytes &&
+        plan.tiles >= kFirstTiles * plan.blocks * groups) {
+        plan.resident[0] = tiles;
+        plan.weights[0] = places.place(of_first);
+    }
     for (int l = 1; l < model.hidden; ++l) {
         const int64_t of_tile = int64_t(model.layer[l - 1].width) * kTileReceivers * kSlices;
         const int64_t left = std::max<int64_t>(most_bytes - places.bytes(), 0);

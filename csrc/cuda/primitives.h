@@ -20,6 +20,11 @@ __device__ inline void copy_later(void* shared, const void* global) {
 }
 __device__ inline void wait_for_own_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
+// Asks L2 for what stands there.
+__device__ inline void prefetch(const void* global) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
+}
+
 // sum += a · b, by a warp: a is [16, 32], b [32, 8] of int8, sum [16, 8] of int32. Which of them a
 // lane holds: PTX ISA, "Matrix fragments for mma.m16n8k32 with integer type".
 __device__ inline void multiply_add(int32_t (&sum)[4], const uint4& a, const uint2& b) {

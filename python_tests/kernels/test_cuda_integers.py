@@ -235,7 +235,11 @@ def test_sums_are_as_large_as_they_can_be(cuda_device) -> None:
 
 @each("neuron", DEFAULT_NEURONS)
 def test_nothing_is_read_or_written_beyond_its_memory(cuda_on_host, cuda_device, monkeypatch, neuron) -> None:
-    """On the host, where what is would end the process: of inputs, weights, carries and scratch memory."""
+    """On the host, where what is would end the process: of inputs, weights, carries and scratch memory.
+
+    Twelve tiles for three groups, the last one of five rows: so each group asks for what comes, and the first layer's
+    weights are copied.
+    """
     if cuda_device.type != "cpu":
         pytest.skip("memory is guarded on the host")
 
@@ -246,17 +250,19 @@ def test_nothing_is_read_or_written_beyond_its_memory(cuda_on_host, cuda_device,
         return self[-1].data_ptr()
 
     monkeypatch.setattr(native.Packed, "keep", keep)
+    rows = 93
     parts = packed((11, 33, 17, 3), neuron, HOST, 9, alpha=1.0)
     engine = made(parts)
-    counts = before_a_guard(torch.zeros(2, 13, dtype=torch.int64))
-    carries = [before_a_guard(torch.zeros(13, width)) for width in (33, 17)]
-    scratch = before_a_guard(torch.zeros(engine._native.scratch(13, 0), dtype=torch.uint8))
-    addresses = [carry.data_ptr() for carry in carries]
-    engine._native.bind(13, addresses, counts.data_ptr(), 0, scratch.data_ptr(), 0)
-    observation, action = (before_a_guard(torch.zeros(13, width)) for width in (11, 3))
-    observation.copy_(random_observations(1, 13, 11)[0])
-    assert engine._native.decide(0, observation.data_ptr(), action.data_ptr(), True)
-    wanted = integers.decide_slowly(parts, observation, [torch.zeros(13, width) for width in (33, 17)])
+    counts = before_a_guard(torch.zeros(2, rows, dtype=torch.int64))
+    carries = [before_a_guard(torch.zeros(rows, width)) for width in (33, 17)]
+    with multiprocessors(cuda_on_host, 1):
+        scratch = before_a_guard(torch.zeros(engine._native.scratch(rows, 0), dtype=torch.uint8))
+        addresses = [carry.data_ptr() for carry in carries]
+        engine._native.bind(rows, addresses, counts.data_ptr(), 0, scratch.data_ptr(), 0)
+        observation, action = (before_a_guard(torch.zeros(rows, width)) for width in (11, 3))
+        observation.copy_(random_observations(1, rows, 11)[0])
+        assert engine._native.decide(0, observation.data_ptr(), action.data_ptr(), True)
+    wanted = integers.decide_slowly(parts, observation, [torch.zeros(rows, width) for width in (33, 17)])
     assert torch.equal(counts, wanted.counts)
     assert all(torch.equal(mine, other) for mine, other in zip(carries, wanted.carries, strict=True))
 
@@ -376,7 +382,7 @@ def shared_bytes(module, parts: ActorParts, rows: int, groups: int = 0) -> int:
     """What a launch asks for."""
     with recorded(module) as calls:
         assert_exact(parts, random_observations(1, rows, parts.interface.observation_dim), groups)
-    return next(call.bytes for call in calls if call.what == "launch")
+    return max(call.bytes for call in calls if call.what == "launch")  # what looks for NaN asks for none
 
 
 def test_weights_stay_in_shared_memory_as_far_as_they_fit(cuda_on_host, cuda_device) -> None:
@@ -388,11 +394,20 @@ def test_weights_stay_in_shared_memory_as_far_as_they_fit(cuda_on_host, cuda_dev
         pytest.skip("on the host, whose runtime records it")
     parts = packed((17, 256, 256, 6), "if", HOST, 1)
     weights, spikes = 256 * 256 * 3, 8 * 8 * 256
-    assert shared_bytes(cuda_on_host, parts, 32, groups=2) - weights - 2 * spikes < 2500
-    assert shared_bytes(cuda_on_host, parts, 50) - weights * 14 // 16 - 3 * spikes < 3500
-    assert shared_bytes(cuda_on_host, parts, 8) - weights - spikes < 1500
+    assert 0 < shared_bytes(cuda_on_host, parts, 32, groups=2) - weights - 2 * spikes < 3100
+    assert 0 < shared_bytes(cuda_on_host, parts, 50) - weights * 14 // 16 - 3 * spikes < 6000
+    assert 0 < shared_bytes(cuda_on_host, parts, 8) - weights - spikes < 3100
     with multiprocessors(cuda_on_host, 1000):  # each has a tile then
-        assert shared_bytes(cuda_on_host, parts, 50) - weights - spikes < 1500
+        assert 0 < shared_bytes(cuda_on_host, parts, 50) - weights - spikes < 3100
+
+
+def test_the_first_layers_weights_stay_where_groups_have_many_tiles(cuda_on_host, cuda_device) -> None:
+    """Four of eight rows for each group: here one of three multiprocessors' blocks."""
+    if cuda_device.type != "cpu":
+        pytest.skip("on the host, whose runtime records it")
+    parts = packed((7, 40, 33, 2), "if", HOST, 3, alpha=1.0)
+    few, many = (shared_bytes(cuda_on_host, parts, rows, groups=1) for rows in (88, 89))
+    assert many - few == 8 * 64 * 4  # seven inputs and one of padding, 40 neurons and 24
 
 
 NOT_SERVED = {

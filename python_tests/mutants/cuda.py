@@ -18,6 +18,7 @@ CLUSTER_CHOICE = (
 INTEGERS = "python_tests/kernels/test_cuda_integers.py"
 EXACT = f"{INTEGERS} -k 'host and (layers_are_exact or random or every_size)'"
 DIGITS = f"{INTEGERS} -k 'host and hard or rounded'"
+FIRST_WEIGHTS = f"{INTEGERS} -k 'first_layers_weights'"
 ORDER = f"{INTEGERS} -k 'host and order'"
 MEMORY = f"{INTEGERS} -k 'host and (memory or neighbours)'"
 BEYOND_OF_INTEGERS = f"{INTEGERS} -k 'host and beyond_two'"
@@ -648,17 +649,17 @@ MUTANTS = [
         tests=EXACT,
     ),
     Mutant(
-        name="cuda-integers-sums-begin-with-the-bias-in-every-digit",
+        name="cuda-integers-currents-do-not-start-with-the-bias",
         file="csrc/cuda/integer_kernel.cu",
-        text="const bool lowest = slice == kSlices - 1;",
-        replacement="const bool lowest = slice > 0;",
+        text="digit(2) + begun[j];",
+        replacement="digit(2);",
         tests=EXACT,
     ),
     Mutant(
-        name="cuda-integers-neighbours-begin-with-each-others-bias",
+        name="cuda-integers-neighbours-start-with-each-others-bias",
         file="csrc/cuda/integer_kernel.cu",
-        text="sums[pair][slice][1][i] = lowest ? (i % 2 ? start.w : start.z) : 0;",
-        replacement="sums[pair][slice][1][i] = lowest ? (i % 2 ? start.z : start.w) : 0;",
+        text="{uint32_t(start.x), uint32_t(start.y),",
+        replacement="{uint32_t(start.y), uint32_t(start.x),",
         tests=EXACT,
     ),
     Mutant(
@@ -773,10 +774,59 @@ MUTANTS = [
         tests=EXACT,
     ),
     Mutant(
+        name="cuda-integers-rows-beyond-the-last-are-asked-for",
+        file="csrc/cuda/integer_kernel.cu",
+        text="return left < kTileRows ? static_cast<int>(left) : kTileRows;",
+        replacement="return left < 1 ? 0 : kTileRows;",
+        tests=MEMORY,
+    ),
+    Mutant(
+        name="cuda-integers-later-tasks-replace-what-is-brought-to-actions",
+        file="csrc/cuda/integer_kernel.cu",
+        text="sums[first] = is_first ? sum : sums[first] + sum;",
+        replacement="sums[first] = sum;",
+        tests=EXACT,
+    ),
+    Mutant(
+        name="cuda-integers-tiles-bring-to-each-others-actions",
+        file="csrc/cuda/integer_kernel.cu",
+        text="sums[first] = is_first ? sum : sums[first] + sum;",
+        replacement="sums[first] += sum;",
+        tests=EXACT,
+    ),
+    Mutant(
+        name="cuda-integers-warps-without-a-task-bring-something",
+        file="csrc/cuda/integer_kernel.cu",
+        text="const int warps = min(p.plan.warps, tasks);",
+        replacement="const int warps = p.plan.warps;",
+        tests=EXACT,
+    ),
+    Mutant(
+        name="cuda-integers-lanes-of-a-row-keep-each-others-actions",
+        file="csrc/cuda/integer_kernel.cu",
+        text="return (odd ? other : even) +",
+        replacement="return (odd ? even : other) +",
+        tests=EXACT,
+    ),
+    Mutant(
+        name="cuda-integers-first-weights-are-not-waited-for",
+        file="csrc/cuda/integer_kernel.cu",
+        text="const bool is_near = loaded && p.plan.resident[0];",
+        replacement="const bool is_near = p.plan.resident[0];",
+        tests=FIRST_WEIGHTS,
+    ),
+    Mutant(
+        name="cuda-integers-the-last-first-weights-are-not-copied",
+        file="csrc/cuda/integer_kernel.cu",
+        text="p.plan.resident[0] * p.model.inputs * of_input);",
+        replacement="(p.plan.resident[0] - 1) * p.model.inputs * of_input);",
+        tests=FIRST_WEIGHTS,
+    ),
+    Mutant(
         name="cuda-integers-no-barrier-behind-the-observation",
         file="csrc/cuda/integer_kernel.cu",
-        text="observe(p, group);\n        group_barrier(group.barrier(), blockDim.x);",
-        replacement="observe(p, group);",
+        text="fetch_ahead(p, group);\n        group_barrier(group.barrier(), blockDim.x);",
+        replacement="fetch_ahead(p, group);",
         tests=ORDER,
     ),
     Mutant(
