@@ -574,7 +574,7 @@ def measure(run: Run, small: bool) -> None:
     for name, entries in parts:
         for entry in entries:
             run.found[name].append(entry)
-        run.write()
+            run.write()
 
 
 def show(found: dict[str, Any]) -> None:

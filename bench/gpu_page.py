@@ -16,7 +16,7 @@ import precision
 import triton_compiled
 import triton_tables
 import visual_tables
-from h100 import PAGE, assumptions_table
+from h100 import PAGE, Measured, assumptions_table
 
 from snnkern.files import write_atomically
 
@@ -60,6 +60,7 @@ def main() -> None:
     of_visual = triton_compiled.compile_all(triton_compiled.visual())
     draw("visual-compiled", visual_tables.compiled_table(of_visual))
     draw("visual-predicted", visual_tables.predicted_table(of_visual))
+    draw("measured-decisions", Measured().decisions_table())
     draw("borders", triton_tables.borders_table(of_triton, rows))
 
 

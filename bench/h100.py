@@ -128,8 +128,25 @@ class Measured:
         """A visual actor's decision in µs, replayed as a CUDA graph: on "triton", or in "layers"."""
         return self._cell("visual", {"path": path, "neuron": kind.lower(), "batch": batch})
 
+    def decisions_table(self) -> str:
+        """All that was measured of decisions: a row for each name and neuron, a column for each batch."""
+        found = {(one["name"], one["neuron"], one["batch"]): one["seconds"][1] for one in self._found["decisions"]}
+        rows, batches = dict.fromkeys(key[:2] for key in found), sorted({batch for *_, batch in found})
+        cells = [
+            [name, neuron.upper(), *(_microseconds(found.get((name, neuron, batch))) for batch in batches)]
+            for name, neuron in rows
+        ]
+        return table(["µs at a batch of", "neuron", *(f"{batch:,}" for batch in batches)], cells)
+
     def _cell(self, what: str, key: dict[str, object]) -> str:
         for entry in self._found.get(what, ()):
             if key.items() <= entry.items():
-                return f"{entry['seconds'][1] * 1e6:.1f}"
+                return _microseconds(entry["seconds"][1])
         return ""
+
+
+def _microseconds(seconds: float | None) -> str:
+    """Three digits; empty for what was not measured."""
+    if seconds is None:
+        return ""
+    return f"{seconds * 1e6:,.0f}" if seconds >= 1e-4 else f"{seconds * 1e6:.1f}"

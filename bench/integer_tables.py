@@ -38,7 +38,7 @@ OBSERVED = 250  # of them
 ERRORS_OF = ("td3-halfcheetah", "sac-halfcheetah")
 TILE_ROWS, SLICES, GROUP_WARPS, GROUPS = 8, 3, 4, 3
 TASKS = WIDTH // 16 // GROUP_WARPS  # of a warp in a layer
-RESIDENT = 14 / 16  # of the weights, beside three groups
+RESIDENT = 12 / 16  # of the weights, beside three groups and the first layer's
 # int8 products of a clock and multiprocessor at the peak, of which mma.sync reaches half (its rate on an A100) to 65 %
 # (what Luo et al., arXiv 2402.13499, find of other types).
 PEAK = 1979e12 / 2 / CLOCK / MULTIPROCESSORS
@@ -49,6 +49,7 @@ TOGETHER, ALONE = (BEST.issue, WORST.issue), (0.6, 0.45)
 FIXED = {
     "const int timesteps = p.model.actor.timesteps;": f"constexpr int timesteps = {TIMESTEPS};",
     "tile < p.plan.resident[l]": "true",
+    "loaded && p.plan.resident[0]": "true",
     "p.model.actor.hidden": "2",
     "p.plan.warps": str(GROUP_WARPS),
     "aligned_ && n + kNeighbours <= outputs_": "true",
@@ -99,22 +100,23 @@ class Tile(NamedTuple):
         around = [loop for loop in code.loops() if code.count("IMMA", loop)]
         tile, task, products = around[0], around[-2], around[-1]
         inner = [loop for loop in code.within(tile) if loop not in around]
-        observe, of_row, first, *of_first = [loop for loop in inner if loop.end <= task.start]
-        act, of_action, counts = [loop for loop in inner if loop.start >= products.end]
-        eight, two = of_first
-        assert [code.count("LDG.E.128", loop) for loop in (eight, two, of_action)] == [8, 2, 6]
+        observe, of_row, *ahead, first, eight, two = [loop for loop in inner if loop.end <= task.start]
+        of_actions, act, of_warp, counts = [loop for loop in inner if loop.start >= products.end]
+        assert [code.count("LDS", loop) for loop in (eight, two, of_warp)] == [8 + 2, 2 + 1, 1]
+        assert [code.count("CCTL", loop) for loop in ahead] == [1, 1, 1]
+        assert code.count("LDG.E.128", of_actions) == 4
         # The first senders' products stand before the loop over the others.
         names = [code.instructions[place].split(".")[0] for place in code.own(task)]
         by_senders = (WIDTH // 32 - 1) * own(products) + names.count("IMMA") + names.count("LDS")
         padded = INPUTS + INPUTS % 2
         by_inputs = padded // 8 * own(eight) + padded % 8 // 2 * own(two)
-        rows, actions = TILE_ROWS // GROUP_WARPS, math.ceil(TILE_ROWS // 2 * ACTIONS * 4 / (32 * GROUP_WARPS))
+        rows, actions = TILE_ROWS // GROUP_WARPS, math.ceil(TILE_ROWS * ACTIONS / (32 * GROUP_WARPS))
         return cls(
             first=TASKS * (own(first) + by_inputs),
             products=TASKS * by_senders,
             neurons=TASKS * (own(task) - names.count("IMMA") - names.count("LDS")),
-            output=actions * (own(act) + WIDTH // 32 * own(of_action)),
-            rest=own(tile) + rows * (own(observe) + own(of_row)) + own(counts),
+            output=TASKS * math.ceil(ACTIONS / 4) * own(of_actions) + actions * (own(act) + GROUP_WARPS * own(of_warp)),
+            rest=own(tile) + rows * (own(observe) + own(of_row)) + sum(map(own, ahead)) + own(counts),
         )
 
     @property

@@ -11,6 +11,7 @@ constexpr int kTileSteps = 8;       // simulation steps whose currents are in re
 constexpr int kSlices = 3;          // int8 digits of a weight, to the base of 256
 constexpr int kTileReceivers = 16;  // of a warp's task
 constexpr int kStepSenders = 32;    // of a product
+constexpr int kActions = 4;         // that are summed together
 constexpr int kGroupWarps = 4;      // of a group
 constexpr int kMostGroups = 3;      // of a block
 constexpr int kStateWords = 4;      // of a neuron that waits for the next steps
@@ -26,7 +27,8 @@ struct IntegerLayer {
 };
 
 // Beside the padding of an actor, the first layer's weights [tiles of receivers, inputs, 16] have
-// rows of 0 behind the last input, and the output layer's [actions, width] columns of 0.
+// rows of 0 behind the last input, and the output layer's [actions, width] columns of 0 and, up to
+// a multiple of kActions, rows of 0.
 struct IntegerModel {
     ActorModel actor;                 // `weight` is that of the first layer alone
     int32_t inputs;                   // of the first layer, padded to an even number

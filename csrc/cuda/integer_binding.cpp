@@ -106,6 +106,7 @@ void define_integer_engine(py::module_& module) {
     module.attr("slices") = kSlices;
     module.attr("tile_receivers") = kTileReceivers;
     module.attr("step_senders") = kStepSenders;
+    module.attr("actions") = kActions;
     module.attr("most_sum") = kMostSum;
     module.attr("most_timesteps") = kMostTimesteps;
     module.attr("most_groups") = kMostGroups;

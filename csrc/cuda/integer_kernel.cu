@@ -22,7 +22,7 @@ constexpr int kNeighbours = 4;     // neurons of a lane, beside each other
 constexpr int kFirstInFlight = 8;  // rows of the first layer's weights that a lane waits for
 constexpr int kPair = 2;           // steps that are multiplied together: a product has 16 rows
 constexpr int kTilePairs = kTileSteps / kPair;
-constexpr int kQuad = 4;         // lanes that have a row
+constexpr int kQuad = kActions;  // lanes that have a row
 constexpr int kCacheLine = 128;  // bytes
 constexpr int kFirstShare = 8;   // part of shared memory that the first layer's weights may take,
 constexpr int kFirstTiles = 4;   // and tiles of a group for which they do
@@ -469,11 +469,11 @@ class Neighbours {
             float z[kQuad];
 #pragma unroll
             for (int i = 0; i < kQuad; ++i) {
-                const int action = min(first + i, model.actions - 1);
-                const Four four = *reinterpret_cast<const Four*>(weight + int64_t(action) * width);
+                const Four four = *reinterpret_cast<const Four*>(weight);
                 z[i] = mean[0] * four.lane[0];
 #pragma unroll
                 for (int j = 1; j < kNeighbours; ++j) z[i] = fmaf(mean[j], four.lane[j], z[i]);
+                weight += width;
             }
             const float sum = sum_in_quad(z, part);
             if (first + part < model.actions) sums[first] = is_first ? sum : sums[first] + sum;
@@ -657,6 +657,7 @@ __device__ void act(const IntegerProblem& p, const Group& group) {
     for (int i = threadIdx.x; i < kTileRows * model.actions; i += blockDim.x) {
         const int row = i / model.actions, n = i % model.actions;
         float z = 0;
+#pragma unroll 1
         for (int warp = 0; warp < warps; ++warp) z += group.outputs(warp, row)[n];
         if (group.has(row))
             p.rows.action[group.at(row, model.actions) + n] =

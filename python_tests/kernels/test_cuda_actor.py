@@ -27,7 +27,7 @@ from torch import Tensor
 
 import snnkern
 from snnkern import IF, LIF
-from snnkern.kernels.backends import ActorParts, choice
+from snnkern.kernels.backends import ActorParts, choice, integers
 from snnkern.kernels.neurons import Kind
 from snnkern.policies.capture import CapturedDecision
 
@@ -249,7 +249,8 @@ def test_the_rule_decides_which_engine_is_packed(monkeypatch) -> None:
     assert packed(Fake("cuda", None), rows=1) is None
 
 
-def test_what_auto_takes_is_explained(monkeypatch) -> None:
+@pytest.mark.parametrize(("usual", "many"), [(False, "triton"), (True, "cuda")], ids=["another", "hopper"])
+def test_what_auto_takes_is_explained(monkeypatch, usual, many) -> None:
     """As on a machine with a GPU and all backends; then with CUDA's kernels missing."""
 
     class Fake:
@@ -273,6 +274,7 @@ def test_what_auto_takes_is_explained(monkeypatch) -> None:
     )
     monkeypatch.setattr(choice, "_BACKENDS", modules)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(integers, "are_usual", lambda device: usual and device.type == "cuda")
     taken = {one.what: one.backend for one in choice.choices()}
     assert taken == {
         "float32, float64 on the CPU": "cpu",
@@ -281,7 +283,7 @@ def test_what_auto_takes_is_explained(monkeypatch) -> None:
         "a layer in float64 on a GPU": "cuda",
         "a layer in bfloat16, float16 on a GPU": "triton",
         "an actor on a GPU, up to 1,024 rows": "cuda",
-        "an actor on a GPU, more than 1,024 rows": "triton",
+        "an actor on a GPU, more than 1,024 rows": many,
     }
     modules[1].missing = "not built"
     double_on_gpu = next(one for one in choice.choices() if one.what == "a layer in float64 on a GPU")

@@ -405,9 +405,9 @@ def test_the_first_layers_weights_stay_where_groups_have_many_tiles(cuda_on_host
     """Four of eight rows for each group: here one of three multiprocessors' blocks."""
     if cuda_device.type != "cpu":
         pytest.skip("on the host, whose runtime records it")
-    parts = packed((7, 40, 33, 2), "if", HOST, 3, alpha=1.0)
+    parts = packed((7, 60, 33, 2), "if", HOST, 3, alpha=1.0)
     few, many = (shared_bytes(cuda_on_host, parts, rows, groups=1) for rows in (88, 89))
-    assert many - few == 8 * 64 * 4  # seven inputs and one of padding, 40 neurons and 24
+    assert many - few == 8 * 64 * 4  # seven inputs and one of padding, 60 neurons and four
 
 
 NOT_SERVED = {
@@ -502,6 +502,29 @@ def test_warmup_leaves_it_where_it_is_slower_or_wrong(cuda_device, timed, monkey
     wrong, _ = twins((11, 33, 18, 3), "mt", cuda_device, alpha=1.0)
     wrong.warmup(40)
     assert type(wrong._engine) is cuda.Engine
+
+
+def test_large_batches_take_it_unasked_where_it_was_measured(cuda_device, timed, monkeypatch) -> None:
+    monkeypatch.setattr(integers, "are_usual", lambda device: True)
+    monkeypatch.setattr(choice, "is_large", lambda device, rows: rows > 30)
+    parts = packed((11, 33, 17, 3), "mt", cuda_device)
+    assert type(choice.engine("auto", parts, 31)) is integers.Engine
+    assert type(choice.engine("auto", parts, 30)) is not integers.Engine
+    assert type(choice.engine("cuda", parts, 31)) is cuda.Engine
+    assert [choice.takes_integers(name, parts, 31) for name in ("auto", "cuda", "triton")] == [True, False, False]
+    integers._tuned.keep(integers._key(parts, 31), integers.Tuned(False))  # what was measured goes before
+    assert not choice.takes_integers("auto", parts, 31)
+    monkeypatch.setattr(integers, "are_usual", lambda device: False)
+    assert not choice.takes_integers("auto", parts, 33)
+
+
+def test_it_was_measured_on_hopper(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert integers.are_usual(torch.device("cuda"))
+    assert not integers.are_usual(torch.device("cpu"))
+    for other in ((8, 0), (9, 1), (10, 0)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, other=other: other)
+        assert not integers.are_usual(torch.device("cuda"))
 
 
 @pytest.mark.parametrize("asked", ["0", "1"])

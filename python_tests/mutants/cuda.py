@@ -795,6 +795,13 @@ MUTANTS = [
         tests=EXACT,
     ),
     Mutant(
+        name="cuda-integers-actions-that-are-not-there-are-summed",
+        file="csrc/cuda/integer_kernel.cu",
+        text="if (first + part < model.actions)",
+        replacement="if (first < model.actions)",
+        tests=EXACT,
+    ),
+    Mutant(
         name="cuda-integers-warps-without-a-task-bring-something",
         file="csrc/cuda/integer_kernel.cu",
         text="const int warps = min(p.plan.warps, tasks);",

@@ -140,7 +140,8 @@ def takes_integers(name: str, actor: ActorParts, rows: int) -> bool:
     Raises:
         InputError: SNNKERN_INTEGERS says something that it cannot.
     """
-    return _may_take_integers(name, actor) and integers.taken(actor, rows)
+    large = name == "auto" and is_large(actor.output[0].device, rows)
+    return _may_take_integers(name, actor) and integers.taken(actor, rows, large)
 
 
 def measure_integers(name: str, actor: ActorParts, usual: Engine, rows: int, row_alpha: Tensor | None) -> bool:
@@ -155,10 +156,11 @@ def _may_take_integers(name: str, actor: ActorParts) -> bool:
 
 
 def is_large(device: torch.device, rows: int) -> bool:
-    """Whether "auto" prefers Triton to CUDA for a whole actor: a GPU's batch beyond `small_batch()`.
+    """Whether "auto" prefers a kernel for many rows to CUDA's for few: for a GPU's batch beyond `small_batch()`.
 
-    CUDA gives a row a thread block of its own, which answers soonest; Triton gives tensor cores a tile of rows, which
-    answer later, and for many rows at no extra cost. Why they meet where they do: `docs/gpu.md`.
+    That one gives a row a thread block of its own, which answers soonest. CUDA's kernel that sums integers and Triton's
+    give tensor cores a tile of rows, which answer later, and for many rows at no extra cost. Why they meet where they
+    do: `docs/gpu.md`.
     """
     return device.type == "cuda" and rows > small_batch()
 
@@ -214,7 +216,7 @@ def choices() -> tuple[Choice, ...]:
 
 def _choice(what: str, device: torch.device, dtype: torch.dtype, rows: int) -> Choice:
     passed_over = {}
-    for backend in _in_order(is_large(device, rows)):
+    for backend in _in_order(is_large(device, rows) and not integers.are_usual(device)):
         if why := backend.unavailable():
             passed_over[backend.NAME] = why
         elif not backend.serves(device, dtype):
@@ -230,8 +232,8 @@ def rule() -> str:
     """How "auto" chooses, in a sentence."""
     return (
         "auto: the first that serves the tensors' device and dtype; a whole actor on a GPU runs on cuda up to "
-        f"{small_batch():,} rows and on triton beyond, where there are both (SNNKERN_SMALL_BATCH moves the border); "
-        "one with convolutions runs on triton"
+        f"{small_batch():,} rows (SNNKERN_SMALL_BATCH moves the border), and beyond on triton where it is there, but "
+        "on Hopper on the kernel of cuda that sums integers, if that serves it; one with convolutions runs on triton"
     )
 
 

@@ -33,6 +33,7 @@ _LARGEST_SIZE = 2.0**100
 _LEAST_EXPONENT = -54
 _SETTING = "SNNKERN_INTEGERS"
 _OLDEST = (8, 0)  # compute capability: the first with this product, and with copies that nobody waits for
+_MEASURED = (9, 0)
 
 
 class Digits(NamedTuple):
@@ -213,11 +214,12 @@ class Engine(backends.Engine):
 
     def __init__(self, actor: ActorParts) -> None:
         weight, bias = actor.output
+        inputs, self._outputs = weight.shape
+        behind = 0, _padded(inputs) - inputs, 0, -self._outputs % cuda.native().actions
         self._actor = actor
         self._packed = Packed()
         self._bound: list[Tensor] = []
         self._rows, self._groups = 0, 0
-        self._outputs = weight.shape[1]
         self._native = cuda.native().IntegerEngine(
             device=cuda._device_of(weight),
             dynamics=actor.dynamics.numbers,
@@ -225,7 +227,7 @@ class Engine(backends.Engine):
             digits=[self._digits(index) for index in range(1, len(actor.hidden))],
             output=(
                 self._outputs,
-                self._packed.keep(pad(weight.T, (0, -weight.shape[0] % cuda.native().padding))),
+                self._packed.keep(pad(weight.T, behind)),
                 self._packed.keep(bias),
             ),
             interface=interface_arguments(actor.interface, self._packed.keep),
@@ -306,10 +308,20 @@ def _known(actor: ActorParts, rows: int) -> Tuned:
     return _tuned.find(_key(actor, rows)) or Tuned()
 
 
-def taken(actor: ActorParts, rows: int) -> bool:
-    """Whether a batch like this is to be computed so: if the environment asks for it, or `measure` found it faster."""
-    asked = asked_for(_SETTING)
-    return _known(actor, rows).faster if asked is None else asked
+def taken(actor: ActorParts, rows: int, large: bool) -> bool:
+    """Whether a batch like this is to be computed so: if the environment asks for it, or `measure` found it faster.
+
+    Where neither says anything, large batches are, on the GPUs where that is known to be faster.
+    """
+    if (asked := asked_for(_SETTING)) is not None:
+        return asked
+    found = _tuned.find(_key(actor, rows))
+    return large and are_usual(actor.output[0].device) if found is None else found.faster
+
+
+def are_usual(device: torch.device) -> bool:
+    """Whether large batches are computed so unasked: on Hopper, where it was measured (docs/gpu.md)."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) == _MEASURED
 
 
 def measure(actor: ActorParts, usual: backends.Engine, rows: int, row_alpha: Tensor | None) -> bool:
