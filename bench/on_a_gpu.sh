@@ -110,7 +110,7 @@ main | tests)
         python_tests/kernels/triton_actor_cases.py python_tests/kernels/triton_visual_cases.py \
         python_tests/kernels/triton_gradient_cases.py &
     T=$!
-    part gpu-tests 130 $PYTEST -n 6 -m gpu -k "not two_to_the_32 and not large_batches and not kernels_on_a_gpu"
+    part gpu-tests 160 $PYTEST -n 8 -m gpu -k "not two_to_the_32 and not large_batches and not kernels_on_a_gpu"
     wait $T $P
     [ "$1" = tests ] && part short-bench 75 python3 bench/gpu.py --seconds 60 --turn 0.02 --output "$OUT/short.json"
     tar -czf "$OUT/triton-cache.tgz" -C /tmp triton-cache

@@ -89,8 +89,9 @@ MUTANTS = [
         "count.to(tl.float32) * (1.0 / (1 << (LEVELS - 1))) * threshold",
         "count.to(tl.float32) * ((1.0 / (1 << (LEVELS - 1))) * threshold)",
     ),
-    _neurons("residual-is-not-bounded", "tl.where(-sent > gained, -sent, gained)", "gained"),
-    _neurons("carry-is-not-clamped-below", "return tl.where(-bound > carry, -bound, carry)", "return carry"),
+    _neurons("negation-loses-the-sign-of-zero", "return value * -1.0", "return 0.0 - value"),
+    _neurons("residual-is-not-bounded", "tl.where(-sent > gained, negated(sent), gained)", "gained"),
+    _neurons("carry-is-not-clamped-below", "return tl.where(-bound > carry, negated(bound), carry)", "return carry"),
     _neurons(
         "carry-forgets", "carry = parameters.memory * carry + alpha * residual", "carry = carry + alpha * residual"
     ),
