@@ -28,7 +28,7 @@ from snnkern.policies import zoo
 
 RESULTS = ROOT / "bench" / "results" / "refined.jsonl"
 PAGE = ROOT / "docs" / "refine.md"
-SETTINGS = (("if", 4), ("if", 2), ("if", 8), ("snm", 4), ("mt", 2), ("dc", 2))
+SETTINGS = (("if", 4), ("if", 2), ("if", 8), ("if", 16), ("if", 32), ("snm", 4), ("mt", 2), ("dc", 2))
 SEED = 12_000
 
 
