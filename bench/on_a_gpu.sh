@@ -83,12 +83,13 @@ from snnkern.kernels.neurons import Dynamics, parse_neuron
 name = sys.argv[1]
 x = np.load("bench/results/halfcheetah.npy").astype(np.float32); actor = snnkern.load_actor("td3-halfcheetah")
 theta = [t.cuda() for t in snnkern.calibrate(actor, x, "max")]; actor = actor.to("cuda")
-for batch in (1, 256):  # a batch of 1 and one that 16 divides are compiled apart
+for batch in (1, 16, 256):  # a batch of 1, one tile and several are compiled apart
     snn = snnkern.SpikingActor(actor, theta, Dynamics(parse_neuron(name), 8, 0.2), backend="triton", check_finite=False).to("cuda")
     print(name, batch, snn.warmup(batch), snn._engine and snn._engine._tile, flush=True)
 device = torch.device("cuda"); triton = choose("triton", device, torch.float32)
-for shape in (gpu_gradients.CHECKED, (256, gpu_gradients.NEURONS)):
-    with torch.no_grad(): gpu_gradients.check(name, shape, device, triton)
+for shape in (gpu_gradients.CHECKED, *((batch, gpu_gradients.NEURONS) for batch in gpu_gradients.BATCHES)):
+    for first in (True, False):
+        with torch.no_grad(): gpu_gradients.Step.random(name, shape, first, device, 0).back(triton)
     print(name, "gradients", shape, flush=True)
 PY
     wait
