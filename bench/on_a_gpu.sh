@@ -10,7 +10,7 @@
 # triton (3.6), numpy, pytest with xdist, pybind11, cmake, ninja, nvcc 13, hypothesis and safetensors are expected; msgspec and
 # spikingjelly (with loguru) come along. There is no gymnasium or mujoco, which `pytest -m gpu` does without.
 # Optional, in the folder: prebuilt/_cpu*.so and prebuilt/_cuda*.so for that Python and GPU, then nothing is built; and the
-# triton-cache.tgz that an earlier run left, then nothing of Triton's is compiled again.
+# triton-cache.txz that an earlier run left in $OUT, then what the benchmark times of Triton's is not compiled again.
 set -u -o pipefail
 SELF=$(readlink -f "$0") HERE=$(dirname "$(readlink -f "$0")")
 if [ "${1:-}" = prepare ]; then
@@ -26,6 +26,7 @@ cd "$HERE/.." 2>/dev/null; [ -f setup.py ] || cd "${REPO:-$PWD}"
 [ -f setup.py ] || { echo "run from the repository"; exit 2; }
 OUT=${OUT:-/tmp/gpu-out}; mkdir -p "$OUT"
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 TRITON_CACHE_DIR=/tmp/triton-cache PYTHONPATH=$PWD
+TIMED=/tmp/triton-timed # the cache of what the benchmark times
 unset TRITON_INTERPRET
 tag=$(python3 -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
 for wheel in "$HERE"/wheels/*-"$tag"-"$tag"-*.whl "$HERE"/wheels/*-none-any.whl; do # what such a machine has not
@@ -74,6 +75,7 @@ build() { # for this chip alone: setup.py has no way to say so, and three target
 PYTEST="python3 -m pytest -v --maxfail=80 -p no:cacheprovider -o filterwarnings=default --tb=short"
 precompile() { # Triton's kernels that bench times, every tile, into the cache that it reads: 4 processes
     local n
+    export TRITON_CACHE_DIR=$TIMED
     for n in if snm mt dc; do python3 - $n <<'PY' & done
 import sys, numpy as np, torch, snnkern
 sys.path.insert(0, "bench")
@@ -101,26 +103,26 @@ facts | build | precompile)
     exit
     ;;
 main | tests)
-    [ -f "$HERE/triton-cache.tgz" ] && tar -xzf "$HERE/triton-cache.tgz" -C /tmp
     part facts 40 bash "$SELF" facts
     part build 170 bash "$SELF" build || say "the build failed: see logs.txt"
     # Tests do not time anything, so they share the card; each worker compiles for itself, 16 cores.
+    [ -f "$HERE/triton-cache.txz" ] && tar -xJf "$HERE/triton-cache.txz" -C /tmp
     part precompile 120 bash "$SELF" precompile &
     P=$!
-    part triton-tests 150 env TRITON_INTERPRET=0 $PYTEST -n 8 --all-cases -m "not long" python_tests/kernels/triton_cases.py \
+    part triton-tests 170 env TRITON_INTERPRET=0 $PYTEST -n 8 --all-cases -m "not long" python_tests/kernels/triton_cases.py \
         python_tests/kernels/triton_actor_cases.py python_tests/kernels/triton_visual_cases.py \
         python_tests/kernels/triton_gradient_cases.py &
     T=$!
     part gpu-tests 160 $PYTEST -n 8 -m gpu -k "not two_to_the_32 and not large_batches and not kernels_on_a_gpu"
     wait $T $P
-    [ "$1" = tests ] && part short-bench 75 python3 bench/gpu.py --seconds 60 --turn 0.02 --output "$OUT/short.json"
-    tar -czf "$OUT/triton-cache.tgz" -C /tmp triton-cache
+    [ "$1" = tests ] && part short-bench 75 env TRITON_CACHE_DIR=$TIMED python3 bench/gpu.py --seconds 60 --turn 0.02 --output "$OUT/short.json"
+    [ "$1" = tests ] && tar -cJf "$OUT/triton-cache.txz" -C /tmp "${TIMED##*/}"
     [ "$1" = main ] && bash "$SELF" bench $((535 - (SECONDS - BEGAN)))
     ;;
 bench) # alone on the card; bench/gpu.py writes its JSON after each part, what matters most first
     ls snnkern/_cuda.*.so >/dev/null 2>&1 || part build 100 bash "$SELF" build
-    [ -d /tmp/triton-cache ] || tar -xzf "$HERE/triton-cache.tgz" -C /tmp
-    part bench "${2:-300}" python3 bench/gpu.py --seconds $((${2:-300} - 15)) --output "$OUT/gpu.json"
+    [ -d $TIMED ] || tar -xJf "$HERE/triton-cache.txz" -C /tmp
+    part bench "${2:-300}" env TRITON_CACHE_DIR=$TIMED python3 bench/gpu.py --seconds $((${2:-300} - 15)) --output "$OUT/gpu.json"
     ;;
 extra) # on the machine that is still warm (30 s), else everything is built again first
     ls snnkern/_cuda.*.so >/dev/null 2>&1 || part build 100 bash "$SELF" build
