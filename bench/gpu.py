@@ -575,6 +575,7 @@ def measure(run: Run, small: bool) -> None:
         for entry in entries:
             run.found[name].append(entry)
             run.write()
+        run.write()  # what failed, and for what there was no time
 
 
 def show(found: dict[str, Any]) -> None:

@@ -3,17 +3,18 @@
 # measures, and leaves its files in $OUT (at most 8).
 #     bash bench/on_a_gpu.sh prepare .gpu  # before, where there is a network: this file and what the machine lacks, in a folder
 #     bash .gpu/on_a_gpu.sh main           # build, tests, benchmark: at most 540 s
-#     bash .gpu/on_a_gpu.sh tests          # the first half alone: build, tests, a short benchmark: at most 300 s
+#     bash .gpu/on_a_gpu.sh tests          # the first half alone: build, tests, a short benchmark: 300 s, at most 480
 #     bash .gpu/on_a_gpu.sh bench SECONDS  # the second half alone
-#     bash .gpu/on_a_gpu.sh extra          # sanitizer, large sizes: at most 200 s, on the same machine
+#     bash .gpu/on_a_gpu.sh extra          # sanitizer, large sizes: at most 250 s, on the same machine
 # The folder stands below the repository's root and is not tracked. Nothing is installed there: torch (2.11+cu130 was seen),
 # triton (3.6), numpy, pytest with xdist, pybind11, cmake, ninja, nvcc 13, hypothesis and safetensors are expected; msgspec and
 # spikingjelly (with loguru) come along. There is no gymnasium or mujoco, which `pytest -m gpu` does without.
 # Optional, in the folder: prebuilt/_cpu*.so and prebuilt/_cuda*.so for that Python and GPU, then nothing is built; and the
 # triton-cache.txz that an earlier run left in $OUT, then what the benchmark times of Triton's is not compiled again.
 set -u -o pipefail
+set -- "${1:-main}" "${@:2}"
 SELF=$(readlink -f "$0") HERE=$(dirname "$(readlink -f "$0")")
-if [ "${1:-}" = prepare ]; then
+if [ "$1" = prepare ]; then
     folder=${2:?which folder} && mkdir -p "$folder/wheels" && cp "$SELF" "$folder/on_a_gpu.sh"
     for version in 3.10 3.11 3.12 3.13; do
         python3 -m pip download --quiet --no-deps --only-binary :all: --python-version "$version" \
@@ -29,12 +30,12 @@ export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 TRITON_CACHE_DIR=/tmp/triton
 TIMED=/tmp/triton-timed # the cache of what the benchmark times
 unset TRITON_INTERPRET
 tag=$(python3 -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
-for wheel in "$HERE"/wheels/*-"$tag"-"$tag"-*.whl "$HERE"/wheels/*-none-any.whl; do # what such a machine has not
-    python3 -m zipfile -e "$wheel" /tmp/wheels
+[ -d /tmp/wheels ] || for wheel in "$HERE"/wheels/*-"$tag"-"$tag"-*.whl "$HERE"/wheels/*-none-any.whl; do
+    [ -e "$wheel" ] && python3 -m zipfile -e "$wheel" /tmp/wheels # what such a machine has not
 done
 export PYTHONPATH=$PYTHONPATH:/tmp/wheels
 BEGAN=$SECONDS
-SUMMARY=$OUT/summary.txt; [ "${1:-main}" = main ] && : >"$SUMMARY"
+SUMMARY=$OUT/summary.txt; [ "$1" = main ] && : >"$SUMMARY"
 say() { echo "[$((SECONDS - BEGAN)) s] $*" | tee -a "$SUMMARY"; }
 part() { # name seconds command...: never stops the script; its log comes back, cut to 2 MB
     local name=$1 most=$2 start=$SECONDS rc; shift 2
@@ -62,6 +63,7 @@ build() { # for this chip alone: setup.py has no way to say so, and three target
         touch snnkern/_c*.so && python3 -c 'import snnkern; [print(b) for b in snnkern.backends()]'
         return
     fi
+    rm -f snnkern/_cpu.*.so snnkern/_cuda.*.so # of another Python
     python3 -c 'import pybind11' && cmake -S . -B /tmp/build -GNinja -DCMAKE_BUILD_TYPE=Release \
         -DPython_EXECUTABLE="$(command -v python3)" -Dpybind11_DIR="$(python3 -m pybind11 --cmakedir)" \
         -DCMAKE_CUDA_ARCHITECTURES=90 -DSNNKERN_CUDA=ON -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$PWD/snnkern" &&
@@ -97,7 +99,7 @@ PY
     wait
 }
 export OUT
-case ${1:-main} in
+case $1 in
 facts | build | precompile)
     "$1"
     exit
@@ -117,11 +119,11 @@ main | tests)
     wait $T $P
     [ "$1" = tests ] && part short-bench 75 env TRITON_CACHE_DIR=$TIMED python3 bench/gpu.py --seconds 60 --turn 0.02 --output "$OUT/short.json"
     [ "$1" = tests ] && tar -cJf "$OUT/triton-cache.txz" -C /tmp "${TIMED##*/}"
-    [ "$1" = main ] && bash "$SELF" bench $((535 - (SECONDS - BEGAN)))
+    [ "$1" = main ] && [ $((SECONDS - BEGAN)) -lt 475 ] && bash "$SELF" bench $((535 - (SECONDS - BEGAN)))
     ;;
 bench) # alone on the card; bench/gpu.py writes its JSON after each part, what matters most first
     ls snnkern/_cuda.*.so >/dev/null 2>&1 || part build 100 bash "$SELF" build
-    [ -d $TIMED ] || tar -xJf "$HERE/triton-cache.txz" -C /tmp
+    [ -d $TIMED ] || [ ! -f "$HERE/triton-cache.txz" ] || tar -xJf "$HERE/triton-cache.txz" -C /tmp
     part bench "${2:-300}" env TRITON_CACHE_DIR=$TIMED python3 bench/gpu.py --seconds $((${2:-300} - 15)) --output "$OUT/gpu.json"
     ;;
 extra) # on the machine that is still warm (30 s), else everything is built again first
@@ -130,6 +132,8 @@ extra) # on the machine that is still warm (30 s), else everything is built agai
     part racecheck 50 compute-sanitizer --tool racecheck --error-exitcode 9 python3 -m pytest -q -p no:cacheprovider \
         -o filterwarnings=default -m gpu -k "gpu and (bit_identical_to_the_cpu_engine and (deep or wide or long) or follow_the_rows and two-per and three-rows)" \
         python_tests/kernels/test_cuda_actor.py python_tests/kernels/test_cuda_gradients.py
+    part racecheck-integers 50 compute-sanitizer --tool racecheck --error-exitcode 9 python3 -m pytest -q -p no:cacheprovider \
+        -o filterwarnings=default -m gpu -k "gpu and (layers_are_exact or row_alone)" python_tests/kernels/test_cuda_integers.py
     part memcheck 50 compute-sanitizer --tool memcheck --error-exitcode 9 python3 -m pytest -q -p no:cacheprovider \
         -o filterwarnings=default -m gpu -k "nothing_is_written or unaligned or odd_distance" python_tests/kernels/test_cuda_actor.py python_tests/kernels/test_cuda_neurons.py \
         python_tests/kernels/test_cuda_gradients.py

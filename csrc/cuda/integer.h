@@ -45,7 +45,7 @@ struct IntegerPlan {
     int32_t group_bytes;            // what each group has for itself, at the beginning:
     int32_t spikes[2];              // layers take turns with two places
     int32_t observation, observation_width, counts;
-    int32_t outputs;             // of each warp and row
+    int32_t outputs;             // parts of the sums of each row's actions
     int32_t state[kMostHidden];  // in scratch memory: places of floats
     int32_t group_floats;        // of a group's scratch memory
     int32_t bytes;

@@ -23,6 +23,8 @@ constexpr int kFirstInFlight = 8;  // rows of the first layer's weights that a l
 constexpr int kPair = 2;           // steps that are multiplied together: a product has 16 rows
 constexpr int kTilePairs = kTileSteps / kPair;
 constexpr int kQuad = kActions;  // lanes that have a row
+constexpr int kParts = 8;        // of an action's sum, whatever the warps: so its bits are the same
+static_assert(kParts % (2 * kGroupWarps) == 0, "a part belongs to one warp");
 constexpr int kCacheLine = 128;  // bytes
 constexpr int kFirstShare = 8;   // part of shared memory that the first layer's weights may take,
 constexpr int kFirstTiles = 4;   // and tiles of a group for which they do
@@ -198,10 +200,10 @@ class Group {
         return reinterpret_cast<uint4*>(shared_ + p_.plan.weights[layer]);
     }
 
-    // What the neurons of a warp bring to the actions of a row.
-    __device__ float* outputs(int warp, int row) const {
+    // A part of the sums of a row's actions: what the neurons of every kParts-th task bring.
+    __device__ float* outputs(int part, int row) const {
         return reinterpret_cast<float*>(own() + p_.plan.outputs) +
-               (warp * kTileRows + row) * p_.model.actor.actions;
+               (part * kTileRows + row) * p_.model.actor.actions;
     }
 
     // Neurons that wait, in scratch memory.
@@ -452,10 +454,11 @@ class Neighbours {
         return fired;
     }
 
-    // After `finish`: adds their mean outputs to what the warp brings to the actions of the row.
+    // After `finish`: adds their mean outputs to the task's part of the sums of the row's actions.
     // The lanes of a row take four actions at a time: each multiplies its neurons with all of them,
     // and sums one.
-    __device__ void act(bool is_first) const {
+    __device__ void act(int task) const {
+        const bool is_first = task < kParts;
         const Steps timesteps(p_.model.actor.timesteps);
         float mean[kNeighbours];
 #pragma unroll
@@ -463,7 +466,7 @@ class Neighbours {
         const ActorModel& model = p_.model.actor;
         const int width = model.layer[l_].width, part = Group::lane() % kQuad;
         const float* weight = model.output_weight + n_;
-        float* sums = group_.outputs(Group::warp(), Group::row()) + part;
+        float* sums = group_.outputs(task % kParts, Group::row()) + part;
 #pragma unroll 1
         for (int first = 0; first < model.actions; first += kQuad) {
             float z[kQuad];
@@ -644,21 +647,21 @@ __device__ void run_layer(const IntegerProblem& p, const Group& group, const Spa
             neighbours.template run<false>(total, scale);
         }
         fired += neighbours.finish();
-        if (l + 1 == p.model.actor.hidden && span.last) neighbours.act(tile == group.warp());
+        if (l + 1 == p.model.actor.hidden && span.last) neighbours.act(tile);
     }
     count_spikes(group, l, fired);
 }
 
-// The output layer is linear: one product, on the mean, of which each warp has summed a part.
+// The output layer is linear: one product, on the mean, which warps have summed in parts.
 __device__ void act(const IntegerProblem& p, const Group& group) {
     const ActorModel& model = p.model.actor;
     const int tasks = model.layer[model.hidden - 1].width / kTileReceivers;
-    const int warps = min(p.plan.warps, tasks);
+    const int parts = min(kParts, tasks);
     for (int i = threadIdx.x; i < kTileRows * model.actions; i += blockDim.x) {
         const int row = i / model.actions, n = i % model.actions;
         float z = 0;
 #pragma unroll 1
-        for (int warp = 0; warp < warps; ++warp) z += group.outputs(warp, row)[n];
+        for (int part = 0; part < parts; ++part) z += group.outputs(part, row)[n];
         if (group.has(row))
             p.rows.action[group.at(row, model.actions) + n] =
                 scaled_action(z + model.output_bias[n], model.interface,
@@ -730,7 +733,7 @@ void plan_group(IntegerPlan& plan, const ActorModel& model, int inputs) {
     plan.observation_width = 4 * (divide_up(inputs, 4) | 1);
     plan.observation = places.place(int64_t(kTileRows) * plan.observation_width * sizeof(float));
     plan.counts = places.place(int64_t(model.hidden) * kTileRows * sizeof(int32_t));
-    plan.outputs = places.place(int64_t(plan.warps) * kTileRows * model.actions * sizeof(float));
+    plan.outputs = places.place(int64_t(kParts) * kTileRows * model.actions * sizeof(float));
     plan.group_bytes = places.bytes();
 
     plan.group_floats = 0;

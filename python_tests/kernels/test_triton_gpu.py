@@ -141,9 +141,10 @@ def test_launches_are_repeated_where_observations_begin_on_a_boundary(triton_gpu
         assert ours._engine._kernel._compiled is not None
 
 
-def test_auto_takes_triton_for_large_batches(triton_gpu) -> None:
+def test_auto_takes_triton_for_large_batches(triton_gpu, monkeypatch) -> None:
     from snnkern.kernels.backends.triton import engine
 
+    monkeypatch.setenv("SNNKERN_INTEGERS", "0")  # which Hopper would take
     plain = snnkern.nn.SpikingActor(snnkern.load_actor("td3-hopper"), [torch.ones(256)] * 2, Dynamics(IF(), 4))
     auto = plain.to(triton_gpu)
     auto(torch.zeros(choice.small_batch() + 1, 11, device=triton_gpu))

@@ -802,10 +802,10 @@ MUTANTS = [
         tests=EXACT,
     ),
     Mutant(
-        name="cuda-integers-warps-without-a-task-bring-something",
+        name="cuda-integers-parts-without-a-task-bring-something",
         file="csrc/cuda/integer_kernel.cu",
-        text="const int warps = min(p.plan.warps, tasks);",
-        replacement="const int warps = p.plan.warps;",
+        text="const int parts = min(kParts, tasks);",
+        replacement="const int parts = kParts;",
         tests=EXACT,
     ),
     Mutant(

@@ -118,6 +118,12 @@ def engine(name: str, actor: ActorParts, rows: int) -> Engine | None:
     choose(name, weight.device, weight.dtype)
     if takes_integers(name, actor, rows) and (exact := integers.engine(actor)) is not None:
         return exact
+    return _usual_engine(name, actor, rows)
+
+
+def _usual_engine(name: str, actor: ActorParts, rows: int) -> Engine | None:
+    """The one that is not CUDA's for sums of integers."""
+    weight = actor.output[0]
     large = not actor.is_plain or is_large(weight.device, rows)
     for backend in _candidates(name, weight.device, weight.dtype, prefers_triton=large):
         if (made := backend.engine(actor)) is not None:
@@ -145,8 +151,14 @@ def takes_integers(name: str, actor: ActorParts, rows: int) -> bool:
 
 
 def measure_integers(name: str, actor: ActorParts, usual: Engine, rows: int, row_alpha: Tensor | None) -> bool:
-    """Finds out whether it is to be taken in place of the usual engine; True where that is bound to other rows now."""
-    return _may_take_integers(name, actor) and integers.measure(actor, usual, rows, row_alpha)
+    """Finds out whether it is to be taken in place of the usual engine; True where that was done.
+
+    Then the engine that is used now may be bound to other rows, and may not be the one to use.
+    """
+    if not _may_take_integers(name, actor) or not integers.is_open(actor, rows):
+        return False
+    other = _usual_engine(name, actor, rows) if isinstance(usual, integers.Engine) else usual
+    return other is not None and integers.measure(actor, other, rows, row_alpha)
 
 
 def _may_take_integers(name: str, actor: ActorParts) -> bool:
@@ -167,7 +179,7 @@ def is_large(device: torch.device, rows: int) -> bool:
 
 @functools.cache
 def small_batch() -> int:
-    """The largest batch that "auto" runs on CUDA rather than on Triton; SNNKERN_SMALL_BATCH overrides it.
+    """The largest batch that "auto" runs on CUDA's kernels for few rows; SNNKERN_SMALL_BATCH overrides it.
 
     The environment is asked once per process.
 
@@ -216,7 +228,7 @@ def choices() -> tuple[Choice, ...]:
 
 def _choice(what: str, device: torch.device, dtype: torch.dtype, rows: int) -> Choice:
     passed_over = {}
-    for backend in _in_order(is_large(device, rows) and not integers.are_usual(device)):
+    for backend in _in_order(is_large(device, rows) and not integers.are_wanted(device)):
         if why := backend.unavailable():
             passed_over[backend.NAME] = why
         elif not backend.serves(device, dtype):

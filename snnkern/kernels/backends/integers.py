@@ -324,17 +324,25 @@ def are_usual(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) == _MEASURED
 
 
-def measure(actor: ActorParts, usual: backends.Engine, rows: int, row_alpha: Tensor | None) -> bool:
-    """Times the kernel beside the engine that is used now, and remembers which is to be taken for batches like this.
+def are_wanted(device: torch.device) -> bool:
+    """Whether large batches are computed so where nothing was measured: as the environment says, or as is usual."""
+    asked = asked_for(_SETTING)
+    return are_usual(device) if asked is None else asked
 
-    It is to be taken only if it is faster, and if hidden layers are what `decide_slowly` says, in every bit. Nothing is
-    measured where the environment says what is to be taken, or it is known from before.
+
+def is_open(actor: ActorParts, rows: int) -> bool:
+    """Whether there is something to measure: the environment says nothing, and nothing is known from before."""
+    return asked_for(_SETTING) is None and _tuned.find(_key(actor, rows)) is None
+
+
+def measure(actor: ActorParts, usual: backends.Engine, rows: int, row_alpha: Tensor | None) -> bool:
+    """Times the kernel beside the usual engine, and remembers which is to be taken for batches like this.
+
+    It is to be taken only if it is faster, and if hidden layers are what `decide_slowly` says, in every bit.
 
     Returns:
-        whether the usual engine has been used, and is bound to other rows.
+        whether it was measured; then the usual engine is bound to other rows.
     """
-    if asked_for(_SETTING) is not None or isinstance(usual, Engine) or _tuned.find(_key(actor, rows)) is not None:
-        return False
     if (mine := engine(actor)) is None:
         return False
     trial = Trial.of(actor, rows, row_alpha)
@@ -344,6 +352,7 @@ def measure(actor: ActorParts, usual: backends.Engine, rows: int, row_alpha: Ten
         if trial.is_right(mine):
             times[groups] = trial.milliseconds(mine)
     usual.bind(trial.carries, trial.counts, row_alpha)
+    usual.warmup()
     before = trial.milliseconds(usual)
     best = min(times, key=lambda groups: times[groups], default=0)
     _tuned.keep(_key(actor, rows), Tuned(best > 0 and times[best] < before, best))
