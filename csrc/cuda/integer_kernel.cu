@@ -164,7 +164,8 @@ class Group {
     __device__ int64_t next_row() const { return int64_t(tile_ + stride()) * kTileRows; }
     __device__ int next_rows() const {
         const int64_t left = p_.rows.batch - next_row();
-        return left < kTileRows ? static_cast<int>(left) : kTileRows;  // below 0: none
+        if (left >= kTileRows) return kTileRows;
+        return left > 0 ? static_cast<int>(left) : 0;
     }
     // α of the lane's row.
     __device__ float alpha() const { return alpha_; }

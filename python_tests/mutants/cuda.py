@@ -652,7 +652,7 @@ MUTANTS = [
         name="cuda-integers-currents-do-not-start-with-the-bias",
         file="csrc/cuda/integer_kernel.cu",
         text="digit(2) + begun[j];",
-        replacement="digit(2);",
+        replacement="digit(2) + 0 * begun[j];",
         tests=EXACT,
     ),
     Mutant(
@@ -776,22 +776,22 @@ MUTANTS = [
     Mutant(
         name="cuda-integers-rows-beyond-the-last-are-asked-for",
         file="csrc/cuda/integer_kernel.cu",
-        text="return left < kTileRows ? static_cast<int>(left) : kTileRows;",
-        replacement="return left < 1 ? 0 : kTileRows;",
+        text="return left > 0 ? static_cast<int>(left) : 0;",
+        replacement="return left > 0 ? kTileRows : 0;",
         tests=MEMORY,
     ),
     Mutant(
         name="cuda-integers-later-tasks-replace-what-is-brought-to-actions",
         file="csrc/cuda/integer_kernel.cu",
         text="sums[first] = is_first ? sum : sums[first] + sum;",
-        replacement="sums[first] = sum;",
+        replacement="sums[first] = is_first ? sum : sum;",
         tests=EXACT,
     ),
     Mutant(
         name="cuda-integers-tiles-bring-to-each-others-actions",
         file="csrc/cuda/integer_kernel.cu",
         text="sums[first] = is_first ? sum : sums[first] + sum;",
-        replacement="sums[first] += sum;",
+        replacement="sums[first] += is_first ? sum : sum;",
         tests=EXACT,
     ),
     Mutant(
@@ -805,7 +805,7 @@ MUTANTS = [
         name="cuda-integers-parts-without-a-task-bring-something",
         file="csrc/cuda/integer_kernel.cu",
         text="const int parts = min(kParts, tasks);",
-        replacement="const int parts = kParts;",
+        replacement="const int parts = tasks ? kParts : 0;",
         tests=EXACT,
     ),
     Mutant(
@@ -819,7 +819,7 @@ MUTANTS = [
         name="cuda-integers-first-weights-are-not-waited-for",
         file="csrc/cuda/integer_kernel.cu",
         text="const bool is_near = loaded && p.plan.resident[0];",
-        replacement="const bool is_near = p.plan.resident[0];",
+        replacement="const bool is_near = (loaded || !loaded) && p.plan.resident[0];",
         tests=FIRST_WEIGHTS,
     ),
     Mutant(
