@@ -130,7 +130,9 @@ class Measured:
 
     def decisions_table(self) -> str:
         """All that was measured of decisions: a row for each name and neuron, a column for each batch."""
-        found = {(one["name"], one["neuron"], one["batch"]): one["seconds"][1] for one in self._found["decisions"]}
+        found = {
+            (one["name"], one["neuron"], one["batch"]): one["seconds"][1] for one in self._found.get("decisions", ())
+        }
         rows, batches = dict.fromkeys(key[:2] for key in found), sorted({batch for *_, batch in found})
         cells = [
             [name, neuron.upper(), *(_microseconds(found.get((name, neuron, batch))) for batch in batches)]

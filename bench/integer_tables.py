@@ -36,7 +36,7 @@ BATCHES = (1024, 4096, 16384, 65536)
 OBSERVATIONS = ROOT / "bench" / "results" / "halfcheetah.npy"
 OBSERVED = 250  # of them
 ERRORS_OF = ("td3-halfcheetah", "sac-halfcheetah")
-TILE_ROWS, SLICES, GROUP_WARPS, GROUPS = 8, 3, 4, 3
+TILE_ROWS, SLICES, GROUP_WARPS, GROUPS, PARTS = 8, 3, 4, 3, 8
 TASKS = WIDTH // 16 // GROUP_WARPS  # of a warp in a layer
 RESIDENT = 12 / 16  # of the weights, beside three groups and the first layer's
 # int8 products of a clock and multiprocessor at the peak, of which mma.sync reaches half (its rate on an A100) to 65 %
@@ -101,8 +101,8 @@ class Tile(NamedTuple):
         tile, task, products = around[0], around[-2], around[-1]
         inner = [loop for loop in code.within(tile) if loop not in around]
         observe, of_row, *ahead, first, eight, two = [loop for loop in inner if loop.end <= task.start]
-        of_actions, act, of_warp, counts = [loop for loop in inner if loop.start >= products.end]
-        assert [code.count("LDS", loop) for loop in (eight, two, of_warp)] == [8 + 2, 2 + 1, 1]
+        of_actions, act, of_part, counts = [loop for loop in inner if loop.start >= products.end]
+        assert [code.count("LDS", loop) for loop in (eight, two, of_part)] == [8 + 2, 2 + 1, 1]
         assert [code.count("CCTL", loop) for loop in ahead] == [1, 1, 1]
         assert code.count("LDG.E.128", of_actions) == 4
         # The first senders' products stand before the loop over the others.
@@ -115,7 +115,7 @@ class Tile(NamedTuple):
             first=TASKS * (own(first) + by_inputs),
             products=TASKS * by_senders,
             neurons=TASKS * (own(task) - names.count("IMMA") - names.count("LDS")),
-            output=TASKS * math.ceil(ACTIONS / 4) * own(of_actions) + actions * (own(act) + GROUP_WARPS * own(of_warp)),
+            output=TASKS * math.ceil(ACTIONS / 4) * own(of_actions) + actions * (own(act) + PARTS * own(of_part)),
             rest=own(tile) + rows * (own(observe) + own(of_row)) + sum(map(own, ahead)) + own(counts),
         )
 
