@@ -8,7 +8,7 @@ from support.visual import FORMS, frames, visual_actor
 
 import snnkern
 from snnkern import InputError
-from snnkern.conversion.fitting import CANDIDATES, fit, gaussian_threshold, least_squares
+from snnkern.conversion.fitting import CANDIDATES, fit, gaussian_threshold
 from snnkern.conversion.sensitivity import sensitivity, squared_slope
 from snnkern.kernels.neurons import Dynamics, parse_neuron
 
@@ -32,76 +32,6 @@ def test_mse_is_the_best_candidate_of_a_loop_over_neurons(neuron, timesteps):
 
         best = min(error(wanted.max() * fraction) for fraction in CANDIDATES)
         assert error(threshold[column]) == pytest.approx(best, rel=1e-4, abs=1e-9)
-
-
-def test_least_squares_finds_the_weights_that_explain_the_targets():
-    inputs = torch.from_numpy(make_observations(200, 4)).double()
-    weight, bias = torch.randn(2, 4, generator=torch.Generator().manual_seed(0)).double(), torch.ones(2).double()
-    found, offset = least_squares(inputs, inputs @ weight.T + bias, torch.zeros_like(weight), bias * 0, 1e-9)
-    torch.testing.assert_close(found, weight, atol=1e-6, rtol=0)
-    torch.testing.assert_close(offset, bias, atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("states", [300, 3, 2])  # fewer than senders, too
-def test_least_squares_counts_states_by_their_importance(states):
-    generator = torch.Generator().manual_seed(1)
-    inputs, wanted = (
-        torch.randn(states, 4, generator=generator).double(),
-        torch.randn(states, 3, generator=generator).double(),
-    )
-    weight, bias = torch.randn(3, 4, generator=generator).double(), torch.randn(3, generator=generator).double()
-    # Some states count the least, as most do where tanh is saturated.
-    importance = torch.rand(states, 3, generator=generator).double().square()
-    importance = importance * (torch.rand(states, 3, generator=generator) > 0.5) + 0.01
-    fitted, offset = least_squares(inputs, wanted, weight, bias, 0.2, importance)
-    for receiver in range(3):
-        p = importance[:, receiver] / importance[:, receiver].sum()
-        centred = inputs - p @ inputs
-        strength = 0.2 * (p[:, None] * centred.square()).sum() / min(states, 4)
-        # The gradient of what is minimised, at the minimum.
-        error = inputs @ fitted[receiver] + offset[receiver] - wanted[:, receiver]
-        gradient = (p * error) @ inputs + strength * (fitted[receiver] - weight[receiver])
-        torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-10, rtol=0)
-        assert float((p * error).sum()) == pytest.approx(0.0, abs=1e-10)
-
-
-@pytest.mark.parametrize("states", [3, 400], ids=["fewer-than-senders", "many"])
-def test_receivers_that_count_alike_share_their_equations(states):
-    generator = torch.Generator().manual_seed(0)
-    inputs, wanted = (torch.randn(states, width, generator=generator, dtype=torch.float64) for width in (5, 6))
-    weight, bias = torch.randn(6, 5, generator=generator, dtype=torch.float64), torch.zeros(6, dtype=torch.float64)
-    importance = torch.rand(states, 2, generator=generator, dtype=torch.float64) + 0.1
-    shared = least_squares(inputs, wanted, weight, bias, 0.2, importance)
-    alone = least_squares(inputs, wanted, weight, bias, 0.2, importance.repeat_interleave(3, dim=1))
-    for one, other in zip(shared, alone, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("states", [50, 3])
-def test_least_squares_with_equal_importance_is_without(states):
-    inputs, wanted = (
-        torch.from_numpy(make_observations(states, 4)),
-        torch.from_numpy(make_observations(states, 3, seed=1)),
-    )
-    weight, bias = torch.ones(3, 4), torch.zeros(3)
-    one = least_squares(inputs, wanted, weight, bias, 0.1)
-    other = least_squares(inputs, wanted, weight, bias, 0.1, torch.full((states, 3), 2.0))
-    torch.testing.assert_close(one, other)
-
-
-@pytest.mark.parametrize("noise", [0.0, 1e-6])
-@pytest.mark.parametrize("states", [300, 5])  # fewer than senders, too
-@pytest.mark.parametrize("weighted", [False, True])
-def test_states_that_do_not_vary_leave_the_weights_as_trained(states, weighted, noise):
-    generator = torch.Generator().manual_seed(2)
-    one = torch.rand(1, 9, generator=generator)
-    output = one * (1 + noise * torch.randn(states, 9, generator=generator))
-    weight, bias = torch.randn(3, 9, generator=generator), torch.randn(3, generator=generator)
-    wanted = output @ weight.T + bias + 0.3
-    importance = torch.rand(states, 3, generator=generator) + 0.1 if weighted else None
-    fitted, offset = least_squares(output, wanted, weight, bias, 0.1, importance)
-    assert torch.equal(fitted, weight)
-    torch.testing.assert_close(offset, bias + 0.3)
 
 
 @pytest.mark.parametrize("neuron", NEURONS)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnkern.conversion.activations import as_tensor, batches, check_observations, chunk_rows
+from snnkern.conversion.regression import least_squares
 from snnkern.conversion.rewriting import Rewritten
 from snnkern.conversion.rules import Correction, Rule
 from snnkern.conversion.sensitivity import FLOOR, Sensitivity, relative, sensitivity, squared_slope
@@ -318,109 +319,6 @@ def gaussian_threshold(drive: Tensor, levels: int, timesteps: int) -> Tensor:
         theta = product / square
     usable = torch.isfinite(theta) & (theta > 0) & (maximum > 0)
     return torch.where(usable, theta, maximum).to(dtype)
-
-
-def least_squares(
-    output: Tensor, wanted: Tensor, weight: Tensor, bias: Tensor, ridge: float, importance: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """The weight and bias whose output is closest to `wanted`, given what the layer below really sends.
-
-    For each receiver, min over w', b' of E p·(w'·output + b' − wanted)² + λ·|w' − w|², λ = `ridge` · mean variance of
-    the outputs, p = `importance`, of mean 1, by which variances are taken as well. The mean is over as many directions
-    as there can be: senders, or states where these are fewer. (With the mean over senders, a layer that has many would
-    be explained perfectly in these states, and no better than before in others.) Weights stay as they are where outputs
-    vary no more than rounding makes them: no state then says what another one needs.
-
-    Args:
-        output: mean output of the layer below, `[S, in]`.
-        wanted: what this layer's dense original computes from the dense activations, `[S, out]`.
-        weight: W, `[out, in]`.
-        bias: b, `[out]`.
-        ridge: above 0.
-        importance: `[S, out]`, above 0; `[S, out / k]` where every k receivers beside each other count alike, which
-            one system of equations then serves; or None where all count alike, likewise.
-
-    Returns:
-        W' and b', in the dtype of W.
-
-    Source: ridge regression towards W; a layer's reconstruction from quantised inputs as in Nagel et al., "Up or Down?
-    Adaptive Rounding for Post-Training Quantization", ICML 2020, here in closed form.
-    """
-    if len(output) < weight.shape[1]:
-        return _least_squares_of_few(output, wanted, weight, bias, ridge, importance)
-    if importance is None:
-        importance = wanted.new_ones(1, 1).expand(wanted.shape)
-    # Sums over states take the time: what all states count is summed once, for each receiver only what some count
-    # beyond that. In the actor's dtype, around the mean; the equations are solved in float64.
-    common = importance.amin()
-    beyond = importance - common
-    center = output.mean(dim=0)
-    sent = output - center
-    missing = wanted - output @ weight.T
-    squares, products, totals = common * (sent.T @ sent), common * (sent.T @ missing), common * missing.sum(dim=0)
-    fitted, offset = weight.clone(), torch.empty_like(bias)
-    alike = not bool((beyond > 0).any())
-    for column, receivers in enumerate([slice(None)] if alike else _groups(len(weight), beyond.shape[1])):
-        states = beyond[:, column].nonzero()[:, 0]
-        share = beyond[states, column, None]
-        counted, lacking = sent[states], missing[states, receivers]
-        weighted = counted * share
-        total = float(common) * len(sent) + float(share.sum())
-        mean, lack = weighted.sum(dim=0) / total, (totals[receivers] + (lacking * share).sum(dim=0)) / total
-        covariance = ((squares + weighted.T @ counted) / total - torch.outer(mean, mean)).double()
-        cross = (products[:, receivers] + weighted.T @ lacking) / total - torch.outer(mean, lack)
-        usual = center + mean
-        rounding = float(usual.double().square().mean()) * torch.finfo(output.dtype).eps
-        offset[receivers] = lack
-        if (variance := float(covariance.diagonal().mean())) <= rounding:  # nothing to fit: weights stay as trained
-            continue
-        covariance.diagonal().add_(max(ridge * variance, rounding))
-        change = torch.linalg.solve(covariance, cross.double()).T.to(weight)
-        fitted[receivers] += change
-        offset[receivers] -= change @ usual
-    return fitted, offset
-
-
-def _least_squares_of_few(
-    output: Tensor, wanted: Tensor, weight: Tensor, bias: Tensor, ridge: float, importance: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """`least_squares` with fewer states than senders: the equations of its dual have the size of the states."""
-    center = output.mean(dim=0)
-    sent = output - center
-    missing = (wanted - output @ weight.T).double()
-    products = (sent @ sent.T).double()
-    coefficients, offsets = [], []
-    alike = importance is None
-    shares = missing.new_ones(len(output), 1) if importance is None else importance.double()
-    groups = [slice(None)] if alike else _groups(len(weight), shares.shape[1])
-    for share, group in zip(shares.T, groups, strict=True):
-        share = share / share.sum()
-        row = products @ share
-        centred = products - row - row[:, None] + share @ row
-        lack = share @ missing[:, group]
-        root = share.sqrt()[:, None]
-        system = root * centred * root.T
-        offsets.append(lack)
-        usual = center + (share @ sent.double()).to(center)
-        rounding = float(usual.double().square().sum()) * torch.finfo(output.dtype).eps
-        if (variance := float(system.diagonal().sum())) <= rounding:  # nothing to fit: weights stay as trained
-            coefficients.append(torch.zeros_like(missing[:, group]))
-            continue
-        system.diagonal().add_(max(ridge * variance, rounding) / len(output))
-        found = root * torch.linalg.solve(system, root * (missing[:, group] - lack))
-        # Of the centred states; `share` moves what belongs to their mean.
-        coefficients.append(found - share[:, None] * found.sum(dim=0))
-    change = torch.cat(coefficients, dim=1).T.to(weight) @ sent
-    means = (shares / shares.sum(dim=0)).T.to(sent) @ sent + center
-    means = means.repeat_interleave(len(weight) // len(means), dim=0)
-    offset = torch.cat(offsets).to(bias) - (change * means).sum(dim=1)
-    return weight + change, offset
-
-
-def _groups(receivers: int, columns: int) -> list[slice]:
-    """As many receivers beside each other for every column."""
-    size = max(receivers // max(columns, 1), 1)
-    return [slice(start, start + size) for start in range(0, receivers, size)]
 
 
 def _corrected(
