@@ -398,6 +398,7 @@ def test_a_bad_percentile_is_quoted(value):
         ),
         (Fitted(correction="bias"), "mse:bias"),
         (Fitted(weighted=True, floor=0.3), "mse:weighted:floor=0.3"),
+        (Fitted(correction="linear", matched=True, ridge=0.5), "mse:linear:matched:ridge=0.5"),
     ],
     ids=str,
 )

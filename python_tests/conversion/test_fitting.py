@@ -42,6 +42,32 @@ def test_an_observation_given_many_times_spoils_no_weights(neuron):
         assert torch.equal(fitted.weight, trained.weight)
 
 
+@pytest.mark.parametrize("form", ["vectors", "two-convolutions"])
+@pytest.mark.parametrize("neuron", NEURONS)
+def test_actions_of_a_matched_output_layer_have_no_mean_error(neuron, form):
+    actor = make_actor(4, 9, 13, 2, seed=3) if form == "vectors" else visual_actor(FORMS[form])
+    rows = make_observations(400, 4) if form == "vectors" else frames(200, FORMS[form].image)
+    given = {"neuron": neuron, "timesteps": 2, "calibration": "mse:weighted:linear", "alpha": 0}
+    fitted, matched = (
+        snnkern.convert(actor, rows, **given | {"calibration": f"mse:weighted:linear{part}"})
+        for part in ("", ":matched")
+    )
+    errors = [abs((snn.act(rows) - actor.act(rows)).mean(axis=0)).max() for snn in (fitted, matched)]
+    assert errors[1] < 1e-4 < errors[0]
+    for one, other in zip(fitted.hidden, matched.hidden, strict=True):
+        assert torch.equal(one.weight, other.weight)
+
+
+def test_matched_needs_a_tanh_and_a_linear_correction():
+    actor, rows = make_actor(4, 9, 13, 2, squash=False), make_observations(50, 4)
+    given = {"neuron": "if", "timesteps": 2, "correction": "linear"}
+    assert torch.equal(
+        fit(actor, rows, **given).actor.output.weight, fit(actor, rows, **given, matched=True).actor.output.weight
+    )
+    with pytest.raises(InputError, match="matched belongs to the correction 'linear', got correction 'bias'"):
+        fit(actor, rows, neuron="if", correction="bias", matched=True)
+
+
 @pytest.mark.parametrize("squash", [True, False])
 def test_sensitivity_is_the_squared_jacobian_where_errors_are_small(squash):
     actor = make_actor(4, 9, 7, 2, squash=squash)

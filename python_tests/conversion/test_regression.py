@@ -5,7 +5,7 @@ import torch
 from support.builders import make_observations
 
 from snnkern.conversion import regression
-from snnkern.conversion.regression import least_squares
+from snnkern.conversion.regression import least_squares, matching
 
 
 @pytest.fixture(params=["one by one", "together"])
@@ -137,3 +137,49 @@ def test_a_preconditioner_without_a_factor_costs_time_and_no_result(monkeypatch)
     monkeypatch.setattr(torch.linalg, "cholesky_ex", failing)
     for found, expected in zip(least_squares(*layer), regression._one_by_one(*layer), strict=True):
         assert torch.equal(found, expected)
+
+
+def output_layer(states=400, seed=5):
+    """What an output layer receives, z of the dense one, and its weights; most actions are saturated."""
+    generator = torch.Generator().manual_seed(seed)
+    output = torch.randn(states, 7, generator=generator, dtype=torch.float64).relu()
+    weight = 3 * torch.randn(3, 7, generator=generator, dtype=torch.float64)
+    bias = torch.randn(3, generator=generator, dtype=torch.float64)
+    wanted = output @ weight.T + bias + 2 * torch.randn(states, 3, generator=generator, dtype=torch.float64)
+    return output, wanted, weight, bias
+
+
+@pytest.mark.parametrize("states", [400, 5])  # fewer than senders, too
+def test_matching_ends_where_the_gradient_is_zero(states):
+    output, wanted, weight, bias = output_layer(states)
+    centred = output - output.mean(dim=0)
+    start = least_squares(output, wanted, weight, bias, 0.2)
+    slope = 1 - torch.tanh(output @ start[0].T + start[1]).square()
+    strength = 0.2 * (slope.T @ centred.square()).sum(dim=1) / states / min(states, 7)
+    found = []
+    for fitted, offset in (start, matching(output, wanted, weight, bias, 0.2, start)):
+        error = torch.tanh(output @ fitted.T + offset) - torch.tanh(wanted)
+        gradient = error.T @ centred / states + strength[:, None] * (fitted - weight)
+        found.append((float(gradient.abs().max()), float(error.mean(dim=0).abs().max()), float(error.square().mean())))
+    (steep, mean, squares), (flat, at_end, squares_at_end) = found
+    assert flat < 1e-3 < 0.01 < steep
+    assert at_end < 1e-3 < 0.005 < mean
+    assert squares_at_end < squares
+
+
+def test_matching_comes_back_from_the_wrong_side():
+    output, wanted, weight, bias = output_layer()
+    wrong = -10 * weight, -10 * bias
+    right = matching(output, wanted, weight, bias, 0.1, least_squares(output, wanted, weight, bias, 0.1))
+    found = matching(output, wanted, weight, bias, 0.1, wrong)
+    one, other = (torch.tanh(output @ layer[0].T + layer[1]) for layer in (right, found))
+    assert float((one - other).abs().mean()) < 0.1
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-6])
+def test_matching_leaves_what_does_not_vary(noise):
+    generator = torch.Generator().manual_seed(2)
+    output = torch.rand(1, 9, generator=generator) * (1 + noise * torch.randn(50, 9, generator=generator))
+    weight, bias = torch.randn(3, 9, generator=generator), torch.randn(3, generator=generator)
+    start = weight + 1, bias + 0.3
+    assert matching(output, output @ weight.T + bias, weight, bias, 0.1, start) == start

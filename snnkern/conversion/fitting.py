@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnkern.conversion.activations import as_tensor, batches, check_observations, chunk_rows
-from snnkern.conversion.regression import least_squares
+from snnkern.conversion.regression import least_squares, matching
 from snnkern.conversion.rewriting import Rewritten
 from snnkern.conversion.rules import Correction, Rule
 from snnkern.conversion.sensitivity import FLOOR, Sensitivity, relative, sensitivity, squared_slope
@@ -68,6 +68,7 @@ def fit(
     correction: Correction = "none",
     ridge: float = 0.1,
     floor: float = FLOOR,
+    matched: bool = False,
 ) -> Fit:
     """Fits thresholds layer by layer, every layer on the spikes that the layers below it send.
 
@@ -84,6 +85,7 @@ def fit(
             or "linear", which fits the next layer's weights and bias to the spikes (`least_squares`).
         ridge: for "linear", how strongly weights are kept at their trained values.
         floor: where errors are weighted, what one that moves no action counts of the average one.
+        matched: whether "linear" fits the output layer of an actor with tanh to its actions (`matching`).
 
     Raises:
         InputError: a parameter is out of range, or observations do not fit, are empty, or hold a NaN or an infinity.
@@ -91,7 +93,7 @@ def fit(
     Source: fitting on the converted layers' own output, and folding its mean error into the next bias: Li et al., "A
     Free Lunch From ANN: Towards Efficient, Accurate Spiking Neural Networks Calibration", ICML 2021, section 4.
     """
-    settings = _Settings(Dynamics(parse_neuron(neuron), timesteps), rule, correction, ridge, floor)
+    settings = _Settings(Dynamics(parse_neuron(neuron), timesteps), rule, correction, ridge, floor, matched)
     if not check_actor(actor).is_plain:
         return _fit_by_parts(actor, sample(actor, observations, OBSERVATIONS), settings, weighted)
     signal = _gather(actor, observations)
@@ -106,7 +108,7 @@ def fit(
         few = [_thin(activation) for activation in activations]
         z = actor.output(few[-1])
         guess = sensitivity(actor, few, _FIRST_GUESS * z.std(dim=0, unbiased=False), floor)
-        _, output = _fit(actor, _thin(signal), few, replace(settings, correction="none"), guess)
+        _, output = _fit(actor, _thin(signal), few, _uncorrected(settings), guess)
         deviation = (actor.output(output) - z).square().mean(dim=0).sqrt()
         counted = sensitivity(actor, activations, deviation, floor)
     return _fit(actor, signal, activations, settings, counted, exact)[0]
@@ -121,12 +123,19 @@ class _Settings:
     correction: Correction
     ridge: float
     floor: float
+    matched: bool
 
     def __post_init__(self) -> None:
         _check_positive("ridge", self.ridge)
         _check_positive("floor", self.floor)
         _check_choice("rule", self.rule, _RULES)
         _check_choice("correction", self.correction, _CORRECTIONS)
+        if self.matched and self.correction != "linear":
+            raise InputError(f"matched belongs to the correction 'linear', got correction {self.correction!r}")
+
+
+def _uncorrected(settings: _Settings) -> _Settings:
+    return replace(settings, correction="none", matched=False)
 
 
 def _fit(
@@ -168,7 +177,7 @@ def _fit(
         if settings.correction != "none":
             weight, bias = dense[index + 1]
             wanted = activation @ weight.T + bias if exact is None else exact[index + 1]
-            layers[index + 1] = _corrected(weight, bias, output, wanted, settings, counted, index + 1, actor.ramps)
+            layers[index + 1] = _corrected(actor, index + 1, weight, bias, output, wanted, settings, counted)
     fitted = Actor(layers[:-1], layers[-1], actor.interface, actor.metadata)
     return Fit(fitted, thresholds, errors), output
 
@@ -180,7 +189,7 @@ def _fit_by_parts(actor: Actor, observations: Tensor, settings: _Settings, weigh
     few = observations[::_APART]
     z = _dense_output(actor, few)
     guess = _slopes(actor, z, _FIRST_GUESS * z.std(dim=0, unbiased=False))
-    _, found = _walked(Walk(actor, few, settings.plain, guess), replace(settings, correction="none"))
+    _, found = _walked(Walk(actor, few, settings.plain, guess), _uncorrected(settings))
     deviation = (found - z).square().mean(dim=0).sqrt()
     slopes = _slopes(actor, _dense_output(actor, observations), deviation)
     return _walked(Walk(actor, observations, settings.plain, slopes), settings)[0]
@@ -195,7 +204,7 @@ def _walked(walk: Walk, settings: _Settings) -> tuple[Fit, Tensor]:
         importance = None if states.squares is None else relative(states.squares, settings.floor)
         weight, bias = layer.weight.flatten(1), layer.bias
         if index or "0" in actor.bridges:  # what the observation gives is exact
-            weight, bias = _corrected_states(states, weight, bias, settings, importance, index < len(actor.hidden))
+            weight, bias = _corrected_states(actor, index, states, weight, bias, settings, importance)
         pairs.append((weight.reshape(layer.weight.shape), bias))
         if index == len(actor.hidden):
             break
@@ -218,16 +227,23 @@ def _walked(walk: Walk, settings: _Settings) -> tuple[Fit, Tensor]:
 
 
 def _corrected_states(
-    states: States, weight: Tensor, bias: Tensor, settings: _Settings, importance: Tensor | None, spikes: bool
+    actor: Actor,
+    index: int,
+    states: States,
+    weight: Tensor,
+    bias: Tensor,
+    settings: _Settings,
+    importance: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The weight and bias of a layer with which it comes closest to its drive, given what arrives at it."""
     if settings.correction == "none":
         return weight, bias
     if settings.correction == "bias":
         return weight, bias + (states.drive - (states.mean @ weight.T + bias)).double().mean(dim=0).to(bias)
+    spikes = index < len(actor.hidden)
     if importance is not None and spikes:
         importance = _near(states.drive, importance)
-    return least_squares(states.mean, states.drive, weight, bias, settings.ridge, importance)
+    return _regressed(actor, spikes, states.mean, states.drive, weight, bias, settings, importance)
 
 
 def _near(drive: Tensor, importance: Tensor) -> Tensor:
@@ -322,14 +338,14 @@ def gaussian_threshold(drive: Tensor, levels: int, timesteps: int) -> Tensor:
 
 
 def _corrected(
+    actor: Actor,
+    index: int,
     weight: Tensor,
     bias: Tensor,
     output: Tensor,
     wanted: Tensor,
     settings: _Settings,
     counted: Sensitivity | None,
-    index: int,
-    ramps: int,
 ) -> tuple[Tensor, Tensor]:
     """The weight and bias with which a layer comes closest to `wanted` `[S, out]`, given `output` `[S, in]`.
 
@@ -338,13 +354,31 @@ def _corrected(
     if settings.correction == "bias":
         return weight, bias + (wanted - (output @ weight.T + bias)).double().mean(dim=0).to(bias)
     importance = None
-    if counted and index < len(counted.hidden):
+    spikes = index < len(actor.hidden)
+    if counted and spikes:
         importance = _near(wanted, counted.hidden[index])
-        if ramps > 1:
-            importance = importance.reshape(len(importance), len(weight) // ramps, ramps).mean(dim=2)
+        if actor.ramps > 1:
+            importance = importance.reshape(len(importance), len(weight) // actor.ramps, actor.ramps).mean(dim=2)
     elif counted:
         importance = counted.output
-    return least_squares(output, wanted, weight, bias, settings.ridge, importance)
+    return _regressed(actor, spikes, output, wanted, weight, bias, settings, importance)
+
+
+def _regressed(
+    actor: Actor,
+    spikes: bool,
+    output: Tensor,
+    wanted: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    settings: _Settings,
+    importance: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The linear correction of a layer that spikes, or of the output layer."""
+    found = least_squares(output, wanted, weight, bias, settings.ridge, importance)
+    if spikes or not (settings.matched and actor.interface.squash):
+        return found
+    return matching(output, wanted, weight, bias, settings.ridge, found)
 
 
 def _thin(states: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 Each receiver counts states in its own way, so each has a system of equations of its own. Three ways lead to the same
 result: with few states the systems have their size (`_of_few_states`); else that of the senders, and are built and
 solved one after the other (`_one_by_one`), or, where there are many senders, solved all together without being built
-(`_together`).
+(`_together`). An output layer with tanh may be fitted to actions instead (`matching`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ _WIDE = 320
 _PRECISE = 1e-4  # what is left of the right-hand side where a system counts as solved
 _MOST_STEPS = 100  # after which a system that is not solved is built
 _ROWS = 1_024  # states at a time, which the second-level cache holds
+_NEWTON = 30  # steps of it at most; a few are enough
+_SHORTEST = 1e-6  # part of such a step, below which the loss does not fall any more
+_GAIN = 1e-8  # by which the next step must promise to lower the loss
+_FLAT = 1e-6  # the least slope of tanh that counts
+_APART = 4  # curvature is taken from every fourth state
 
 
 def least_squares(
@@ -209,3 +214,79 @@ def _groups(receivers: int, columns: int) -> list[slice]:
     """As many receivers beside each other for every column."""
     size = max(receivers // max(columns, 1), 1)
     return [slice(start, start + size) for start in range(0, receivers, size)]
+
+
+def matching(
+    output: Tensor, wanted: Tensor, weight: Tensor, bias: Tensor, ridge: float, start: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The weight and bias of an output layer whose actions tanh(z') are closest to tanh(z), z = `wanted`.
+
+    For each action, min over w', b' of E ln cosh(z') − z'·tanh(z) + λ/2·|w' − w|², z' = w'·output + b'. This is tanh's
+    matching loss: its gradient by z' is the action error tanh(z') − tanh(z), so the mean action error is 0 at the
+    minimum, and an error counts even where tanh is saturated on the wrong side. λ = `ridge` · mean curvature of the
+    loss at the start, over as many directions as in `least_squares`. Where no output varies, all stays as it starts.
+
+    Args:
+        output: mean output of the layer below, `[S, in]`.
+        wanted: z of the dense actor, `[S, out]`.
+        weight: W, `[out, in]`.
+        bias: b, `[out]`.
+        ridge: above 0.
+        start: W' and b' to begin with, such as those of `least_squares`.
+
+    Returns:
+        W' and b', in the dtype of W.
+
+    Source: matching losses: Helmbold, Kivinen, Warmuth, "Relative Loss Bounds for Single Neurons", IEEE Transactions on
+    Neural Networks 1999. Newton's method with steps that are halved until the loss falls.
+    """
+    center = output.mean(dim=0)
+    sent = output - center
+    rounding = center.double().square().mean() * torch.finfo(output.dtype).eps
+    if bool(sent.double().square().mean() <= rounding):
+        return start
+    sent = torch.cat([sent, output.new_ones(len(output), 1)], dim=1)
+    fitted, offset = start[0].clone(), start[1].clone()
+    for action, target in enumerate(torch.tanh(wanted).T):
+        trained = torch.cat([weight[action], bias.new_zeros(1)]).double()
+        there = torch.cat([fitted[action], (fitted[action] @ center + offset[action])[None]]).double()
+        there = _matching_one(sent, target, trained, there, ridge)
+        fitted[action] = there[:-1].to(weight)
+        offset[action] = (there[-1] - there[:-1] @ center.double()).to(bias)
+    return fitted, offset
+
+
+def _matching_one(sent: Tensor, target: Tensor, trained: Tensor, there: Tensor, ridge: float) -> Tensor:
+    """The weights of one action, `[in + 1]`, of which the last one is its bias, from those that are `there`."""
+    some = sent[::_APART] if len(sent) >= _APART * sent.shape[1] else sent
+    bend = float((sent[:, :-1].square().T @ _slope(sent @ there.to(sent))).double().sum()) / len(sent)
+    strength = ridge * bend / min(len(sent), sent.shape[1] - 1)
+
+    def loss(at: Tensor) -> float:
+        z = sent @ at.to(sent)
+        size = z.abs()
+        distance = (size + torch.log1p(torch.exp(-2 * size)) - target * z).double().mean()
+        return float(distance + 0.5 * strength * (at - trained)[:-1].square().sum())
+
+    present = loss(there)
+    for _ in range(_NEWTON):
+        error = torch.tanh(sent @ there.to(sent)) - target
+        gradient = (sent.T @ error).double() / len(sent)
+        gradient[:-1] += strength * (there - trained)[:-1]
+        curvature = (some.T @ (some * _slope(some @ there.to(some))[:, None])).double() / len(some)
+        curvature.diagonal()[:-1].add_(strength)
+        step = torch.linalg.solve(curvature, gradient)
+        part = 1.0
+        while part > _SHORTEST and not (reached := loss(there - part * step)) < present:
+            part /= 2
+        if part <= _SHORTEST:
+            break
+        there, present = there - part * step, reached
+        if float(gradient @ step) < _GAIN:
+            break
+    return there
+
+
+def _slope(z: Tensor) -> Tensor:
+    """Of tanh, and never 0."""
+    return (1 - torch.tanh(z).square()).clamp(min=_FLAT)

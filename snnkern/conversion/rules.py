@@ -76,11 +76,13 @@ class Fitted:
     correction: Correction = "none"
     ridge: float = 0.1
     floor: float = FLOOR
+    matched: bool = False
 
     def __str__(self) -> str:
         parts: list[str] = [self.rule]
         parts += ["weighted"] if self.weighted else []
         parts += [self.correction] if self.correction != "none" else []
+        parts += ["matched"] if self.matched else []
         parts += [f"ridge={self.ridge:g}"] if self.ridge != Fitted.ridge else []
         parts += [f"floor={self.floor:g}"] if self.floor != Fitted.floor else []
         return ":".join(parts)
@@ -97,7 +99,7 @@ class Fitted:
         for part in parts:
             name, _, value = part.partition("=")
             try:
-                if part == "weighted":
+                if part in ("weighted", "matched"):
                     given[part] = True
                 elif part in ("bias", "linear"):
                     given["correction"] = part
@@ -107,7 +109,8 @@ class Fitted:
                     raise ValueError
             except ValueError as error:
                 raise InputError(
-                    f"calibration {text!r}: {part!r} is none of weighted, bias, linear, ridge=number, floor=number"
+                    f"calibration {text!r}: {part!r} is none of weighted, bias, linear, matched, ridge=number, "
+                    "floor=number"
                 ) from error
         return cls(cast("Rule", rule), **given)
 
@@ -132,9 +135,10 @@ def recommended(neuron: Neuron, actor: Actor) -> tuple[Fitted, float]:
     """The recommended calibration and α of a neuron, for every T; they are what "auto" stands for.
 
     Thresholds have the least squared error of the neuron's own response, and the next layer's weights are corrected.
-    Errors count by how much they move the action. For MT, a state in which nothing moves the action counts more
-    (`floor`); for DC, all states count alike. α is 0.2 for IF and SNM, and 0 for MT and DC, which do better without a
-    carry, as do actors with convolutions or bridges. The measurements are in `docs/calibration.md`.
+    Errors count by how much they move the action; for DC, all states count alike. For IF and MT, the output layer is
+    fitted to the actions where there is a tanh (`matched`). For MT, a state in which nothing moves the action counts
+    more (`floor`). With convolutions or bridges, neither is so. α is 0.2 for IF and SNM, and 0 for MT and DC, which do
+    better without a carry, as do actors with convolutions or bridges. The measurements are in `docs/calibration.md`.
 
     Args:
         neuron: the neuron; its parameters do not matter.
@@ -143,8 +147,13 @@ def recommended(neuron: Neuron, actor: Actor) -> tuple[Fitted, float]:
     Returns:
         How thresholds are fitted, and α.
     """
-    floor = _FLOOR_OF_MT if neuron.multilevel and not neuron.differential and actor.is_plain else FLOOR
-    rule = Fitted(weighted=not neuron.differential, correction="linear", floor=floor)
+    is_mt = neuron.multilevel and not neuron.differential
+    rule = Fitted(
+        weighted=not neuron.differential,
+        correction="linear",
+        floor=_FLOOR_OF_MT if is_mt and actor.is_plain else FLOOR,
+        matched=(is_mt or not neuron.signed) and actor.is_plain,
+    )
     return rule, chosen_alpha("auto", neuron, actor)
 
 
