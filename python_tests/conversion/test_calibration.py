@@ -10,11 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.builders import NEURONS, identity_actor, make_actor, make_layers, make_observations
+from support.visual import FORMS, visual_actor
 
 import snnkern
 from snnkern import Fitted, InputError, Max, Percentile, calibrate
 from snnkern.conversion.activations import ActivationRecorder
-from snnkern.conversion.rules import parse_calibration
+from snnkern.conversion.rules import parse_calibration, recommended
+from snnkern.kernels.neurons import parse_neuron
 
 RULES = ["max", "percentile", "percentile:99", "percentile:50", "percentile:1"]
 
@@ -405,6 +407,20 @@ def test_a_bad_percentile_is_quoted(value):
 def test_a_fitted_calibration_and_its_text_mean_the_same(calibration, text):
     assert str(calibration) == text
     assert parse_calibration(text) == calibration
+
+
+@pytest.mark.parametrize(
+    ("neuron", "plain", "seeing"),
+    [
+        ("if", "mse:weighted:linear:matched", "mse:weighted:linear"),
+        ("snm", "mse:weighted:linear", "mse:weighted:linear"),
+        ("mt", "mse:weighted:linear:matched:floor=0.3", "mse:weighted:linear"),
+        ("dc", "mse:linear", "mse:linear"),
+    ],
+)
+def test_what_is_recommended_has_these_names(neuron, plain, seeing):
+    for actor, text in ((make_actor(4, 5, 2), plain), (visual_actor(FORMS["two-convolutions"]), seeing)):
+        assert str(recommended(parse_neuron(neuron), actor)[0]) == text
 
 
 @pytest.mark.parametrize("part", ["heavy", "ridge", "ridge=much", "floor", "rule=mse", ""])

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # A system is built in the time of its senders squared, and solved in that of its senders, some tens of times: with so
 # many senders, both take the same.
@@ -221,10 +221,9 @@ def matching(
 ) -> tuple[Tensor, Tensor]:
     """The weight and bias of an output layer whose actions tanh(z') are closest to tanh(z), z = `wanted`.
 
-    For each action, min over w', b' of E ln cosh(z') − z'·tanh(z) + λ/2·|w' − w|², z' = w'·output + b'. This is tanh's
-    matching loss: its gradient by z' is the action error tanh(z') − tanh(z), so the mean action error is 0 at the
-    minimum, and an error counts even where tanh is saturated on the wrong side. λ = `ridge` · mean curvature of the
-    loss at the start, over as many directions as in `least_squares`. Where no output varies, all stays as it starts.
+    For each action, min over w', b' of E d(z', tanh z) + λ/2·|w' − w|², z' = w'·output + b', d = `matching_distance`.
+    So the mean action error is 0 at the minimum. λ = `ridge` · mean curvature of d at the start, over as many
+    directions as in `least_squares`. Where no output varies, all stays as it starts.
 
     Args:
         output: mean output of the layer below, `[S, in]`.
@@ -237,8 +236,7 @@ def matching(
     Returns:
         W' and b', in the dtype of W.
 
-    Source: matching losses: Helmbold, Kivinen, Warmuth, "Relative Loss Bounds for Single Neurons", IEEE Transactions on
-    Neural Networks 1999. Newton's method with steps that are halved until the loss falls.
+    Newton's method, with steps that are halved until the loss falls.
     """
     center = output.mean(dim=0)
     sent = output - center
@@ -263,9 +261,7 @@ def _matching_one(sent: Tensor, target: Tensor, trained: Tensor, there: Tensor, 
     strength = ridge * bend / min(len(sent), sent.shape[1] - 1)
 
     def loss(at: Tensor) -> float:
-        z = sent @ at.to(sent)
-        size = z.abs()
-        distance = (size + torch.log1p(torch.exp(-2 * size)) - target * z).double().mean()
+        distance = matching_distance(sent @ at.to(sent), target).double().mean()
         return float(distance + 0.5 * strength * (at - trained)[:-1].square().sum())
 
     present = loss(there)
@@ -285,6 +281,18 @@ def _matching_one(sent: Tensor, target: Tensor, trained: Tensor, there: Tensor, 
         if float(gradient @ step) < _GAIN:
             break
     return there
+
+
+def matching_distance(z: Tensor, action: Tensor) -> Tensor:
+    """tanh's matching loss between tanh(z) and an action from -1 to 1, but for a constant: a distance of each number.
+
+    Its gradient by z is the action error tanh(z) − action itself. A squared error has none where tanh is saturated on
+    the wrong side.
+
+    Source: Helmbold, Kivinen, Warmuth, "Relative Loss Bounds for Single Neurons", IEEE Transactions on Neural Networks
+    1999.
+    """
+    return nn.functional.softplus(2 * z) - (1 + action) * z
 
 
 def _slope(z: Tensor) -> Tensor:

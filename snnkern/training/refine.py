@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from snnkern.control import environments
+from snnkern.conversion.regression import matching_distance
 from snnkern.errors import InputError, InputWarning, check_number, check_whole
 from snnkern.files import make_folder
 from snnkern.kernels.neurons import Dynamics
@@ -529,8 +530,7 @@ class _Run:
 def matching_loss(results: Tensor, answers: Tensor, interface: Interface) -> Tensor:
     """A distance from the output layer's results to actions whose gradient is the action error itself.
 
-    With tanh it is the logistic loss: a neuron that is saturated on the wrong side of an action of ±1, where the
-    gradient of a squared error vanishes, learns most. Where it is least, the mean action error is zero.
+    With tanh it is `matching_distance`; without, half the squared error. Where it is least, the mean action error is 0.
 
     Args:
         results: z, before tanh and scaling, `[B, action_dim]`.
@@ -539,9 +539,6 @@ def matching_loss(results: Tensor, answers: Tensor, interface: Interface) -> Ten
 
     Returns:
         the mean over all dimensions whose scale is not 0, as a part of the action's scale.
-
-    Source: Helmbold, Kivinen, Warmuth, "Relative Loss Bounds for Single Neurons", IEEE Transactions on Neural Networks
-    1999 (matching losses).
     """
     kept = interface.action_scale != 0
     targets = (answers - interface.action_bias) / interface.action_scale
@@ -549,7 +546,7 @@ def matching_loss(results: Tensor, answers: Tensor, interface: Interface) -> Ten
         targets, results = targets[:, kept], results[:, kept]
     if not interface.squash:
         return 0.5 * nn.functional.mse_loss(results, targets)
-    return (nn.functional.softplus(2 * results) - (1 + targets) * results).mean()
+    return matching_distance(results, targets).mean()
 
 
 def _answers(policy: Policy, states: Tensor) -> Tensor:
