@@ -414,7 +414,7 @@ def test_a_fitted_calibration_and_its_text_mean_the_same(calibration, text):
     [
         ("if", "mse:weighted:linear:matched", "mse:weighted:linear"),
         ("snm", "mse:weighted:linear", "mse:weighted:linear"),
-        ("mt", "mse:weighted:linear:matched:floor=0.3", "mse:weighted:linear"),
+        ("mt", "mse:weighted:linear:floor=0.3", "mse:weighted:linear"),
         ("dc", "mse:linear", "mse:linear"),
     ],
 )

@@ -92,7 +92,7 @@ def test_defaults_are_those_that_the_documentation_names(actor, observations):
     assert snn.dynamics == snnkern.Dynamics(snnkern.MT(levels=4), timesteps=4, alpha=0.0, memory=0.0, clip=0.5)
     assert convert(actor, observations, neuron="if").alpha == 0.2
     assert snn.backend == "auto"
-    assert snn.metadata["calibration"] == "auto (mse:weighted:linear:matched:floor=0.3)"
+    assert snn.metadata["calibration"] == "auto (mse:weighted:linear:floor=0.3)"
 
 
 @pytest.mark.parametrize("calibration", ["max", "percentile:90", snnkern.Percentile(50.0)], ids=str)
@@ -121,7 +121,7 @@ def test_a_spiking_actor_keeps_metadata_and_interface(observations):
         squash=False,
     )
     snn = convert(actor, observations)
-    rule = "auto (mse:weighted:linear:matched:floor=0.3)"
+    rule = "auto (mse:weighted:linear:floor=0.3)"
     assert snn.metadata == {"algorithm": "SAC", "calibration": rule, "dense_return_mean": "7.5"}
     assert snn.interface.description() == actor.interface.description()
     assert_same_tensors(snn.interface.state_dict(), actor.interface.state_dict())

@@ -135,9 +135,9 @@ def recommended(neuron: Neuron, actor: Actor) -> tuple[Fitted, float]:
     """The recommended calibration and α of a neuron, for every T; they are what "auto" stands for.
 
     Thresholds have the least squared error of the neuron's own response, and the next layer's weights are corrected.
-    Errors count by how much they move the action; for DC, all states count alike. For IF and MT, the output layer is
-    fitted to the actions where there is a tanh (`matched`). For MT, a state in which nothing moves the action counts
-    more (`floor`). With convolutions or bridges, neither is so. α is 0.2 for IF and SNM, and 0 for MT and DC, which do
+    Errors count by how much they move the action; for DC, all states count alike. For IF, the output layer is fitted to
+    the actions where there is a tanh (`matched`). For MT, a state in which nothing moves the action counts more
+    (`floor`). With convolutions or bridges, neither is so. α is 0.2 for IF and SNM, and 0 for MT and DC, which do
     better without a carry, as do actors with convolutions or bridges. The measurements are in `docs/calibration.md`.
 
     Args:
@@ -152,7 +152,7 @@ def recommended(neuron: Neuron, actor: Actor) -> tuple[Fitted, float]:
         weighted=not neuron.differential,
         correction="linear",
         floor=_FLOOR_OF_MT if is_mt and actor.is_plain else FLOOR,
-        matched=(is_mt or not neuron.signed) and actor.is_plain,
+        matched=not neuron.signed and actor.is_plain,
     )
     return rule, chosen_alpha("auto", neuron, actor)
 
