@@ -410,6 +410,20 @@ def test_a_fitted_calibration_and_its_text_mean_the_same(calibration, text):
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mse:bias:matched", "matched belongs to the correction 'linear', got correction 'bias'"),
+        ("mse:linear:ridge=0", "ridge must be a finite number above 0, got 0.0"),
+        ("mse:weighted:floor=inf", "floor must be a finite number above 0, got inf"),
+    ],
+)
+def test_numbers_of_a_fitted_calibration_are_judged_when_it_is_named(text, message):
+    """Before observations are collected for it."""
+    with pytest.raises(InputError, match=re.escape(message)):
+        parse_calibration(text)
+
+
+@pytest.mark.parametrize(
     ("neuron", "plain", "seeing"),
     [
         ("if", "mse:weighted:linear:matched", "mse:weighted:linear"),

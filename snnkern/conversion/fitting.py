@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor
 from snnkern.conversion.activations import as_tensor, batches, check_observations, chunk_rows
 from snnkern.conversion.regression import least_squares, matching
 from snnkern.conversion.rewriting import Rewritten
-from snnkern.conversion.rules import Correction, Rule
+from snnkern.conversion.rules import Correction, Fitted, Rule
 from snnkern.conversion.sensitivity import FLOOR, Sensitivity, relative, sensitivity, squared_slope
 from snnkern.conversion.states import OBSERVATIONS, States, Walk, decoded, sample
 from snnkern.errors import InputError
@@ -27,8 +26,6 @@ from snnkern.kernels import ops
 from snnkern.kernels.neurons import Dynamics, Neuron, parse_neuron
 from snnkern.policies.actor import Actor, check_actor
 
-_RULES: tuple[str, ...] = get_args(Rule)
-_CORRECTIONS: tuple[str, ...] = get_args(Correction)
 # Candidates for θ as fractions of the largest activation: geometric, since an error of θ counts by its ratio.
 CANDIDATES = tuple(float(fraction) for fraction in np.geomspace(0.2, 1.3, 20))
 _ITERATIONS = 100
@@ -93,6 +90,7 @@ def fit(
     Source: fitting on the converted layers' own output, and folding its mean error into the next bias: Li et al., "A
     Free Lunch From ANN: Towards Efficient, Accurate Spiking Neural Networks Calibration", ICML 2021, section 4.
     """
+    Fitted(rule, weighted, correction, ridge, floor, matched)  # checks them
     settings = _Settings(Dynamics(parse_neuron(neuron), timesteps), rule, correction, ridge, floor, matched)
     if not check_actor(actor).is_plain:
         return _fit_by_parts(actor, sample(actor, observations, OBSERVATIONS), settings, weighted)
@@ -108,7 +106,7 @@ def fit(
         few = [_thin(activation) for activation in activations]
         z = actor.output(few[-1])
         guess = sensitivity(actor, few, _FIRST_GUESS * z.std(dim=0, unbiased=False), floor)
-        _, output = _fit(actor, _thin(signal), few, _uncorrected(settings), guess)
+        _, output = _fit(actor, _thin(signal), few, replace(settings, correction="none"), guess)
         deviation = (actor.output(output) - z).square().mean(dim=0).sqrt()
         counted = sensitivity(actor, activations, deviation, floor)
     return _fit(actor, signal, activations, settings, counted, exact)[0]
@@ -124,18 +122,6 @@ class _Settings:
     ridge: float
     floor: float
     matched: bool
-
-    def __post_init__(self) -> None:
-        _check_positive("ridge", self.ridge)
-        _check_positive("floor", self.floor)
-        _check_choice("rule", self.rule, _RULES)
-        _check_choice("correction", self.correction, _CORRECTIONS)
-        if self.matched and self.correction != "linear":
-            raise InputError(f"matched belongs to the correction 'linear', got correction {self.correction!r}")
-
-
-def _uncorrected(settings: _Settings) -> _Settings:
-    return replace(settings, correction="none", matched=False)
 
 
 def _fit(
@@ -189,7 +175,7 @@ def _fit_by_parts(actor: Actor, observations: Tensor, settings: _Settings, weigh
     few = observations[::_APART]
     z = _dense_output(actor, few)
     guess = _slopes(actor, z, _FIRST_GUESS * z.std(dim=0, unbiased=False))
-    _, found = _walked(Walk(actor, few, settings.plain, guess), _uncorrected(settings))
+    _, found = _walked(Walk(actor, few, settings.plain, guess), replace(settings, correction="none"))
     deviation = (found - z).square().mean(dim=0).sqrt()
     slopes = _slopes(actor, _dense_output(actor, observations), deviation)
     return _walked(Walk(actor, observations, settings.plain, slopes), settings)[0]
@@ -400,13 +386,3 @@ def _gather(
     most = 2 * _ROWS // max(2, actor.ramps)  # the time of a correction grows as the square of the ramps
     chosen = torch.linspace(0, len(rows) - 1, min(len(rows), most), dtype=torch.float64).round().long()
     return rows[chosen.to(rows.device)]
-
-
-def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise InputError(f"unknown {name} {value!r}: choose {', '.join(choices)}")
-
-
-def _check_positive(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise InputError(f"{name} must be a finite number above 0, got {value!r}")

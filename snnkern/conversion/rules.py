@@ -6,6 +6,7 @@ small clips activations; one that is too large wastes resolution.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast, get_args
@@ -69,6 +70,9 @@ class Fitted:
     """Fits thresholds layer by layer to the neuron and its T; it holds the parameters of `fitting.fit`.
 
     `str` gives the rule and every parameter that differs from its default: "mse:weighted:linear:ridge=0.05".
+
+    Raises:
+        InputError: a parameter is none of its choices, or out of range.
     """
 
     rule: Rule = "mse"
@@ -77,6 +81,19 @@ class Fitted:
     ridge: float = 0.1
     floor: float = FLOOR
     matched: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("ridge", self.ridge), ("floor", self.floor)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise InputError(f"{name} must be a finite number above 0, got {value!r}")
+        for name, choice, choices in (
+            ("rule", self.rule, get_args(Rule)),
+            ("correction", self.correction, get_args(Correction)),
+        ):
+            if choice not in choices:
+                raise InputError(f"unknown {name} {choice!r}: choose {', '.join(choices)}")
+        if self.matched and self.correction != "linear":
+            raise InputError(f"matched belongs to the correction 'linear', got correction {self.correction!r}")
 
     def __str__(self) -> str:
         parts: list[str] = [self.rule]
