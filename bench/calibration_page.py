@@ -49,9 +49,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 _BEST = "mse:weighted:linear"
 _HIGH = f"{_BEST}:floor=0.3"
-_MATCHED = f"{_BEST}:matched"
-_PLAIN = ("max", "percentile:99.9", "gaussian", "mse", "mse:weighted", "mse:weighted:bias", "mse:linear")
-RULES = (*_PLAIN, _BEST, _MATCHED)
+RULES = (
+    *("max", "percentile:99.9", "gaussian", "mse", "mse:weighted", "mse:weighted:bias", "mse:linear"),
+    *(_BEST, f"{_BEST}:matched"),
+)
 NUMBERS = (_BEST, *(f"{_BEST}:{part}" for part in ("ridge=0.02", "ridge=0.5", "floor=0.1")), _HIGH)
 MEASURED = (("if", 8),)
 SEED = 3000

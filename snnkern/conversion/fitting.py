@@ -20,7 +20,7 @@ from snnkern.conversion.regression import least_squares, matching
 from snnkern.conversion.rewriting import Rewritten
 from snnkern.conversion.rules import Correction, Fitted, Rule
 from snnkern.conversion.sensitivity import FLOOR, Sensitivity, relative, sensitivity, squared_slope
-from snnkern.conversion.states import OBSERVATIONS, States, Walk, decoded, sample
+from snnkern.conversion.states import OBSERVATIONS, Walk, decoded, sample
 from snnkern.errors import InputError
 from snnkern.kernels import ops
 from snnkern.kernels.neurons import Dynamics, Neuron, parse_neuron
@@ -90,10 +90,10 @@ def fit(
     Source: fitting on the converted layers' own output, and folding its mean error into the next bias: Li et al., "A
     Free Lunch From ANN: Towards Efficient, Accurate Spiking Neural Networks Calibration", ICML 2021, section 4.
     """
-    Fitted(rule, weighted, correction, ridge, floor, matched)  # checks them
-    settings = _Settings(Dynamics(parse_neuron(neuron), timesteps), rule, correction, ridge, floor, matched)
+    how = Fitted(rule, weighted, correction, ridge, floor, matched)
+    settings = _Settings(Dynamics(parse_neuron(neuron), timesteps), how)
     if not check_actor(actor).is_plain:
-        return _fit_by_parts(actor, sample(actor, observations, OBSERVATIONS), settings, weighted)
+        return _fit_by_parts(actor, sample(actor, observations, OBSERVATIONS), settings)
     signal = _gather(actor, observations)
     activations = actor.hidden_activations(signal)
     if not all(bool(torch.isfinite(activation).all()) for activation in activations):
@@ -106,7 +106,7 @@ def fit(
         few = [_thin(activation) for activation in activations]
         z = actor.output(few[-1])
         guess = sensitivity(actor, few, _FIRST_GUESS * z.std(dim=0, unbiased=False), floor)
-        _, output = _fit(actor, _thin(signal), few, replace(settings, correction="none"), guess)
+        _, output = _fit(actor, _thin(signal), few, settings.uncorrected(), guess)
         deviation = (actor.output(output) - z).square().mean(dim=0).sqrt()
         counted = sensitivity(actor, activations, deviation, floor)
     return _fit(actor, signal, activations, settings, counted, exact)[0]
@@ -117,11 +117,11 @@ class _Settings:
     """How layers are fitted: what `fit` is given, checked."""
 
     plain: Dynamics
-    rule: Rule
-    correction: Correction
-    ridge: float
-    floor: float
-    matched: bool
+    how: Fitted
+
+    def uncorrected(self) -> _Settings:
+        """The same without a correction."""
+        return replace(self, how=replace(self.how, correction="none", matched=False))
 
 
 def _fit(
@@ -145,7 +145,7 @@ def _fit(
         own_bias = bias if kind.differential else None
         current = ops.linear(sent, weight.T.contiguous(), None if own_bias is not None else bias)
         maximum = activation.amax(dim=0)
-        if settings.rule == "mse":
+        if settings.how.rule == "mse":
             importance = _thin(counted.hidden[index]) if counted else None
             threshold = least_error_threshold(
                 _thin(current), _thin(activation), settings.plain, bias=own_bias, importance=importance
@@ -160,22 +160,25 @@ def _fit(
         sent, _, _ = ops.neuron_spikes(current, threshold, carry, settings.plain, bias=own_bias)
         thresholds.append(threshold)
         errors.append(_relative_error(output, activation))
-        if settings.correction != "none":
+        if settings.how.correction != "none":
             weight, bias = dense[index + 1]
             wanted = activation @ weight.T + bias if exact is None else exact[index + 1]
-            layers[index + 1] = _corrected(actor, index + 1, weight, bias, output, wanted, settings, counted)
+            importance = [*counted.hidden, counted.output][index + 1] if counted else None
+            layers[index + 1] = _corrected(
+                actor, index + 1, output, wanted, weight, bias, settings.how, importance, actor.ramps
+            )
     fitted = Actor(layers[:-1], layers[-1], actor.interface, actor.metadata)
     return Fit(fitted, thresholds, errors), output
 
 
-def _fit_by_parts(actor: Actor, observations: Tensor, settings: _Settings, weighted: bool) -> Fit:
+def _fit_by_parts(actor: Actor, observations: Tensor, settings: _Settings) -> Fit:
     """The fit of an actor with convolutions or bridges."""
-    if not weighted:
+    if not settings.how.weighted:
         return _walked(Walk(actor, observations, settings.plain), settings)[0]
     few = observations[::_APART]
     z = _dense_output(actor, few)
     guess = _slopes(actor, z, _FIRST_GUESS * z.std(dim=0, unbiased=False))
-    _, found = _walked(Walk(actor, few, settings.plain, guess), replace(settings, correction="none"))
+    _, found = _walked(Walk(actor, few, settings.plain, guess), settings.uncorrected())
     deviation = (found - z).square().mean(dim=0).sqrt()
     slopes = _slopes(actor, _dense_output(actor, observations), deviation)
     return _walked(Walk(actor, observations, settings.plain, slopes), settings)[0]
@@ -187,17 +190,17 @@ def _walked(walk: Walk, settings: _Settings) -> tuple[Fit, Tensor]:
     pairs, thresholds, errors = [], [], []
     for index, layer in enumerate((*actor.hidden, actor.output)):
         states = walk.states(index)
-        importance = None if states.squares is None else relative(states.squares, settings.floor)
+        importance = None if states.squares is None else relative(states.squares, settings.how.floor)
         weight, bias = layer.weight.flatten(1), layer.bias
         if index or "0" in actor.bridges:  # what the observation gives is exact
-            weight, bias = _corrected_states(actor, index, states, weight, bias, settings, importance)
+            weight, bias = _corrected(actor, index, states.mean, states.drive, weight, bias, settings.how, importance)
         pairs.append((weight.reshape(layer.weight.shape), bias))
         if index == len(actor.hidden):
             break
         own_bias = bias if dynamics.neuron.differential else None
         current = walk.currents(index, pairs[-1][0], None if own_bias is not None else bias)
         wanted = actor.activate(index, states.drive)
-        if settings.rule == "mse":
+        if settings.how.rule == "mse":
             threshold = least_error_threshold(current, wanted, dynamics, bias=own_bias, importance=importance)
         else:
             drive = states.mean @ weight.T + bias
@@ -212,24 +215,34 @@ def _walked(walk: Walk, settings: _Settings) -> tuple[Fit, Tensor]:
     return Fit(actor.replaced(pairs=pairs), thresholds, errors), z
 
 
-def _corrected_states(
+def _corrected(
     actor: Actor,
     index: int,
-    states: States,
+    output: Tensor,
+    wanted: Tensor,
     weight: Tensor,
     bias: Tensor,
-    settings: _Settings,
+    how: Fitted,
     importance: Tensor | None,
+    beside: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """The weight and bias of a layer with which it comes closest to its drive, given what arrives at it."""
-    if settings.correction == "none":
+    """The weight and bias with which a layer comes closest to `wanted` `[S, out]`, given `output` `[S, in]`.
+
+    `beside` receivers beside each other count alike: with as many as a neuron has ramps, that is several times as fast.
+    """
+    if how.correction == "none":
         return weight, bias
-    if settings.correction == "bias":
-        return weight, bias + (states.drive - (states.mean @ weight.T + bias)).double().mean(dim=0).to(bias)
+    if how.correction == "bias":
+        return weight, bias + (wanted - (output @ weight.T + bias)).double().mean(dim=0).to(bias)
     spikes = index < len(actor.hidden)
     if importance is not None and spikes:
-        importance = _near(states.drive, importance)
-    return _regressed(actor, spikes, states.mean, states.drive, weight, bias, settings, importance)
+        importance = _near(wanted, importance)
+        if beside > 1:
+            importance = importance.unflatten(1, (-1, beside)).mean(dim=2)
+    found = least_squares(output, wanted, weight, bias, how.ridge, importance)
+    if spikes or not (how.matched and actor.interface.squash):
+        return found
+    return matching(output, wanted, weight, bias, how.ridge, found)
 
 
 def _near(drive: Tensor, importance: Tensor) -> Tensor:
@@ -321,50 +334,6 @@ def gaussian_threshold(drive: Tensor, levels: int, timesteps: int) -> Tensor:
         theta = product / square
     usable = torch.isfinite(theta) & (theta > 0) & (maximum > 0)
     return torch.where(usable, theta, maximum).to(dtype)
-
-
-def _corrected(
-    actor: Actor,
-    index: int,
-    weight: Tensor,
-    bias: Tensor,
-    output: Tensor,
-    wanted: Tensor,
-    settings: _Settings,
-    counted: Sensitivity | None,
-) -> tuple[Tensor, Tensor]:
-    """The weight and bias with which a layer comes closest to `wanted` `[S, out]`, given `output` `[S, in]`.
-
-    As many receivers beside each other as a neuron has ramps count alike: that is several times as fast.
-    """
-    if settings.correction == "bias":
-        return weight, bias + (wanted - (output @ weight.T + bias)).double().mean(dim=0).to(bias)
-    importance = None
-    spikes = index < len(actor.hidden)
-    if counted and spikes:
-        importance = _near(wanted, counted.hidden[index])
-        if actor.ramps > 1:
-            importance = importance.reshape(len(importance), len(weight) // actor.ramps, actor.ramps).mean(dim=2)
-    elif counted:
-        importance = counted.output
-    return _regressed(actor, spikes, output, wanted, weight, bias, settings, importance)
-
-
-def _regressed(
-    actor: Actor,
-    spikes: bool,
-    output: Tensor,
-    wanted: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    settings: _Settings,
-    importance: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """The linear correction of a layer that spikes, or of the output layer."""
-    found = least_squares(output, wanted, weight, bias, settings.ridge, importance)
-    if spikes or not (settings.matched and actor.interface.squash):
-        return found
-    return matching(output, wanted, weight, bias, settings.ridge, found)
 
 
 def _thin(states: Tensor) -> Tensor:
