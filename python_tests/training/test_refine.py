@@ -531,6 +531,24 @@ def test_the_matching_loss_has_the_action_error_as_its_gradient(squash) -> None:
     torch.testing.assert_close(results.grad * results.numel(), error)
 
 
+@pytest.mark.parametrize("scale", [1.0, [-2.0, 0.5, 0.0]])
+def test_beyond_the_bounds_of_the_actions_an_error_does_not_grow(scale) -> None:
+    interface = make_actor(3, 4, 3, action_scale=scale, action_bias=[0.1, -1.0, 0.3], squash=False).interface
+    bounds = torch.tensor([-1.0, -2.0, -0.5]), torch.tensor([1.5, 0.5, np.inf])
+    draw = torch.Generator().manual_seed(0)
+    results = (4 * torch.randn(200, 3, generator=draw)).requires_grad_()
+    answers = 3 * torch.randn(200, 3, generator=draw)
+    loss = matching_loss(results, answers, interface, bounds)
+    loss.backward()
+    kept = interface.action_scale != 0
+    made = interface.action(results.detach()).clamp(*bounds)
+    error = ((made - answers.clamp(*bounds)) / interface.action_scale)[:, kept]
+    torch.testing.assert_close(results.grad[:, kept] * error.numel(), error)
+    assert (results.grad[:, ~kept] == 0).all()
+    same = ((answers - interface.action_bias) / interface.action_scale).where(kept, results.detach())
+    assert matching_loss(same, answers, interface, bounds) == 0 < loss
+
+
 @pytest.mark.parametrize("number", ["batch", "rows", "states", "updates"])
 def test_a_recipe_is_checked(number) -> None:
     with pytest.raises(InputError, match=f"{number} must be"):
@@ -579,8 +597,7 @@ class Strict(Swing):
 
 
 @pytest.mark.parametrize("activation", ["relu", "elu"])
-def test_actions_of_an_actor_without_tanh_are_clipped_in_the_environment_alone(activation):
-    """It learns what the dense actor says, whose actions were clipped in training."""
+def test_actions_of_an_actor_without_tanh_are_clipped_to_the_action_space(activation):
     layers = [(3 * weight, bias) for weight, bias in make_actor(3, 24, 24, 2).layers]
     output = make_actor(3, 24, 24, 2).output
     actor = snnkern.Actor(
@@ -591,3 +608,15 @@ def test_actions_of_an_actor_without_tanh_are_clipped_in_the_environment_alone(a
     heard = []
     refined(convert(actor, states, neuron="if", timesteps=3), states, Strict, progress=heard.append)
     assert heard[-1].error < heard[-1].given
+
+
+def test_what_the_action_space_clips_is_no_error() -> None:
+    """All actions are far above the space's, so that the spiking actor cannot differ where it counts."""
+    layers = make_actor(3, 24, 24, 2).layers
+    actor = snnkern.Actor(layers, (torch.ones(2, 24), torch.full((2,), 50.0)), snnkern.Interface(3, 2, squash=False))
+    states = make_observations(500, 3)
+    told = []
+    snn = convert(actor, states, neuron="if", timesteps=2)
+    assert not np.array_equal(snn.act(states), actor.act(states))
+    refined(snn, states, Swing, progress=told.append)
+    assert told[-1].given == told[-1].error == 0

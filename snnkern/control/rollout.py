@@ -112,11 +112,18 @@ def clipping(
     policy: Acts, action_space: gymnasium.Space[Any]
 ) -> Callable[[NDArray[np.floating]], NDArray[np.floating]] | None:
     """What becomes of the actions of an actor without tanh, as in `acting_within`; None for other policies."""
+    bounds = bounds_of(policy, action_space)
+    return None if bounds is None else lambda action: np.clip(action, *bounds)
+
+
+def bounds_of(
+    policy: Acts, action_space: gymnasium.Space[Any]
+) -> tuple[NDArray[np.floating], NDArray[np.floating]] | None:
+    """The least and the largest action that an environment gets, `[action_dim]`; None for others than `clipping` has."""
     if not isinstance(policy, Policy) or policy.interface.squash:
         return None
     bounds = vars(action_space)
-    low, high = bounds["low"], bounds["high"]
-    return lambda action: np.clip(action, low, high)
+    return bounds["low"], bounds["high"]
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from snnkern.control import environments
+from snnkern.control.rollout import bounds_of
 from snnkern.conversion.regression import matching_distance
 from snnkern.errors import InputError, InputWarning, check_number, check_whole
 from snnkern.files import make_folder
@@ -126,17 +127,18 @@ def refine(
         raise InputError(f"recipe must be a snnkern.Recipe, got {type(recipe).__name__}")
     if not isinstance(store, str | os.PathLike | None):
         raise InputError(f"store must be the path of a folder, got {type(store).__name__}")
-    spaces = ""
+    spaces, bounds = "", None
     if env is not None:
         with environments.one_of(env, snn) as made:
             environments.check_spaces(snn.interface, made.observation_space, made.action_space)
-            spaces = repr((made.observation_space, made.action_space))
+            spaces, bounds = repr((made.observation_space, made.action_space)), bounds_of(snn, made.action_space)
     with torch.inference_mode(False), torch.enable_grad():  # whatever the caller does without
         run = _Run(
             snn,
             _checked(observations, snn),
             env,
             spaces,
+            bounds,
             began,
             60 * minutes,
             rounds,
@@ -197,6 +199,7 @@ class _Run:
         observations: Tensor,
         env: Environment | None,
         spaces: str,
+        bounds: tuple[NDArray[np.floating], NDArray[np.floating]] | None,
         began: float,
         limit: float,
         planned: int | None,
@@ -211,6 +214,10 @@ class _Run:
         self._store, self._report = store, progress
         self._key = "" if store is None else _key(snn, observations, env, spaces, recipe, dynamics, seed)
         self._teacher = dense_actor(snn)
+        self._bounds = None
+        if bounds is not None:
+            low, high = (torch.from_numpy(np.array(bound)).to(snn.interface.action_scale) for bound in bounds)
+            self._bounds = low, high
         self._given = copy.deepcopy(snn)
         learner = copy.deepcopy(snn)
         learner.alpha = dynamics.alpha
@@ -396,7 +403,7 @@ class _Run:
         carries = self._student.draw_carries(len(states), spread, self._draw) if spread else None
         results, _ = self._student.decide(states, carries)
         self._optimizer.zero_grad(set_to_none=True)
-        matching_loss(results, answers, self._student.interface).backward()
+        matching_loss(results, answers, self._student.interface, self._bounds).backward()
         self._optimizer.step()
         self._updates += 1
         stays = min(recipe.average, (1 + self._updates) / (10 + self._updates))  # early on, the first numbers do not
@@ -404,7 +411,9 @@ class _Run:
             torch._foreach_lerp_(list(self._average.parameters()), list(self._student.parameters()), 1 - stays)
 
     def _distance(self, actions: Tensor, answers: Tensor) -> Tensor:
-        """Of the dimensions that have a scale: in the others, actions are all the same."""
+        """Of what the environment gets, in the dimensions that have a scale: in the others, actions are all the same."""
+        if self._bounds is not None:
+            actions, answers = actions.clamp(*self._bounds), answers.clamp(*self._bounds)
         scale = self._student.interface.action_scale
         kept = scale != 0
         if bool(kept.all()):
@@ -527,26 +536,40 @@ class _Run:
         self._sizes.append(number)
 
 
-def matching_loss(results: Tensor, answers: Tensor, interface: Interface) -> Tensor:
+def matching_loss(
+    results: Tensor, answers: Tensor, interface: Interface, bounds: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
     """A distance from the output layer's results to actions whose gradient is the action error itself.
 
-    With tanh it is `matching_distance`; without, half the squared error. Where it is least, the mean action error is 0.
+    With tanh it is `matching_distance`; without, half the squared error, which goes on as a straight line beyond the
+    bounds. Where it is least, the mean action error is 0.
 
     Args:
         results: z, before tanh and scaling, `[B, action_dim]`.
         answers: the actions to come to, `[B, action_dim]`.
         interface: of the actor, whether it has a tanh, and its scale.
+        bounds: the least and the largest action that the environment gets, `[action_dim]`, of an actor without tanh:
+            what is beyond them is clipped to them.
 
     Returns:
         the mean over all dimensions whose scale is not 0, as a part of the action's scale.
     """
     kept = interface.action_scale != 0
-    targets = (answers - interface.action_bias) / interface.action_scale
-    if not bool(kept.all()):  # where the scale is 0, all actions are the same
-        targets, results = targets[:, kept], results[:, kept]
-    if not interface.squash:
+    where = ... if bool(kept.all()) else (..., kept)  # where the scale is 0, all actions are the same
+
+    def as_results(actions: Tensor) -> Tensor:
+        return ((actions - interface.action_bias) / interface.action_scale)[where]
+
+    results, targets = results[where], as_results(answers)
+    if interface.squash:
+        return matching_distance(results, targets).mean()
+    if bounds is None:
         return 0.5 * nn.functional.mse_loss(results, targets)
-    return matching_distance(results, targets).mean()
+    ends = [as_results(bound) for bound in bounds]
+    low, high = torch.minimum(*ends), torch.maximum(*ends)  # a negative scale turns them round
+    inside, targets = results.clamp(low, high), targets.clamp(low, high)
+    error = inside - targets
+    return (0.5 * error.square() + (results - inside) * error).mean()
 
 
 def _answers(policy: Policy, states: Tensor) -> Tensor:
