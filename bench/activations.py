@@ -3,14 +3,18 @@
     python bench/activations.py
 
 There are no public ones that we know of in MuJoCo, so a network of each activation learns first to act as the zoo's
-td3-halfcheetah does, from the states that it visits itself; it is then converted like any other. Ten minutes on one
-core. Every result goes to bench/results/activations.jsonl as soon as it is there, and what is there is not run again.
-Draws the table of docs/calibration.md; `--redraw` only does that.
+td3-halfcheetah does, from the states that it visits itself; and PPO of Stable-Baselines3 learns two tasks. Then they
+are converted like any other. Half an hour on one core. Every result goes to bench/results/activations.jsonl as soon as
+it is there, and what is there is not run again. Draws the table of docs/calibration.md; `--redraw` only does that.
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import gymnasium
@@ -30,6 +34,7 @@ RESULTS = ROOT / "bench" / "results" / "activations.jsonl"
 PAGE = ROOT / "docs" / "calibration.md"
 TEACHER, ENV = "td3-halfcheetah", "HalfCheetah-v5"
 STUDENTS = ("tanh", "elu", "silu")
+TASKS, LEARNT = ("HalfCheetah-v5", "Walker2d-v5"), 2_000_000  # of PPO, and the steps that it learns
 SETTINGS = (("if", 4), ("if", 8), ("snm", 8), ("mt", 4), ("dc", 4))
 REFINED, MINUTES = ("if", 4), 2.0
 ROUNDS, UPDATES, ROWS, STEPS = 7, 2_500, 8, 1_000
@@ -68,20 +73,45 @@ def student(activation: str) -> Actor:
     return snnkern.actor_from_module(network, metadata={"environment": ENV})
 
 
-def measure(activation: str) -> dict[str, Any]:
-    """Returns of a student and of what is made of it."""
-    actor = student(activation)
-    observations = snnkern.collect(actor, ENV)
+def learnt(env: str) -> Actor:
+    """An actor that PPO has trained: two hidden layers of 64 with Tanh, in VecNormalize."""
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    envs = VecNormalize(make_vec_env(env, n_envs=8, seed=0))
+    model = PPO(
+        "MlpPolicy", envs, n_steps=512, batch_size=128, n_epochs=5, policy_kwargs={"log_std_init": -1.0}, seed=0,
+        device="cpu",
+    )  # fmt: skip
+    model.learn(LEARNT)
+    with tempfile.TemporaryDirectory() as folder:
+        zipped, statistics = Path(folder, "model.zip"), Path(folder, "vec_normalize.pkl")
+        model.save(zipped)
+        envs.save(str(statistics))
+        envs.close()
+        return snnkern.load_actor(zipped, vec_normalize=statistics)
+
+
+def sources() -> dict[str, tuple[str, Callable[[], Actor]]]:
+    """Of each row of the table: its environment, and what makes the actor."""
+    students = {activation: (ENV, partial(student, activation)) for activation in STUDENTS}
+    return students | {f"tanh, PPO in {env}": (env, partial(learnt, env)) for env in TASKS}
+
+
+def measure(name: str, env: str, actor: Actor) -> dict[str, Any]:
+    """Returns of an actor and of what is made of it."""
+    observations = snnkern.collect(actor, env)
 
     def returns(policy: Any) -> list[float]:
-        return list(snnkern.evaluate(policy, ENV, episodes=EPISODES, seed=SEED).returns)
+        return list(snnkern.evaluate(policy, env, episodes=EPISODES, seed=SEED).returns)
 
-    found: dict[str, Any] = {"activation": activation, "dense": returns(actor), "converted": {}}
+    found: dict[str, Any] = {"activation": name, "dense": returns(actor), "converted": {}}
     for neuron, timesteps in SETTINGS:
         snn = snnkern.convert(actor, observations, neuron=neuron, timesteps=timesteps)
         found["converted"][f"{neuron} {timesteps}"] = returns(snn)
         if (neuron, timesteps) == REFINED:
-            found["refined"] = returns(snnkern.refine(snn, observations, ENV, minutes=MINUTES))
+            found["refined"] = returns(snnkern.refine(snn, observations, env, minutes=MINUTES))
     return found | {"machine": machine(("snnkern", "torch"))}
 
 
@@ -107,18 +137,19 @@ def draw() -> None:
 
 
 def main(
+    only: Annotated[str, typer.Option(help="Part of the names of the rows to run.")] = "",
     redraw: Annotated[bool, typer.Option("--redraw", help="Only draw the table again.")] = False,
 ) -> None:
     """Measures what is not measured yet, and draws the table."""
     torch.set_num_threads(1)
     RESULTS.touch()
-    for activation in () if redraw else STUDENTS:
-        if activation in {json.loads(line)["activation"] for line in RESULTS.read_text().splitlines()}:
+    for name, (env, make) in () if redraw else sources().items():
+        if only not in name or name in {json.loads(line)["activation"] for line in RESULTS.read_text().splitlines()}:
             continue
-        found = measure(activation)
+        found = measure(name, env, make())
         with RESULTS.open("a") as results:
             results.write(json.dumps(found) + "\n")
-        Console().print(f"{activation}: {np.mean(found['dense']):.0f}")
+        Console().print(f"{name}: {np.mean(found['dense']):.0f}")
     draw()
 
 
