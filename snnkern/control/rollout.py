@@ -119,7 +119,7 @@ def clipping(
 def bounds_of(
     policy: Acts, action_space: gymnasium.Space[Any]
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]] | None:
-    """The least and the largest action that an environment gets, `[action_dim]`; None for others than `clipping` has."""
+    """The least and the largest action that an environment gets, `[action_dim]`; None for what is not clipped."""
     if not isinstance(policy, Policy) or policy.interface.squash:
         return None
     bounds = vars(action_space)

@@ -411,7 +411,7 @@ class _Run:
             torch._foreach_lerp_(list(self._average.parameters()), list(self._student.parameters()), 1 - stays)
 
     def _distance(self, actions: Tensor, answers: Tensor) -> Tensor:
-        """Of what the environment gets, in the dimensions that have a scale: in the others, actions are all the same."""
+        """Of what the environment gets, in the dimensions with a scale: in the others, actions are all the same."""
         if self._bounds is not None:
             actions, answers = actions.clamp(*self._bounds), answers.clamp(*self._bounds)
         scale = self._student.interface.action_scale
