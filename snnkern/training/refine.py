@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import EllipsisType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -411,14 +412,12 @@ class _Run:
             torch._foreach_lerp_(list(self._average.parameters()), list(self._student.parameters()), 1 - stays)
 
     def _distance(self, actions: Tensor, answers: Tensor) -> Tensor:
-        """Of what the environment gets, in the dimensions with a scale: in the others, actions are all the same."""
+        """The action error of what the environment gets, in the dimensions with a scale."""
         if self._bounds is not None:
             actions, answers = actions.clamp(*self._bounds), answers.clamp(*self._bounds)
-        scale = self._student.interface.action_scale
-        kept = scale != 0
-        if bool(kept.all()):
-            return (actions - answers) / scale
-        return ((actions - answers)[:, kept]) / scale[kept]
+        interface = self._student.interface
+        where = _with_scale(interface)
+        return (actions - answers)[where] / interface.action_scale[where]
 
     def _spent(self) -> float:
         return time.monotonic() - self._began
@@ -554,8 +553,7 @@ def matching_loss(
     Returns:
         the mean over all dimensions whose scale is not 0, as a part of the action's scale.
     """
-    kept = interface.action_scale != 0
-    where = ... if bool(kept.all()) else (..., kept)  # where the scale is 0, all actions are the same
+    where = _with_scale(interface)
 
     def as_results(actions: Tensor) -> Tensor:
         return ((actions - interface.action_bias) / interface.action_scale)[where]
@@ -570,6 +568,12 @@ def matching_loss(
     inside, targets = results.clamp(low, high), targets.clamp(low, high)
     error = inside - targets
     return (0.5 * error.square() + (results - inside) * error).mean()
+
+
+def _with_scale(interface: Interface) -> EllipsisType | tuple[EllipsisType, Tensor]:
+    """The index of the action's dimensions that have a scale; in the others, all actions are the same."""
+    kept = interface.action_scale != 0
+    return ... if bool(kept.all()) else (..., kept)
 
 
 def _answers(policy: Policy, states: Tensor) -> Tensor:
