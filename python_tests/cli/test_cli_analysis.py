@@ -111,6 +111,15 @@ def test_energy_along_given_observations(capsys, files) -> None:
     assert result["spikes"] == pytest.approx(counted / 60)
 
 
+def test_energy_counts_the_episode_of_seed_zero(capsys, files) -> None:
+    """0 is a seed as any other, and not the default of 1000."""
+    summary = run_json(capsys, "energy", files["SPIKING"], "--episode-seed", 0)
+    assert summary["seed"] == 0
+    other = run_json(capsys, "energy", files["SPIKING"], "--episode-seed", 1000)
+    assert other["seed"] == 1000
+    assert summary["results"] != other["results"]
+
+
 MISTAKES = {
     "options of a spiking actor": (["analyze", "SPIKING", "--neuron", "if"], "--neuron has no use here"),
     "episodes of none": (["analyze", "TINY", "--episodes", "0"], "--episodes"),

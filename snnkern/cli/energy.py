@@ -87,6 +87,7 @@ def energy_command(
     from snnkern.studies.settings import grid
 
     energies = Energies(multiplication, addition, scaling, read)
+    first = 1000 if episode_seed is None else episode_seed
     rule = parse_calibration("auto" if calibration is None else calibration)
     loaded = load_policy(policy, action_scale=action_scale, backend=backend)
     options.note_how_it_was_read(loaded)
@@ -133,7 +134,7 @@ def energy_command(
         if observations is not None:
             assert data is not None
             return data[:, None], np.ones((len(data), 1), dtype=bool)
-        run = follow(DENSE, {DENSE: of}, name, episodes=episodes or 1, seed=episode_seed or 1000, progress=progress)
+        run = follow(DENSE, {DENSE: of}, name, episodes=episodes or 1, seed=first, progress=progress)
         return run.observations, run.running
 
     with options.progress_bars() as report:
@@ -149,7 +150,7 @@ def energy_command(
         actor=Path(policy).name,
         environment=name,
         along=own if observations is None else f"the {count(len(seen), 'observation')} of {observations.name}",
-        seed=None if observations is not None else episode_seed or 1000,
+        seed=first if observations is None else None,
         calibration=str(rule) if settings else "",
         machine=machine(_PACKAGES),
         picojoules=energies,
