@@ -639,7 +639,9 @@ def test_warming_up_changes_no_decision() -> None:
     warm, cold = (snnkern.convert(actor, thresholds=thresholds, neuron="if", alpha=1.0) for _ in range(2))
     with pytest.raises(InputError, match="batch must be a whole number of at least 1, got 0"):
         warm.warmup(0)
-    warm.warmup(2)
+    with pytest.raises(InputError, match="batch must be a whole number of at least 1, got True"):
+        warm.warmup(True)
+    warm.warmup(np.int64(2))
     assert warm.carry is None
     x = torch.ones(2, 3)
     assert torch.equal(warm(x), cold(x))

@@ -222,7 +222,9 @@ def _rewritten(path, change) -> None:
         pytest.param(lambda d: d["bridges"].update({"5": [{"kind": "tanh"}]}), "no layer 5", id="bridge-nowhere"),
         pytest.param(lambda d: d["bridges"].pop("2"), "unexpected bridges.2.0", id="no-bridge"),
         pytest.param(lambda d: d["bridges"]["2"].reverse(), "missing bridges.2.2", id="reversed"),
-        pytest.param(lambda d: d["bridges"]["2"][1].update(eps=-1.0), "eps of -1.0", id="eps"),
+        pytest.param(
+            lambda d: d["bridges"]["2"][1].update(eps=-1.0), "eps must be a number from 0 to 1, got -1.0", id="eps"
+        ),
         pytest.param(lambda d: d["bridges"]["2"][1].update(kind="linear"), r"weight must be \[out, in\]", id="kind"),
         pytest.param(lambda d: d.update(observation_scale=0), "observation_scale must be positive", id="scale"),
         pytest.param(lambda d: d.update(observation_dtype="int8"), "has not the form", id="dtype"),

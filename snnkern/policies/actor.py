@@ -17,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from snnkern.errors import InputError, brief
+from snnkern.errors import InputError, brief, check_number
 from snnkern.kernels import ops
 from snnkern.kernels.backends import ActorInterface
 from snnkern.kernels.layers import Convolution, by_shape, check_size, whole_numbers
@@ -690,22 +690,12 @@ def _check_bridge(
                 raise InputError(f"{which} normalises {list(step.normalized_shape)} numbers, but receives [{width}]")
             for part in step.parameters():
                 check_numbers(f"{which}'s numbers", part)
-            check_eps(which, step.eps)
+            check_number(f"{which}'s eps", step.eps, 0, 1)
         elif not isinstance(step, nn.Tanh):
             raise InputError(f"{which} must be nn.Linear, nn.LayerNorm or nn.Tanh, got {type(step).__name__}")
         if any(parameter.dtype != dtype for parameter in step.parameters()):
             raise InputError(f"{which} is not {dtype}, which layer 1 is")
     return (width,)
-
-
-def check_eps(name: str, eps: object) -> None:
-    """Refuses what a layer normalisation cannot add to a variance.
-
-    Raises:
-        InputError: it is not a number from 0 to 1.
-    """
-    if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps <= 1:
-        raise InputError(f"{name} has an eps of {eps!r}, where a number from 0 to 1 was wanted")
 
 
 def _step(step: nn.Module) -> nn.Module:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from snnkern.errors import InputError
+from snnkern.errors import InputError, check_whole
 from snnkern.kernels import ops, reference
 from snnkern.kernels.backends import (
     ActorParts,
@@ -323,7 +323,7 @@ class SpikingActor(Policy):
         Raises:
             InputError: the carry belongs to another number of rows; batch is not a whole number of at least 1.
         """
-        _check_batch(batch)
+        batch = check_whole("batch", batch, least=1)
         self._notice_changes()
         bound = self._bind(batch)
         if bound is not None:
@@ -397,7 +397,7 @@ class SpikingActor(Policy):
             InputError: the actor is not on a CUDA device, or too large for an engine; the carry belongs to another
                 number of rows; batch is not a whole number of at least 1.
         """
-        _check_batch(batch)
+        batch = check_whole("batch", batch, least=1)
         device = self.output.weight.device
         if device.type != "cuda":
             raise InputError(f"capture() makes a CUDA graph, but the actor is on {device}: move it with .to('cuda')")
@@ -577,11 +577,6 @@ class SpikingActor(Policy):
 
     def extra_repr(self) -> str:
         return f"{self.dynamics}, backend={self.backend!r}"
-
-
-def _check_batch(batch: object) -> None:
-    if not isinstance(batch, int) or batch < 1:
-        raise InputError(f"batch must be a whole number of at least 1, got {batch!r}")
 
 
 def _is_plain(observation: Tensor, bound: _Bound) -> bool:

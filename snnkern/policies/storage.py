@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snnkern.errors import CheckpointError, InputError
+from snnkern.errors import CheckpointError, InputError, check_number
 from snnkern.files import StrPath, write_tensors
 from snnkern.kernels.backends.choice import check_name
 from snnkern.kernels.neurons import Dynamics
 from snnkern.kernels.tensors import check_state, check_tensor
 from snnkern.policies.activations import RELU
-from snnkern.policies.actor import Actor, Conv, Interface, Policy, check_eps, check_layer, layer_norm, linear
+from snnkern.policies.actor import Actor, Conv, Interface, Policy, check_layer, layer_norm, linear
 from snnkern.policies.readers.saved import (
     FORMAT_VERSION,
     ActorDescription,
@@ -256,7 +256,7 @@ def _step(name: str, step: StepDescription, tensors: dict[str, Tensor]) -> nn.Mo
     if step.kind == "linear":
         check_layer(name, weight, bias, None)
         return linear(weight, bias)
-    check_eps(name, step.eps)
+    check_number(f"{name}'s eps", step.eps, 0, 1)
     for part, tensor in (("weight", weight), ("bias", bias)):
         check_tensor(f"{name}.{part}", tensor, (weight.numel(),), weight.dtype, weight.device)
     return layer_norm(weight.numel(), weight, bias, step.eps)
