@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import operator
 from typing import Any
 
@@ -439,8 +438,3 @@ def _in_place(graph: fx.GraphModule, node: fx.Node) -> bool:
 
 def _each(dimensions: object) -> tuple[object, ...]:
     return tuple(dimensions) if isinstance(dimensions, list | tuple) else (dimensions,)
-
-
-def flat(shape: tuple[int, ...]) -> tuple[int]:
-    """The shape of a row that has been flattened."""
-    return (math.prod(shape),)
