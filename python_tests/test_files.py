@@ -19,7 +19,15 @@ from support.builders import make_actor, make_layers, td3_state
 
 import snnkern
 from snnkern import InputError, files
-from snnkern.files import check_writable, read_array, read_bytes, read_state_dict, to_json, write_atomically
+from snnkern.files import (
+    check_writable,
+    make_folder,
+    read_array,
+    read_bytes,
+    read_state_dict,
+    to_json,
+    write_atomically,
+)
 from snnkern.policies.loading import load_policy
 
 
@@ -45,6 +53,15 @@ IRREGULAR = {
     "link to a folder": (link_to("."), "a directory"),
 }
 needs_devices = pytest.mark.skipif(not Path("/dev/zero").exists(), reason="this system has no such devices")
+
+
+def test_a_folder_is_made_with_those_above_it(tmp_path) -> None:
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")  # as it is
+    (tmp_path / "a" / "b" / "file.txt").write_text("")
+    for below in ("file.txt", "file.txt/c"):
+        with pytest.raises(InputError, match=f"cannot make the folder .*{below}: "):
+            make_folder(tmp_path / "a" / "b" / below)
 
 
 @needs_devices

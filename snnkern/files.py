@@ -114,13 +114,13 @@ def check_writable(path: StrPath) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder for files where it is missing.
+    """Makes a folder for files, and those above it, where they are missing.
 
     Raises:
         InputError: it cannot be made or written to.
     """
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise InputError(f"cannot make the folder {folder}: {reason(error)}") from error
     check_writable(folder / "file")

@@ -45,7 +45,7 @@ def files(tmp_path_factory) -> dict[str, str]:
     snnkern.save(snnkern.convert(actor, observations, neuron="snm", timesteps=3), folder / "snn.safetensors")
     np.save(folder / "observations.npy", observations)
     names = {"TINY": "actor.safetensors", "SPIKING": "snn.safetensors", "ELEVEN": "observations.npy"}
-    return {key: str(folder / name) for key, name in names.items()}
+    return {key: str(folder / name) for key, name in names.items()} | {"BELOW": str(folder / "actor.safetensors/x")}
 
 
 def test_analyze_writes_data_and_figures(capsys, tmp_path, files) -> None:
@@ -124,7 +124,7 @@ MISTAKES = {
     "options of a spiking actor": (["analyze", "SPIKING", "--neuron", "if"], "--neuron has no use here"),
     "episodes of none": (["analyze", "TINY", "--episodes", "0"], "--episodes"),
     "unknown neuron": (["analyze", "TINY", "--neuron", "izhikevich"], "unknown neuron 'izhikevich'"),
-    "nowhere": (["analyze", "TINY", "-o", "no/where"], "cannot make the folder no/where"),
+    "nowhere": (["analyze", "TINY", "-o", "BELOW"], "actor.safetensors/x: Not a directory"),
     "unfit environment": (["analyze", "TINY", "--env", "HalfCheetah-v5"], "observations are [11]"),
     "negative energy": (
         ["energy", "TINY", "--addition", "-1"],

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import snnkern
 from snnkern.analysis.summaries import AnalysisSummary, BenchSummary, EnergySummary
 from snnkern.errors import InputError, require
-from snnkern.files import write_atomically
+from snnkern.files import make_folder, write_atomically
 from snnkern.report.drawings import analysis_drawings, energy_drawing, latency_drawing
 from snnkern.report.html import (
     Table,
@@ -127,10 +127,7 @@ def write_report(
         sections.append(_Section("Not on this page", "missing", parts=missing))
     tables = _provenance(collections, analyses, energies, benches)
     sections.append(_Section("Settings and versions", "provenance", tables=tables))
-    try:
-        (folder / "figures").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {folder / 'figures'}: {error.strerror}") from error
+    make_folder(folder / "figures")
     number = sum(len(section.drawings) for section in sections)
     figures: dict[str, tuple[str, str]] = {}
     contents: dict[Path, bytes] = {}

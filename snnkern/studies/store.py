@@ -17,7 +17,7 @@ import msgspec
 
 from snnkern.control.records import Episodes, Outcome, Record, TaskDescription
 from snnkern.errors import InputError
-from snnkern.files import from_json, read_bytes, reason, write_atomically
+from snnkern.files import from_json, make_folder, read_bytes, reason, write_atomically
 from snnkern.studies.executors import Executor, Failure
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -37,12 +37,7 @@ class Store:
     """
 
     def __init__(self, folder: Path) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-            raise InputError(f"cannot make the folder {folder}: {reason(error)}") from error
-        if not os.access(folder, os.W_OK):
-            raise InputError(f"cannot write to the folder {folder}")
+        make_folder(folder)
         self.folder = folder
 
     def path(self, task: Mapping[str, Any]) -> Path:
