@@ -19,7 +19,10 @@ _MAX_COUNT = 2**31 - 1
 
 
 class Kind(IntEnum):
-    """Names a neuron kind in operators and kernels; `csrc/neuron.h` and `triton_neurons.py` have the same values."""
+    """Names a neuron kind in operators and kernels.
+
+    `csrc/neuron.h` and `backends/triton/neurons.py` have the same values.
+    """
 
     IF = 0
     SNM = 1

@@ -1,4 +1,4 @@
-"""Runs the tasks of a sweep in this process, or in several on this machine; `ray_executor` uses other machines."""
+"""Runs the tasks of a sweep in this process, or in several on this machine; `contrib/ray.py` uses other machines."""
 
 from __future__ import annotations
 

@@ -415,7 +415,7 @@ def actor_kernel(
     timesteps,
     quarters,  # 4: unknown to the compiler, which would spread the loop over them, and registers with it
     observation_clip,
-    parameters,  # `Parameters` of triton_environment.py
+    parameters,  # `Parameters` of environment.py
     WIDTHS: tl.constexpr,
     PADDED: tl.constexpr,
     WIDEST: tl.constexpr,

@@ -1,4 +1,4 @@
-"""The whole actor of `triton_actor.py`: packs the weights, chooses the size of tiles, launches the kernel."""
+"""The whole actor of `actor.py`: packs the weights, chooses the size of tiles, launches the kernel."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MOST_LAYERS = 6  # each is code of its own
 _MOST_PLANES = 8192  # bytes that a row of the widest layer takes in scratch memory: planes times neurons
 # The interpreter multiplies the bit patterns of bfloat16 numbers, so there it gets the same numbers as float32.
 _OPERAND = torch.float32 if INTERPRETED else torch.bfloat16
-_SMALLEST_THRESHOLD = 2.0**-100  # below, levels are not exact (`is_regular` in triton_neurons.py)
+_SMALLEST_THRESHOLD = 2.0**-100  # below, levels are not exact (`is_regular` in neurons.py)
 _LARGEST_WEIGHT = 2.0**27  # of those in units of the sender's θ: see `scaling`
 _STAGES = 2  # blocks of weights that are under way
 

@@ -389,7 +389,7 @@ def gradient_kernel(
     gradient_stride_t,
     gradient_stride_b,
     gradient_stride_n,
-    parameters,  # `Parameters` of triton_environment.py
+    parameters,  # `Parameters` of environment.py
     levels,
     KIND: tl.constexpr,
     LEVELS: tl.constexpr,

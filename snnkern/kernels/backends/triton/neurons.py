@@ -435,7 +435,7 @@ def neuron_kernel(
     stride_t,  # of the current, in elements
     stride_b,
     stride_n,
-    parameters,  # `Parameters` of triton_environment.py
+    parameters,  # `Parameters` of environment.py
     levels,
     KIND: tl.constexpr,
     LEVELS: tl.constexpr,
