@@ -462,9 +462,9 @@ def test_a_model_whose_last_activation_was_taken_out_is_refused(model):
 
 def test_strangers_are_refused(tmp_path):
     stranger = sb3.DQN("MlpPolicy", "CartPole-v1", buffer_size=10, device="cpu")
-    with pytest.raises(snnkern.InputError, match="a TD3, DDPG, SAC, TQC, PPO or A2C model of Stable-Baselines3"):
+    with pytest.raises(snnkern.InputError, match="a TD3, DDPG, SAC, TQC, PPO, TRPO or A2C model of Stable-Baselines3"):
         snnkern.from_sb3(stranger, make_observations(5, 4))
-    with pytest.raises(snnkern.CheckpointError, match=r"dqn\.policies's, not that of TD3, DDPG, SAC, TQC, PPO or A2C"):
+    with pytest.raises(snnkern.CheckpointError, match=r"dqn\.policies's, not that of TD3, DDPG, .*TRPO or A2C"):
         snnkern.from_sb3(saved(stranger, tmp_path), make_observations(5, 4))
     with pytest.raises(snnkern.InputError, match="got 3"):
         snnkern.from_sb3(3)

@@ -28,8 +28,8 @@ _ROLLOUT = 1_000  # observations that a rollout must have, to be calibrated on
 class SB3Policy:
     """Gives a spiking actor Stable-Baselines3's method `predict`, whose state is the carry.
 
-    `evaluate_policy` and a `VecEnv` run it like a model, and `snnkern.evaluate` like an actor. Actions of PPO and A2C
-    are clipped to the range that the actor's metadata say ("action_range"), as the model's own are.
+    `evaluate_policy` and a `VecEnv` run it like a model, and `snnkern.evaluate` like an actor. Actions of PPO, TRPO
+    and A2C are clipped to the range that the actor's metadata say ("action_range"), as the model's own are.
 
     Args:
         actor: from `snnkern.convert` or `snnkern.load`.
@@ -69,8 +69,8 @@ class SB3Policy:
             state: the state that an earlier call returned, usually the last one; None if all episodes start.
             episode_start: `[B]`, whether the observation is the first of an episode; then its row of the state is not
                 used.
-            deterministic: False is refused for SAC, TQC, PPO and A2C, whose distribution is not converted; TD3 and DDPG
-                never sample.
+            deterministic: False is refused for SAC, TQC, PPO, TRPO and A2C, whose distribution is not converted; TD3
+                and DDPG never sample.
 
         Returns:
             actions `[action_dim]` or `[B, action_dim]`, and the carry of every hidden layer, `[B, N]` each, or
@@ -159,7 +159,7 @@ def from_sb3(
     vec_normalize: Any = None,
     **conversion: Any,
 ) -> SB3Policy:
-    """Converts a TD3, SAC, DDPG, PPO or A2C model of Stable-Baselines3, or a TQC model, without training.
+    """Converts a TD3, SAC, DDPG, PPO or A2C model of Stable-Baselines3, or a TQC or TRPO model, without training.
 
     If a normalisation of observations (`VecNormalize`) moves into the actor, the result takes the environment's own
     observations and must run without that wrapper. Otherwise it takes the same observations as the model.
@@ -167,8 +167,9 @@ def from_sb3(
     Args:
         model: the model, also SBX's (in memory); or the path of its zip, of which nothing is run.
         observations: those that the thresholds are calibrated on, as the result will receive them,
-            `[N, observation_dim]` or uint8 `[N, C, H, W]`. None takes the newest of the model's replay buffer; of PPO
-            and A2C the last rollout, if it has 1,000 or more and the normalisation stays outside. A zip holds neither.
+            `[N, observation_dim]` or uint8 `[N, C, H, W]`. None takes the newest of the model's replay buffer; of
+            PPO, TRPO and A2C the last rollout, if it has 1,000 or more and the normalisation stays outside. A zip holds
+            neither.
         vec_normalize: the `VecNormalize` that the model was trained in, to move it into the actor; or the path of its
             file, of which nothing is run; True for the wrapper that the model has; False for none. By default, a model
             in memory keeps its wrapper outside, and a zip is read as by `load_actor`.

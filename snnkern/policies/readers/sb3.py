@@ -28,11 +28,11 @@ from snnkern.policies.readers.unpickle import Record, read_objects
 
 _TENSORS, _DATA = "policy.pth", "data"
 _POLICY = re.compile(r"(?:stable_baselines3|sbx|sb3_contrib)\.(td3|sac|ddpg|tqc|ppo|a2c)\.policies")
-_ACTOR_CRITIC = "stable_baselines3.common.policies"  # where the policy of PPO and A2C is
+_ACTOR_CRITIC = "stable_baselines3.common.policies"  # where the policy of PPO, TRPO and A2C is
 _LEARNERS = {"clip_range": "PPO", "cg_max_steps": "TRPO"}  # by a setting that no other one has; A2C has none
 ON_POLICY = ("PPO", "TRPO", "A2C")
 SAMPLING = ("SAC", "TQC", *ON_POLICY)  # whose actions are drawn, unless the mean alone is wanted
-_READ = "TD3, DDPG, SAC, TQC, PPO or A2C"
+_READ = f"TD3, DDPG, {', '.join(SAMPLING[:-1])} or {SAMPLING[-1]}"
 RANGE = "action_range"  # of an actor's metadata: least and largest actions, as JSON, where it has no tanh
 _FLATTEN, NATURE_CNN = "FlattenExtractor", "NatureCNN"
 _SPACES = {  # of observations, by what they pass through first
@@ -52,7 +52,7 @@ class Received:
     Attributes:
         seen: the observations, `[environments, observation_dim]`.
         original: what the environments said last, as far as a model keeps it: in `VecNormalize` what it made `seen` of,
-            without it the observations before; None of PPO and A2C, which do not keep it.
+            without it the observations before; None of PPO, TRPO and A2C, which do not keep it.
         wrapped: whether the environments were in `VecNormalize`; None where that is not known.
         dtype: of the environments' own observations.
         least: lower bounds of the observation space, `[observation_dim]`; infinite where they are not known.
@@ -219,7 +219,7 @@ def describe(model: Any) -> Model:
     """The same of a model in memory.
 
     Args:
-        model: Stable-Baselines3's TD3, SAC, DDPG, PPO or A2C; or one of SBX, or TQC.
+        model: Stable-Baselines3's TD3, SAC, DDPG, PPO or A2C; sb3-contrib's TQC or TRPO; or one of SBX.
 
     Raises:
         InputError: it is something else, or cannot be converted.
@@ -276,7 +276,7 @@ def _algorithm(policy: str, learner: str) -> str:
 
 
 def _activations(actor: Any) -> list[nn.Module]:
-    """What stands between the linear layers of an actor of Stable-Baselines3, or of a policy of PPO or A2C.
+    """What stands between the linear layers of an actor of Stable-Baselines3, or of a policy of PPO, TRPO or A2C.
 
     In front of their output layer, an Identity stands for what somebody has taken out.
     """
@@ -387,11 +387,11 @@ def _received(seen: Any, original: Any, least: Any, most: Any, *, dtype: str, on
 
     Args:
         seen: as in `Received`.
-        original: likewise; in PPO and A2C the first that was said in VecNormalize, or None without it.
+        original: likewise; in PPO, TRPO and A2C the first that was said in VecNormalize, or None without it.
         least: likewise.
         most: likewise.
         dtype: of the observation space.
-        on_policy: whether it is PPO's or A2C's.
+        on_policy: whether it is PPO's, TRPO's or A2C's.
     """
     wrapped = None
     if on_policy:
