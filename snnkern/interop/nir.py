@@ -2,7 +2,7 @@
 
 NIR describes layers and neurons. The caller adds what NIR cannot describe: the number of steps T, the potential that a
 decision starts with, reset by subtraction (NIR's IF is reset to a value), the carry, and the interface to the
-environment. NIR cannot describe SNM, MT and DC neurons at all.
+environment. NIR cannot describe SNM, MT and DC neurons at all, and its LIF neuron leaks in continuous time.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ class Decision(NamedTuple):
         counts: number of spikes that each row sent, int64 `[B]`.
         margin: how close a potential came to a comparison's boundary, as a fraction of θ, `[B]`. A row with a small
             margin is one where rounding may decide whether a neuron fires.
+        potentials: u_t at the end of every step, without what it sent, `[T, B, N]`.
     """
 
     spikes: Tensor
