@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 
 import snnkern
+from snnkern.kernels.neurons import NEURON_NAMES
 from support import ROOT
 
-NEURONS = ("if", "snm", "mt", "dc")
+NEURONS = NEURON_NAMES
 # Of a process that trains for a moment: compiling takes most of it.
 QUICK_JAX = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 PUBLISHED = ROOT / ".." / "shared" / "actors" / "published"

@@ -21,7 +21,7 @@ from snnkern.control import environments
 from snnkern.conversion.convert import convert
 from snnkern.errors import InputError, check_whole
 from snnkern.files import from_json, read_bytes
-from snnkern.kernels.neurons import parse_neuron
+from snnkern.kernels.neurons import NEURON_NAMES, parse_neuron
 from snnkern.limits import MOST_EPISODES, MOST_SEED, MOST_STEPS, MOST_TIMESTEPS
 from snnkern.policies import zoo
 from snnkern.policies.actor import Actor
@@ -40,7 +40,7 @@ _Seed = Annotated[int, msgspec.Meta(ge=0, le=MOST_SEED)]
 class Part(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Values of settings, which are combined in every way. They are checked when settings are made of them."""
 
-    neurons: _Some[str] = ("if", "snm", "mt", "dc")
+    neurons: _Some[str] = NEURON_NAMES
     timesteps: _Some[int] = (2, 4, 8)
     alphas: _Some[float | str] = ("auto",)
     memories: _Some[float] = (0.0,)
