@@ -11,11 +11,9 @@ import typer
 from snnkern.cli import options
 from snnkern.errors import require
 
-_PACKAGES = ("snnkern", "torch", "numpy", "scipy", "gymnasium", "mujoco")
-
 
 def analyze_command(
-    policy: Annotated[str, typer.Argument(help="A zoo actor, a checkpoint, or what snnkern convert wrote.")],
+    policy: Annotated[str, options.POLICY],
     neuron: Annotated[str | None, typer.Option("--neuron", help="if, snm, mt or dc (default if).")] = None,
     timesteps: Annotated[
         int | None, typer.Option("--timesteps", "-T", help="T, simulation steps per decision (default 8).")
@@ -117,7 +115,7 @@ def analyze_command(
         calibration_steps=None if isinstance(loaded, SpikingActor) else steps or calibration_steps(loaded),
         calibration_seed=None if isinstance(loaded, SpikingActor) else seed or 0,
         low_frequency=LOW_FREQUENCY,
-        machine=machine(_PACKAGES),
+        machine=machine(options.PACKAGES),
         seconds=time.monotonic() - started,
     )
     write_atomically(output / "analysis.json", to_json(summary))

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def bench_command(
-    policy: Annotated[str, typer.Argument(help="A zoo actor, a checkpoint, or what snnkern convert wrote.")],
-    neuron: Annotated[str | None, typer.Option("--neuron", help="One or several (default if,snm,mt,dc).")] = None,
-    timesteps: Annotated[str | None, typer.Option("--timesteps", "-T", help="T, one or several (default 4,8).")] = None,
+    policy: Annotated[str, options.POLICY],
+    neuron: options.Neurons = None,
+    timesteps: options.Timesteps = None,
     levels: options.Levels = None,
     calibration: Annotated[
         str | None, typer.Option("--calibration", help="max (default), percentile or percentile:P of the activations.")
@@ -41,9 +41,7 @@ def bench_command(
         str | None, typer.Option("--threads", help="For batches above 1: one or several (default 1 and all cores).")
     ] = None,
     seconds: Annotated[float, typer.Option("--seconds", help="How long it may measure, in all.")] = 120,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write what --json prints to this file (.json) as well.")
-    ] = None,
+    output: options.Output = None,
     figure: Annotated[Path | None, typer.Option("--figure", help="Draw times and ratios (.png).")] = None,
     as_json: options.Json = False,
 ) -> None:

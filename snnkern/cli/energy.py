@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from snnkern.cli import options
-from snnkern.cli.analyze import _PACKAGES
 from snnkern.kernels.neurons import NEURON_NAMES
 from snnkern.limits import MOST_SEED, MOST_SIDE_BY_SIDE
 from snnkern.text import count
@@ -24,9 +23,9 @@ if TYPE_CHECKING:
 
 
 def energy_command(
-    policy: Annotated[str, typer.Argument(help="A zoo actor, a checkpoint, or what snnkern convert wrote.")],
-    neuron: Annotated[str | None, typer.Option("--neuron", help="One or several (default if,snm,mt,dc).")] = None,
-    timesteps: Annotated[str | None, typer.Option("--timesteps", "-T", help="T, one or several (default 4,8).")] = None,
+    policy: Annotated[str, options.POLICY],
+    neuron: options.Neurons = None,
+    timesteps: options.Timesteps = None,
     alpha: Annotated[str | None, typer.Option("--alpha", help="α of CRPI, one or several (default auto).")] = None,
     memory: Annotated[str | None, typer.Option("--memory", help="μ, one or several (default 0).")] = None,
     levels: options.Levels = None,
@@ -50,9 +49,7 @@ def energy_command(
     ] = 3.7,
     read: Annotated[float, typer.Option("--read", help="pJ per parameter read.")] = 0.0,
     by_layer: Annotated[bool, typer.Option("--by-layer", help="Show every layer as well.")] = False,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write what --json prints to this file (.json) as well.")
-    ] = None,
+    output: options.Output = None,
     figure: Annotated[Path | None, typer.Option("--figure", help="Draw spikes and energy against T (.png).")] = None,
     action_scale: options.Scale = None,
     backend: options.Backend = "auto",
@@ -152,7 +149,7 @@ def energy_command(
         along=own if observations is None else f"the {count(len(seen), 'observation')} of {observations.name}",
         seed=first if observations is None else None,
         calibration=str(rule) if settings else "",
-        machine=machine(_PACKAGES),
+        machine=machine(options.PACKAGES),
         picojoules=energies,
         dense=dense_cost(dense).summary(energies),
         dense_without_zeros=dense_cost(dense, seen[running]).summary(energies),

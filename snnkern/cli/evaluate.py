@@ -13,7 +13,7 @@ from snnkern.text import count
 
 
 def evaluate_command(
-    policy: Annotated[str, typer.Argument(help="A zoo actor, a checkpoint, or what snnkern convert wrote.")],
+    policy: Annotated[str, options.POLICY],
     neuron: Annotated[
         str | None, typer.Option("--neuron", help="Convert a dense actor to these and compare, such as if,mt,dc.")
     ] = None,

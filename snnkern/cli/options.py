@@ -24,10 +24,14 @@ if TYPE_CHECKING:
     from snnkern.policies.actor import Actor, Policy
     from snnkern.policies.spiking import SpikingActor
 
+PACKAGES = ("snnkern", "torch", "numpy", "scipy", "gymnasium", "mujoco")  # whose versions summaries say
 ACTOR = typer.Argument(
     help="A zoo actor (snnkern info lists them), or a checkpoint: .safetensors, a state dict of TD3, DDPG, SAC or PPO, "
     "a zip of Stable-Baselines3, a checkpoint of RSL-RL, a snapshot of DrQ-v2."
 )
+POLICY = typer.Argument(help="A zoo actor, a checkpoint, or what snnkern convert wrote.")
+Neurons = Annotated[str | None, typer.Option("--neuron", help="One or several (default if,snm,mt,dc).")]
+Timesteps = Annotated[str | None, typer.Option("--timesteps", "-T", help="T, one or several (default 4,8).")]
 Env = Annotated[
     str | None,
     typer.Option(
@@ -81,6 +85,9 @@ Observations = Annotated[
     typer.Option("--observations", help="Calibrate on a .npy array [N, …] of observations instead of running."),
 ]
 Backend = Annotated[str, typer.Option("--backend", help="What computes; snnkern info lists them.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Write what --json prints to this file (.json) as well.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of a table.")]
 Workers = Annotated[
     int | None,

@@ -13,7 +13,7 @@ import typer
 
 from snnkern.cli import options
 from snnkern.errors import Error, InputError
-from snnkern.limits import MOST_EPISODES, MOST_SEED, MOST_STEPS
+from snnkern.limits import MOST_EPISODES
 from snnkern.text import count, duration, printable
 
 if TYPE_CHECKING:
@@ -55,12 +55,8 @@ def sweep_command(
             "--dense-episodes", help="Episodes of the dense actor's (default: as many).", min=1, max=MOST_EPISODES
         ),
     ] = None,
-    steps: Annotated[
-        int | None, typer.Option("--steps", help="Steps to calibrate on (default 30000).", min=1, max=MOST_STEPS)
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="Seed of the calibration run (default 0).", min=0, max=MOST_SEED)
-    ] = None,
+    steps: options.Steps = None,
+    seed: options.Seed = None,
     folder: Annotated[
         Path | None, typer.Option("--folder", help="Where a grid's checkpoints are (default: beside the grid).")
     ] = None,
