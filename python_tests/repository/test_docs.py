@@ -93,7 +93,9 @@ def test_command_lines_exist(page):
         if program == "make":
             assert arguments[0] in targets
         elif program == "python":
-            assert arguments[0] == "-m" or (ROOT / arguments[0]).exists()
+            script = "" if arguments[0] == "-m" else (ROOT / arguments[0]).read_text()
+            for option in re.findall(r"^--([\w-]+)", "\n".join(arguments if script else ()), flags=re.MULTILINE):
+                assert re.search(rf'"--{option}"|\b{option.replace("-", "_")}: ', script), option  # or Typer makes it
         else:
             context = group.make_context("snnkern", arguments[:1])
             name, verb, _ = group.resolve_command(context, arguments[:1])
