@@ -55,7 +55,7 @@ class Statistics:
         Raises:
             InputError: nothing has been recorded.
         """
-        self._check_recorded()
+        check_given(self.observations)
         return [maximum.clone() for maximum in self._maximum]
 
     def percentile(self, percentile: float) -> list[Tensor]:
@@ -67,15 +67,11 @@ class Statistics:
         Raises:
             InputError: nothing has been recorded.
         """
-        self._check_recorded()
+        check_given(self.observations)
         return [
             torch.minimum(torch.from_numpy(histogram.percentile(percentile)).to(maximum), maximum)
             for histogram, maximum in zip(self._histograms, self._maximum, strict=True)
         ]
-
-    def _check_recorded(self) -> None:
-        if not self.observations:
-            raise InputError("calibration data is empty: give at least one observation")
 
 
 class ActivationRecorder(Statistics):
@@ -172,6 +168,16 @@ class _Histogram:
         below = np.take_along_axis(cumulative, index[:, None], axis=1)[:, 0] - inside
         value: NDArray[np.float64] = np.ldexp((index + (wanted - below) / np.maximum(inside, 1)) / _BINS, self.exponent)
         return value
+
+
+def check_given(observations: int) -> None:
+    """Refuses calibration data of no observation.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not observations:
+        raise InputError("calibration data is empty: give at least one observation")
 
 
 def check_observations(actor: Policy, observations: NDArray[np.floating] | Tensor) -> None:

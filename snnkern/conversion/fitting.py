@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snnkern.conversion.activations import as_tensor, batches, check_observations, chunk_rows
+from snnkern.conversion.activations import as_tensor, batches, check_given, check_observations, chunk_rows
 from snnkern.conversion.regression import least_squares, matching
 from snnkern.conversion.rewriting import Rewritten
 from snnkern.conversion.rules import Correction, Fitted, Rule
@@ -270,9 +270,8 @@ def least_error_threshold(
     activation: Tensor,
     dynamics: Dynamics,
     *,
-    bias: Tensor | None = None,
-    importance: Tensor | None = None,
-    candidates: Sequence[float] = CANDIDATES,
+    bias: Tensor | None,
+    importance: Tensor | None,
 ) -> Tensor:
     """Threshold with which each neuron's T-step response comes closest to its activation, `[N]`.
 
@@ -283,15 +282,14 @@ def least_error_threshold(
         current: `[S, N]`, constant over a decision, or `[T, S, N]`.
         activation: what the mean output should be, `[S, N]`, ≥ 0.
         dynamics: neuron and T; every row starts with an empty carry.
-        bias: of a DC layer, `[N]`.
+        bias: of a DC layer, `[N]`; None of other neurons.
         importance: what a squared error counts, `[S, N]`; None where all count alike.
-        candidates: fractions of the largest activation.
     """
     maximum = activation.amax(dim=0)
     carry = torch.zeros_like(activation)
     best = torch.full_like(maximum, math.inf)
     threshold = torch.zeros_like(maximum)
-    for fraction in candidates:
+    for fraction in CANDIDATES:
         trial = maximum * fraction
         output, _, _ = ops.neuron_mean(current, trial, carry, dynamics, bias=bias)
         squares = (output - activation).square()
@@ -350,8 +348,7 @@ def _gather(
         check_observations(actor, batch)
         checked.append(as_tensor(batch).to(actor.output.weight))
     rows = torch.cat(checked) if checked else torch.empty(0)
-    if not len(rows):
-        raise InputError("calibration data is empty: give at least one observation")
+    check_given(len(rows))
     most = 2 * _ROWS // max(2, actor.ramps)  # the time of a correction grows as the square of the ramps
     chosen = torch.linspace(0, len(rows) - 1, min(len(rows), most), dtype=torch.float64).round().long()
     return rows[chosen.to(rows.device)]

@@ -16,8 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from snnkern.conversion.activations import as_tensor, batches, check_activations, check_observations, received
-from snnkern.errors import InputError
+from snnkern.conversion.activations import (
+    as_tensor,
+    batches,
+    check_activations,
+    check_given,
+    check_observations,
+    received,
+)
 from snnkern.kernels import ops
 from snnkern.kernels.layers import Convolution
 from snnkern.kernels.neurons import Dynamics, Neuron
@@ -184,8 +190,7 @@ def sample(
             if len(kept) == 2 * count:
                 kept, apart = kept[::2], 2 * apart
         seen += len(batch)
-    if not kept:
-        raise InputError("calibration data is empty: give at least one observation")
+    check_given(len(kept))
     chosen = np.linspace(0, len(kept) - 1, min(len(kept), count)).round().astype(int)
     return torch.cat([kept[row] for row in chosen])
 

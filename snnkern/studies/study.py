@@ -24,7 +24,7 @@ from snnkern.control.collect import calibration_steps, collect
 from snnkern.control.evaluation import RANDOM, Evaluation, RandomPolicy, backend_name, describe_task, evaluation_record
 from snnkern.control.records import CalibrationDescription, Outcome, Record, SettingDescription, TaskDescription
 from snnkern.control.rollout import Acts
-from snnkern.conversion.activations import as_tensor, check_observations
+from snnkern.conversion.activations import as_tensor, check_given, check_observations
 from snnkern.conversion.convert import convert
 from snnkern.conversion.rules import (
     Auto,
@@ -300,8 +300,7 @@ def sweep(
         if not isinstance(setting, Dynamics):
             raise InputError(f"a setting is a Dynamics (see grid), got {setting!r}")
     check_observations(policy, observations)
-    if not len(observations):
-        raise InputError("calibration data is empty: give at least one observation")
+    check_given(len(observations))
     environments.check(env, policy)
     wanted = [Setting(**vars(setting), calibration=str(rule)) for setting in settings]
     subject = Subject(policy.metadata.get("algorithm", ""), policy, env, as_tensor(observations).numpy(force=True))
