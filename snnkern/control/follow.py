@@ -213,7 +213,7 @@ def replay(snn: SpikingActor, observations: NDArray[np.floating]) -> Iterator[li
 
     Source: `docs/semantics.md`.
     """
-    shape, own = snn.interface.observation_shape, snn.interface.action_scale
+    shape = snn.interface.observation_shape
     if observations.ndim != 2 + len(shape) or observations.shape[2:] != shape:
         wanted = ", ".join(map(str, shape))
         raise InputError(f"observations must be [decisions, B, {wanted}], got shape {list(observations.shape)}")
@@ -229,7 +229,6 @@ def replay(snn: SpikingActor, observations: NDArray[np.floating]) -> Iterator[li
         )
     whole = replace(dynamics, alpha=1.0, memory=0.0, clip=_UNBOUNDED)  # with these the carry is the residual
     differential = dynamics.neuron.differential
-    steps = torch.arange(1, dynamics.timesteps + 1).to(own) if differential else own.new_tensor(dynamics.timesteps)
     thresholds = [layer.per_neuron(layer.threshold) for layer in snn.hidden]
     carries = [threshold.new_zeros(observations.shape[1], len(threshold)) for threshold in thresholds]
     chains = dict(snn.bridges.items())
@@ -247,7 +246,7 @@ def replay(snn: SpikingActor, observations: NDArray[np.floating]) -> Iterator[li
                 current, threshold, carries[index], whole, bias=bias, backend=backend
             )
             unclamped, carries[index] = reference.next_carry(residual, carries[index], threshold, dynamics)
-            mean = (spikes / steps.reshape(-1, 1, 1)).sum(dim=0)  # a DC spike at step t changes the mean by s / t
+            mean = reference.decoded(spikes, differential)
             decisions.append(LayerDecision(spikes, mean, residual, unclamped, carries[index]))
             signal = spikes.unflatten(-1, layer.neuron_shape) if layer.convolution else spikes
         yield decisions

@@ -39,7 +39,7 @@ from snnkern.conversion.graphs import (
 )
 from snnkern.conversion.rules import Calibration, Max, Percentile, parse_of_activations
 from snnkern.errors import InputError
-from snnkern.kernels import ops
+from snnkern.kernels import ops, reference
 from snnkern.kernels.backends.choice import check_name
 from snnkern.kernels.neurons import Dynamics, Neuron, parse_neuron
 from snnkern.kernels.nn import SpikingActivation
@@ -559,8 +559,4 @@ class _Decode(_Apart):
         self.differential = differential
 
     def forward(self, value: Tensor) -> Tensor:
-        sequence = super().forward(value)
-        if not self.differential:
-            return sequence.mean(dim=0)
-        numbers = torch.arange(1, self.steps + 1, dtype=value.dtype, device=value.device)
-        return (sequence / numbers.reshape(-1, *[1] * value.dim())).sum(dim=0)
+        return reference.decoded(super().forward(value), self.differential)

@@ -24,7 +24,7 @@ from snnkern.conversion.activations import (
     check_observations,
     received,
 )
-from snnkern.kernels import ops
+from snnkern.kernels import ops, reference
 from snnkern.kernels.layers import Convolution
 from snnkern.kernels.neurons import Dynamics, Neuron
 from snnkern.policies.actor import Actor
@@ -197,12 +197,7 @@ def sample(
 
 def decoded(sent: Tensor, neuron: Neuron) -> Tensor:
     """The mean `[S, …]` that spikes `[T, S, …]` stand for; what is constant as it is."""
-    if sent.dim() in (2, 4):
-        return sent
-    if not neuron.differential:
-        return sent.mean(dim=0)
-    steps = torch.arange(1, len(sent) + 1, dtype=sent.dtype, device=sent.device)
-    return (sent / steps.reshape(-1, *[1] * (sent.dim() - 1))).sum(dim=0)
+    return sent if sent.dim() in (2, 4) else reference.decoded(sent, neuron.differential)
 
 
 Places = tuple[Tensor, Tensor, Tensor]

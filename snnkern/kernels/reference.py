@@ -533,6 +533,14 @@ def actor(
     return ActorDecision(linear(bridged(mean, bridge), *output), decisions)
 
 
+def decoded(sent: Tensor, differential: bool) -> Tensor:
+    """What spikes `[T, …]` stand for: their mean, or the mean of the values whose changes they are (DC)."""
+    if not differential:
+        return sent.mean(dim=0)
+    steps = torch.arange(1, len(sent) + 1, dtype=sent.dtype, device=sent.device)
+    return (sent / steps.reshape(-1, *[1] * (sent.dim() - 1))).sum(dim=0)
+
+
 def _flat(signal: Tensor) -> Tensor:
     """Images `[B, C, H, W]` or `[T, B, C, H, W]` as vectors, in the order C, H, W; vectors as they are."""
     return signal.flatten(-3) if signal.dim() > 3 else signal
