@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from snnkern.kernels.backends import BridgeStep, Gradients, LinearStep, NormStep
+from snnkern.kernels.backends import BridgeStep, Gradients, LinearStep, NormStep, divide
 from snnkern.kernels.layers import Convolution, spread
 from snnkern.kernels.neurons import Dynamics, Kind, Neuron
 from snnkern.kernels.surrogates import Surrogate, parse_surrogate
@@ -82,7 +82,7 @@ class _IF:
         return self.count.to(self.threshold.dtype) * self.threshold
 
     def mean(self, timesteps: int) -> Tensor:
-        return _divide(self.transmitted(timesteps), timesteps)
+        return divide(self.transmitted(timesteps), timesteps)
 
 
 class _LIF(_IF):
@@ -182,8 +182,8 @@ class _DC(_MT):
 
     def reset(self, spike: Tensor, current: Tensor, t: int) -> None:
         super().reset(spike, current, t)
-        self.current_mean = self.current_mean + _divide(current, t)
-        self.output_mean = self.output_mean + _divide(spike, t)
+        self.current_mean = self.current_mean + divide(current, t)
+        self.output_mean = self.output_mean + divide(spike, t)
 
     def distances(self, t: int) -> list[Tensor]:
         distances = super().distances(t)
@@ -297,18 +297,18 @@ def neuron_gradients(
     zero = torch.zeros_like(start)
     of_mean = gradient.dim() == 2
     of_potential = of_current_mean = of_output_mean = of_threshold = zero
-    shared = zero if spec.differential else _divide(gradient, timesteps)  # what every spike gets of the mean's
+    shared = zero if spec.differential else divide(gradient, timesteps)  # what every spike gets of the mean's
     if of_mean and spec.differential:
         of_output_mean = gradient
     each: list[Tensor] = []
     for t in range(timesteps, 0, -1):
         of_spike = (shared if of_mean else gradient[t - 1]) - of_potential
         if spec.differential:
-            of_spike = of_spike + _divide(of_output_mean, t)
+            of_spike = of_spike + divide(of_output_mean, t)
         of_threshold = of_threshold + of_spike * rises[t - 1]
         of_potential = of_potential + of_spike * slopes[t - 1]
         if spec.differential:
-            each.append(of_potential + _divide(of_current_mean, t))
+            each.append(of_potential + divide(of_current_mean, t))
             of_current_mean = of_current_mean + of_potential
             of_output_mean = of_output_mean - of_potential
         else:
@@ -560,8 +560,3 @@ def _current_at(current: Tensor, t: int, neuron: Neuron) -> Tensor:
     if neuron.differential and t > 1:
         return torch.zeros_like(current)
     return current
-
-
-def _divide(value: Tensor, t: int) -> Tensor:
-    """value / t. Not `value / t` as it stands: on CUDA, torch multiplies by the reciprocal of a Python number."""
-    return value / torch.full((), t, dtype=value.dtype, device=value.device)

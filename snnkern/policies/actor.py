@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from snnkern.errors import InputError, brief, check_number
 from snnkern.kernels import ops
-from snnkern.kernels.backends import ActorInterface
+from snnkern.kernels.backends import ActorInterface, divide
 from snnkern.kernels.layers import Convolution, by_shape, check_size, whole_numbers
 from snnkern.kernels.tensors import CheckedState, check_memory, check_numbers, check_tensor
 from snnkern.policies.activations import ACTIVATIONS, RELU, parse_activation
@@ -211,8 +211,8 @@ class Interface(CheckedState):
     def normalize(self, observation: Tensor) -> Tensor:
         """What the first layer receives for checked observations `[B, *observation_shape]`, in the network's dtype."""
         signal = observation if self._observation_dtype is None else observation.to(self.action_scale.dtype)
-        if self._scale != 1:  # not by a Python number: on CUDA, torch would multiply by its reciprocal
-            signal = signal / torch.full((), self._scale, dtype=signal.dtype, device=signal.device)
+        if self._scale != 1:
+            signal = divide(signal, self._scale)
         if self._offset != 0:
             signal = signal + self._offset
         if self.observation_mean is None or self.observation_std is None:

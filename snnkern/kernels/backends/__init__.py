@@ -52,6 +52,11 @@ class Problem(NamedTuple):
         return Result(output, carry.new_empty(carry.shape), carry.new_empty(len(carry), dtype=torch.int64))
 
 
+def divide(value: Tensor, number: float) -> Tensor:
+    """value / number. Not as it stands: on CUDA, torch multiplies by the reciprocal of a Python number."""
+    return value / torch.full((), number, dtype=value.dtype, device=value.device)
+
+
 def beyond_memory(timesteps: int, rows: int, *neurons: Sequence[int]) -> str:
     """What an error says of a decision whose steps do not fit into memory, for neurons of these shapes."""
     count = sum(map(math.prod, neurons))
@@ -111,6 +116,22 @@ class ActorInterface(NamedTuple):
             and self.observation_dtype.is_floating_point
             and (self.observation_scale, self.observation_offset) == (1.0, 0.0)
         )
+
+    def normalize(self, observation: Tensor) -> Tensor:
+        """What the first layer receives for observations `[B, …]`, `[B, in]`."""
+        signal = observation.to(self.action_scale.dtype).flatten(1)
+        if self.observation_scale != 1:
+            signal = divide(signal, self.observation_scale)
+        if self.observation_offset != 0:
+            signal = signal + self.observation_offset
+        if self.observation_mean is None or self.observation_std is None:
+            return signal
+        normalized = (signal - self.observation_mean) / self.observation_std
+        return normalized.clamp(-self.observation_clip, self.observation_clip)
+
+    def action(self, z: Tensor) -> Tensor:
+        """The action `[B, action_dim]` for the output layer's result z."""
+        return self.action_scale * (torch.tanh(z) if self.squash else z) + self.action_bias
 
 
 class LinearStep(NamedTuple):

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import linear, pad
 
 from snnkern.kernels import backends, reference
-from snnkern.kernels.backends import ActorInterface, ActorParts, cuda
+from snnkern.kernels.backends import ActorParts, cuda
 from snnkern.kernels.backends.native import Packed, asked_for, cuda_build, interface_arguments
 from snnkern.kernels.backends.tuning import Choices, bucket, milliseconds
 
@@ -131,7 +131,7 @@ def decide_slowly(
     actor: ActorParts, observation: Tensor, carries: list[Tensor], row_alpha: Tensor | None = None
 ) -> Decided:
     """What the kernel must give, by torch: hidden layers in every bit, the action up to the rounding of its sum."""
-    current = _first_current(actor, _observed(actor.interface, observation))
+    current = _first_current(actor, actor.interface.normalize(observation))
     differential = actor.dynamics.neuron.differential
     decisions: list[reference.Decision] = []
     for index, (layer, carry) in enumerate(zip(actor.hidden, carries, strict=True)):
@@ -141,17 +141,9 @@ def decide_slowly(
         decisions.append(reference.neuron(current, layer.threshold, carry, actor.dynamics, bias, row_alpha))
     weight, bias = actor.output
     z = linear(decisions[-1].mean.double(), weight.T.double(), bias.double()).float()
-    interface = actor.interface
-    action = interface.action_scale * (torch.tanh(z) if interface.squash else z) + interface.action_bias
-    return Decided(action, [one.carry for one in decisions], torch.stack([one.counts for one in decisions]))
-
-
-def _observed(interface: ActorInterface, observation: Tensor) -> Tensor:
-    """What the first layer receives."""
-    if interface.observation_mean is None or interface.observation_std is None:
-        return observation
-    clip = interface.observation_clip
-    return ((observation - interface.observation_mean) / interface.observation_std).clamp(-clip, clip)
+    return Decided(
+        actor.interface.action(z), [one.carry for one in decisions], torch.stack([one.counts for one in decisions])
+    )
 
 
 def _first_current(actor: ActorParts, value: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class Layers:
     def __init__(self, actor: ActorParts, neuron: Callable[[Problem], Result], first: int = 0) -> None:
         self._neuron = neuron
         self._dynamics = actor.dynamics
-        self._interface = actor.interface
+        self.interface = actor.interface
         self._hidden = [*actor.hidden[:first], *map(_copied, actor.hidden[first:])]
         self._output = actor.output[0].clone(), actor.output[1].clone()
         self._bridges = [*(_copied_bridge(layer.bridge) for layer in actor.hidden), _copied_bridge(actor.bridge)]
@@ -49,19 +49,6 @@ class Layers:
 
     def bind(self, carries: list[Tensor], counts: Tensor, row_alpha: Tensor | None) -> None:
         self._carries, self._counts, self._row_alpha = [carry.flatten(1) for carry in carries], counts, row_alpha
-
-    def observe(self, observation: Tensor) -> Tensor:
-        """What the first layer receives for observations `[B, …]`, `[B, in]`."""
-        interface = self._interface
-        signal = observation.to(interface.action_scale.dtype).flatten(1)
-        if interface.observation_scale != 1:
-            signal = _divided(signal, interface.observation_scale)
-        if interface.observation_offset != 0:
-            signal = signal + interface.observation_offset
-        if interface.observation_mean is None or interface.observation_std is None:
-            return signal
-        normalized = (signal - interface.observation_mean) / interface.observation_std
-        return normalized.clamp(-interface.observation_clip, interface.observation_clip)
 
     def current(self, index: int, signal: Tensor) -> Tensor:
         """The current of a hidden layer, `[B, N]` or `[T, B, N]`; a DC neuron's is without the bias."""
@@ -101,13 +88,11 @@ class Layers:
         for index in range(first, len(self._hidden)):
             signal = self.fire(index, self.current(index, signal), rows)
         weight, bias = self._output
-        z = functional.linear(cross(self._bridges[-1], signal), weight.mT, bias)
-        interface = self._interface
-        return interface.action_scale * (torch.tanh(z) if interface.squash else z) + interface.action_bias
+        return self.interface.action(functional.linear(cross(self._bridges[-1], signal), weight.mT, bias))
 
     def nothing(self) -> Tensor:
         """The actions of a batch without rows."""
-        return self._interface.action_scale.new_empty(0, self._interface.action_dim)
+        return self.interface.action_scale.new_empty(0, self.interface.action_dim)
 
 
 class Engine(backends.Engine):
@@ -128,7 +113,7 @@ class Engine(backends.Engine):
         if check_finite and not is_finite(observation):
             return None
         return by_rows(
-            lambda rows: self._layers.decide(self._layers.observe(observation[rows]), rows=rows),
+            lambda rows: self._layers.decide(self._layers.interface.normalize(observation[rows]), rows=rows),
             len(observation),
             self._layers.rows_at_once,
         )
@@ -162,11 +147,6 @@ def cross(bridge: tuple[BridgeStep, ...], signal: Tensor) -> Tensor:
         else:
             signal = torch.tanh(signal)
     return signal
-
-
-def _divided(signal: Tensor, scale: float) -> Tensor:
-    """Not `signal / scale` as it stands: on CUDA, torch multiplies by the reciprocal of a Python number."""
-    return signal / torch.full((), scale, dtype=signal.dtype, device=signal.device)
 
 
 def _copied(layer: HiddenPart) -> HiddenPart:
