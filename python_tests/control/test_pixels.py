@@ -393,12 +393,12 @@ def test_a_release_of_mujoco_that_the_suite_does_not_run_beside_is_named(monkeyp
         raise AttributeError("'MjModel' object has no attribute 'flex_vertedge'")
 
     monkeypatch.setattr(pixels, "prepare", lambda env, view: None)
-    monkeypatch.setattr(pixels, "_version", {"mujoco": "4.0.0", "dm_control": "1.0.50"}.get)
+    monkeypatch.setattr(pixels, "installed", {"mujoco": "4.0.0", "dm_control": "1.0.50"}.get)
     monkeypatch.setattr("gymnasium.make", make)
     message = "'flex_vertedge': dm_control 1.0.50 may not run beside mujoco 4.0.0: pip install 'mujoco<4'"
     with pytest.raises(InputError, match=message):
         environments.make(SUITE, Sees((9, 84, 84)))
-    monkeypatch.setattr(pixels, "_version", {"mujoco": "3.17.0", "dm_control": "1.0.50"}.get)
+    monkeypatch.setattr(pixels, "installed", {"mujoco": "3.17.0", "dm_control": "1.0.50"}.get)
     with pytest.raises(InputError, match=r"'flex_vertedge'$"):
         environments.make(SUITE, Sees((9, 84, 84)))
 

@@ -92,7 +92,7 @@ class TestSweep:
         self.run(tmp_path, neurons=["if"])
         self.run(tmp_path, neurons=["if"], backend="reference")
         assert self.ran == ["dense", "if", "if"]
-        monkeypatch.setattr(evaluation, "_version", lambda package: "another")
+        monkeypatch.setattr(evaluation, "installed", lambda package: "another")
         self.run(tmp_path, neurons=["if"])
         assert self.ran == ["dense", "if", "if", "dense", "if"]
 

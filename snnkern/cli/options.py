@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -202,7 +201,9 @@ def parse_counts(option: str, text: str, most: int) -> list[int]:
 
 
 def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from snnkern.control import environments
+
+    return environments.cores()
 
 
 class Report(Protocol):

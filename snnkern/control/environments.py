@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from snnkern.control.pixels import View
     from snnkern.policies.actor import Interface, Policy
 
+SUITE = "dm_control/"  # Shimmy's names begin so
+
 
 def make(
     env: str | Callable[..., gymnasium.Env[Any, Any]], policy: object = None, **options: Any
@@ -107,7 +109,7 @@ def limit(env: str, policy: object = None) -> int | None:
     from snnkern.control import pixels
 
     spec = gym.registry.get(env.rpartition(":")[2])
-    steps = pixels.SUITE_STEPS if env.startswith(pixels.SUITE) else spec and spec.max_episode_steps
+    steps = pixels.SUITE_STEPS if env.startswith(SUITE) else spec and spec.max_episode_steps
     seen = view(env, policy)
     return -(-steps // seen.action_repeat) if seen and steps else steps
 
@@ -289,7 +291,7 @@ def draw_alone() -> None:
 
 
 def cores() -> int:
-    """How many processes draw environments: one for each core, and this one alone where others share them."""
+    """How many processes share the work: one for each core, and this one alone where others share them."""
     if _alone:
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -308,7 +310,7 @@ def _portable(env: object, policy: object) -> Callable[[], gymnasium.Env[Any, An
     _, _, name = env.rpartition(":")
     # What this program has registered, another process may not know. The suite is registered there anew.
     known = require("gymnasium", "rl", "running environments").registry.get(name)
-    spec = trusted(env) if known is None or env.startswith(pixels.SUITE) else known
+    spec = trusted(env) if known is None or env.startswith(SUITE) else known
     pixels.prepare(spec, seen)
     maker = functools.partial(_named, spec, env, seen)
     try:

@@ -8,7 +8,6 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -25,6 +24,7 @@ from snnkern.kernels.neurons import Dynamics
 from snnkern.limits import check_episodes
 from snnkern.policies.actor import Policy
 from snnkern.policies.readers.vec_normalize import warn_of_normalized
+from snnkern.version import installed
 
 if TYPE_CHECKING:
     import gymnasium
@@ -182,7 +182,7 @@ def describe_task(
         backend: what computes, by `backend_name`; the dense actor uses none.
     """
     packages = ["snnkern", "torch", "gymnasium", "mujoco"]
-    if env.startswith("dm_control/"):
+    if env.startswith(environments.SUITE):
         packages += ["dm_control", "shimmy"]
     return {
         "actor": fingerprint,
@@ -192,7 +192,7 @@ def describe_task(
         "episodes": episodes,
         "seed": seed,
         "backend": None if setting is None else backend,
-        "versions": {name: _version(name) for name in packages},
+        "versions": {name: installed(name) or "unknown" for name in packages},
     }
 
 
@@ -277,14 +277,6 @@ def thresholds_digest(thresholds: Iterable[Tensor]) -> str:
     for threshold in thresholds:
         digest.update(threshold.detach().cpu().double().numpy().tobytes())
     return digest.hexdigest()
-
-
-@functools.cache
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _average_ratio(sizes: Sequence[int], *samples: Any, axis: int = -1) -> Any:

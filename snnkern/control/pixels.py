@@ -17,7 +17,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,10 @@ from gymnasium import wrappers
 from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
+from snnkern.control.environments import SUITE
 from snnkern.errors import InputError, brief, check_whole, require
+from snnkern.version import installed
 
-SUITE = "dm_control/"  # Shimmy's names begin so
 SUITE_STEPS = 1_000  # of an episode of the suite's tasks
 _NO_RENDERER = (
     "no renderer draws here: EGL needs the Debian packages libegl1 and libgl1-mesa-dri, OSMesa needs libosmesa6 "
@@ -207,17 +207,10 @@ def advice(env: str, view: View | None) -> str:
     """What to do where an environment cannot be made; empty if nobody knows."""
     if view is not None and view.camera is not None and not env.startswith(SUITE):
         return f": the actor's metadata name the camera {brief(view.camera)}, and not every environment lets one choose"
-    mujoco, suite = _version("mujoco"), _version("dm_control")
+    mujoco, suite = (installed(package) or "0" for package in ("mujoco", "dm_control"))
     if env.startswith(SUITE) and int(mujoco.partition(".")[0]) > 3:
         return f": dm_control {suite} may not run beside mujoco {mujoco}: pip install 'mujoco<4'"
     return ""
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "0"
 
 
 def drawn(env: gymnasium.Env[Any, Any], view: View, name: str) -> gymnasium.Env[Any, Any]:

@@ -12,7 +12,6 @@ import platform
 import time
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, TypeVar
 
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from snnkern.kernels.backends.choice import backends
 from snnkern.kernels.neurons import Dynamics
+from snnkern.version import installed
 
 ROUND_SECONDS = 2e-3  # of one contender in a round: no fewer decisions than `fewest`, no more than MOST
 MOST = 500
@@ -206,7 +206,7 @@ def machine(packages: Sequence[str]) -> Machine:
         found = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = found[0] if found else model
     engine = next(status.detail for status in backends() if status.name == "cpu")
-    versions = {name: _version(name) for name in packages}
+    versions = {name: installed(name) for name in packages}
     return {"cpu": model, "cores": os.cpu_count(), "engine": engine, "load": load_average(), "versions": versions}
 
 
@@ -221,10 +221,3 @@ def busy(found: Machine) -> str:
 def load_average() -> float | None:
     """Processes that wanted to run, averaged over the last minute; None where the system does not say."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.nn.utils import fusion
 
 from snnkern.errors import InputError
-from snnkern.policies.readers.modules import added
+from snnkern.policies.readers.modules import DROPOUTS, added
 
 _FOLDABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 WEIGHTED = (*_FOLDABLE, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -30,7 +30,7 @@ _POOLING = (
     functional.adaptive_avg_pool2d,
     functional.adaptive_avg_pool3d,
 )
-_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_NOTHING = (nn.Identity, *DROPOUTS)
 _DROPOUTS = (
     functional.dropout,
     functional.dropout1d,

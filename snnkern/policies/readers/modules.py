@@ -11,7 +11,7 @@ _COMPUTE = ("__call__", "_call_impl", "forward", "_conv_forward")  # what a modu
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 # Older than parametrizations: a hook computes the weight anew at every call.
 _NORMS = {"WeightNorm": "weight_norm", "SpectralNorm": "spectral_norm"}
-_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 def added(module: nn.Module) -> str:
@@ -59,13 +59,13 @@ def opened(module: nn.Sequential, name: str = "") -> Iterator[tuple[str, nn.Modu
 
 def does_nothing(module: nn.Module) -> bool:
     """Whether a module gives back what it gets."""
-    idle = isinstance(module, nn.Identity) or (isinstance(module, _DROPOUTS) and not module.training)
+    idle = isinstance(module, nn.Identity) or (isinstance(module, DROPOUTS) and not module.training)
     return idle and not changed(module)
 
 
 def drops(module: nn.Module) -> bool:
     """Whether a module sets numbers to 0 at random."""
-    return isinstance(module, _DROPOUTS) and module.training
+    return isinstance(module, DROPOUTS) and module.training
 
 
 def flattens(module: nn.Flatten, dimensions: int) -> bool:
