@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 from msgspec import Meta
@@ -33,6 +33,7 @@ from snnkern.analysis.statistics import (
     spectrum,
     state_shift,
 )
+from snnkern.control.environments import Environment
 from snnkern.control.evaluation import RandomPolicy
 from snnkern.control.follow import Trajectories, follow
 from snnkern.control.intervals import Interval
@@ -43,9 +44,6 @@ from snnkern.kernels.neurons import Dynamics
 from snnkern.limits import MOST_SIDE_BY_SIDE, Amount, Count, Number, check_episodes
 from snnkern.policies.actor import Actor, check_actor, why_not_plain
 from snnkern.policies.spiking import SpikingActor
-
-if TYPE_CHECKING:
-    import gymnasium
 
 DENSE, PLAIN, CRPI = "dense", "without CRPI", "with CRPI"
 WHITE, CORRELATED, RANDOM, OTHER = "white noise", "correlated noise", "random actions", "other seeds"
@@ -184,7 +182,7 @@ def check_plain(actor: Actor) -> None:
 
 def analyze(
     actor: Actor,
-    env: str | Callable[[], gymnasium.Env[Any, Any]],
+    env: Environment,
     dynamics: Dynamics,
     *,
     thresholds: Sequence[Tensor],

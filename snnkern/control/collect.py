@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from snnkern.control import environments
+from snnkern.control.environments import Environment
 from snnkern.control.rollout import acting_within
 from snnkern.errors import check_whole
 from snnkern.limits import MOST_OBSERVED, check_seed
@@ -32,7 +33,7 @@ def calibration_steps(actor: Policy) -> int:
 
 def collect(
     actor: Actor,
-    env: str | Callable[[], gymnasium.Env[Any, Any]] | gymnasium.Env[Any, Any],
+    env: Environment | gymnasium.Env[Any, Any],
     steps: int | None = None,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,

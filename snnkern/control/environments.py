@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from snnkern.policies.actor import Interface, Policy
 
 SUITE = "dm_control/"  # Shimmy's names begin so
+# By its registered name, or by what makes it.
+Environment = str | Callable[[], "gymnasium.Env[Any, Any]"]
 
 
 def make(
@@ -151,7 +153,7 @@ def named_by(policy: Policy) -> str:
 
 @contextlib.contextmanager
 def one_of(
-    env: str | Callable[[], gymnasium.Env[Any, Any]] | gymnasium.Env[Any, Any],
+    env: Environment | gymnasium.Env[Any, Any],
     policy: object = None,
 ) -> Iterator[gymnasium.Env[Any, Any]]:
     """An environment for a policy, closed in the end where it was made here; one that is given is left open.
@@ -177,10 +179,7 @@ def side_by_side(episodes: int) -> int:
 
 @contextlib.contextmanager
 def vector_of(
-    env: str
-    | Callable[[], gymnasium.Env[Any, Any]]
-    | gymnasium.Env[Any, Any]
-    | gymnasium.vector.VectorEnv[Any, Any, Any],
+    env: Environment | gymnasium.Env[Any, Any] | gymnasium.vector.VectorEnv[Any, Any, Any],
     rows: int | None,
     episodes: int,
     policy: object = None,
@@ -223,7 +222,7 @@ def vector_of(
 
 
 def make_vector(
-    env: str | Callable[[], gymnasium.Env[Any, Any]],
+    env: Environment,
     rows: int,
     policy: object = None,
     wrap: Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]] | None = None,
@@ -260,9 +259,7 @@ def _wrapped(
     return make() if wrap is None else wrap(make())
 
 
-def make_several(
-    env: str | Callable[[], gymnasium.Env[Any, Any]], count: int, policy: object = None
-) -> list[gymnasium.Env[Any, Any]]:
+def make_several(env: Environment, count: int, policy: object = None) -> list[gymnasium.Env[Any, Any]]:
     """Makes so many environments, each of which is another one.
 
     Raises:
@@ -328,7 +325,7 @@ def _vector(makers: list[Callable[[], gymnasium.Env[Any, Any]]]) -> gymnasium.ve
     return envs
 
 
-def check(env: str | Callable[[], gymnasium.Env[Any, Any]], policy: Policy) -> None:
+def check(env: Environment, policy: Policy) -> None:
     """Checks that an environment can be made and that a policy fits it.
 
     Raises:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnkern.control import environments
+from snnkern.control.environments import Environment
 from snnkern.control.intervals import Interval, bootstrap
 from snnkern.control.records import CalibrationDescription, Outcome, Record, Result, SettingDescription, TaskDescription
 from snnkern.control.rollout import Acts, WrapsSpikingActor, acting, rollout
@@ -113,10 +114,7 @@ def average_performance_ratio(
 
 def evaluate(
     policy: Acts | WrapsSpikingActor,
-    env: str
-    | Callable[[], gymnasium.Env[Any, Any]]
-    | gymnasium.Env[Any, Any]
-    | gymnasium.vector.VectorEnv[Any, Any, Any],
+    env: Environment | gymnasium.Env[Any, Any] | gymnasium.vector.VectorEnv[Any, Any, Any],
     *,
     episodes: int = 10,
     seed: int = 1000,
@@ -220,7 +218,7 @@ class RandomPolicy:
 
     def __init__(
         self,
-        env: str | Callable[[], gymnasium.Env[Any, Any]],
+        env: Environment,
         seed: int | Sequence[int],
         actor: Policy | None = None,
     ) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnkern.control import environments
+from snnkern.control.environments import Environment
 from snnkern.control.rollout import Acts, acting_within, check_fit, spiking
 from snnkern.errors import Error, InputError
 from snnkern.kernels import ops, reference
@@ -55,7 +56,7 @@ class Trajectories:
 def follow(
     driver: str,
     policies: Mapping[str, Acts],
-    env: str | Callable[[], gymnasium.Env[Any, Any]],
+    env: Environment,
     *,
     episodes: int = 1,
     seed: int = 1000,
@@ -153,7 +154,7 @@ class _Twin:
         action_repeat: steps that an action lasts.
     """
 
-    def __init__(self, env: str | Callable[[], gymnasium.Env[Any, Any]], action_repeat: int) -> None:
+    def __init__(self, env: Environment, action_repeat: int) -> None:
         self._action_repeat = action_repeat
         self.env: Any = environments.make(env).unwrapped
         try:
