@@ -43,6 +43,7 @@ from snnkern.policies.stateless import (
     StatelessActor,
     Tanh,
     bridge_step,
+    check_carries,
     decide_by_layers,
     dense_step,
     describe_step,
@@ -220,9 +221,7 @@ class SpikingActor(Policy):
         if carry is None:
             self.reset()
             return
-        if not isinstance(carry, Sequence) or len(carry) != len(self.hidden):
-            given = f"carries for {len(carry)}" if isinstance(carry, Sequence) else type(carry).__name__
-            raise InputError(f"the actor has {len(self.hidden)} hidden layers, got {given}")
+        check_carries(carry, len(self.hidden))
         batch = len(carry[0]) if isinstance(carry[0], Tensor) and carry[0].dim() else 0
         for index, (layer, value) in enumerate(zip(self.hidden, carry, strict=True)):
             shape, device = (batch, *layer.neuron_shape), value.device if isinstance(value, Tensor) else "cpu"
@@ -362,8 +361,6 @@ class SpikingActor(Policy):
         Raises:
             InputError: α is set for every row; an unknown surrogate or backend.
         """
-        if backend is not None:
-            choice.check_name(backend)
         return TrainableActor(self, surrogate, backend=backend)
 
     @property

@@ -73,6 +73,17 @@ class SpikingLayer(CheckedState):
         return str(self._convolution) if self._convolution else f"{self.weight.shape[0]} -> {self.weight.shape[1]}"
 
 
+def check_carries(carries: object, layers: int) -> None:
+    """Refuses what is not one carry for each hidden layer.
+
+    Raises:
+        InputError: says what was given.
+    """
+    if not isinstance(carries, Sequence) or len(carries) != layers:
+        given = f"carries for {len(carries)}" if isinstance(carries, Sequence) else type(carries).__name__
+        raise InputError(f"the actor has {layers} hidden layers, got {given}")
+
+
 def flat(signal: Tensor) -> Tensor:
     """Images `[B, C, H, W]` or `[T, B, C, H, W]` as vectors; vectors `[B, N]` or `[T, B, N]` as they are."""
     return signal.flatten(-3) if signal.dim() > 3 else signal
@@ -267,8 +278,7 @@ class StatelessActor(nn.Module):
         self.interface.check(observation, check_finite=False)
         if self.check_finite and observation.is_floating_point():
             observation = ops.finite(observation)
-        if len(carries) != len(self.hidden):
-            raise InputError(f"the actor has {len(self.hidden)} hidden layers, got carries for {len(carries)}")
+        check_carries(carries, len(self.hidden))
         signal = self.interface.normalize(observation)
         z, after, _ = decide_by_layers(
             signal, carries, self.hidden, self.output, self.dynamics, bridges=self.bridges, backend=self.backend

@@ -14,7 +14,7 @@ from snnkern.kernels import ops
 from snnkern.kernels.backends.choice import check_name
 from snnkern.kernels.surrogates import parse_surrogate
 from snnkern.kernels.tensors import CheckedState, check_state
-from snnkern.policies.stateless import Bridges, Readout, SpikingLayer, decide_by_layers
+from snnkern.policies.stateless import Bridges, Readout, SpikingLayer, check_carries, decide_by_layers
 
 if TYPE_CHECKING:
     from snnkern.policies.spiking import SpikingActor
@@ -168,9 +168,7 @@ class TrainableActor(CheckedState):
         return z, tuple(after)
 
     def _check_carries(self, carries: Sequence[Tensor], batch: int) -> None:
-        if not isinstance(carries, Sequence) or len(carries) != len(self.hidden):
-            given = f"carries for {len(carries)}" if isinstance(carries, Sequence) else type(carries).__name__
-            raise InputError(f"the actor has {len(self.hidden)} hidden layers, got {given}")
+        check_carries(carries, len(self.hidden))
         for index, (layer, carry) in enumerate(zip(self.hidden, carries, strict=True)):
             shape, name = (batch, *layer.neuron_shape), f"the carry of hidden layer {index + 1}"
             if not isinstance(carry, Tensor):
