@@ -52,13 +52,13 @@ class Instructions:
         return cls(round(len(code.own(around)) - (senders - EIGHT) * row), row)
 
 
-def compile_kinds(target: str = "sm_90") -> dict[str, Code]:
+def compile_kinds() -> dict[str, Code]:
     """The machine code of the kernel for each kind, for thresholds that are not tiny.
 
     Raises:
         RuntimeError: nvcc fails or warns, or there is no nvdisasm.
     """
-    found = {one.kind: one.code for one in compile_one(SOURCE, target) if not any(one.flags)}
+    found = {one.kind: one.code for one in compile_one(SOURCE, "sm_90") if not any(one.flags)}
     if None in found.values():
         raise RuntimeError("no nvdisasm, which comes with nvcc or with triton")
     return {kind: code for kind, code in found.items() if code is not None}

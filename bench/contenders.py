@@ -260,7 +260,7 @@ def compiled(task: Task) -> Contender:
 # ---- all of them
 
 
-def at_batch_one(task: Task, compiling: bool = True) -> Iterator[tuple[str, Callable[[], Contender]]]:
+def at_batch_one(task: Task) -> Iterator[tuple[str, Callable[[], Contender]]]:
     """Name and maker of everyone who decides on one observation at a time."""
     for neuron in NEURON_NAMES:
         for timesteps in TIMESTEPS:
@@ -268,9 +268,8 @@ def at_batch_one(task: Task, compiling: bool = True) -> Iterator[tuple[str, Call
             yield f"tensor {neuron} {timesteps}", lambda n=neuron, t=timesteps: engine_on_tensors(task, n, t)
         yield f"reference {neuron} {T}", lambda n=neuron: readable(task, n)
     yield "published loop", lambda: published_loop(task)
-    if compiling:
-        yield "compiled loop", lambda: compiled_loop(task)
-        yield "dense torch.compile", lambda: compiled(task)
+    yield "compiled loop", lambda: compiled_loop(task)
+    yield "dense torch.compile", lambda: compiled(task)
     yield "SpikingJelly", lambda: spikingjelly(task)
     yield "snnTorch", lambda: snntorch(task)
     yield "sinabs", lambda: sinabs(task)

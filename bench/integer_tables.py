@@ -56,7 +56,7 @@ FIXED = {
 }
 
 
-def specialised(target: str = "sm_90") -> dict[str, Code]:
+def specialised() -> dict[str, Code]:
     """The machine code of each kind's kernel for these widths and T alone.
 
     Raises:
@@ -73,9 +73,17 @@ def specialised(target: str = "sm_90") -> dict[str, Code]:
                 raise RuntimeError(f"{kernel.name} has no {line!r}")
             text = text.replace(line, replacement)
         kernel.write_text(text)
-        arch = target.removeprefix("sm_")
-        code = f"-gencode=arch=compute_{arch},code={target}"
-        command = ["nvcc", "-std=c++17", "-O3", *flags, code, "-cubin", str(kernel), "-o", f"{folder}/cubin"]
+        command = [
+            "nvcc",
+            "-std=c++17",
+            "-O3",
+            *flags,
+            "-gencode=arch=compute_90,code=sm_90",
+            "-cubin",
+            str(kernel),
+            "-o",
+            f"{folder}/cubin",
+        ]
         subprocess.run(command, check=True)
         found = disassembled(Path(folder) / "cubin")
     return {kind: next(code for symbol, code in found.items() if f"KindE{Kind[kind]:d}E" in symbol) for kind in KINDS}

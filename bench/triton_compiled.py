@@ -162,13 +162,13 @@ def gradients(targets: Sequence[str] = TARGETS) -> list[Case]:
     return found
 
 
-def actors(targets: Sequence[str] = TARGETS) -> list[Case]:
+def actors() -> list[Case]:
     """Every actor kernel that `warmup` may choose, in every precision."""
     from snnkern.kernels.backends.triton.engine import PRECISIONS, TILES
 
     return [
         Case("actor", kind, target, precision, str(tile.rows))
-        for target, precision, tile, kind in itertools.product(targets, PRECISIONS, TILES, COMPILED_KINDS)
+        for target, precision, tile, kind in itertools.product(TARGETS, PRECISIONS, TILES, COMPILED_KINDS)
     ]
 
 
