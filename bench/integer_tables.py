@@ -73,17 +73,8 @@ def specialised() -> dict[str, Code]:
                 raise RuntimeError(f"{kernel.name} has no {line!r}")
             text = text.replace(line, replacement)
         kernel.write_text(text)
-        command = [
-            "nvcc",
-            "-std=c++17",
-            "-O3",
-            *flags,
-            "-gencode=arch=compute_90,code=sm_90",
-            "-cubin",
-            str(kernel),
-            "-o",
-            f"{folder}/cubin",
-        ]
+        code = "-gencode=arch=compute_90,code=sm_90"
+        command = ["nvcc", "-std=c++17", "-O3", *flags, code, "-cubin", str(kernel), "-o", f"{folder}/cubin"]
         subprocess.run(command, check=True)
         found = disassembled(Path(folder) / "cubin")
     return {kind: next(code for symbol, code in found.items() if f"KindE{Kind[kind]:d}E" in symbol) for kind in KINDS}

@@ -47,14 +47,14 @@ class TaskDescription(TypedDict):
     versions: dict[str, str]
 
 
-class Episodes(TypedDict):
+class EpisodeRecord(TypedDict):
     """Return and length of each episode; there is at least one."""
 
     returns: Annotated[Sequence[float], msgspec.Meta(min_length=1)]
     lengths: Sequence[_Count]
 
 
-class _Evaluated(Episodes):
+class _Evaluated(EpisodeRecord):
     """Episodes, and spikes per decision of each hidden layer."""
 
     spikes: Sequence[float]

@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from snnkern.control.evaluation import Evaluation
 from snnkern.control.intervals import Interval
-from snnkern.control.records import Episodes
+from snnkern.control.records import EpisodeRecord
 from snnkern.kernels.neurons import Dynamics
 from snnkern.studies.results import Point
 from snnkern.studies.settings import plain
@@ -204,7 +204,7 @@ def sweep_rows(sweep: Sweep, seconds: Mapping[tuple[str, int] | None, float] | N
     ]
 
 
-class EvaluationSummary(Episodes):
+class EvaluationSummary(EpisodeRecord):
     """Episodes as JSON, with their mean return, its standard deviation over episodes and its 95 % interval."""
 
     return_mean: float

@@ -14,12 +14,12 @@ import msgspec
 
 from snnkern.control.evaluation import RANDOM, Evaluation, average_performance_ratio
 from snnkern.control.intervals import Interval
-from snnkern.control.records import CalibrationDescription, Episodes, Record, SettingDescription
+from snnkern.control.records import CalibrationDescription, EpisodeRecord, Record, SettingDescription
 from snnkern.errors import InputError
 from snnkern.files import from_json, read_bytes
 from snnkern.kernels.neurons import DynamicsDescription
 from snnkern.studies.settings import Setting
-from snnkern.studies.store import check_episodes, read_records
+from snnkern.studies.store import check_lengths, read_records
 
 
 class TrainedActor(NamedTuple):
@@ -211,7 +211,7 @@ def _pool(records: Sequence[Record]) -> Evaluation:
     )
 
 
-class _Spiking(Episodes, DynamicsDescription):
+class _Spiking(EpisodeRecord, DynamicsDescription):
     """A spiking policy in what `snnkern evaluate --neuron … --json` prints."""
 
     spikes_per_decision_per_layer: list[float]
@@ -223,13 +223,13 @@ class _Summary(msgspec.Struct):
     actor: str
     environment: str
     calibration: str
-    dense: Episodes
+    dense: EpisodeRecord
     results: list[_Spiking]
-    random: Episodes | None = None
+    random: EpisodeRecord | None = None
 
     def __post_init__(self) -> None:
         for entry in (self.dense, *self.results, *([self.random] if self.random else [])):
-            check_episodes(entry)
+            check_lengths(entry)
 
 
 class _Kind(msgspec.Struct):
@@ -258,7 +258,7 @@ def _from_summary(path: Path) -> list[Record]:
     return records
 
 
-def _record(summary: _Summary, actor: str, entry: Episodes, spiking: _Spiking | None = None) -> Record:
+def _record(summary: _Summary, actor: str, entry: EpisodeRecord, spiking: _Spiking | None = None) -> Record:
     setting: SettingDescription | None = None
     calibration: CalibrationDescription | None = None
     if spiking is not None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import filelock
 import msgspec
 
-from snnkern.control.records import Episodes, Outcome, Record, TaskDescription
+from snnkern.control.records import EpisodeRecord, Outcome, Record, TaskDescription
 from snnkern.errors import InputError
 from snnkern.files import from_json, make_folder, read_bytes, reason, write_atomically
 from snnkern.studies.executors import Executor, Failure
@@ -151,11 +151,11 @@ def _checked(content: bytes) -> Record:
     record: Record = found
     if (record["task"]["setting"] is None) != (record["task"]["calibration"] is None):
         raise InputError("setting and calibration go together")
-    check_episodes(record["result"])
+    check_lengths(record["result"])
     return record
 
 
-def check_episodes(episodes: Episodes) -> None:
+def check_lengths(episodes: EpisodeRecord) -> None:
     """Refuses episodes of which some have no length, or no return.
 
     Raises:
