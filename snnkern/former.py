@@ -28,7 +28,7 @@ MODULES = {
     "checkpoints": ("policies.readers.torch_rl", "policies.loading", "policies.storage"),
     "energy": ("analysis.energy",),
     "environments": ("control.environments",),
-    "evaluation": ("control.evaluation", "control.evaluation"),
+    "evaluation": ("control.evaluation",),
     "executors": ("studies.executors",),
     "feedforward": ("conversion.spikify",),
     "figures": ("report.style",),
