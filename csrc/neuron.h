@@ -260,6 +260,9 @@ struct Neuron<Kind::LIF, V, kTiny, Steps> : Neuron<Kind::IF, V, kTiny, Steps> {
     SNNKERN_INLINE void integrate(V x) { this->potential = decay * this->potential + x; }
 };
 
+// A unit of SNM's count, for decisions of fewer steps than half of it.
+constexpr int32_t kTally = 1 << 16;
+
 // SNM, which adds `kUnit` to its count for a spike. Below a larger unit than 1, the count has the
 // number of spikes of either sign: up to 32767 steps in one of 2^16.
 template <class V, class Steps, int32_t kUnit>

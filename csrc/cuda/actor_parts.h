@@ -13,11 +13,7 @@
 
 namespace snnkern {
 
-constexpr int kWarp = 32;
-constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kOutputInFlight = 8;  // single weights of the output layer that a lane waits for
-
-constexpr int divide_up(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
 struct alignas(16) Four {
     float lane[4];

@@ -33,9 +33,6 @@ struct alignas(8) Two {
     float lane[2];
 };
 
-// SNM's count has the number of its spikes below this unit: a decision has fewer steps than half of
-// it (kMostTimesteps).
-constexpr int32_t kTally = 1 << 16;
 static_assert(kMostTimesteps < kTally / 2);
 
 // One of a lane's neurons, during eight steps or fewer. `Steps` is what they are given as.
@@ -750,7 +747,7 @@ IntegerPlan plan_block(const IntegerModel& all, int64_t batch, int groups, int w
     IntegerPlan plan{};
     plan.groups = groups;
     plan.warps = warps;
-    plan.tiles = divide_up(batch, kTileRows);
+    plan.tiles = static_cast<int>(divide_up(batch, kTileRows));
     plan.last_rows = static_cast<int32_t>(batch - int64_t(plan.tiles - 1) * kTileRows);
     plan.blocks = std::min(multiprocessors(), plan.tiles);
     plan_group(plan, model, all.inputs);
@@ -779,7 +776,8 @@ IntegerPlan plan_block(const IntegerModel& all, int64_t batch, int groups, int w
 }  // namespace
 
 IntegerPlan plan_integers(const IntegerModel& model, int64_t batch, int groups) {
-    const int of_block = divide_up(divide_up(batch, kTileRows), multiprocessors());
+    const int of_block =
+        static_cast<int>(divide_up(divide_up(batch, kTileRows), multiprocessors()));
     if (of_block <= 1) return plan_block(model, batch, 1, 2 * kGroupWarps);  // one has more warps
     const int64_t most_bytes = most_shared_memory();
     groups = std::min(groups ? groups : kMostGroups, of_block);

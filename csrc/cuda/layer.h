@@ -5,12 +5,9 @@
 #include <stdexcept>
 
 #include "../problem.h"
+#include "runtime.h"
 
 namespace snnkern {
-
-constexpr int kWarp = 32;
-
-constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Numbers that one load brings.
 template <class Real, int kWidth>

@@ -9,7 +9,6 @@ namespace snnkern {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr unsigned kAllLanes = 0xffffffffu;
 
 // Registers decide how many warps hide memory's latency: 6 blocks of a multiprocessor leave 40 per
 // thread, 4 leave 64.
@@ -28,9 +27,6 @@ struct Tiled {
     unsigned columns;   // blocks that stand beside each other along a row
     int64_t step_size;  // numbers of one step of the spikes
 };
-
-// SNM's count has the number of its spikes below this unit, where steps are few.
-constexpr int32_t kTally = 1 << 16;
 
 // The state of a neuron, and what it takes steps as. The fast path is for ordinary problems:
 // thresholds that are not tiny, fewer steps than half a tally, no small current of DC.

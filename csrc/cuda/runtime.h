@@ -17,6 +17,15 @@ namespace snnkern {
 
 using Stream = cudaStream_t;
 
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+// a / b, rounded up, in the wider type of the two.
+template <class A, class B>
+constexpr auto divide_up(A a, B b) {
+    return (a + b - 1) / b;
+}
+
 [[noreturn]] inline void fail(cudaError_t status, const std::string& call) {
     cudaGetLastError();  // an error of this call alone would otherwise be reported by the next one
     throw std::runtime_error(call + " failed: " + cudaGetErrorString(status) + " (" +
