@@ -238,7 +238,8 @@ def test_grid_has_every_combination() -> None:
 
 
 def test_alpha_is_the_recommended_one_unless_given() -> None:
-    assert [setting.alpha for setting in grid(["if", "mt"], [2])] == [0.2, 0.0]
+    assert [setting.alpha for setting in grid(["if", "snm", "mt"], [2])] == [0.0, 0.2, 0.0]
+    assert [setting.alpha for setting in grid(["if", "snm", "mt"], [2], calibration="max")] == [0.2, 0.2, 0.0]
     assert [setting.alpha for setting in grid(["mt"], [2], [0.5, "auto"])] == [0.5, 0.0]
     sees = visual_actor(FORMS["two-convolutions"])
     assert [setting.alpha for setting in grid(["if", "snm"], [2], ["auto", 0.2], actor=sees)] == [0.0, 0.2, 0.0, 0.2]

@@ -90,7 +90,7 @@ def test_parameters_arrive_where_they_act(actor, observations):
 def test_defaults_are_those_that_the_documentation_names(actor, observations):
     snn = convert(actor, observations)
     assert snn.dynamics == snnkern.Dynamics(snnkern.MT(levels=4), timesteps=4, alpha=0.0, memory=0.0, clip=0.5)
-    assert convert(actor, observations, neuron="if").alpha == 0.2
+    assert convert(actor, observations, neuron="snm").alpha == 0.2
     assert snn.backend == "auto"
     assert snn.metadata["calibration"] == "auto (mse:weighted:linear:floor=0.3)"
 
@@ -576,6 +576,20 @@ def test_auto_is_what_is_recommended(actor, observations, neuron, timesteps):
     assert snn.alpha == alpha
     assert snn.metadata["calibration"] == f"auto ({settings})"
     assert_same_tensors(snn.state_dict(), same.state_dict())
+
+
+@pytest.mark.parametrize("neuron", ["if", "snm", "mt", "dc"])
+def test_the_recommended_carry_is_for_coarse_thresholds(actor, observations, neuron):
+    def alpha_of(**how) -> float:
+        return convert(actor, neuron=neuron, timesteps=2, **how).alpha
+
+    carried = {"if": 0.2, "snm": 0.2, "mt": 0.0, "dc": 0.0}[neuron]
+    coarse = convert(actor, observations, neuron=neuron, timesteps=2, calibration="max")
+    assert coarse.alpha == carried
+    assert alpha_of(observations=observations, calibration="percentile:99") == carried
+    assert alpha_of(thresholds=coarse.thresholds) == carried
+    for rule in ("auto", "mse", snnkern.Fitted(correction="linear")):
+        assert alpha_of(observations=observations, calibration=rule) == (0.2 if neuron == "snm" else 0.0)
 
 
 @pytest.mark.parametrize("correction", ["none", "bias", "linear"])

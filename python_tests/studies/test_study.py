@@ -234,21 +234,21 @@ class TestRuns:
 
     def test_names_of_rules_reach_convert_and_what_they_chose_is_kept(self, folder, monkeypatch) -> None:
         def convert(actor, observations, *, alpha, calibration, **others):
-            assert (alpha, calibration) == ("auto", "best")
+            assert (alpha, calibration) == ("auto", "percentile:99")
             return real(actor, observations, alpha=0.3, calibration="max", **others)
 
         real = snnkern.convert
         for module in ("grids", "study"):
             monkeypatch.setattr(f"snnkern.studies.{module}.convert", convert)
-        grid = study(folder, alphas=["auto"], memories=[0.5], calibrations=["best"])
+        grid = study(folder, alphas=["auto"], memories=[0.5], calibrations=["percentile:99"])
         records, _ = run_study(grid, Store(folder / "store"), LocalExecutor())
         record = records[grid.tasks[-1]]
-        assert (record["task"]["setting"]["alpha"], record["task"]["calibration"]["rule"]) == ("auto", "best")
+        assert (record["task"]["setting"]["alpha"], record["task"]["calibration"]["rule"]) == ("auto", "percentile:99")
         assert (record["result"]["dynamics"]["alpha"], record["result"]["dynamics"]["memory"]) == (0.3, 0.5)
         (point,) = collect_results("rules", [*records.values()]).points
         assert (point.setting.alpha, point.setting.memory) == ("auto", 0.5)
         shown = chosen_table(collect_results("rules", [*records.values()]))
-        assert [row[3:] for row in shown.rows] == [("best (50 steps, seed 0)", "0.3")]
+        assert [row[3:] for row in shown.rows] == [("percentile:99 (50 steps, seed 0)", "0.3")]
 
     def test_every_worker_computes_by_the_backend_that_was_chosen_here(self, folder, monkeypatch) -> None:
         """And not by another one that "auto" may mean there: records name it."""

@@ -94,6 +94,7 @@ def bench_command(
             [4, 8] if timesteps is None else options.parse_list("--timesteps", timesteps, int),
             levels=levels,
             actor=loaded,
+            calibration=rule,
         )
     data = options.load_observations(dense_actor(loaded), observations, env, steps, seed)
     if warning := busy(machine(())):

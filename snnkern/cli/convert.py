@@ -55,7 +55,7 @@ def convert_command(
         vec_normalize=options.parse_normalization(vec_normalize),
     )
     options.note_how_it_was_read(dense)
-    (setting,) = grid([neuron], [timesteps], [options.parse_number(alpha)], [memory], levels, dense)
+    (setting,) = grid([neuron], [timesteps], [options.parse_number(alpha)], [memory], levels, dense, rule)
     data = options.load_observations(dense, observations, env, steps, seed)
     snn = convert(dense, data, **vars(setting), calibration=rule)
     if env:

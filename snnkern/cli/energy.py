@@ -110,6 +110,7 @@ def energy_command(
             [0.0] if memory is None else options.parse_list("--memory", memory, float),
             levels,
             dense_actor(loaded),
+            rule,
         )
     dense = dense_actor(loaded)
     data = None

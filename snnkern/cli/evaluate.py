@@ -122,6 +122,7 @@ def evaluate_command(
         options.parse_list("--memory", "0" if memory is None else memory, float),
         levels,
         loaded,
+        rule,
     )
     observations = options.collect_observations(loaded, name, steps, seed)
     seconds: float | None = None

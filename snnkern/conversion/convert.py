@@ -49,7 +49,7 @@ def convert(
         neuron: "if", "snm", "mt", "dc", or a neuron with parameters of your own, such as `snnkern.MT(levels=6)`.
         timesteps: T, simulation steps per decision.
         alpha: α, the part of the residual that is carried into the next decision (CRPI); 0 is plain conversion. "auto"
-            is the recommended α of the neuron (`snnkern.conversion.rules.recommended`).
+            is the recommended α of neuron and calibration (`snnkern.conversion.rules.chosen_alpha`).
         memory: μ, the part of the old carry that stays in the new one; 0 is the published CRPI.
         clip: κ, bound on the carry as a fraction of the threshold.
         calibration: "auto", the recommended one of the neuron; "max", as in the papers; "percentile", "percentile:P",
@@ -71,14 +71,15 @@ def convert(
     Source: Xu et al., "Error Amplification Limits ANN-to-SNN Conversion in Continuous Control", ICML 2026.
     """
     kind = parse_neuron(neuron)
-    Dynamics(kind, timesteps, chosen_alpha(alpha, kind), memory, clip)  # first: a bad number costs no work
+    rule = parse_calibration(calibration)
+    how = rule if thresholds is None else None
+    Dynamics(kind, timesteps, chosen_alpha(alpha, kind, how), memory, clip)  # first: a bad number costs no work
     if isinstance(actor, nn.Sequential):
         actor = torch_rl.actor_from_module(actor, **_as_seen(actor, observations))
     check_actor(actor)
-    dynamics = Dynamics(kind, timesteps, chosen_alpha(alpha, kind, actor), memory, clip)
+    dynamics = Dynamics(kind, timesteps, chosen_alpha(alpha, kind, how, actor), memory, clip)
     if (observations is None) == (thresholds is None):
         raise InputError("give either observations to calibrate on or thresholds, and not both")
-    rule = parse_calibration(calibration)
     origin = "given thresholds"
     trained = actor
     actor = as_relus(actor, kind)

@@ -154,8 +154,8 @@ def recommended(neuron: Neuron, actor: Actor) -> tuple[Fitted, float]:
     Thresholds have the least squared error of the neuron's own response, and the next layer's weights are corrected.
     Errors count by how much they move the action; for DC, all states count alike. For IF, the output layer is fitted to
     the actions where there is a tanh (`matched`). For MT, a state in which nothing moves the action counts more
-    (`floor`). With convolutions or bridges, neither is so. α is 0.2 for IF and SNM, and 0 for MT and DC, which do
-    better without a carry, as do actors with convolutions or bridges. The measurements are in `docs/calibration.md`.
+    (`floor`). With convolutions or bridges, neither is so. α is as `chosen_alpha` says. The measurements are in
+    `docs/calibration.md`.
 
     Args:
         neuron: the neuron; its parameters do not matter.
@@ -171,14 +171,30 @@ def recommended(neuron: Neuron, actor: Actor) -> tuple[Fitted, float]:
         floor=_FLOOR_OF_MT if is_mt and actor.is_plain else FLOOR,
         matched=not neuron.signed and actor.is_plain,
     )
-    return rule, chosen_alpha("auto", neuron, actor)
+    return rule, chosen_alpha("auto", neuron, rule, actor)
 
 
-def chosen_alpha(alpha: float | str, neuron: Neuron, actor: object = None) -> Any:
-    """α, or the recommended one where it is "auto"; `Dynamics` judges what else it may be."""
+def chosen_alpha(
+    alpha: float | str, neuron: Neuron, calibration: str | Calibration | None = "auto", actor: object = None
+) -> Any:
+    """α, or the recommended one where it is "auto"; `Dynamics` judges what else it may be.
+
+    It is 0.2 for SNM, and for IF with thresholds that are not fitted, whose coarse levels leave something to carry;
+    0 for IF with fitted ones, for MT and DC, and for actors with convolutions or bridges, which do as well or better
+    without.
+
+    Args:
+        alpha: α, or "auto".
+        neuron: the neuron; its parameters do not matter.
+        calibration: how thresholds are found; None if they are given.
+        actor: what is converted; by default one of state vectors.
+    """
     if alpha != "auto":
         return alpha
-    return 0.0 if neuron.multilevel or (isinstance(actor, Actor) and not actor.is_plain) else 0.2
+    if neuron.multilevel or (isinstance(actor, Actor) and not actor.is_plain):
+        return 0.0
+    fitted = calibration is not None and isinstance(parse_calibration(calibration), Fitted | Auto)
+    return 0.0 if fitted and not neuron.signed else 0.2
 
 
 def parse_calibration(calibration: str | Calibration) -> Calibration:

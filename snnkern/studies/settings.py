@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from snnkern.control.records import SettingDescription
-from snnkern.conversion.rules import chosen_alpha, recommended
+from snnkern.conversion.rules import Calibration, chosen_alpha, recommended
 from snnkern.errors import check_whole
 from snnkern.kernels.neurons import NEURONS, Dynamics, Neuron, neuron_from, parse_neuron
 from snnkern.limits import MOST_TIMESTEPS
@@ -61,8 +61,8 @@ class Setting:
 
     def recommended(self, actor: Actor) -> dict[str, Any]:
         """What "auto" stands for in it and for this actor, by its name; another version may recommend another one."""
-        rule, alpha = recommended(self.neuron, actor)
-        meant = {"calibration": str(rule), "alpha": alpha}
+        rule, _ = recommended(self.neuron, actor)
+        meant = {"calibration": str(rule), "alpha": chosen_alpha("auto", self.neuron, self.calibration, actor)}
         return {name: meaning for name, meaning in meant.items() if getattr(self, name) == "auto"}
 
     def arguments(self) -> dict[str, Any]:
@@ -129,11 +129,12 @@ def grid(
     memories: Iterable[float] = (0.0,),
     levels: int | None = None,
     actor: Actor | None = None,
+    calibration: str | Calibration = "auto",
 ) -> list[Dynamics]:
     """Makes the settings of `sweep`: every combination of neuron, T, α and μ, once each.
 
-    "auto" as α is the recommended one of the neuron (`snnkern.conversion.rules.recommended`) for this actor; without
-    one, for actors that see state vectors.
+    "auto" as α is the recommended one of the neuron (`snnkern.conversion.rules.chosen_alpha`) for this actor and this
+    calibration; without an actor, for those that see state vectors.
 
     Raises:
         InputError: a parameter is out of range.
@@ -143,6 +144,7 @@ def grid(
     combinations = itertools.product(kinds, steps, alphas, memories)
     return list(
         dict.fromkeys(
-            Dynamics(kind, t, chosen_alpha(alpha, kind, actor), memory) for kind, t, alpha, memory in combinations
+            Dynamics(kind, t, chosen_alpha(alpha, kind, calibration, actor), memory)
+            for kind, t, alpha, memory in combinations
         )
     )

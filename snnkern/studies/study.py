@@ -384,7 +384,7 @@ def _converted(shared: Shared, index: int, setting: Setting) -> SpikingActor | S
     if _last:
         of, where, what, snn = _last[0]
         if of is shared and (where, replace(what, alpha=setting.alpha)) == (index, setting):
-            snn.alpha = chosen_alpha(setting.alpha, setting.neuron, shared.subjects[index].actor)
+            snn.alpha = chosen_alpha(setting.alpha, setting.neuron, setting.calibration, shared.subjects[index].actor)
             return snn
     subject = shared.subjects[index]
     backend = shared.backends[index]
