@@ -12,11 +12,13 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from support.builders import make_actor
 from support.environments_for_tests import ACTION_DIM, Scripted, length, observation, random_actor
+from torch import nn
 
 import snnkern
 from snnkern.control.environments import make_vector
 from snnkern.control.follow import follow
 from snnkern.control.rollout import rollout
+from snnkern.conversion.spikify import DenseNetwork
 
 MODES = [pytest.param(mode, id=mode.value) for mode in AutoresetMode]
 
@@ -182,6 +184,25 @@ class Strict(gymnasium.Env):
         return self.np_random.normal(size=3).astype(np.float32), float(action.sum()), False, self.steps == 9, {}
 
 
+class Squared(nn.Module):
+    """What keeps a module from being an actor."""
+
+    def forward(self, signal):
+        return 20 * signal + 0.0 * signal.square()
+
+
+@pytest.mark.parametrize("whole", ["observation", "action"])
+def test_spaces_of_whole_numbers_are_refused(whole) -> None:
+    class Whole(Strict):
+        observation_space = gymnasium.spaces.Box(-5, 5, (3,), np.int32 if whole == "observation" else np.float64)
+        action_space = gymnasium.spaces.Box(-1, 1, (2,), np.int64 if whole == "action" else np.float32)
+
+    said = rf"the environment's {whole} space is Box\(.*, int\d+\), but the actor's {whole}s are \[\d\] real numbers"
+    for call in (snnkern.collect, snnkern.evaluate):
+        with pytest.raises(snnkern.InputError, match=said):
+            call(make_actor(3, 8, 2), Whole)
+
+
 def test_actions_of_an_actor_without_tanh_are_clipped_to_the_action_space() -> None:
     actor = make_actor(3, 8, 2, squash=False, action_scale=20.0)
     observations = snnkern.collect(actor, Strict, steps=30)
@@ -194,6 +215,14 @@ def test_actions_of_an_actor_without_tanh_are_clipped_to_the_action_space() -> N
     returns = found.rewards["dense"].sum(axis=0)
     assert snnkern.evaluate(actor, Strict, episodes=2, seed=1000).returns == pytest.approx(returns)
     assert snnkern.evaluate(snn, Strict, episodes=2).lengths == (9, 9)
+
+    module = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), Squared(), nn.Linear(8, 2))
+    dense = DenseNetwork(module, observations)
+    network = snnkern.spikify(module, observations, neuron="mt", timesteps=32)
+    assert network.engine == "operators"
+    for policy in (dense, network):
+        assert np.abs(policy.act(observations)).max() > 2.0
+        assert snnkern.evaluate(policy, Strict, episodes=2).lengths == (9, 9)
 
     class Own:  # what is no actor does as it likes
         def act(self, observation):

@@ -374,17 +374,15 @@ def check_shapes(
     """
     box = require("gymnasium", "rl", "running environments").spaces.Box
     shape = tuple(observation_shape)
-    image = len(shape) > 1
-    numbers = f"{observation_dtype} {list(shape)}" if image else f"{list(shape)} real numbers"
-    for name, space, wanted, what in (
-        ("observation", observation_space, shape, numbers),
-        ("action", action_space, (action_dim,), f"[{action_dim}] real numbers"),
+    real = "float" in observation_dtype
+    numbers = f"{list(shape)} real numbers" if real and len(shape) == 1 else f"{observation_dtype} {list(shape)}"
+    for name, space, wanted, dtype, what in (
+        ("observation", observation_space, shape, observation_dtype, numbers),
+        ("action", action_space, (action_dim,), "float", f"[{action_dim}] real numbers"),
     ):
         fits = isinstance(space, box) and space.shape == wanted
-        alike = space.dtype == observation_dtype or (
-            observation_dtype.startswith("float") and space.dtype is not None and space.dtype.kind == "f"
-        )
-        if not fits or (image and name == "observation" and not alike):
+        alike = space.dtype is not None and (space.dtype.kind == "f" if "float" in dtype else space.dtype == dtype)
+        if not fits or not alike:
             raise InputError(
                 f"the environment's {name} space is {_space(space)}, but the actor's {name}s are {what}"
                 f"{_order(space.shape, wanted)}"

@@ -102,7 +102,8 @@ def check_fit(policy: object, observation_space: gymnasium.Space[Any], action_sp
 def acting_within(policy: Acts, action_space: gymnasium.Space[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
     """How a policy acts in an environment that it fits: what an actor without tanh says is clipped to the action space.
 
-    So do the libraries that train such actors, by PPO for instance. What others do is their own.
+    So do the libraries that train such actors, by PPO for instance. A module, dense or spiking, counts as one of them,
+    whatever it ends with. What others do is their own.
     """
     clip = clipping(policy, action_space)
     return policy.act if clip is None else lambda observation: clip(policy.act(observation))
@@ -120,7 +121,7 @@ def bounds_of(
     policy: Acts, action_space: gymnasium.Space[Any]
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]] | None:
     """The least and the largest action that an environment gets, `[action_dim]`; None for what is not clipped."""
-    if not isinstance(policy, Policy) or policy.interface.squash:
+    if not isinstance(policy, Policy | HasForm) or (isinstance(policy, Policy) and policy.interface.squash):
         return None
     bounds = vars(action_space)
     return bounds["low"], bounds["high"]
