@@ -146,6 +146,7 @@ def test_the_way_back_gives_the_spiking_actor_the_present_numbers(neuron):
     for one, other in zip(snn.state_dict().values(), before.state_dict().values(), strict=True):
         assert_same_bits(one, other)
     assert trained.metadata == snn.metadata
+    assert trainable.double().spiking().output.weight.dtype == torch.float64
 
 
 def test_without_training_the_way_back_is_bit_for_bit():

@@ -179,7 +179,7 @@ class TrainableActor(CheckedState):
 
     @torch.no_grad()
     def spiking(self) -> SpikingActor:
-        """A spiking actor with the present numbers, on the present device: to evaluate, to save, or to use.
+        """A spiking actor with the present numbers, of their dtype, on their device: to evaluate, to save, or to use.
 
         Its dense original is that of the spiking actor which training began with.
 
@@ -187,7 +187,7 @@ class TrainableActor(CheckedState):
             InputError: training has made a number NaN or infinite.
         """
         snn: SpikingActor = copy.deepcopy(self._origin[0])
-        snn = snn.to(self.output.weight.device)
+        snn = snn.to(self.output.weight)
         if not len(snn.original):
             before: list[SpikingLayer | Readout] = [*snn.hidden, snn.output]
             dense = [Readout(layer.weight.clone(), layer.bias.clone()) for layer in before]
