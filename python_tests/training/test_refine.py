@@ -68,7 +68,7 @@ def observations():
 
 @pytest.fixture(scope="module")
 def snn(actor, observations):
-    return convert(actor, observations, neuron="if", timesteps=3)
+    return convert(actor, observations, neuron="if", timesteps=3, alpha=0.2)
 
 
 def refined(snn, observations, env=Swing, rounds=2, **options):
@@ -112,6 +112,28 @@ def test_what_is_kept_is_never_worse_than_what_was_given(snn, observations) -> N
     )
     assert told[-1].error == told[-1].given > 0
     assert found.alpha == snn.alpha > 0
+
+
+@pytest.mark.parametrize("env", [Swing, None], ids=["visited", "recorded"])
+def test_an_actor_that_learns_nothing_comes_back_as_it_was(snn, observations, env) -> None:
+    """By chance some visits are easier than the first one: that is no gain. And it has acted in the last one."""
+    still = dataclasses.replace(BRIEF, learning_rate=0.0, threshold_rate=0.0, updates=1)
+    found = refined(snn, observations, env, rounds=6, recipe=still)
+    before, _, after = found.metadata["refined"].partition("action error ")[2].partition(" -> ")
+    assert before == after
+    snn.reset()
+    np.testing.assert_array_equal(found.act(observations[:5]), snn.act(observations[:5]))
+    assert found.alpha == snn.alpha
+
+
+def test_a_second_refinement_keeps_the_record_of_the_first(snn, observations) -> None:
+    first = refined(snn, observations, None)
+    said = first.metadata["refined"]
+    still = dataclasses.replace(BRIEF, learning_rate=0.0, threshold_rate=0.0)
+    assert refined(first, observations, None, rounds=1, recipe=still).metadata["refined"] == said
+    again = refined(first, observations, None, seed=5)
+    assert again.metadata["refined"].startswith(f"{said}; then 2 rounds, 400 updates, seed 5: action error ")
+    assert first.metadata["refined"] == said
 
 
 def test_thresholds_of_zero_stay_and_others_stay_positive(actor, observations) -> None:
@@ -178,6 +200,15 @@ def test_an_interrupted_refinement_goes_on(snn, observations, tmp_path) -> None:
     assert_same_tensors(found.state_dict(), whole.state_dict())
     again = refined(snn, observations, rounds=3, store=tmp_path)  # it is finished: only measured again
     assert_same_tensors(again.state_dict(), whole.state_dict())
+
+
+def test_a_refinement_goes_on_whatever_torch_takes_as_its_default(snn, observations, stored) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = refine(snn, observations, Swing, rounds=2, minutes=1e4, recipe=BRIEF, store=stored)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.metadata["refined"].startswith("2 rounds, ")
 
 
 def test_a_store_of_another_refinement_is_refused(snn, observations, tmp_path) -> None:
@@ -406,7 +437,7 @@ def test_learning_that_diverges_ends_with_the_best_actor_so_far(snn, observation
     for _ in range(2):
         with pytest.warns(InputWarning, match="round 2 made numbers that are not finite"):
             found = refine(snn, observations, Swing, rounds=3, store=tmp_path, **options)
-        assert found.metadata["refined"].startswith("1 rounds")
+        assert found.metadata["refined"].startswith("1 round, ")
 
 
 def test_a_dimension_without_scale_is_left_out(observations) -> None:

@@ -91,7 +91,7 @@ def read(folder: Path, key: str) -> tuple[Checkpoint, dict[str, Tensor]] | None:
     if checkpoint.key != key:
         raise InputError(
             f"{folder} holds another refinement: of another actor, other observations, or with another environment, "
-            "recipe or seed. Give another folder, or remove it"
+            "recipe or seed. Remove it, or give another folder (on the command line: another output)"
         )
     return checkpoint, tensors
 

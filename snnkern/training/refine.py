@@ -91,7 +91,7 @@ def refine(
     the environment; the dense actor says what it would have done in the states that were visited; then gradients
     descend on the distance between the two actions. No reward is read: the environment is wrapped so that there is
     none. What comes back is the best actor of all rounds by its action error on states that it visits itself, measured
-    before it learns from them. The one that was given takes part, so the error is never larger.
+    before it learns from them. It must also beat the one that was given in these states; otherwise that one comes back.
 
     Args:
         snn: a converted actor. It is not changed.
@@ -284,7 +284,7 @@ class _Run:
             error = float(distance.double().square().mean().sqrt())  # a square overflowed
         if self.rounds == 0:
             self._given_error = self._best_error = error
-        elif error < self._best_error and 2 * len(states) >= self._first_size:  # of fewer, chance would choose
+        elif error < self._best_error and self._beats_the_given(states, answers):
             self._best_error = error
             self._best.load_state_dict(self._average.state_dict())
         if self._env is not None:
@@ -355,10 +355,18 @@ class _Run:
         """Whether time and rounds are left."""
         return self._spent() < self._limit and (self._planned is None or self.rounds < self._planned)
 
-    @property
-    def _first_size(self) -> int:
-        """How many states the actor that was given was measured on."""
-        return self._sizes[0] if self._sizes else 0
+    def _beats_the_given(self, states: Tensor, answers: Tensor) -> bool:
+        """Whether the average acts better than the given actor in the same states, which neither has learnt from.
+
+        Two visits are of other episodes, and of few states chance would choose.
+        """
+        if 2 * len(states) < (self._sizes[0] if self._sizes else 0):
+            return False
+        given, average = (
+            self._distance(_answers(one, states), answers).double().square().sum()
+            for one in (self._given, self._average.spiking())
+        )
+        return bool(average < given)
 
     def _is_finite(self) -> bool:
         """Whether all is that the next round depends on, thresholds included."""
@@ -372,12 +380,19 @@ class _Run:
         warnings.warn(f"refine: {text}", InputWarning, stacklevel=4)
 
     def result(self) -> SpikingActor:
-        """The best actor so far."""
-        refined = self._best.spiking() if self._best_error < self._given_error else self._given
-        refined.metadata["refined"] = (
-            f"{self.rounds} rounds, {self._updates} updates, seed {self._seed}: "
+        """The best actor so far, at the start of an episode."""
+        said = (
+            f"{self.rounds} round{'' if self.rounds == 1 else 's'}, {self._updates} updates, seed {self._seed}: "
             f"action error {self._given_error:.4f} -> {self._best_error:.4f}"
         )
+        before = self._given.metadata.get("refined")
+        if self._best_error < self._given_error:
+            refined = self._best.spiking()
+            refined.metadata["refined"] = f"{before}; then {said}" if before else said
+        else:
+            refined = self._given
+            refined.reset()  # it has acted
+            refined.metadata.setdefault("refined", said)
         return refined
 
     def _part(self, of_round: float) -> float:
@@ -498,7 +513,7 @@ class _Run:
         for index, number in enumerate(learnt):
             if any(name.startswith(f"adam.{index}.") for name in tensors):
                 wanted |= {f"adam.{index}.{key}": number for key in ("exp_avg", "exp_avg_sq")}
-                wanted[f"adam.{index}.step"] = torch.zeros(())
+                wanted[f"adam.{index}.step"] = torch.zeros((), dtype=torch.float32)  # whatever torch's default is
         missing, unknown = sorted({*wanted, "draw"} - set(tensors)), sorted(set(tensors) - {*wanted, "draw"})
         if missing or unknown:
             raise InputError(f"it lacks {missing or 'nothing'}, and holds {unknown or 'nothing'} that is not known")
