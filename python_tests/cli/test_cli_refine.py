@@ -14,7 +14,7 @@ from support.command_line import run, run_json
 import snnkern
 from snnkern.cli import options
 from snnkern.policies.spiking import dense_actor
-from snnkern.training import refine as refining
+from snnkern.training.run import Run
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,7 @@ def test_observations_alone_need_no_environment(capsys, tmp_path, converted) -> 
 
 
 def test_control_c_keeps_finished_rounds(capsys, tmp_path, converted, monkeypatch) -> None:
-    output, learn = tmp_path / "refined.safetensors", refining._Run.learn
+    output, learn = tmp_path / "refined.safetensors", Run.learn
     arguments = ("refine", converted, output, "--rounds", 2, "--minutes", 1000, "--steps", 300)
 
     def interrupted(run) -> bool:
@@ -62,14 +62,14 @@ def test_control_c_keeps_finished_rounds(capsys, tmp_path, converted, monkeypatc
             raise KeyboardInterrupt
         return learn(run)
 
-    monkeypatch.setattr(refining._Run, "learn", interrupted)
+    monkeypatch.setattr(Run, "learn", interrupted)
     code, _, errors = run(capsys, *arguments)
     assert code == 130
     assert "is kept" in errors
     assert not output.exists()
-    monkeypatch.setattr(refining._Run, "learn", learn)
+    monkeypatch.setattr(Run, "learn", learn)
     first = []
-    monkeypatch.setattr(refining._Run, "measure", _noting(refining._Run.measure, first))
+    monkeypatch.setattr(Run, "measure", _noting(Run.measure, first))
     assert run_json(capsys, *arguments)["rounds"] == 2
     assert first[0] == 1
     assert not (tmp_path / "refined.safetensors.partial").exists()

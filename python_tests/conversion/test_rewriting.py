@@ -18,7 +18,7 @@ from snnkern.files import read_tensors
 from snnkern.policies.activations import ACTIVATIONS, RELU, activation_of, parse_activation
 from snnkern.policies.actor import Actor, Conv, Interface
 from snnkern.policies.spiking import SpikingActor, dense_actor
-from snnkern.training.refine import Progress
+from snnkern.training.run import Progress
 
 OTHERS = sorted(set(ACTIVATIONS) - {RELU})
 LARGEST = {"tanh": 0.086, "elu": 0.110, "selu": 0.193, "leaky_relu": 1e-9, "silu": 0.032, "gelu": 0.0205}

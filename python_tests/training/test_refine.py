@@ -27,8 +27,8 @@ from snnkern.errors import InputWarning
 from snnkern.files import read_bytes, read_tensors
 from snnkern.policies.spiking import dense_actor
 from snnkern.training import checkpoint
-from snnkern.training import refine as refining
-from snnkern.training.refine import matching_loss
+from snnkern.training.distance import matching_loss
+from snnkern.training.learner import Learner
 from snnkern.training.unrewarded import Unrewarded
 
 QUICK = Recipe(states=400, rows=4, updates=200, batch=64, average=0.98, learning_rate=2e-3, threshold_rate=4e-3)
@@ -426,14 +426,14 @@ def test_a_visit_that_fails_loses_nothing(snn, observations, tmp_path, raises) -
 
 def test_learning_that_diverges_ends_with_the_best_actor_so_far(snn, observations, tmp_path, monkeypatch) -> None:
     options = {"minutes": 1e4, "recipe": BRIEF}
-    update = refining._Run._update
+    update = Learner.update
 
-    def diverging(run, part) -> None:
-        update(run, part)
-        if run.rounds == 1:
-            run._student.output.bias.data.fill_(torch.nan)
+    def diverging(learner, *arguments) -> None:
+        update(learner, *arguments)
+        if learner.updates > BRIEF.updates:
+            learner._student.output.bias.data.fill_(torch.nan)
 
-    monkeypatch.setattr(refining._Run, "_update", diverging)
+    monkeypatch.setattr(Learner, "update", diverging)
     for _ in range(2):
         with pytest.warns(InputWarning, match="round 2 made numbers that are not finite"):
             found = refine(snn, observations, Swing, rounds=3, store=tmp_path, **options)

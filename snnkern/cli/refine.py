@@ -12,7 +12,7 @@ from snnkern.errors import InputError
 from snnkern.limits import MOST_SEED
 
 if TYPE_CHECKING:
-    from snnkern.training.refine import Progress
+    from snnkern.training.run import Progress
 
 
 def refine_command(
