@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnkern.control import environments
+from snnkern.control.environments import Environment
 from snnkern.control.rollout import bounds_of
 from snnkern.errors import InputError, check_number, check_whole
 from snnkern.kernels.neurons import Dynamics
@@ -31,7 +32,6 @@ from snnkern.training.distance import Bounds
 from snnkern.training.recipe import Recipe
 from snnkern.training.run import Progress, Run, Task
 from snnkern.training.states import checked
-from snnkern.training.visits import Environment
 
 _DEVICES = ("cpu", "cuda")
 _DTYPES = (torch.float32, torch.float64)

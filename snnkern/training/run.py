@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from snnkern.control.environments import Environment
 from snnkern.errors import InputError, InputWarning
 from snnkern.files import make_folder
 from snnkern.kernels.neurons import Dynamics
@@ -29,7 +30,7 @@ from snnkern.training.learner import Learner
 from snnkern.training.memory import Memory
 from snnkern.training.recipe import Recipe
 from snnkern.training.states import answers_of, as_tensor, finite_rows
-from snnkern.training.visits import Environment, Visitor
+from snnkern.training.visits import Visitor
 
 _HELD_BACK = 10  # without an environment, one of so many observations measures
 _FIRST = 20  # updates after which the time of the others is known, again and again

@@ -1,4 +1,4 @@
-"""The states that a spiking actor visits, and what the dense actor would do there. No reward is read."""
+"""The states that a spiking actor visits, and what it does there. No reward is read."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnkern.control import environments
+from snnkern.control.environments import Environment
 from snnkern.control.rollout import clipping
 from snnkern.policies.spiking import SpikingActor
 
 if TYPE_CHECKING:
-    import gymnasium
+    pass
 
 _LEAST_STEPS = 5  # of every row, however little time there is
-
-Environment = str | Callable[[], "gymnasium.Env[Any, Any]"]
 
 
 class Visits(NamedTuple):
