@@ -3,8 +3,7 @@
     python bench/calibration_page.py FOLDER
 
 FOLDER holds the published actors. Measures the carry by layer, and its bound; writes bench/results/carry.json, and
-draws the tables from it and from bench/results/calibration.jsonl and others.jsonl (`make results`); `--redraw` only
-does the latter.
+draws the tables from it and from those sweeps (`make results`); `--redraw` only does the latter.
 """
 
 from __future__ import annotations
@@ -39,13 +38,14 @@ from snnkern.studies.store import read_records
 RESULTS = ROOT / "bench" / "results"
 PAGE = ROOT / "docs" / "calibration.md"
 TARGETS = (("IF", 8), ("SNM", 8), ("MT", 2), ("DC", 2), ("IF", 4))
-# Beside the recommended settings: α by layer, and κ.
+# Beside the recommended settings: a carry, α by layer, and κ.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "recommended": {},
+    "recommended (α = 0)": {},
+    "α = 0.2": {"alpha": 0.2},
     "α = 0.2 in the first layer alone": {"alphas": (0.2, 0.0)},
     "α = 0.2 in the second layer alone": {"alphas": (0.0, 0.2)},
-    "κ = 0.25": {"clip": 0.25},
-    "κ = 1": {"clip": 1.0},
+    "α = 0.2, κ = 0.25": {"alpha": 0.2, "clip": 0.25},
+    "α = 0.2, κ = 1": {"alpha": 0.2, "clip": 1.0},
 }
 _BEST = "mse:weighted:linear"
 _HIGH = f"{_BEST}:floor=0.3"
@@ -217,6 +217,19 @@ def carry_table(collection: Collection) -> str:
     return table(["neuron, T", "thresholds", "μ", *(f"α = {alpha:g}" for alpha in alphas)], rows)
 
 
+def alpha_table(collection: Collection) -> str:
+    """Without a carry and with one, by calibration and actor."""
+    actors = list(collection.dense)
+    rows = []
+    for neuron, timesteps in (("IF", 4), *TARGETS[:4]):
+        for rule in ("max", "auto"):
+            for point in points(collection, neuron, timesteps, rule):
+                ratios = [f"{100 * point.ratios[actor].value:.0f}" for actor in actors]
+                alpha = f"{point.setting.alpha:g}"
+                rows.append([f"{neuron}, {timesteps}", f"`{rule}`", alpha, percent(point.average), *ratios])
+    return table(["neuron, T", "thresholds", "α", "average", *(actor.label for actor in actors)], rows)
+
+
 def variants_table(results: dict[str, Any]) -> str:
     """The carry by layer, and its bound."""
     found = {(entry["neuron"], entry["timesteps"], entry["variant"]): entry for entry in results["results"]}
@@ -238,8 +251,8 @@ def main(
         if not files:
             raise typer.BadParameter(f"no file TD3_*_actor in {folder}")
         write_atomically(RESULTS / "carry.json", json.dumps(measure(files, episodes), indent=1).encode())
-    recommended, calibration, others = (
-        read_collection(RESULTS / f"{name}.jsonl") for name in ("recommended", "calibration", "others")
+    recommended, calibration, others, alpha = (
+        read_collection(RESULTS / f"{name}.jsonl") for name in ("recommended", "calibration", "others", "alpha")
     )
     fill(ROOT / "README.md", "recommended", recommended_table(recommended))
     fill(PAGE, "auto", auto_table(recommended))
@@ -248,6 +261,7 @@ def main(
     fill(PAGE, "observations", observations_table(read_records(RESULTS / "observations.jsonl")))
     fill(PAGE, "others", others_table(others))
     fill(PAGE, "carry", carry_table(calibration))
+    fill(PAGE, "alpha", alpha_table(alpha))
     fill(PAGE, "variants", variants_table(json.loads((RESULTS / "carry.json").read_text())))
 
 

@@ -17,7 +17,7 @@ grids=(zoo)
 analysed=td3-halfcheetah environment=HalfCheetah-v5
 if [ -e "$actors/TD3_HalfCheetah-v4_actor" ]; then
   published=yes
-  grids=(published paper recommended others calibration zoo)
+  grids=(published paper recommended others alpha calibration zoo)
   analysed=$actors/TD3_HalfCheetah-v4_actor environment=HalfCheetah-v4
 else
   echo "No published actors in $actors: only the zoo is swept. Say where they are: make results ACTORS=FOLDER"
