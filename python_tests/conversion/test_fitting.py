@@ -9,6 +9,7 @@ from support.visual import FORMS, frames, visual_actor
 import snnkern
 from snnkern import InputError
 from snnkern.conversion.fitting import CANDIDATES, fit, gaussian_threshold
+from snnkern.conversion.rules import Fitted
 from snnkern.conversion.sensitivity import sensitivity, squared_slope
 from snnkern.kernels.neurons import Dynamics, parse_neuron
 
@@ -37,7 +38,8 @@ def test_mse_is_the_best_candidate_of_a_loop_over_neurons(neuron, timesteps):
 @pytest.mark.parametrize("neuron", NEURONS)
 def test_an_observation_given_many_times_spoils_no_weights(neuron):
     actor = make_actor(4, 9, 13, 2)
-    found = fit(actor, make_observations(1, 4).repeat(200, 0), neuron=neuron, weighted=True, correction="linear")
+    how = Fitted(weighted=True, correction="linear")
+    found = fit(actor, make_observations(1, 4).repeat(200, 0), how, neuron=neuron)
     for fitted, trained in zip([*found.actor.hidden, found.actor.output], [*actor.hidden, actor.output], strict=True):
         assert torch.equal(fitted.weight, trained.weight)
 
@@ -60,12 +62,13 @@ def test_actions_of_a_matched_output_layer_have_no_mean_error(neuron, form):
 
 def test_matched_needs_a_tanh_and_a_linear_correction():
     actor, rows = make_actor(4, 9, 13, 2, squash=False), make_observations(50, 4)
-    given = {"neuron": "if", "timesteps": 2, "correction": "linear"}
-    assert torch.equal(
-        fit(actor, rows, **given).actor.output.weight, fit(actor, rows, **given, matched=True).actor.output.weight
+    fitted, matched = (
+        fit(actor, rows, Fitted(correction="linear", matched=matched), neuron="if", timesteps=2)
+        for matched in (False, True)
     )
+    assert torch.equal(fitted.actor.output.weight, matched.actor.output.weight)
     with pytest.raises(InputError, match="matched belongs to the correction 'linear', got correction 'bias'"):
-        fit(actor, rows, neuron="if", correction="bias", matched=True)
+        Fitted(correction="bias", matched=True)
 
 
 @pytest.mark.parametrize("squash", [True, False])
@@ -94,11 +97,13 @@ def test_with_a_high_floor_all_states_count_alike(sees):
     rows = torch.from_numpy(frames(40, FORMS["two-convolutions"].image) if sees else make_observations(400, 4))
     given = {"neuron": "if", "timesteps": 2}
     alike = torch.cat(fit(actor, rows, **given).thresholds)
-    high, low = (torch.cat(fit(actor, rows, **given, weighted=True, floor=floor).thresholds) for floor in (1e6, 1e-3))
+    high, low = (
+        torch.cat(fit(actor, rows, Fitted(weighted=True, floor=floor), **given).thresholds) for floor in (1e6, 1e-3)
+    )
     assert torch.equal(high, alike)
     assert not torch.equal(low, alike)
     with pytest.raises(InputError, match="floor must be a finite number above 0, got 0"):
-        fit(actor, rows, **given, floor=0)
+        Fitted(floor=0)
 
 
 def test_sensitivity_takes_large_errors_for_what_they_do():
@@ -118,9 +123,7 @@ def test_sensitivity_takes_large_errors_for_what_they_do():
 @pytest.mark.parametrize("neuron", NEURONS)
 def test_one_observation_and_silent_neurons(neuron, correction, rule, weighted):
     actor = make_actor(4, 9, 13, 2)
-    found = fit(
-        actor, make_observations(1, 4), neuron=neuron, timesteps=1, rule=rule, weighted=weighted, correction=correction
-    )
+    found = fit(actor, make_observations(1, 4), Fitted(rule, weighted, correction), neuron=neuron, timesteps=1)
     assert all(torch.isfinite(parameter).all() for parameter in found.actor.parameters())
     activations = actor.hidden_activations(torch.from_numpy(make_observations(1, 4)))
     for threshold, activation in zip(found.thresholds, activations, strict=True):
@@ -145,4 +148,4 @@ def test_bad_input_is_refused():
         with pytest.raises(InputError, match=message):
             fit(actor, bad)
     with pytest.raises(InputError, match="unknown rule 'median'"):
-        fit(actor, make_observations(2, 4), rule="median")
+        Fitted("median")

@@ -79,9 +79,9 @@ def test_convolutions_of_one_pixel_are_fitted_as_linear_layers(neuron, correctio
     output = plain.output.weight, plain.output.bias
     image = Actor(hidden, output, Interface((4, 1, 1), 2, dtype=torch.float64))
     observations = make_observations(40, 4).astype(np.float64)
-    settings = {"neuron": neuron, "timesteps": 3, "rule": rule, "correction": correction, "weighted": weighted}
-    wanted = fit(plain, observations, **settings)
-    found = fit(image, observations[:, :, None, None], **settings)
+    how = Fitted(rule, weighted, correction)
+    wanted = fit(plain, observations, how, neuron=neuron, timesteps=3)
+    found = fit(image, observations[:, :, None, None], how, neuron=neuron, timesteps=3)
     np.testing.assert_allclose(found.error, wanted.error, rtol=1e-6)
     for one, other in zip(found.thresholds, wanted.thresholds, strict=True):
         torch.testing.assert_close(one, other)
@@ -115,7 +115,7 @@ def test_mse_is_the_best_candidate_of_a_loop_over_channels(neuron, timesteps, ev
 @pytest.mark.parametrize("neuron", NEURONS)
 def test_corrected_layers_explain_the_dense_ones_from_what_the_reference_sends(form, neuron, every_observation):
     actor, pixels = visual_actor(form, torch.float64), frames(30, form.image)
-    found = fit(actor, pixels, neuron=neuron, timesteps=2, correction="linear", ridge=0.3)
+    found = fit(actor, pixels, Fitted(correction="linear", ridge=0.3), neuron=neuron, timesteps=2)
     sent = decide(found.actor, found.thresholds, pixels, Dynamics(parse_neuron(neuron), 2))
     dense = [sent[0], *actor.hidden_activations(torch.from_numpy(pixels))]
     trained, corrected = [*actor.hidden, actor.output], [*found.actor.hidden, found.actor.output]
@@ -166,10 +166,10 @@ def test_states_count_by_the_squared_jacobian(form, every_observation):
 
 def test_what_arrives_does_not_depend_on_how_much_is_computed_at_once(monkeypatch):
     actor, pixels = visual_actor(SMALL, torch.float64), frames(24, SMALL.image)
-    settings = {"neuron": "dc", "timesteps": 3, "correction": "linear", "weighted": True}
-    wanted = fit(actor, pixels, **settings)
+    how = Fitted(weighted=True, correction="linear")
+    wanted = fit(actor, pixels, how, neuron="dc", timesteps=3)
     monkeypatch.setattr(states, "_NUMBERS", 1)
-    found = fit(actor, pixels, **settings)
+    found = fit(actor, pixels, how, neuron="dc", timesteps=3)
     for one, other in zip(found.thresholds, wanted.thresholds, strict=True):
         torch.testing.assert_close(one, other)
     for one, other in zip(found.actor.parameters(), wanted.actor.parameters(), strict=True):
@@ -213,7 +213,7 @@ def test_a_sample_does_not_keep_the_batches_that_it_is_taken_from():
 @pytest.mark.parametrize("weighted", [False, True])
 def test_one_observation_and_silent_channels(form, neuron, correction, weighted):
     actor, pixels = visual_actor(form), frames(1, form.image)
-    found = fit(actor, pixels, neuron=neuron, timesteps=1, weighted=weighted, correction=correction)
+    found = fit(actor, pixels, Fitted(weighted=weighted, correction=correction), neuron=neuron, timesteps=1)
     assert all(torch.isfinite(parameter).all() for parameter in found.actor.parameters())
     for threshold, activation in zip(found.thresholds, actor.hidden_activations(torch.from_numpy(pixels)), strict=True):
         assert torch.isfinite(threshold).all()

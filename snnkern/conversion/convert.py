@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from typing import Any, Literal
 
 import numpy as np
@@ -91,7 +90,7 @@ def convert(
             rule, _ = recommended(kind, actor)
             origin += f" ({rule})"
         if isinstance(rule, Fitted):
-            found = fit(actor, observations, neuron=kind, timesteps=timesteps, **asdict(rule))
+            found = fit(actor, observations, rule, neuron=kind, timesteps=timesteps)
             fitted, thresholds = found.actor, found.thresholds
             original = trained if rule.correction != "none" else original
         else:

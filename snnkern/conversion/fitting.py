@@ -18,8 +18,8 @@ from torch import Tensor
 from snnkern.conversion.activations import as_tensor, batches, check_given, check_observations, chunk_rows
 from snnkern.conversion.regression import least_squares, matching
 from snnkern.conversion.rewriting import Rewritten
-from snnkern.conversion.rules import Correction, Fitted, Rule
-from snnkern.conversion.sensitivity import FLOOR, Sensitivity, relative, sensitivity, squared_slope
+from snnkern.conversion.rules import Fitted
+from snnkern.conversion.sensitivity import Sensitivity, relative, sensitivity, squared_slope
 from snnkern.conversion.states import OBSERVATIONS, Walk, decoded, sample
 from snnkern.errors import InputError
 from snnkern.kernels import ops
@@ -34,6 +34,7 @@ _FEW = 10_000  # as many as one number per neuron needs
 _FIRST_GUESS = 0.2  # of z's deviation: how large its errors may be
 # A drive lower than this many deviations below 0 counts this much, where others count about 1.
 _NEAR, _FAR = 0.5, 0.01
+_PLAIN = Fitted()
 _APART = 4  # a first fit, which tells how large errors are, takes every fourth observation
 
 
@@ -57,15 +58,10 @@ class Fit:
 def fit(
     actor: Actor,
     observations: NDArray[np.floating] | Tensor | Iterable[NDArray[np.floating] | Tensor],
+    how: Fitted = _PLAIN,
     *,
     neuron: str | Neuron = "mt",
     timesteps: int = 4,
-    rule: Rule = "mse",
-    weighted: bool = False,
-    correction: Correction = "none",
-    ridge: float = 0.1,
-    floor: float = FLOOR,
-    matched: bool = False,
 ) -> Fit:
     """Fits thresholds layer by layer, every layer on the spikes that the layers below it send.
 
@@ -73,24 +69,16 @@ def fit(
         actor: the dense actor.
         observations: `[S, observation_dim]`, finite, or an iterable of such batches; at most 30,000 of them are used
             (12,000 where a neuron has five ramps), taken at even distances.
+        how: the rule and its parameters.
         neuron: as for `convert`.
         timesteps: T.
-        rule: "mse" (`least_error_threshold`) or "gaussian" (`gaussian_threshold`).
-        weighted: whether an error counts by how much it moves the action (`sensitivity`), in the mse rule and
-            in the linear correction.
-        correction: "none"; "bias", which subtracts the mean error of every layer's output from the next layer's bias;
-            or "linear", which fits the next layer's weights and bias to the spikes (`least_squares`).
-        ridge: for "linear", how strongly weights are kept at their trained values.
-        floor: where errors are weighted, what one that moves no action counts of the average one.
-        matched: whether "linear" fits the output layer of an actor with tanh to its actions (`matching`).
 
     Raises:
-        InputError: a parameter is out of range, or observations do not fit, are empty, or hold a NaN or an infinity.
+        InputError: observations do not fit, are empty, or hold a NaN or an infinity; or T is out of range.
 
     Source: fitting on the converted layers' own output, and folding its mean error into the next bias: Li et al., "A
     Free Lunch From ANN: Towards Efficient, Accurate Spiking Neural Networks Calibration", ICML 2021, section 4.
     """
-    how = Fitted(rule, weighted, correction, ridge, floor, matched)
     settings = _Settings(Dynamics(parse_neuron(neuron), timesteps), how)
     if not check_actor(actor).is_plain:
         return _fit_by_parts(actor, sample(actor, observations, OBSERVATIONS), settings)
@@ -101,14 +89,14 @@ def fit(
     signal = actor.interface.normalize(signal)
     exact = actor.exact_drives(signal) if isinstance(actor, Rewritten) else None
     counted = None
-    if weighted:
+    if how.weighted:
         # The slope of tanh is taken over the errors that are there: a first fit, uncorrected, tells how large they are.
         few = [_thin(activation) for activation in activations]
         z = actor.output(few[-1])
-        guess = sensitivity(actor, few, _FIRST_GUESS * z.std(dim=0, unbiased=False), floor)
+        guess = sensitivity(actor, few, _FIRST_GUESS * z.std(dim=0, unbiased=False), how.floor)
         _, output = _fit(actor, _thin(signal), few, settings.uncorrected(), guess)
         deviation = (actor.output(output) - z).square().mean(dim=0).sqrt()
-        counted = sensitivity(actor, activations, deviation, floor)
+        counted = sensitivity(actor, activations, deviation, how.floor)
     return _fit(actor, signal, activations, settings, counted, exact)[0]
 
 

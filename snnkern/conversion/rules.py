@@ -67,9 +67,19 @@ Correction = Literal["none", "bias", "linear"]
 
 @dataclass(frozen=True)
 class Fitted:
-    """Fits thresholds layer by layer to the neuron and its T; it holds the parameters of `fitting.fit`.
+    """Fits thresholds layer by layer to the neuron and its T (`fitting.fit`).
 
     `str` gives the rule and every parameter that differs from its default: "mse:weighted:linear:ridge=0.05".
+
+    Attributes:
+        rule: "mse", the least squared error of the neuron's own response, or "gaussian", that of an expected one.
+        weighted: whether an error counts by how much it moves the action (`sensitivity`), in the mse rule and in the
+            linear correction.
+        correction: "none"; "bias", which subtracts the mean error of every layer's output from the next layer's bias;
+            or "linear", which fits the next layer's weights and bias to the spikes (`least_squares`).
+        ridge: for "linear", how strongly weights are kept at their trained values.
+        floor: where errors are weighted, what one that moves no action counts of the average one.
+        matched: whether "linear" fits the output layer of an actor with tanh to its actions (`matching`).
 
     Raises:
         InputError: a parameter is none of its choices, or out of range.
