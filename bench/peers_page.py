@@ -167,7 +167,7 @@ def _conditions(results: dict[str, Any]) -> str:
     load = "" if found["load"] is None else f" Load average at the end: {found['load']:.1f}."
     return (
         f"{found['cpu']}, {found['cores']} cores, engine: {found['engine']}; {versions}. Medians over "
-        f"{results['rounds']} turns each.{load} Missing: {missing}."
+        f"{results['rounds']} rounds each.{load} Missing: {missing}."
     )
 
 

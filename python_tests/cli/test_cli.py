@@ -450,7 +450,7 @@ def test_bench_times_an_actor_of_no_environment(capsys, tmp_path, files) -> None
 def test_the_tables_of_bench_fit_80_columns(capsys, processor) -> None:
     """Whatever the processor is called; times are given, since they are as wide as they are long."""
     setting = snnkern.Dynamics(snnkern.DC(), 16, 0.2).to_dict()
-    common = {"batch": 1, "threads": 1, "microseconds": [123.4, 1234.5, 12345.6], "turns": 20, "wrong": 0}
+    common = {"batch": 1, "threads": 1, "microseconds": [123.4, 1234.5, 12345.6], "rounds": 20, "wrong": 0}
     ratios = {"PyTorch": [0.1, 0.9, 1.2], "NumPy": [10.0, 20.0, 30.0], "published loop": [100.0, 200.0, 300.0]}
     results = [
         {"name": name, **common, **what, "times_as_fast_as": ratios, "spikes_per_decision": 1234.0}

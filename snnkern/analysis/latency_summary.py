@@ -21,7 +21,7 @@ def summarize_benchmark(benchmark: Benchmark) -> Latencies:
             "batch": case.batch,
             "threads": case.threads,
             "microseconds": quartiles(1e6 * seconds),
-            "turns": len(seconds),
+            "rounds": len(seconds),
             "times_as_fast_as": benchmark.ratios(case),
             "agreeing_with_reference": benchmark.agreements[case].agreeing,
             "wrong": benchmark.agreements[case].wrong,

@@ -111,7 +111,7 @@ class Timed(_Time, total=False):
     Times are microseconds per decision of the whole batch, ratios are taken within a round: quartiles of both.
     """
 
-    turns: int  # rounds
+    rounds: int
     agreeing_with_reference: float
     wrong: int
     neuron: NeuronDescription

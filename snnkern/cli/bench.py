@@ -122,7 +122,7 @@ def bench_command(
 
 @contextmanager
 def _seconds_left(seconds: float) -> Iterator[Callable[[float], None]]:
-    """A bar of time on standard error; drawn between turns, not by a thread of its own, which turns would feel."""
+    """A bar of time on standard error; drawn between rounds, not by a thread of its own, which rounds would feel."""
     from rich.progress import BarColumn, Progress, TextColumn
 
     from snnkern.report.terminal import console

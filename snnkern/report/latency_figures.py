@@ -29,7 +29,7 @@ from snnkern.text import shorten
 def latency_figure(summary: Latencies, title: str) -> Any:
     """Draws times at the smallest batch as bars, and speed against the batch.
 
-    Both are for the smallest number of threads. Whiskers and bands are quartiles over turns.
+    Both are for the smallest number of threads. Whiskers and bands are quartiles over rounds.
 
     Args:
         summary: what was measured, as `summarize_benchmark` has it.
@@ -100,7 +100,7 @@ def _draw_batches(panel: Any, entries: Sequence[Timed], fastest: Mapping[int, st
             for entry in sorted(line, key=lambda entry: int(entry["batch"]))
             if (runtime := fastest.get(entry["batch"], "")) in entry["times_as_fast_as"]
         ]
-        if not points:  # time ran out before the dense actor's turn
+        if not points:  # time ran out before the dense actor was timed
             continue
         color, _, marker = NEURON_STYLES[line[0]["neuron"]["name"]]
         style = {"color": color, "linestyle": DASHES[timesteps.index(steps) % len(DASHES)], "marker": marker}

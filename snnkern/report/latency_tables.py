@@ -11,7 +11,7 @@ from snnkern.analysis.summaries import BenchSummary, NotBeaten, Timed
 from snnkern.report.terminal import make_table, say, show
 from snnkern.text import count, shorten
 
-_FEW = 10  # turns
+_FEW = 10  # rounds
 
 
 def print_benchmark(summary: BenchSummary) -> None:
@@ -158,15 +158,15 @@ def _conditions(summary: BenchSummary) -> list[str]:
     found = summary["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items() if number)
     loads = [f"{load:.1f}" for load in (found["load"], found["load_after"]) if load is not None]
-    turns = [entry["turns"] for entry in summary["results"]]
+    rounds = [entry["rounds"] for entry in summary["results"]]
     lines = [
         f"{found['cpu']}, {found['cores']} cores, {found['engine']}; {versions}.",
-        f"{min(turns)} to {max(turns)} turns each, in {summary['seconds']:.0f} s"
+        f"{min(rounds)} to {max(rounds)} rounds each, in {summary['seconds']:.0f} s"
         + (f"; load average before and after: {', '.join(loads)}." if loads else "."),
     ]
     lines += [f"Not measured: {name} ({reason})." for name, reason in summary["missing"].items()]
-    if max(turns) < _FEW:
-        lines.append(f"Warning: with fewer than {_FEW} turns each, ratios say little: give more --seconds.")
+    if max(rounds) < _FEW:
+        lines.append(f"Warning: with fewer than {_FEW} rounds each, ratios say little: give more --seconds.")
     if summary["unreached"]:
         lines.append(f"Not measured for want of time: {summary['unreached']} (see --seconds, --batch, --timesteps).")
     if wrong := [entry for entry in summary["results"] if entry["wrong"]]:
