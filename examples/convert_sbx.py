@@ -21,7 +21,7 @@ def main(steps: int = 5_000) -> tuple[float, float]:
     # The same actor, from Flax's parameters alone:
     parameters = model.policy.actor_state.params
     actor = snnkern.actor_from_state_dict(parameters, action_scale=2.0, metadata={"algorithm": "SAC"})
-    assert actor.fingerprint() == snnkern.conversion.dense_actor(policy.actor).fingerprint()
+    assert actor.fingerprint() == snnkern.policies.spiking.dense_actor(policy.actor).fingerprint()
 
     returns = []
     for name, player in (("dense", model), ("spiking", policy)):
