@@ -16,7 +16,8 @@ import snnkern
 @torch.no_grad()
 def main(path: str = "actor.nir", decisions: int = 5, rows: int = 100, T: int = 8) -> list[float]:
     observations = torch.randn(decisions, rows, 11, generator=torch.Generator().manual_seed(0)) * 0.1
-    snn = snnkern.convert(snnkern.load_actor("td3-hopper"), observations.flatten(0, 1), neuron="if", timesteps=T)
+    actor = snnkern.load_actor("td3-hopper")
+    snn = snnkern.convert(actor, observations.flatten(0, 1), neuron="if", timesteps=T, alpha=0.2)
     nir.write(path, snnkern.to_nir(snn))
 
     graph, sent = nir_exchange.import_from_nir(path, dt=1e-4, step_mode="m"), {}
