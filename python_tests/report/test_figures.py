@@ -142,9 +142,9 @@ def test_every_entry_of_a_legend_has_points(drawn, draw) -> None:
 
 def test_a_line_for_every_carry_that_was_measured() -> None:
     """The recommended α differs from neuron to neuron."""
-    figure = energy_figure(costs_of(grid(["if", "dc"], [4])))
+    figure = energy_figure(costs_of(grid(["snm", "dc"], [4])))
     _, labels = figure.axes[0].get_legend_handles_labels()
-    assert labels == ["IF, α = 0.2", "DC, α = 0"]
+    assert labels == ["SNM, α = 0.2", "DC, α = 0"]
     figures.encode(figure, "png")
     assert len([tick for tick in figure.axes[1].get_yticklabels() if tick.get_text()]) > 1
 
