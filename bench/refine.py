@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
 from pages import ROOT, fill, percent, table
 from rich.console import Console
@@ -42,16 +41,12 @@ def sources(folder: Path | None, part: str) -> Iterator[tuple[str, str, Path | s
             yield name, actor.metadata["environment"], name
 
 
-def measure(
-    source: Path | str, env: str, neuron: str, timesteps: int, minutes: float, episodes: int, threads: int
-) -> dict[str, Any]:
+def measure(source: Path | str, env: str, neuron: str, timesteps: int, minutes: float, episodes: int) -> dict[str, Any]:
     """One actor at one setting: converted, refined, and both evaluated beside the dense one."""
     actor = snnkern.load_actor(source)
     observations = snnkern.collect(actor, env)
     snn = snnkern.convert(actor, observations, neuron=neuron, timesteps=timesteps)
-    torch.set_num_threads(threads)
     refined = snnkern.refine(snn, observations, env, minutes=minutes)
-    torch.set_num_threads(1)
     policies = {"dense": actor, "converted": snn, "refined": refined}
     returns = {
         name: list(snnkern.evaluate(policy, env, episodes=episodes, seed=SEED).returns)
@@ -77,7 +72,7 @@ def table_of(found: Sequence[dict[str, Any]]) -> str:
     settings = [setting for setting in SETTINGS if any((one["neuron"], one["timesteps"]) == setting for one in found)]
     for neuron, timesteps in settings:
         ones = {one["actor"]: one for one in found if (one["neuron"], one["timesteps"]) == (neuron, timesteps)}
-        minutes = sorted({one["minutes"] * one["threads"] for one in ones.values()})
+        minutes = sorted({one["minutes"] for one in ones.values()})
         cells = [neuron.upper(), timesteps, " to ".join(f"{number:g}" for number in minutes)]
         cells += [average(ones.values(), part) for part in ("converted", "refined")]
         for actor in actors:
@@ -106,7 +101,6 @@ def main(
     ] = None,
     minutes: Annotated[float, typer.Option(help="Of each refinement.")] = 5.0,
     episodes: Annotated[int, typer.Option(help="Of every policy.")] = 60,
-    threads: Annotated[int, typer.Option(help="That a refinement uses.")] = 2,
     only: Annotated[str | None, typer.Option(help="Part of the names of the actors to run; in a folder, TD3.")] = None,
     neuron: Annotated[str | None, typer.Option(help="The only neuron to run.")] = None,
     timesteps: Annotated[int | None, typer.Option("-T", help="The only T to run.")] = None,
@@ -120,8 +114,8 @@ def main(
             done = {(one["actor"], one["neuron"], one["timesteps"]) for one in map(json.loads, RESULTS.open())}
             if neuron not in (None, kind) or timesteps not in (None, number) or (name, kind, number) in done:
                 continue
-            numbers = measure(source, env, kind, number, minutes, episodes, threads)
-            setting = {"actor": name, "neuron": kind, "timesteps": number, "minutes": minutes, "threads": threads}
+            numbers = measure(source, env, kind, number, minutes, episodes)
+            setting = {"actor": name, "neuron": kind, "timesteps": number, "minutes": minutes}
             with RESULTS.open("a") as results:
                 results.write(json.dumps(setting | numbers | {"machine": machine(("snnkern", "torch"))}) + "\n")
             before, after = (

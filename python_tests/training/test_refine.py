@@ -179,6 +179,30 @@ def test_environments_in_other_processes_have_no_rewards_either() -> None:
     assert made.step(np.ones(2))[1] == 0.0
 
 
+@pytest.mark.parametrize("sees", [False, True], ids=["vectors", "pixels"])
+def test_layers_of_vectors_learn_on_one_thread(snn, observations, sees) -> None:
+    """And the caller's threads are as they were, also after an error."""
+    if sees:
+        actor = visual_actor(FORMS["two-convolutions"])
+        observations = frames(12, actor.interface.observation_shape)
+        snn = convert(actor, observations, neuron="if", timesteps=2)
+    before, seen = torch.get_num_threads(), set()
+
+    def progress(_) -> None:
+        seen.add(torch.get_num_threads())
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            refine(snn, observations, minutes=1e4, rounds=1, recipe=BRIEF, progress=progress)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {3 if sees else 1}
+
+
 def test_a_seed_gives_the_same_actor_again(snn, observations) -> None:
     first, again, other = (refined(snn, observations, seed=seed) for seed in (3, 3, 4))
     assert_same_tensors(first.state_dict(), again.state_dict())

@@ -43,8 +43,6 @@ def refine_command(
 
     Example: snnkern refine snn.safetensors refined.safetensors --minutes 5
     """
-    import torch
-
     from snnkern.files import read_array
     from snnkern.policies import storage
     from snnkern.policies.loading import load_policy
@@ -68,7 +66,6 @@ def refine_command(
         options.refuse({"--steps": steps}, "you give the observations yourself")
         data = read_array(observations)
     store = output.with_name(f"{output.name}.partial")
-    torch.set_num_threads(options.cores())
     last: Progress | None = None
     with options.progress_bars() as report:
 

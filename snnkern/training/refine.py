@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -102,7 +102,7 @@ def refine(
             if found := bounds_of(snn, made.action_space):
                 low, high = (torch.from_numpy(np.array(bound)).to(snn.interface.action_scale) for bound in found)
                 bounds = low, high
-    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller does without
+    with torch.inference_mode(False), torch.enable_grad(), _threads(snn):  # whatever the caller does without
         task = Task(
             snn, checked(observations, snn), env, spaces, bounds, recipe or Recipe.recommended(snn), dynamics, seed
         )
@@ -110,6 +110,22 @@ def refine(
             while run.measure() and run.learn():
                 pass
         return run.result()
+
+
+@contextmanager
+def _threads(snn: SpikingActor) -> Iterator[None]:
+    """One thread but for convolutions, then as many as before.
+
+    Layers of a small batch are too little work to share, and threads that wait for each other beside other programs
+    take ten times as long (`docs/refine.md`).
+    """
+    before = torch.get_num_threads()
+    if not any(layer.convolution for layer in snn.hidden):
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def check_settings(
