@@ -32,7 +32,7 @@ from snnkern.control.timing import machine
 from snnkern.files import write_atomically
 from snnkern.kernels import ops
 from snnkern.studies.executors import Failure, LocalExecutor
-from snnkern.studies.results import Collection, Point, collect_results, read_collection
+from snnkern.studies.results import Collection, Point, TrainedActor, collect_results, read_collection
 from snnkern.studies.store import read_records
 
 RESULTS = ROOT / "bench" / "results"
@@ -181,14 +181,18 @@ def _averages(collection: Collection, targets: Sequence[tuple[str, int]], rule: 
     return [percent(cell[0].average) if cell else "" for cell in found]
 
 
+def _ratios(point: Point, actors: Sequence[TrainedActor]) -> list[str]:
+    """The average performance ratio with its interval, then that of each actor."""
+    return [percent(point.average), *(f"{100 * point.ratios[actor].value:.0f}" for actor in actors)]
+
+
 def auto_table(collection: Collection) -> str:
     """The recommended setting, by environment."""
     actors = list(collection.dense)
     rows = []
     for point in collection.points:
         if point.setting.calibration == "auto" and point.setting.alpha == "auto":
-            ratios = [f"{100 * point.ratios[actor].value:.0f}" for actor in actors]
-            cells = [point.setting.label, point.setting.timesteps, percent(point.average), *ratios]
+            cells = [point.setting.label, point.setting.timesteps, *_ratios(point, actors)]
             rows.append([*cells, f"{point.spikes:.0f}"])
     return table(["neuron", "T", "average", *(actor.label for actor in actors), "spikes per decision"], rows)
 
@@ -199,9 +203,8 @@ def others_table(collection: Collection) -> str:
     rows = []
     for neuron, timesteps in TARGETS:
         for rule in ("max", "auto", _BEST, _HIGH):
-            for point in points(collection, neuron, timesteps, rule):
-                ratios = [f"{100 * point.ratios[actor].value:.0f}" for actor in actors]
-                rows.append([f"{neuron}, {timesteps}", f"`{rule}`", percent(point.average), *ratios])
+            found = points(collection, neuron, timesteps, rule)
+            rows += [[f"{neuron}, {timesteps}", f"`{rule}`", *_ratios(point, actors)] for point in found]
     return table(["neuron, T", "thresholds", "average", *(actor.label for actor in actors)], rows)
 
 
@@ -224,9 +227,8 @@ def alpha_table(collection: Collection) -> str:
     for neuron, timesteps in (("IF", 4), *TARGETS[:4]):
         for rule in ("max", "auto"):
             for point in points(collection, neuron, timesteps, rule):
-                ratios = [f"{100 * point.ratios[actor].value:.0f}" for actor in actors]
                 alpha = f"{point.setting.alpha:g}"
-                rows.append([f"{neuron}, {timesteps}", f"`{rule}`", alpha, percent(point.average), *ratios])
+                rows.append([f"{neuron}, {timesteps}", f"`{rule}`", alpha, *_ratios(point, actors)])
     return table(["neuron, T", "thresholds", "α", "average", *(actor.label for actor in actors)], rows)
 
 
