@@ -116,8 +116,8 @@ def refine(
 def _threads(snn: SpikingActor) -> Iterator[None]:
     """One thread but for convolutions, then as many as before.
 
-    Layers of a small batch are too little work to share, and threads that wait for each other beside other programs
-    take ten times as long (`docs/refine.md`).
+    Layers of a small batch are too little work to share, and beside other programs, threads that wait for each other at
+    every operator nearly stop.
     """
     before = torch.get_num_threads()
     if not any(layer.convolution for layer in snn.hidden):
