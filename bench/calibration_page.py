@@ -29,8 +29,10 @@ from snnkern.control.evaluation import Evaluation, average_performance_ratio
 from snnkern.control.intervals import Interval
 from snnkern.control.records import Record
 from snnkern.control.timing import machine
+from snnkern.conversion.rules import chosen_alpha
 from snnkern.files import write_atomically
 from snnkern.kernels import ops
+from snnkern.kernels.neurons import parse_neuron
 from snnkern.studies.executors import Failure, LocalExecutor
 from snnkern.studies.results import Collection, Point, TrainedActor, collect_results, read_collection
 from snnkern.studies.store import read_records
@@ -38,6 +40,7 @@ from snnkern.studies.store import read_records
 RESULTS = ROOT / "bench" / "results"
 PAGE = ROOT / "docs" / "calibration.md"
 TARGETS = (("IF", 8), ("SNM", 8), ("MT", 2), ("DC", 2), ("IF", 4))
+COMPARED = (("IF", 4), ("IF", 8), ("SNM", 8), ("MT", 2), ("DC", 2))  # with thresholds at the maximum, on every actor
 # Beside the recommended settings: a carry, α by layer, and κ.
 VARIANTS: dict[str, dict[str, Any]] = {
     "recommended (α = 0)": {},
@@ -224,12 +227,27 @@ def alpha_table(collection: Collection) -> str:
     """Without a carry and with one, by calibration and actor."""
     actors = list(collection.dense)
     rows = []
-    for neuron, timesteps in (("IF", 4), *TARGETS[:4]):
+    for neuron, timesteps in COMPARED:
         for rule in ("max", "auto"):
             for point in points(collection, neuron, timesteps, rule):
                 alpha = f"{point.setting.alpha:g}"
                 rows.append([f"{neuron}, {timesteps}", f"`{rule}`", alpha, *_ratios(point, actors)])
     return table(["neuron, T", "thresholds", "α", "average", *(actor.label for actor in actors)], rows)
+
+
+def worse_table(collection: Collection) -> str:
+    """Where the recommended settings are worse than the better α of "max" by more than two standard errors."""
+    rows = []
+    for neuron, timesteps in COMPARED:
+        recommended = chosen_alpha("auto", parse_neuron(neuron.lower()))
+        (auto,) = (one for one in points(collection, neuron, timesteps, "auto") if one.setting.alpha == recommended)
+        for actor, ratio in auto.ratios.items():
+            rivals = (one.ratios[actor] for one in points(collection, neuron, timesteps, "max"))
+            best = max(rivals, key=lambda rival: rival.value)
+            error = np.hypot(ratio.high - ratio.low, best.high - best.low) / (2 * 1.96)  # of 95 % intervals
+            if best.value - ratio.value > 2 * error:
+                rows.append([f"{neuron}, {timesteps}", actor.label, percent(best), percent(ratio)])
+    return table(["neuron, T", "actor", "`max`", "`auto`"], rows)
 
 
 def variants_table(results: dict[str, Any]) -> str:
@@ -264,6 +282,7 @@ def main(
     fill(PAGE, "others", others_table(others))
     fill(PAGE, "carry", carry_table(calibration))
     fill(PAGE, "alpha", alpha_table(alpha))
+    fill(PAGE, "worse", worse_table(alpha))
     fill(PAGE, "variants", variants_table(json.loads((RESULTS / "carry.json").read_text())))
 
 
